@@ -1,0 +1,1 @@
+"""How does a checkpoint become artifacts? Reading, remapping, building, the run directory, the command line."""

@@ -1,0 +1,105 @@
+"""What an exporter is: one format's writer and opener, declared in a module or folder of this package."""
+
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..validation.entry_point import EntryPoint
+from ..validation.errors import EnvironmentFailure
+from ..validation.runner import Runner
+from .weights import WeightsFile
+
+if TYPE_CHECKING:
+    from ..model.network import Network
+
+PROGRAMS = "programs"
+"""The folder of the run directory that holds the weights file and every program that points into it."""
+
+WEIGHTS = "weights.safetensors"
+
+Description = dict[str, Any]
+"""Where an entry point's program is, as the manifest states it: paths relative to the run directory."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to export, and where to.
+
+    The exporter writes below `out`, an empty directory that will be moved into place as a whole
+    (`Exporter.folder`) or merged into the programs folder.
+    """
+
+    network: "Network"
+    weights: WeightsFile
+    out: Path
+    static: tuple[Mapping[str, int], ...] = ()
+    """Static-shape variants to add, e.g. ({"batch": 1, "tokens": 32},), for formats that have them."""
+    opset: int | None = None
+    progress: Callable[[int], None] = lambda nbytes: None
+    """Called with the number of bytes written since the last call."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What to open: a finished run directory, by its manifest."""
+
+    directory: Path
+    entry_points: Mapping[str, EntryPoint]
+    programs: Mapping[str, Description]
+    """Entry point -> this exporter's description of its program."""
+    network: Callable[[], "Network"]
+    """The NNX model, for formats that hold weights without a program (Orbax)."""
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """One format. Nothing heavy is imported before `write` or `open` runs.
+
+    Args:
+        name: as on the command line, "saved-model".
+        key: as in the manifest, "saved_model".
+        folder: where in the run directory it lives.
+        modules: what must be importable.
+        extra: the pip extra that brings these.
+        write: makes the files and describes the program of each entry point.
+        open: gives a Runner that computes in the format's own runtime, with that runtime's defaults.
+        read_weights: reads every weight back out of the artifact, as (leaf name, array in the leaf's shape).
+    """
+
+    name: str
+    key: str
+    folder: str
+    modules: tuple[str, ...]
+    extra: str
+    write: Callable[[Request], dict[str, Description]]
+    open: Callable[[Artifact], Runner]
+    read_weights: Callable[[Artifact], Iterator[tuple[str, np.ndarray]]]
+
+    def require(self) -> None:
+        """Raise EnvironmentFailure if a package is missing, saying how to get it."""
+        for module in self.modules:
+            if importlib.util.find_spec(module) is None:
+                raise EnvironmentFailure(
+                    f"the {self.name} exporter needs the Python package {module}, which is not installed: "
+                    f"pip install 'bgevis-convert[{self.extra}]'"
+                )
+
+
+def exporters() -> dict[str, Exporter]:
+    """Find the exporters: every module of this package that has an EXPORTER."""
+    package = importlib.import_module(__package__)
+    found: dict[str, Exporter] = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        exporter = getattr(importlib.import_module(f".{info.name}", __package__), "EXPORTER", None)
+        if exporter is None:
+            continue
+        if exporter.name in found:
+            raise ValueError(f"two exporters are called {exporter.name}")
+        found[exporter.name] = exporter
+    return dict(sorted(found.items()))

@@ -1,0 +1,168 @@
+"""BERT and XLM-RoBERTa as sentence encoders, in Flax NNX. Reads top to bottom: embeddings, layer, encoder, model.
+
+Source: Devlin et al. 2018 (arXiv:1810.04805), Conneau et al. 2019 (arXiv:1911.02116) for the positions
+of XLM-RoBERTa, Xiao et al. 2023 (arXiv:2309.07597) for CLS pooling. Post-norm; the erf form of gelu.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from ...validation.taps import scope, tap
+from .. import ops
+from ..layers import ACTIVATIONS, Embedding, LayerNorm, Linear, tapped
+from .config import BertConfig
+
+MASKED_SCORE = -65504.0
+"""Added to the score of a masked token: float16's lowest, whatever the dtype. exp() of it is exactly 0 in float32."""
+
+
+class Embeddings(nnx.Module):
+    """Sum of word, position and token-type vectors, normalised."""
+
+    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+        width = config.hidden_size
+        self.word = Embedding(config.vocab_size, width, rngs=rngs)
+        self.position = Embedding(config.max_position_embeddings, width, rngs=rngs)
+        self.token_type = Embedding(config.type_vocab_size, width, rngs=rngs)
+        self.norm = LayerNorm(width, config.layer_norm_eps)
+        self.config = config
+
+    def __call__(self, input_ids: Int[Array, "batch tokens"]) -> Float[Array, "batch tokens width"]:
+        if self.config.model_type == "bert":
+            positions = self.position.embedding[: input_ids.shape[1]]
+        else:
+            counts = (input_ids != self.config.pad_token_id).astype(jnp.int32)
+            ids = jnp.cumsum(counts, axis=1) * counts + self.config.pad_token_id
+            positions = tap("position", self.position(ids))
+        return self.embed(input_ids, positions)
+
+    def embed(
+        self, input_ids: Int[Array, "batch tokens"], positions: Float[Array, "*#batch tokens width"]
+    ) -> Float[Array, "batch tokens width"]:
+        """Embed with given position vectors. Every token is of type 0."""
+        words = tapped("word", self.word, input_ids)
+        return tapped("norm", self.norm, words + (positions + self.token_type.embedding[0]))
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention, all four projections with bias."""
+
+    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+        width, heads = (config.hidden_size,), (config.num_attention_heads, config.head_dim)
+        self.query = Linear(width, heads, rngs=rngs)
+        self.key = Linear(width, heads, rngs=rngs)
+        self.value = Linear(width, heads, rngs=rngs)
+        self.out = Linear(heads, width, rngs=rngs)
+        self.scale = config.head_dim**-0.5
+
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], bias: Float[Array, "batch 1 1 tokens"]
+    ) -> Float[Array, "batch tokens width"]:
+        q, k, v = (tapped(name, getattr(self, name), x) for name in ("query", "key", "value"))
+        return tapped("out", self.out, ops.attention(q, k, v, bias, scale=self.scale))
+
+
+class Layer(nnx.Module):
+    """Attention and feed-forward, each followed by residual and norm."""
+
+    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+        width, inner = (config.hidden_size,), (config.intermediate_size,)
+        self.attention = Attention(config, rngs=rngs)
+        self.attention_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.up = Linear(width, inner, rngs=rngs)
+        self.down = Linear(inner, width, rngs=rngs)
+        self.down_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], bias: Float[Array, "batch 1 1 tokens"]
+    ) -> Float[Array, "batch tokens width"]:
+        with scope("attention"):
+            attended = self.attention(x, bias)
+        x = tapped("attention_norm", self.attention_norm, attended + x)
+        inner = self.activation(tapped("up", self.up, x))
+        return tapped("down_norm", self.down_norm, tapped("down", self.down, inner) + x)
+
+
+class TextEncoder(nnx.Module):
+    """Embeddings, layers and pooling.
+
+    Args:
+        remat: recompute each layer in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(self, config: BertConfig, *, remat: bool = False, rngs: nnx.Rngs):
+        self.embeddings = Embeddings(config, rngs=rngs)
+        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_hidden_layers)])
+        self.config = config
+        self.remat = remat
+
+    def __call__(
+        self, input_ids: Int[Array, "batch tokens"], attention_mask: Int[Array, "batch tokens"]
+    ) -> Float[Array, "batch width"]:
+        """Embed texts."""
+        with scope("embeddings"):
+            x = self.embeddings(input_ids)
+        return self.encode(x, attention_mask)
+
+    def encode(
+        self, x: Float[Array, "batch tokens width"], attention_mask: Int[Array, "batch tokens"]
+    ) -> Float[Array, "batch width"]:
+        """Run the layers on embedded tokens and pool them."""
+        mask = attention_mask.astype(x.dtype)
+        bias = ((1 - mask) * MASKED_SCORE)[:, None, None, :]
+        call = nnx.remat(Layer.__call__) if self.remat else Layer.__call__
+        for i, layer in enumerate(self.layers):
+            with scope(f"layers.{i}"):
+                x = call(layer, x, bias)
+        if self.config.pooling == "mean":
+            total = jnp.sum(x * mask[..., None], axis=1)
+            pooled = total / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1e-9)
+        else:
+            pooled = x[:, 0]
+        tap("pooled", pooled)
+        return ops.l2_normalize(pooled, epsilon=1e-12) if self.config.normalize else pooled
+
+
+class Bert(nnx.Module):
+    """A text embedding model: BGE, MiniLM, any BERT or XLM-RoBERTa with CLS or mean pooling.
+
+    Args:
+        config: sizes and conventions.
+        remat: trade a second forward pass for the memory of the activations when training.
+    """
+
+    def __init__(self, config: BertConfig, *, remat: bool = False, rngs: nnx.Rngs):
+        self.text = TextEncoder(config, remat=remat, rngs=rngs)
+        self.config = config
+
+    def encode_text(
+        self, input_ids: Int[Array, "batch tokens"], attention_mask: Int[Array, "batch tokens"]
+    ) -> Float[Array, "batch width"]:
+        """Embed texts: (batch, tokens) ids and mask -> (batch, width).
+
+        Raises:
+            ValueError: wrong rank, unequal shapes, or more tokens than there are positions.
+        """
+        check_text(input_ids, attention_mask, self.config.max_tokens)
+        with scope("text"):
+            return self.text(input_ids, attention_mask)
+
+    __call__ = encode_text
+
+
+def check_text(input_ids: Array, attention_mask: Array, max_tokens: int) -> None:
+    """Refuse texts that the network has no positions for.
+
+    Raises:
+        ValueError: naming the argument, what was expected and what came.
+    """
+    if input_ids.ndim != 2:
+        raise ValueError(f"input_ids must be (batch, tokens), got shape {input_ids.shape}")
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask must have the shape of input_ids {input_ids.shape}, got {attention_mask.shape}"
+        )
+    if input_ids.shape[1] > max_tokens:
+        raise ValueError(f"input_ids has {input_ids.shape[1]} tokens, this network takes at most {max_tokens}")

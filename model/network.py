@@ -1,0 +1,85 @@
+"""A network as exporters see it: entry points and pure functions of (weights, inputs), no family in sight."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import export
+
+from ..validation.entry_point import EntryPoint
+
+Weights = Mapping[str, jax.Array]
+"""Flat: dotted path of the leaf ("text.layers.0.attention.query.kernel") -> array, float32."""
+
+Function = Callable[..., dict[str, jax.Array]]
+"""(weights, *inputs in the entry point's order) -> outputs by name. Pure, so it can be jitted, exported, traced."""
+
+
+class Network:
+    """An NNX model without its weights, with its entry points as pure functions.
+
+    The module is built abstractly (`nnx.eval_shape`), so no random initialisation is ever paid for.
+
+    Args:
+        build: makes the NNX module; its methods are named as the entry points.
+        entry_points: what can be called.
+    """
+
+    def __init__(self, build: Callable[[], nnx.Module], entry_points: tuple[EntryPoint, ...]):
+        self.entry_points = {entry.name: entry for entry in entry_points}
+        self._graph, self._state = nnx.split(nnx.eval_shape(build))
+        leaves = {_dotted(path): leaf.get_value() for path, leaf in nnx.to_flat_state(self._state)}
+        self.leaves: dict[str, jax.ShapeDtypeStruct] = dict(sorted(leaves.items()))
+
+    def module(self, weights: Mapping[str, Any]) -> nnx.Module:
+        """Rebuild the NNX module around `weights`. Leaves that are not given stay abstract and fail when used."""
+        state = [
+            (path, leaf.replace(weights.get(_dotted(path), leaf.get_value())))
+            for path, leaf in nnx.to_flat_state(self._state)
+        ]
+        return nnx.merge(self._graph, nnx.from_flat_state(state))
+
+    def function(self, entry_point: str) -> Function:
+        """Give the pure function of an entry point."""
+        outputs = self.entry_points[entry_point].outputs
+
+        def call(weights: Weights, *inputs: jax.Array) -> dict[str, jax.Array]:
+            result = getattr(self.module(weights), entry_point)(*inputs)
+            return {outputs[0].name: result} if len(outputs) == 1 else result
+
+        call.__name__ = entry_point
+        return call
+
+    def weight_specs(self, names: tuple[str, ...] | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """Give the abstract weights, all of them or the named ones."""
+        return self.leaves if names is None else {name: self.leaves[name] for name in names}
+
+    def input_specs(self, entry_point: str, sizes: Mapping[str, int] | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Give the abstract inputs, with symbolic dimensions for the axes that `sizes` does not fix."""
+        entry = self.entry_points[entry_point]
+        free = {name: axis for name, axis in entry.axes.items() if name not in (sizes or {})}
+        constraints = [f"{name} >= {axis.low}" for name, axis in free.items() if axis.low > 1]
+        constraints += [f"{name} <= {axis.high}" for name, axis in free.items() if axis.high is not None]
+        scope = export.SymbolicScope(constraints)
+        symbols = {name: export.symbolic_shape(name, scope=scope)[0] for name in free}
+        dims: dict[str, Any] = {**symbols, **(sizes or {})}
+        return tuple(
+            jax.ShapeDtypeStruct(tuple(dims[d] if isinstance(d, str) else d for d in spec.shape), jnp.dtype(spec.dtype))
+            for spec in entry.inputs
+        )
+
+    @functools.cache  # noqa: B019 - a network lives as long as its process
+    def used_weights(self, entry_point: str) -> tuple[str, ...]:
+        """Name the leaves that an entry point reads, sorted: a program asks for no others."""
+        traced = jax.jit(self.function(entry_point)).trace(self.leaves, *self.input_specs(entry_point))
+        used = {id(v) for eqn in traced.jaxpr.jaxpr.eqns for v in eqn.invars}
+        used |= {id(v) for v in traced.jaxpr.jaxpr.outvars}
+        names = list(self.leaves)  # a dict's leaves come sorted by key, as self.leaves is
+        return tuple(name for name, v in zip(names, traced.jaxpr.jaxpr.invars, strict=False) if id(v) in used)
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    return ".".join(str(part) for part in path)

@@ -1,0 +1,1 @@
+"""Is it the same network? Runners, cases, budgets and the one comparison. Imports no framework."""

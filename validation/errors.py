@@ -1,0 +1,25 @@
+"""The three ways in which work can end badly. The command line turns each into its exit code, never a traceback."""
+
+
+class ConvertError(Exception):
+    """A failure whose message stands alone: the file, tensor or field, what was expected, what came, what to do."""
+
+    exit_code = 1
+
+
+class GateError(ConvertError):
+    """A check said no: an unmapped tensor, a disagreeing artifact. Exit code 1."""
+
+    exit_code = 1
+
+
+class InputError(ConvertError):
+    """The input cannot be used: unreadable, unsafe, unsupported, corrupt. Exit code 3."""
+
+    exit_code = 3
+
+
+class EnvironmentFailure(ConvertError):
+    """The machine cannot do it: a missing package, a full disk, no permission. Exit code 4."""
+
+    exit_code = 4

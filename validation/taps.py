@@ -1,0 +1,44 @@
+"""Taps: intermediate values by module path, the same names in every framework.
+
+A model calls `tap("attention.out", x)` inside `scope("text.layers.0")`. Outside `recording()` that
+returns x and costs nothing. Works on any array type, also on traced ones.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_path: ContextVar[tuple[str, ...]] = ContextVar("tap_path", default=())
+_record: ContextVar[dict[str, Any] | None] = ContextVar("tap_record", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[dict[str, Any]]:
+    """Collect every tapped value, in the order of computation, into the yielded dict."""
+    taps: dict[str, Any] = {}
+    token = _record.set(taps)
+    try:
+        yield taps
+    finally:
+        _record.reset(token)
+
+
+@contextmanager
+def scope(name: str) -> Iterator[None]:
+    """Prefix the names of the taps inside with `name`."""
+    token = _path.set((*_path.get(), name))
+    try:
+        yield
+    finally:
+        _path.reset(token)
+
+
+def tap(name: str, value: T) -> T:
+    """Record `value` under the current path plus `name`, and return it."""
+    record = _record.get()
+    if record is not None:
+        record[".".join((*_path.get(), name))] = value
+    return value
