@@ -1,0 +1,103 @@
+"""BERT and XLM-RoBERTa sentence encoders: BGE, MiniLM, E5 and other Hugging Face checkpoints of the kind."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...validation.entry_point import Axis, EntryPoint, PaddingMask, TensorSpec, TokenIds
+from ..family import Family, Settings, Shapes
+from . import rules
+from .config import SIZES, BertConfig, configure_text, sizes_from_shapes
+
+if TYPE_CHECKING:
+    from ..network import Network
+    from ..torch_reference import TorchReference
+
+
+def _prefix(shapes: Shapes) -> str | None:
+    """Find what stands before the encoder's names; None when no name is the encoder's."""
+    for end in ("encoder.layer.", "embeddings."):
+        for name in shapes:
+            prefix, found, _ = name.partition(end)
+            if found and prefix in ("", "bert.", "roberta.", "model.", "0.auto_model."):
+                return prefix
+    return None
+
+
+def _recognise(shapes: Shapes) -> bool:
+    return _prefix(shapes) is not None and any(".attention.self." in name for name in shapes)
+
+
+def _configure(shapes: Shapes, settings: Settings) -> BertConfig:
+    prefix = _prefix(shapes)
+    return configure_text(sizes_from_shapes(shapes, f"{prefix}embeddings.", f"{prefix}encoder."), settings)
+
+
+def text_inputs(config: BertConfig) -> tuple[TensorSpec, TensorSpec]:
+    """Describe ids and mask, both (batch, tokens)."""
+    ids = TokenIds(config.vocab_size, config.pad_token_id, config.cls_token_id, config.sep_token_id)
+    return (
+        TensorSpec("input_ids", "int32", ("batch", "tokens"), ids),
+        TensorSpec("attention_mask", "int32", ("batch", "tokens"), PaddingMask("input_ids")),
+    )
+
+
+def embeddings_output(config: BertConfig) -> tuple[TensorSpec]:
+    """Describe the embeddings, (batch, width)."""
+    return (TensorSpec("embeddings", "float32", ("batch", config.hidden_size)),)
+
+
+def encode_text(config: BertConfig) -> EntryPoint:
+    """Describe the entry point that embeds texts."""
+    axes = {"batch": Axis(), "tokens": Axis(1, config.max_tokens)}
+    return EntryPoint("encode_text", text_inputs(config), embeddings_output(config), axes)
+
+
+def _network(config: BertConfig) -> "Network":
+    from flax import nnx
+
+    from ..network import Network
+    from .modeling import Bert
+
+    return Network(lambda: Bert(config, rngs=nnx.Rngs(0)), (encode_text(config),))
+
+
+def _reference(config: BertConfig, state: Mapping[str, Any]) -> "TorchReference":
+    from .reference import reference
+
+    return reference(config, state)
+
+
+def text_layout(config: BertConfig, embeddings: str, encoder: str, pooler: str) -> dict[str, tuple[int, ...]]:
+    """Give names and shapes as Hugging Face's BertModel stores them, in its order, under the given prefixes."""
+    width, inner = config.hidden_size, config.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{embeddings}word_embeddings.weight": (config.vocab_size, width),
+        f"{embeddings}position_embeddings.weight": (config.max_position_embeddings, width),
+        f"{embeddings}token_type_embeddings.weight": (config.type_vocab_size, width),
+        f"{embeddings}LayerNorm.weight": (width,),
+        f"{embeddings}LayerNorm.bias": (width,),
+    }
+    dense = {f"attention.self.{part}": (width, width) for part in ("query", "key", "value")}
+    dense |= {"attention.output.dense": (width, width), "attention.output.LayerNorm": ()}
+    dense |= {"intermediate.dense": (inner, width), "output.dense": (width, inner), "output.LayerNorm": ()}
+    for i in range(config.num_hidden_layers):
+        for name, shape in dense.items():
+            shapes[f"{encoder}layer.{i}.{name}.weight"] = shape or (width,)
+            shapes[f"{encoder}layer.{i}.{name}.bias"] = (shape[0] if shape else width,)
+    return shapes | {f"{pooler}dense.weight": (width, width), f"{pooler}dense.bias": (width,)}
+
+
+FAMILY = Family(
+    name="bert",
+    summary="BERT and XLM-RoBERTa sentence encoders: BGE small/base/large, bge-m3 (dense), MiniLM, any of the kind",
+    recognise=_recognise,
+    configure=_configure,
+    config=BertConfig,
+    rules=rules.rules,
+    axes=rules.axes,
+    entry_points=lambda config: (encode_text(config),),
+    network=_network,
+    reference=_reference,
+    sizes=SIZES,
+    layout=lambda config: text_layout(config, "embeddings.", "encoder.", "pooler."),
+)

@@ -1,0 +1,115 @@
+"""The PyTorch original as a Runner. torch is imported only when this module is.
+
+Parameters stay as they are stored, mapped from the checkpoint; every use casts them to the dtype of
+the activations. One module therefore computes in float32 and in float64 without a second copy of the
+weights, and half-precision checkpoints are up-cast exactly.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..validation.errors import InputError
+from ..validation.runner import Arrays
+from ..validation.taps import recording
+
+
+class Linear(nn.Module):
+    """`torch.nn.Linear` in the dtype of its input."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs)."""
+        return linear(x, self.weight, self.bias)
+
+
+class LayerNorm(nn.Module):
+    """`torch.nn.LayerNorm` over the last axis in the dtype of its input."""
+
+    def __init__(self, width: int, epsilon: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return functional.layer_norm(x, weight.shape, weight, bias, self.epsilon)
+
+
+class Embedding(nn.Module):
+    """A lookup table that gives vectors of the wanted dtype."""
+
+    def __init__(self, size: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size, width))
+
+    def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """(...) -> (..., width)."""
+        return functional.embedding(ids, self.weight).to(dtype)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply a linear map in the dtype of x."""
+    return functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+class TorchReference:
+    """A reference network as a Runner, in one dtype.
+
+    Args:
+        module: has a method for each entry point, taking float tensors of `dtype` or int64 ones, and computes
+            what it embeds in its attribute `dtype`.
+        dtype: "float32" or "float64": what the activations are computed in.
+    """
+
+    def __init__(self, module: nn.Module, dtype: str = "float32"):
+        self.module = module
+        self.dtype: torch.dtype = getattr(torch, dtype)
+
+    @property
+    def name(self) -> str:
+        """Framework and version."""
+        return f"torch {torch.__version__}"
+
+    def in_dtype(self, dtype: str) -> "TorchReference":
+        """Give the same network, on the same memory, computing in another dtype."""
+        return TorchReference(self.module, dtype)
+
+    def run(self, entry_point: str, inputs: Arrays) -> Arrays:
+        """Compute an entry point."""
+        self.module.dtype = self.dtype  # for entry points without a float among their inputs
+        with torch.inference_mode():
+            result = getattr(self.module, entry_point)(*(self._tensor(array) for array in inputs.values()))
+        return {"embeddings": result.numpy()} if isinstance(result, Tensor) else {k: v.numpy() for k, v in result.items()}
+
+    def taps(self, entry_point: str, inputs: Arrays) -> Arrays:
+        """Compute an entry point and give its intermediate values by module path."""
+        with recording() as taps:
+            self.run(entry_point, inputs)
+        return {name: value.numpy() for name, value in taps.items()}
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.array(array))
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor.long()
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Give `module`, built on the meta device, the checkpoint's tensors: every name once, none left over.
+
+    Raises:
+        InputError: names that are missing, unexpected or of another shape.
+    """
+    try:
+        module.load_state_dict(dict(state), strict=True, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"the checkpoint does not load strictly into the reference network: {error}") from error
+    return module.eval().requires_grad_(False)
