@@ -1,0 +1,236 @@
+"""The run directory: how stages hand over work, and why nothing half-written can pass for whole.
+
+A stage writes aside, below `.tmp/`; its files are synced and moved into place one by one, and the manifest,
+which states every file's size and digest, is replaced last. A stage that is re-run first takes its old
+files and its verdict out of the manifest. Only files that the manifest names are ever deleted.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..validation.errors import ConvertError, EnvironmentFailure, InputError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+STAGING = ".tmp"
+LOCK = ".lock"
+SOURCE = ".source.json"
+"""Where the checkpoint is on this machine. Not an artifact: it is in no manifest and may be deleted."""
+
+CHUNK = 1 << 20
+
+Manifest = dict[str, Any]
+
+
+class RunDirectory:
+    """A directory that belongs to this tool: it holds a manifest of this format.
+
+    Raises:
+        InputError: there is none, or it is of another format.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.manifest()
+
+    @classmethod
+    def create(cls, path: Path, manifest: Manifest) -> "RunDirectory":
+        """Make the directory with its first manifest, or put that into one that is this tool's already.
+
+        Raises:
+            InputError: something else is in the place.
+        """
+        if path.exists():
+            refuse_foreign(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(f"{path} cannot be a run directory: {error.strerror}; choose another --out") from error
+        (path / STAGING).mkdir(exist_ok=True)
+        _write_json(path / MANIFEST, path / STAGING / MANIFEST, manifest)
+        return cls(path)
+
+    def manifest(self) -> Manifest:
+        """Read the manifest."""
+        file = self.path / MANIFEST
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            version = manifest["format_version"]
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(
+                f"{self.path} is not a run directory (no {MANIFEST}); make one with `bgevis-convert load CKPT --out DIR`"
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file} is not a manifest: {error!r}") from error
+        if version != FORMAT_VERSION:
+            raise InputError(f"{file}: format_version is {version}, this program reads {FORMAT_VERSION}")
+        return manifest
+
+    def update(self, change: Callable[[Manifest], None]) -> None:
+        """Change the manifest as one step, also against other processes of the same run."""
+        (self.path / STAGING).mkdir(exist_ok=True)
+        with (self.path / STAGING / "manifest.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            manifest = self.manifest()
+            change(manifest)
+            _write_json(self.path / MANIFEST, self.path / STAGING / MANIFEST, manifest)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for one command.
+
+        Raises:
+            EnvironmentFailure: another command is at work in it.
+        """
+        with (self.path / LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise EnvironmentFailure(f"{self.path} is in use by another bgevis-convert; wait for it to end") from error
+            yield
+
+    @contextlib.contextmanager
+    def stage(self, name: str, reads: str = "") -> Iterator[Path]:
+        """Run a stage: yields an empty folder to write below, and commits what is in it.
+
+        On failure the folder is emptied and the manifest holds neither files nor a verdict of the stage,
+        except that a GateError leaves the verdict "fail".
+        """
+        out = self.path / STAGING / name
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        self.update(lambda manifest: self._forget(manifest, name))
+        try:
+            yield out
+            files = {str(p.relative_to(out)): describe(p) for p in sorted(out.rglob("*")) if p.is_file()}
+            for relative in files:
+                _move(out / relative, self.path / relative)
+            self.update(lambda manifest: _record(manifest, name, reads, files, "pass"))
+        except ConvertError as error:
+            if error.exit_code == 1:
+                self.update(lambda manifest: _record(manifest, name, reads, {}, "fail"))
+            raise
+        except OSError as error:
+            raise environment_failure(error, self.path) from error
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+
+    def _forget(self, manifest: Manifest, name: str) -> None:
+        """Take a stage out of the manifest, then delete the files that it had made."""
+        record = manifest["stages"].pop(name, {"files": []})
+        manifest["verdicts"].pop(name, None)
+        for relative in record["files"]:
+            manifest["files"].pop(relative, None)
+        _write_json(self.path / MANIFEST, self.path / STAGING / MANIFEST, manifest)
+        for relative in record["files"]:
+            file = self.path / relative
+            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty: something else lies there
+                for folder in list(Path(relative).parents)[:-1]:
+                    (self.path / folder).rmdir()
+
+    def is_current(self, name: str, reads: str) -> bool:
+        """Say whether a stage has passed on exactly these inputs and its files are whole."""
+        manifest = self.manifest()
+        record = manifest["stages"].get(name)
+        if not record or record["reads"] != reads or manifest["verdicts"].get(name) != "pass":
+            return False
+        return not any(True for _ in self.damaged(record["files"], manifest))
+
+    def damaged(self, files: list[str] | None = None, manifest: Manifest | None = None) -> Iterator[str]:
+        """Name the files that are missing or differ from the manifest, and say how."""
+        manifest = manifest or self.manifest()
+        for relative in manifest["files"] if files is None else files:
+            wanted, file = manifest["files"][relative], self.path / relative
+            if not file.is_file():
+                yield f"{file} is missing"
+            elif file.stat().st_size != wanted["bytes"]:
+                yield f"{file} has {file.stat().st_size} bytes, the manifest says {wanted['bytes']}"
+            elif sha256(file) != wanted["sha256"]:
+                yield f"{file} was altered: its sha256 is not the manifest's"
+
+    def reads(self, *parts: object) -> str:
+        """Give one digest for what a stage depends on: files of the manifest by name, options by value."""
+        manifest = self.manifest()
+        named = [manifest["files"].get(part, part) if isinstance(part, str) else part for part in parts]
+        text = json.dumps([manifest["tool"], manifest["source"]["sha256"], manifest["config"], named], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise InputError when `path` exists and is neither an empty directory nor a run directory."""
+    if not path.is_dir():
+        raise InputError(f"{path} exists and is not a directory; choose another --out")
+    content = {p.name for p in path.iterdir()}
+    if MANIFEST in content:
+        RunDirectory(path)
+    elif content - {STAGING, LOCK, SOURCE}:
+        example = sorted(content)[0]
+        raise InputError(f"{path} exists and is not a run directory (it holds {example}); choose another --out")
+
+
+def describe(file: Path) -> dict[str, Any]:
+    """Give size and digest as the manifest states them, and sync the file to disk."""
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
+
+
+def sha256(file: Path, progress: Callable[[int], None] = lambda nbytes: None) -> str:
+    """Give the digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as handle:
+        buffer = bytearray(CHUNK)
+        while count := handle.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+            progress(count)
+    return digest.hexdigest()
+
+
+def environment_failure(error: OSError, path: Path) -> ConvertError:
+    """Turn what the machine refused into one message."""
+    place = error.filename or path
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(path if path.exists() else path.parent).free >> 20
+        return EnvironmentFailure(f"{place}: the disk is full ({free} MB free); free some space and run again to resume")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return EnvironmentFailure(f"{place}: no permission ({error.strerror})")
+    return EnvironmentFailure(f"{place}: {error.strerror or error}")
+
+
+def _record(manifest: Manifest, name: str, reads: str, files: Mapping[str, Any], verdict: str) -> None:
+    manifest["files"] |= files
+    manifest["stages"][name] = {"reads": reads, "files": sorted(files)}
+    manifest["verdicts"][name] = verdict
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
+    _sync(target.parent)
+
+
+def _write_json(file: Path, aside: Path, document: Mapping[str, Any]) -> None:
+    with aside.open("w", encoding="utf-8") as handle:
+        json.dump(document, handle, indent=1, sort_keys=True)
+        handle.write("\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    aside.replace(file)
+    _sync(file.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,46 @@
+"""The budget: how far a candidate may lie from the network that was trained, derived from measurement.
+
+The reference runs in float64 and in float32 on the same inputs. What float32 itself costs there is the
+yardstick; a candidate passes when its distance to float64 is within a small multiple of it. There is no
+hand-set tolerance in a family, and none that a user can loosen.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+FACTOR = 4.0
+"""Other kernels and orders of summation cost up to about twice what PyTorch's cost; wrong arithmetic costs far more."""
+
+FLOOR = 4.0
+"""Least yardstick, in units of float32's rounding error at the output's largest value: luck may be exact."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The greatest absolute difference that one output of one case may have to float64.
+
+    Args:
+        yardstick: max |float32 - float64| of the reference.
+        scale: max |float64|.
+    """
+
+    yardstick: float
+    scale: float
+
+    @property
+    def allowed(self) -> float:
+        """Greatest absolute difference that passes."""
+        return FACTOR * max(self.yardstick, FLOOR * self.scale * float(np.finfo(np.float32).eps) / 2)
+
+
+def measure(exact: np.ndarray, float32: np.ndarray) -> Budget:
+    """Derive the budget from the reference's two runs."""
+    return Budget(yardstick=distance(float32, exact), scale=float(np.max(np.abs(exact), initial=0.0)))
+
+
+def distance(got: np.ndarray, exact: np.ndarray) -> float:
+    """Give the greatest absolute difference; NaN anywhere is an infinite distance."""
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(got.astype(np.float64) - exact)
+    return float("inf") if np.isnan(difference).any() else float(np.max(difference, initial=0.0))

@@ -1,0 +1,120 @@
+"""Cases: the inputs on which two networks are held against each other, drawn from an entry point's axes.
+
+Nothing here knows a family. Each entry point gets: a padded batch of ragged rows (one of them the empty
+text), the same with more padding, one row of it alone, the shortest and the longest legal input, and
+pictures of noise, of edges and of extremes.
+"""
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .entry_point import EntryPoint, PaddingMask, Pixels, TensorSpec, TokenIds
+from .runner import Arrays
+
+LONGEST = 1024
+"""Longest text tried: attention's cost grows with the square, 8192 tokens would need gigabytes in float64."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of inputs for one entry point.
+
+    Args:
+        same_as: (other case, its rows) whose outputs must be the same, whatever the network: a row does not depend
+            on the other rows, nor on more padding. Such a case needs no run of the reference.
+    """
+
+    entry_point: str
+    name: str
+    inputs: Arrays
+    same_as: tuple[str, tuple[int, ...]] | None = None
+
+
+def cases(entry: EntryPoint, seed: int = 0) -> list[Case]:
+    """Draw the cases of an entry point; the same seed gives the same inputs on every machine."""
+    return list(_text_cases(entry, seed) if "tokens" in entry.axes else _image_cases(entry, seed))
+
+
+def _text_cases(entry: EntryPoint, seed: int) -> Iterator[Case]:
+    axis = entry.axes["tokens"]
+    longest = min(axis.high or LONGEST, LONGEST)
+    width = min(24, longest)
+    batch = _inputs(entry, [width, max(2, width // 2), min(2, longest)], width, seed)
+    yield Case(entry.name, "ragged batch", batch)
+    wider = min(width + 7, longest)
+    if wider > width:
+        yield Case(entry.name, "the batch with more padding", _pad(entry, batch, wider), ("ragged batch", (0, 1, 2)))
+    yield _alone(entry, batch, "ragged batch")
+    yield Case(entry.name, f"longest text, {longest} tokens", _inputs(entry, [longest], longest, seed + 1))
+
+
+def _image_cases(entry: EntryPoint, seed: int) -> Iterator[Case]:
+    batch = _inputs(entry, [0, 0, 0], 0, seed)
+    yield Case(entry.name, "batch", batch)
+    yield _alone(entry, batch, "batch")
+
+
+def _alone(entry: EntryPoint, batch: Arrays, name: str) -> Case:
+    return Case(entry.name, "its second row alone", {key: array[1:2] for key, array in batch.items()}, (name, (1,)))
+
+
+def _inputs(entry: EntryPoint, lengths: list[int], tokens: int, seed: int) -> dict[str, np.ndarray]:
+    sizes = {"batch": len(lengths), "tokens": tokens}
+    return {spec.name: _draw(spec, sizes, lengths, entry.name, seed) for spec in entry.inputs}
+
+
+def _draw(spec: TensorSpec, sizes: Mapping[str, int], lengths: list[int], salt: str, seed: int) -> np.ndarray:
+    rng = np.random.default_rng([seed, zlib.crc32(f"{salt}/{spec.name}".encode())])
+    shape = spec.resolve(sizes)
+    match spec.domain:
+        case TokenIds():
+            return _token_ids(spec.domain, shape, lengths, rng)
+        case PaddingMask():
+            return (np.arange(shape[1]) < np.array(lengths)[:, None]).astype(spec.dtype)
+        case Pixels():
+            return _pictures(spec.domain, shape, rng)
+        case _:
+            return rng.standard_normal(shape).astype(spec.dtype)
+
+
+def _token_ids(domain: TokenIds, shape: tuple[int, ...], lengths: list[int], rng: np.random.Generator) -> np.ndarray:
+    words = np.setdiff1d(np.arange(domain.vocab_size), [domain.pad, domain.first, domain.last])
+    ids = np.full(shape, domain.pad, np.int32)
+    for row, length in zip(ids, lengths, strict=True):
+        row[:length] = rng.choice(words, length)
+        row[0] = domain.first
+        row[length - 1] = domain.last if length > 1 else domain.first
+    return ids
+
+
+def _pictures(domain: Pixels, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Noise; black and white bars with a gradient, upright unlike sideways; one saturated colour with a corner lit."""
+    batch, height, width, channels = shape
+    noise = rng.integers(0, 256, (height, width, channels))
+    bars = np.where(np.arange(width) // max(1, width // 7) % 2, 255, 0)[None, :, None]
+    bars = np.broadcast_to(bars * np.linspace(0, 1, height)[:, None, None], noise.shape)
+    corner = np.zeros(noise.shape)
+    corner[..., 0] = 255
+    corner[: height // 3, : width // 4] = 255
+    pictures = np.stack([(noise, bars, corner)[i % 3] for i in range(batch)]).astype(np.float32)
+    return ((pictures / 255 - np.array(domain.mean)) / np.array(domain.std)).astype(np.float32)
+
+
+def _pad(entry: EntryPoint, inputs: Arrays, tokens: int) -> dict[str, np.ndarray]:
+    padded = dict(inputs)
+    for spec in entry.inputs:
+        fill = spec.domain.pad if isinstance(spec.domain, TokenIds) else 0
+        if "tokens" in spec.shape:
+            missing = tokens - inputs[spec.name].shape[1]
+            padded[spec.name] = np.pad(inputs[spec.name], [(0, 0), (0, missing)], constant_values=fill)
+    return padded
+
+
+def tap_case(entry: EntryPoint, seed: int = 7) -> Case:
+    """Draw the small case on which intermediate values are compared."""
+    tokens = min(9, entry.axes["tokens"].high or 9) if "tokens" in entry.axes else 0
+    lengths = [tokens, max(tokens - 3, 1)] if tokens else [0]
+    return Case(entry.name, "intermediates", _inputs(entry, lengths, tokens, seed))

@@ -1,0 +1,100 @@
+"""Reports: rows of verdicts, as JSON for programs, JUnit for CI, lines for people."""
+
+import dataclasses
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One verdict.
+
+    Args:
+        error: greatest absolute difference to float64.
+        allowed: the budget.
+        yardstick: what float32 costs the reference itself.
+        cosine: lowest cosine between the output's rows and float64's.
+    """
+
+    entry_point: str
+    case: str
+    output: str
+    passed: bool
+    problem: str = ""
+    error: float | None = None
+    allowed: float | None = None
+    yardstick: float | None = None
+    cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All verdicts on one Runner."""
+
+    runner: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Say whether every row passed, and that there was one."""
+        return bool(self.rows) and all(row.passed for row in self.rows)
+
+    @property
+    def failures(self) -> tuple[Row, ...]:
+        """Give the rows that did not pass."""
+        return tuple(row for row in self.rows if not row.passed)
+
+    @property
+    def worst(self) -> Row | None:
+        """Give the row that used most of its budget."""
+        measured = [row for row in self.rows if row.error is not None and row.allowed]
+        return max(measured, key=lambda row: row.error / row.allowed, default=None)
+
+    def summary(self) -> str:
+        """Say the verdict in one line."""
+        if self.failures:
+            first = self.failures[0]
+            more = f" and {len(self.failures) - 1} more" if len(self.failures) > 1 else ""
+            return f"{self.runner}: FAILED {first.entry_point}, {first.case}: {describe(first)}{more}"
+        if not self.rows:
+            return f"{self.runner}: FAILED, nothing was compared"
+        worst = self.worst
+        rest = f", worst {worst.error:.1e} of {worst.allowed:.1e} allowed" if worst else ""
+        return f"{self.runner}: {len(self.rows)} checks passed{rest}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe the report for programs."""
+        rows = [{k: v for k, v in dataclasses.asdict(row).items() if v not in (None, "")} for row in self.rows]
+        return {"runner": self.runner, "passed": self.passed, "notes": list(self.notes), "checks": rows}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Report":
+        """Rebuild a report that another process wrote."""
+        rows = tuple(Row(**row) for row in document["checks"])
+        return cls(document["runner"], rows, tuple(document["notes"]))
+
+
+def describe(row: Row) -> str:
+    """Say in words why a row failed."""
+    if row.error is None:
+        return row.problem
+    return f"{row.output} differs by {row.error:.3g}, allowed {row.allowed:.3g}; {row.problem}"
+
+
+def junit(reports: Mapping[str, Sequence[Report]]) -> str:
+    """Write JUnit XML: one suite per artifact, one case per verdict."""
+    root = ElementTree.Element("testsuites", name="bgevis-convert")
+    for artifact, several in reports.items():
+        rows = [row for report in several for row in report.rows]
+        failures = str(sum(not row.passed for row in rows))
+        suite = ElementTree.SubElement(root, "testsuite", name=artifact, tests=str(len(rows)), failures=failures)
+        for row in rows:
+            name = f"{row.entry_point}: {row.case}"
+            case = ElementTree.SubElement(suite, "testcase", classname=f"{artifact}.{row.entry_point}", name=name)
+            if not row.passed:
+                ElementTree.SubElement(case, "failure", message=describe(row))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
