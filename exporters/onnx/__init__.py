@@ -1,0 +1,38 @@
+"""ONNX: a traced JAX program lowered by a small compiler to thin programs that point into the weights file."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ...validation.runner import Runner
+from ..base import PROGRAMS, Artifact, Description, Exporter, Request
+
+
+def _write(request: Request) -> dict[str, Description]:
+    from .write import write
+
+    return write(request)
+
+
+def _open(artifact: Artifact) -> Runner:
+    from .read import open_
+
+    return open_(artifact)
+
+
+def _read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+    from .read import read_weights
+
+    return read_weights(artifact)
+
+
+EXPORTER = Exporter(
+    name="onnx",
+    key="onnx",
+    folder=PROGRAMS,
+    modules=("onnx", "onnxruntime"),
+    extra="onnx",
+    write=_write,
+    open=_open,
+    read_weights=_read_weights,
+)

@@ -1,0 +1,165 @@
+"""
+Sizes: what is known of them now, and how the rest is computed from the inputs, each once.
+
+A size that is only known at run time is a tensor of shape (1,), so that sizes concatenate to shapes.
+"""
+
+import ast
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from ...validation.errors import GateError
+from .graph import Dim, Graph, Shape, Value
+
+INT64 = np.dtype(np.int64)
+
+_OPERATORS: dict[type[ast.AST] | str, str] = {
+    ast.Add: "Add",
+    ast.Sub: "Sub",
+    ast.Mult: "Mul",
+    ast.Pow: "Pow",
+    "max": "Max",
+    "min": "Min",
+}
+
+
+def static(shape: Iterable[Dim]) -> bool:
+    """Tell whether every dimension is a number."""
+    return all(isinstance(dim, int) for dim in shape)
+
+
+def elements(shape: Iterable[Dim]) -> Dim:
+    """Count the elements of a shape."""
+    return math.prod(shape)
+
+
+def broadcast(shapes: Sequence[Shape]) -> Shape:
+    """Give the shape that arrays of `shapes` have together, by numpy's rule."""
+    rank = max(map(len, shapes))
+    aligned = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
+    return tuple(next((dim for dim in dims if not is_one(dim)), 1) for dims in zip(*aligned, strict=True))
+
+
+def is_one(dim: Dim) -> bool:
+    """Tell whether a dimension is the number 1 (a dynamic axis that may be 1 is not)."""
+    return isinstance(dim, int) and dim == 1
+
+
+def regroup(shape: Shape, old: Shape, new: Shape) -> Shape | None:
+    """
+    Give what `shape`, which broadcasts to `old`, must be reshaped to when `old` is reshaped to `new`.
+
+    None when there is no such shape: it is expanded along a part of the axes that `new` joins or splits.
+    """
+    shape = (1,) * (len(old) - len(shape)) + tuple(shape)
+    result: list[Dim] = []
+    for of_old, of_new in groups(old, new):
+        part = [shape[i] for i in of_old]
+        if all(map(is_one, part)):
+            result += [1] * len(of_new)
+        elif part == [old[i] for i in of_old]:
+            result += [new[i] for i in of_new]
+        else:
+            return None
+    return tuple(result)
+
+
+def groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
+    """Match runs of axes of two shapes with as many elements: the smallest runs that have equal products."""
+    result: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        left, right = _run(old, i, new, j)
+        result.append((list(range(i, left)), list(range(j, right))))
+        i, j = left, right
+    return result
+
+
+def _run(old: Shape, i: int, new: Shape, j: int) -> tuple[int, int]:
+    """Find the end of the runs that start at `i` and `j`."""
+    for total in range(1, len(old) - i + len(new) - j + 1):
+        for left in range(min(i + total, len(old)), i - 1, -1):
+            right = j + total - (left - i)
+            if j <= right <= len(new) and elements(old[i:left]) == elements(new[j:right]):
+                return left, right
+    return len(old), len(new)
+
+
+class Sizes:
+    """
+    Computes sizes at run time.
+
+    Args:
+        graph: receives the nodes. Its inputs define the dynamic axes.
+    """
+
+    def __init__(self, graph: Graph):
+        self._graph = graph
+
+    def vector(self, dims: Sequence[Dim]) -> Value:
+        """Give `dims` as one int64 vector: a constant where possible."""
+        pieces: list[Value] = []
+        start = 0
+        for i, dim in enumerate(dims):
+            if isinstance(dim, int):
+                continue
+            pieces += self._numbers(dims[start:i]) + [self.size(dim)]
+            start = i + 1
+        pieces += self._numbers(dims[start:])
+        if not pieces:
+            return self._graph.constant([], INT64)
+        if len(pieces) == 1:
+            return pieces[0]
+        return self._graph.emit("Concat", pieces, [((len(dims),), INT64)], {"axis": 0}, scope="")[0]
+
+    def _numbers(self, dims: Sequence[Dim]) -> list[Value]:
+        return [self._graph.constant(dims, INT64)] if dims else []
+
+    def size(self, dim: Dim) -> Value:
+        """Give one size as a tensor of shape (1,)."""
+        return self._evaluate(ast.parse(str(dim), mode="eval").body)
+
+    def _evaluate(self, tree: ast.expr) -> Value:
+        match tree:
+            case ast.Constant(value=int(number)):
+                return self._graph.constant([number], INT64)
+            case ast.Name(id=name):
+                return self._axis(name)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return self._apply("Neg", operand)
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+                return self._apply(_OPERATORS[type(op)], left, right)
+            case ast.Call(func=ast.Name(id=name), args=args):
+                return self._call(name)(*args)
+        raise GateError(f"cannot compute the size {ast.unparse(tree)} in ONNX")
+
+    def _call(self, name: str) -> Callable[..., Value]:
+        if name in ("floordiv", "mod"):
+            return getattr(self, f"_{name}")
+        if name in _OPERATORS:
+            return lambda *args: self._apply(_OPERATORS[name], *args)
+        raise GateError(f"cannot compute the size function {name} in ONNX")
+
+    def _mod(self, left: ast.expr, right: ast.expr) -> Value:
+        return self._apply("Mod", left, right)
+
+    def _floordiv(self, left: ast.expr, right: ast.expr) -> Value:
+        """Divide rounding down; ONNX rounds towards zero, and the remainder of Mod is never negative."""
+        a, b = self._evaluate(left), self._evaluate(right)
+        return self._node("Div", self._node("Sub", a, self._node("Mod", a, b)), b)
+
+    def _apply(self, op: str, *operands: ast.expr) -> Value:
+        return self._node(op, *(self._evaluate(operand) for operand in operands))
+
+    def _node(self, op: str, *values: Value) -> Value:
+        return self._graph.emit(op, values, [((1,), INT64)], scope="")[0]
+
+    def _axis(self, name: str) -> Value:
+        for value in self._graph.inputs:
+            for i, dim in enumerate(value.shape):
+                if str(dim) == name:
+                    attributes = {"start": i, "end": i + 1}
+                    return self._graph.emit("Shape", [value], [((1,), INT64)], attributes, scope=name)[0]
+        raise GateError(f"no input has the dynamic axis {name}, so its size cannot be computed")

@@ -1,0 +1,116 @@
+"""Operators that move elements without computing: reshape, broadcast, transpose, join, cut."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jax.extend.core import JaxprEqn
+
+from ..build import END
+from ..dims import INT64
+from ..graph import Value
+from ..lower import Lowering
+from ..registry import primitive
+
+
+@primitive("reshape", emits="Reshape Squeeze Unsqueeze")
+def reshape(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Give the elements another shape."""
+    if eqn.params["dimensions"] is not None:
+        raise c.refusal(eqn, "reshape with dimensions")
+    return c.reshape(c.full(eqn.invars[0]), eqn.outvars[0].aval.shape)
+
+
+@primitive("squeeze", "expand_dims", emits="Squeeze Unsqueeze")
+def squeeze(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Drop or add axes of size one."""
+    return c.reshape(c.full(eqn.invars[0]), eqn.outvars[0].aval.shape)
+
+
+@primitive("broadcast_in_dim", emits="Unsqueeze")
+def broadcast_in_dim(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Put the axes in their places; what reads the result repeats them, or `Lowering.full` does."""
+    value = c.index(eqn.invars[0])
+    value = c.reshape(value, (1,) * (eqn.invars[0].aval.ndim - len(value.shape)) + value.shape)
+    places = eqn.params["broadcast_dimensions"]
+    first = min(places, default=len(eqn.params["shape"])) if value.fixed else 0
+    shape = [1] * len(eqn.params["shape"])
+    for axis, dim in zip(places, value.shape, strict=True):
+        shape[axis] = dim
+    return c.reshape(value, shape[first:])
+
+
+@primitive("transpose", emits="Transpose")
+def transpose(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Permute the axes."""
+    return c.transpose(c.ranked(eqn.invars[0]), eqn.params["permutation"])
+
+
+@primitive("concatenate", emits="Concat")
+def concatenate(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Join along an axis."""
+    return c.concat([c.full(atom) for atom in eqn.invars], eqn.params["dimension"])
+
+
+@primitive("split", emits="Split")
+def split(c: Lowering, eqn: JaxprEqn) -> Sequence[Value]:
+    """Cut an axis into pieces."""
+    value, axis = c.full(eqn.invars[0]), eqn.params["axis"]
+    results = [(var.aval.shape, value.dtype) for var in eqn.outvars]
+    return c.graph.emit("Split", [value, c.sizes.vector(eqn.params["sizes"])], results, {"axis": axis})
+
+
+@primitive("slice", emits="Slice")
+def slice_(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Take a range of every axis."""
+    p = eqn.params
+    return c.slice(c.full(eqn.invars[0]), p["start_indices"], p["limit_indices"], p["strides"])
+
+
+@primitive("rev", emits="Slice")
+def rev(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Reverse axes: from the last element, by steps of -1, past the first."""
+    value, axes = c.full(eqn.invars[0]), eqn.params["dimensions"]
+    operands = [c.constant([number] * len(axes), INT64) for number in (-1, -END, -1)]
+    operands.insert(2, c.constant(axes, INT64))
+    return c.emit("Slice", value, *operands, shape=value.shape, dtype=value.dtype)
+
+
+@primitive("pad", emits="Pad Slice")
+def pad(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Add elements at the ends of axes; a negative number takes some away."""
+    value, filler = c.full(eqn.invars[0]), c.full(eqn.invars[1])
+    low, high, interior = zip(*eqn.params["padding_config"], strict=True)
+    if any(not is_zero(dim) for dim in interior):
+        raise c.refusal(eqn, "pad between elements")
+    cut = [-min(n, 0) for n in low], [dim + min(n, 0) for dim, n in zip(value.shape, high, strict=True)]
+    value = c.slice(value, *cut)
+    amounts = [max(n, 0) for n in (*low, *high)]
+    if all(map(is_zero, amounts)):
+        return value
+    operands = [value, c.sizes.vector(amounts), filler]
+    return c.emit("Pad", *operands, shape=eqn.outvars[0].aval.shape, dtype=value.dtype)
+
+
+def is_zero(dim: object) -> bool:
+    """Tell whether a dimension is the number 0."""
+    return isinstance(dim, int) and dim == 0
+
+
+@primitive("iota", emits="Range")
+def iota(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Count along an axis; the other axes stay unexpanded."""
+    shape, axis, dtype = eqn.params["shape"], eqn.params["dimension"], np.dtype(eqn.params["dtype"])
+    dims = [dim if i == axis else 1 for i, dim in enumerate(shape)][axis:]
+    if isinstance(shape[axis], int):
+        return c.constant(np.arange(shape[axis], dtype=dtype).reshape(dims))
+    size = c.reshape(c.sizes.size(shape[axis]), ())
+    count = c.emit("Range", c.constant(0, INT64), size, c.constant(1, INT64), shape=(shape[axis],), dtype=INT64)
+    integer = dtype in (np.dtype(np.int32), INT64)
+    return c.reshape(count if integer else c.cast(count, dtype), dims)
+
+
+@primitive("dim_as_value", emits="Shape")
+def dim_as_value(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Give a size as a number."""
+    dim = eqn.params["dim"]
+    return c.constant(dim, np.int32) if isinstance(dim, int) else c.reshape(c.sizes.size(dim), ())

@@ -1,0 +1,69 @@
+"""Reading back: running a program in onnxruntime, and its weights through its own references."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx.checker import ValidationError
+from onnx.shape_inference import InferenceError
+
+from ...validation.errors import GateError
+from ...validation.runner import Arrays
+from ..base import Artifact
+
+
+class OnnxRunner:
+    """Runs the programs in onnxruntime with its defaults. Holds one session at a time."""
+
+    def __init__(self, artifact: Artifact):
+        self.name = f"onnxruntime {onnxruntime.__version__}"
+        self._artifact = artifact
+        self._open: tuple[str, onnxruntime.InferenceSession] | None = None
+
+    def run(self, entry_point: str, inputs: Arrays) -> Arrays:
+        """Compute an entry point, feeding integers as the program wants them."""
+        session = self._session(entry_point)
+        wanted = {value.name: value.type for value in session.get_inputs()}
+        feed = {
+            name: array.astype(np.int64) if wanted[name] == "tensor(int64)" else array for name, array in inputs.items()
+        }
+        names = [value.name for value in session.get_outputs()]
+        return dict(zip(names, session.run(names, feed), strict=True))
+
+    def _session(self, entry_point: str) -> onnxruntime.InferenceSession:
+        if self._open is None or self._open[0] != entry_point:
+            self._open = None
+            path = self._artifact.directory / self._artifact.programs[entry_point]["path"]
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            self._open = entry_point, session
+        return self._open[1]
+
+
+def open_(artifact: Artifact) -> OnnxRunner:
+    """
+    Check every program by ONNX's own rules and give a Runner.
+
+    Raises:
+        GateError: a program is not valid ONNX.
+    """
+    for program in artifact.programs.values():
+        path = artifact.directory / program["path"]
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+        except (ValidationError, InferenceError) as error:
+            raise GateError(f"{path} is not valid ONNX: {error}") from error
+    return OnnxRunner(artifact)
+
+
+def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+    """Read each leaf that a program uses, once, from where the program says that it lies."""
+    leaves, seen = artifact.network().leaves, set[str]()
+    for program in artifact.programs.values():
+        path = artifact.directory / program["path"]
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+            leaf = tensor.name.partition(" ")[0]
+            if tensor.data_location == onnx.TensorProto.EXTERNAL and leaf not in seen:
+                seen.add(leaf)
+                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+                yield leaf, onnx.numpy_helper.to_array(tensor).reshape(leaves[leaf].shape)

@@ -1,0 +1,146 @@
+"""A finished graph as an ONNX file: names for what is needed, weights by reference."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ..weights import Location
+from .graph import Constant, Graph, Node, Shape, Value, Weight, needed
+
+PRODUCER = "bgevis-convert"
+
+
+class Names:
+    """Gives every value and node a name of its own: the module of the model, then the operator."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, int] = {}
+        self.of: dict[Value, str] = {}
+
+    def new(self, wanted: str) -> str:
+        """Give `wanted`, with a number if it is taken."""
+        count = self._taken.setdefault(wanted, 0)
+        self._taken[wanted] += 1
+        return self.new(f"{wanted}_{count}") if count else wanted
+
+    def node(self, node: Node) -> str:
+        """Name a node and what it computes."""
+        name = self.new(".".join(filter(None, (node.scope, node.op))))
+        for i, value in enumerate(node.outputs):
+            wanted = name if len(node.outputs) == 1 else f"{name}.{i}"
+            if value not in self.of:
+                self.of[value] = self.new(f"{wanted}.out")
+        return name
+
+    def initializer(self, value: Value) -> str:
+        """Name a weight by its leaf, plus its dims where they are not the first that it is declared with."""
+        source = value.source
+        wanted = source.leaf if isinstance(source, Weight) else _of_constant(source.array)
+        if wanted in self._taken and isinstance(source, Weight):
+            wanted = f"{source.leaf} {list(value.shape)}"
+        return self.new(wanted)
+
+
+def _of_constant(array: np.ndarray) -> str:
+    if array.size == 1:
+        return f"constant_{array.dtype}_{array.item()}"
+    return f"constant_{array.dtype}_{'x'.join(map(str, array.shape))}"
+
+
+def model(
+    graph: Graph, outputs: Mapping[str, Value], opset: int, weights: Mapping[str, Location], file: str, name: str
+) -> onnx.ModelProto:
+    """
+    Make the ONNX model.
+
+    Args:
+        graph: holds the inputs.
+        outputs: the results by name.
+        opset: the version of the operators.
+        weights: where the bytes of each leaf lie.
+        file: the weights file, beside the program.
+        name: what the graph is called.
+    """
+    nodes, names = needed(list(outputs.values())), Names()
+    for value in graph.inputs:
+        names.of[value] = names.new(value.source.name)
+    results, copies = _results(outputs, names)
+    fixed = _fixed([*nodes, *copies])
+    for value in fixed:
+        names.of[value] = names.initializer(value)
+    protos = [_node(node, names) for node in (*nodes, *copies)]
+    inner = [v for node in nodes for v in node.outputs if names.of[v] not in outputs]
+    proto = helper.make_graph(
+        protos,
+        name,
+        [_info(value, names.of[value]) for value in graph.inputs],
+        results,
+        [_initializer(value, names.of[value], weights, file) for value in fixed],
+        value_info=[_info(value, names.of[value]) for value in inner],
+    )
+    return _model(proto, opset)
+
+
+def _model(graph: onnx.GraphProto, opset: int) -> onnx.ModelProto:
+    imports = [helper.make_opsetid("", opset)]
+    ir_version = helper.find_min_ir_version_for(imports)
+    return helper.make_model(
+        graph,
+        opset_imports=imports,
+        ir_version=ir_version,
+        producer_name=PRODUCER,
+        producer_version=version(PRODUCER),
+    )
+
+
+def _results(outputs: Mapping[str, Value], names: Names) -> tuple[list[onnx.ValueInfoProto], list[Node]]:
+    """Name the outputs; what is not computed, or is two outputs at once, is copied."""
+    copies: list[Node] = []
+    for name, value in outputs.items():
+        names.new(name)
+        if isinstance(value.source, Node) and value not in names.of:
+            names.of[value] = name
+        else:
+            copy = Node("Identity", (value,), {}, "")
+            copy.outputs = (Value(copy, value.shape, value.dtype),)
+            names.of[copy.outputs[0]] = name
+            copies.append(copy)
+    return [_info(value, name) for name, value in outputs.items()], copies
+
+
+def _fixed(nodes: Sequence[Node]) -> list[Value]:
+    """List the weights and constants that the nodes read, in the order of first use."""
+    return list(dict.fromkeys(v for node in nodes for v in node.inputs if v is not None and v.fixed))
+
+
+def _info(value: Value, name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), _dims(value.shape))
+
+
+def _dims(shape: Shape) -> list[int | str]:
+    return [dim if isinstance(dim, int) else str(dim) for dim in shape]
+
+
+def _node(node: Node, names: Names) -> onnx.NodeProto:
+    name = names.node(node)
+    inputs = ["" if value is None else names.of[value] for value in node.inputs]
+    proto = helper.make_node(node.op, inputs, [names.of[value] for value in node.outputs], name)
+    for key, attribute in node.attributes.items():
+        if key == "to":
+            attribute = int(helper.np_dtype_to_tensor_dtype(np.dtype(attribute)))
+        proto.attribute.append(helper.make_attribute(key, attribute))
+    return proto
+
+
+def _initializer(value: Value, name: str, weights: Mapping[str, Location], file: str) -> TensorProto:
+    if isinstance(value.source, Constant):
+        return numpy_helper.from_array(np.asarray(value.source.array), name)
+    location = weights[value.source.leaf]
+    proto = TensorProto(name=name, dims=value.shape, data_type=helper.np_dtype_to_tensor_dtype(value.dtype))
+    proto.data_location = TensorProto.EXTERNAL
+    for key, entry in (("location", file), ("offset", location.offset), ("length", location.nbytes)):
+        proto.external_data.add(key=key, value=str(entry))
+    return proto
