@@ -84,11 +84,18 @@ class Exporter:
     def require(self) -> None:
         """Raise EnvironmentFailure if a package is missing, saying how to get it."""
         for module in self.modules:
-            if importlib.util.find_spec(module) is None:
+            if not _installed(module):
                 raise EnvironmentFailure(
                     f"the {self.name} exporter needs the Python package {module}, which is not installed: "
                     f"pip install 'bgevis-convert[{self.extra}]'"
                 )
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that `module` would be in
+        return False
 
 
 def exporters() -> dict[str, Exporter]:

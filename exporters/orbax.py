@@ -1,0 +1,129 @@
+"""Orbax: a checkpoint that an NNX user restores without this package.
+
+The tree is the one that Orbax writes for `nnx.state(model)`: module path, parameter, "value", with the
+elements of lists numbered as strings. So both of these work:
+
+    StandardCheckpointer().restore(path)                             nested dict of arrays
+    StandardCheckpointer().restore(path, nnx.state(abstract_model))  what nnx.update takes
+
+Source: https://orbax.readthedocs.io, "Checkpointing PyTrees of Arrays"; zarr v2, one uncompressed chunk
+per array, instead of Orbax's default OCDBT, which names its files at random.
+"""
+
+import functools
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .base import Artifact, Description, Exporter, Request
+from .jax_programs import JaxRunner
+
+KEY = "orbax"
+LEAF = "value"
+"""What Orbax calls the array inside an nnx.Variable."""
+
+
+def write(request: Request) -> dict[str, Description]:
+    """Write the checkpoint, straight from the pages of the weights file."""
+    import orbax.checkpoint as ocp
+
+    names = sorted(request.weights.tensors)
+    checkpoint = request.out / "new"
+    with _quiet():
+        handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False, type_handler_registry=_uncopied())
+        with ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save(checkpoint.absolute(), args=ocp.args.PyTreeSave(_tree(request.weights, names)))
+    _forget_when_and_where(checkpoint)
+    for path in checkpoint.iterdir():
+        path.rename(request.out / path.name)
+    checkpoint.rmdir()
+    request.progress(sum(location.nbytes for location in request.weights.tensors.values()))
+    return {name: {"path": KEY} for name in request.network.entry_points}
+
+
+def open_(artifact: Artifact) -> JaxRunner:
+    """Restore the checkpoint into the NNX model, jitted per entry point and shape."""
+    import jax
+    import jax.numpy as jnp
+    import orbax.checkpoint as ocp
+
+    network = artifact.network()
+    weights = {name: jnp.asarray(array) for name, array in read_weights(artifact)}
+    return JaxRunner(
+        name=f"orbax-checkpoint {ocp.__version__} + jax {jax.__version__}",
+        entry_points=artifact.entry_points,
+        functions={name: functools.partial(jax.jit(network.function(name)), weights) for name in artifact.entry_points},
+    )
+
+
+def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+    """Restore one array after the other, so that only one is in memory."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    directory = (artifact.directory / KEY).absolute()
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(directory).item_metadata.tree
+        for path, _ in jax.tree.leaves_with_path(tree):
+            keys = [str(entry.key) for entry in path]
+            args = ocp.args.PyTreeRestore(item=_nested(keys, 0), partial_restore=True)
+            yield ".".join(keys[:-1]), jax.tree.leaves(checkpointer.restore(directory, args=args))[0]
+
+
+def _tree(arrays: Mapping[str, np.ndarray], names: list[str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name in names:
+        node = tree
+        for part in name.split("."):
+            node = node.setdefault(part, {})
+        node[LEAF] = arrays[name]
+    return tree
+
+
+def _nested(keys: list[str], leaf: object) -> Any:
+    return functools.reduce(lambda inner, key: {key: inner}, reversed(keys), leaf)
+
+
+def _uncopied() -> Any:
+    """Give a type registry that writes numpy arrays where they lie: Orbax copies all of them first otherwise."""
+    from orbax.checkpoint import type_handlers
+
+    handler = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    return type_handlers.create_type_handler_registry((np.ndarray, handler))
+
+
+def _forget_when_and_where(checkpoint: Path) -> None:
+    """Take the clock and the absolute path out of a finished checkpoint; Orbax reads neither."""
+    (checkpoint / "commit_success.txt").unlink(missing_ok=True)
+    path = checkpoint / "_CHECKPOINT_METADATA"
+    metadata = json.loads(path.read_text())
+    path.write_text(json.dumps(metadata | {"init_timestamp_nsecs": 0, "commit_timestamp_nsecs": 0}))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the warnings that Orbax logs about the layout chosen here on purpose."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+EXPORTER = Exporter(
+    name="orbax",
+    key=KEY,
+    folder=KEY,
+    modules=("jax", "flax", "orbax.checkpoint"),
+    extra="orbax",
+    write=write,
+    open=open_,
+    read_weights=read_weights,
+)

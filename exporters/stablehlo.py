@@ -1,0 +1,148 @@
+"""StableHLO: per entry point a portable program whose arguments are the weights it uses, then its inputs.
+
+    encode_text.mlirbc                   StableHLO bytecode with dynamic dimensions
+    encode_text.batch=1,tokens=32.mlirbc the same for fixed sizes, for compilers that take no others
+    encode_text.jax_export               for `jax.export.deserialize`: any size, on CPU, GPU and TPU
+
+Source: https://openxla.org/stablehlo/compatibility (portable artifacts keep for five years) and
+https://docs.jax.dev/en/latest/export/export.html. Each argument carries its name as its location.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..validation.entry_point import EntryPoint
+from ..validation.errors import InputError
+from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Request
+from .jax_programs import JaxRunner, named_function, reproducible_lowering
+from .weights import WeightsFile
+
+if TYPE_CHECKING:
+    from jax.export import Exported
+
+    from ..model.network import Network
+
+KEY = "stablehlo"
+PORTABLE = ("cpu",)
+"""One platform: with several, the program would take the platform's index as its first argument."""
+JAX_PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write(request: Request) -> dict[str, Description]:
+    """Write the programs of every entry point."""
+    variants = {name: _variants(entry, request.static) for name, entry in request.network.entry_points.items()}
+    return {name: _write_entry(request, name, variants[name]) for name in request.network.entry_points}
+
+
+def _write_entry(request: Request, entry_point: str, variants: Mapping[str, Mapping[str, int]]) -> Description:
+    network = request.network
+    dynamic = _export(network, entry_point, PORTABLE)
+    fixed = {
+        label: _save(request, f"{entry_point}.{label}.mlirbc", _export(network, entry_point, PORTABLE, sizes))
+        for label, sizes in variants.items()
+    }
+    portable = _export(network, entry_point, JAX_PLATFORMS)
+    return {
+        "path": _save(request, f"{entry_point}.mlirbc", dynamic),
+        "jax_export": _save(request, f"{entry_point}.jax_export", portable),
+        "weights": list(network.used_weights(entry_point)),
+        "outputs": sorted(spec.name for spec in network.entry_points[entry_point].outputs),
+        "static": fixed,
+        "stablehlo": _version(dynamic.mlir_module_serialized),
+        "calling_convention_version": portable.calling_convention_version,
+    }
+
+
+def open_(artifact: Artifact) -> JaxRunner:
+    """Deserialize the `jax_export` programs and bind them to the mapped weights file."""
+    import jax
+    import jax.numpy as jnp
+    from jax import export
+
+    file = WeightsFile(artifact.directory / PROGRAMS / WEIGHTS)
+    weights = functools.cache(lambda name: jnp.asarray(file[name]))
+    functions = {}
+    for name in artifact.entry_points:
+        program = artifact.programs[name]
+        exported = export.deserialize(bytearray((artifact.directory / program["jax_export"]).read_bytes()))
+        functions[name] = functools.partial(
+            jax.jit(exported.call), {leaf: weights(leaf) for leaf in program["weights"]}
+        )
+    return JaxRunner(f"jax.export {jax.__version__}", artifact.entry_points, functions)
+
+
+def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+    """Read what the programs are fed with: every leaf that one of them names, once."""
+    file = WeightsFile(artifact.directory / PROGRAMS / WEIGHTS)
+    named = (leaf for program in artifact.programs.values() for leaf in program["weights"])
+    for leaf in dict.fromkeys(named):
+        yield leaf, file[leaf]
+
+
+def _variants(entry: EntryPoint, requested: tuple[Mapping[str, int], ...]) -> dict[str, dict[str, int]]:
+    """Give the fixed sizes that concern an entry point, by label: "batch=1,tokens=32".
+
+    Raises:
+        InputError: a size is out of bounds, or an axis of the entry point has none.
+    """
+    variants = {}
+    for sizes in requested:
+        own = {axis: _checked(entry, axis, sizes) for axis in entry.axes}
+        variants[",".join(f"{axis}={size}" for axis, size in own.items())] = own
+    return variants
+
+
+def _checked(entry: EntryPoint, axis: str, sizes: Mapping[str, int]) -> int:
+    low, high = entry.axes[axis].low, entry.axes[axis].high
+    bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+    if axis not in sizes:
+        raise InputError(
+            f"a static program of {entry.name} needs a size for its axis {axis}, {bounds}; got {dict(sizes)}"
+        )
+    if sizes[axis] < low or (high is not None and sizes[axis] > high):
+        raise InputError(f"{entry.name} takes {axis} {bounds}; a static program for {axis}={sizes[axis]} cannot exist")
+    return sizes[axis]
+
+
+def _export(
+    network: "Network", entry_point: str, platforms: tuple[str, ...], sizes: Mapping[str, int] | None = None
+) -> "Exported":
+    import jax
+    from jax import export
+
+    function = jax.jit(named_function(network, entry_point))
+    weights = network.weight_specs(network.used_weights(entry_point))
+    with reproducible_lowering():
+        return export.export(function, platforms=platforms)(weights, *network.input_specs(entry_point, sizes))
+
+
+def _save(request: Request, name: str, exported: "Exported") -> str:
+    """Write a program and give its path in the run directory."""
+    data = exported.serialize() if name.endswith(".jax_export") else exported.mlir_module_serialized
+    (request.out / name).write_bytes(data)
+    request.progress(len(data))
+    return f"{PROGRAMS}/{name}"
+
+
+def _version(bytecode: bytes) -> str:
+    """Read the version of StableHLO that a portable artifact asks for.
+
+    Source: https://mlir.llvm.org/docs/BytecodeFormat, the producer: magic number, version, then a C string.
+    """
+    producer = bytecode[5 : bytecode.index(b"\0")].decode()
+    return producer.removeprefix("StableHLO_v")
+
+
+EXPORTER = Exporter(
+    name="stablehlo",
+    key=KEY,
+    folder=PROGRAMS,
+    modules=("jax",),
+    extra="all",
+    write=write,
+    open=open_,
+    read_weights=read_weights,
+)
