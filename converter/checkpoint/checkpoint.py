@@ -1,0 +1,107 @@
+"""`open_checkpoint`: whatever the container, a list of tensors and where each one's bytes are."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from .archive import check_crc
+from .foreign import container_of
+from .format_error import FormatError, blame
+from .mapped import MappedFile
+from .part import Part
+from .safetensors_file import read_safetensors
+from .sharded import find_in_folder, read_shards
+from .state_dict import strip_prefixes
+from .tensor import Tensor
+from .torch_legacy import read_torch_legacy
+from .torch_zip import read_torch_zip
+
+READERS = {"torch-zip": read_torch_zip, "torch-legacy": read_torch_legacy, "safetensors": read_safetensors}
+
+
+class Checkpoint:
+    """An opened checkpoint: an index. Weights are read by `read`, one at a time.
+
+    path: as it was given. files: every file that it consists of, the index first. container: "torch-zip",
+    "torch-legacy", "safetensors", "safetensors-sharded" or "torch-zip-sharded". wrappers: what was unwrapped,
+    outermost first, such as ("model_state_dict", "module."). tensors: by name after unwrapping, in the order of the
+    file. ignored: key paths of what is no tensor of the state dict, such as "optimizer_state_dict".
+    """
+
+    def __init__(
+        self, path: Path, container: str, parts: list[Part], tensors: Mapping[str, Tensor], index: MappedFile | None
+    ) -> None:
+        prefixes, renamed = strip_prefixes(tensors)
+        self.path = path
+        self.container = container
+        self.files = tuple(file.path for file in (*([index] if index else ()), *(part.file for part in parts)))
+        self.wrappers = (*parts[0].wrappers, *prefixes)
+        self.ignored = tuple(key for part in parts for key in part.ignored)
+        self.tensors: Mapping[str, Tensor] = MappingProxyType(renamed)
+        self._parts = {part.file.path: part for part in parts}
+        for part in parts:
+            part.file.close()
+
+    def read(self, name: str) -> np.ndarray:
+        """Give a tensor as a read-only view of the mapped file, with the bits and strides that are stored.
+
+        Shape () for a scalar. Nothing is read until the array is touched; no checksum is compared, see `check`.
+
+        Raises:
+            KeyError: there is no such tensor.
+            InputError: the file changed since it was opened.
+        """
+        tensor = self.tensors[name]
+        with blame(tensor.file):
+            return self._parts[tensor.file].file.array(tensor)
+
+    def release(self, name: str) -> None:
+        """Drop a tensor's pages from this process, so that streaming over all tensors needs the memory of one.
+
+        Arrays that `read` gave stay valid; touching them reads the file again.
+        """
+        tensor = self.tensors[name]
+        self._parts[tensor.file].file.forget(tensor.offset, tensor.extent)
+
+    def check(self) -> None:
+        """Compare the CRC32 of every record of a torch zip with its bytes, reading each file once. Others have none.
+
+        `read` alone does not do this; run it once, where the file is read from end to end anyway.
+
+        Raises:
+            InputError: a record is corrupt.
+        """
+        for part in self._parts.values():
+            with blame(part.file.path):
+                for record in part.records:
+                    check_crc(part.file, record)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a checkpoint: a torch file (zip or legacy), safetensors, an index of shards, or a folder with one of those.
+
+    Reads names, shapes and places, no weights. The content decides, never the file's name. Nothing from the file is
+    executed or imported.
+
+    Raises:
+        InputError: it cannot be read, is unsafe, corrupt or of an unsupported kind.
+        EnvironmentFailure: there is no permission to read it.
+    """
+    with blame(path):
+        file = MappedFile(find_in_folder(path) if path.is_dir() else path)
+    with blame(file.path):
+        container = container_of(file)
+        if container == "index":
+            parts, tensors = read_shards(file, _read_file)
+            return Checkpoint(path, f"{parts[0].container}-sharded", parts, tensors, file)
+        part = READERS[container](file)
+        return Checkpoint(path, container, [part], part.tensors, None)
+
+
+def _read_file(file: MappedFile) -> Part:
+    container = container_of(file)
+    if container == "index":
+        raise FormatError("is an index of shards, expected a shard")
+    return READERS[container](file)

@@ -1,0 +1,37 @@
+"""What a reader raises when a file is not what it should be, and the one place where that meets the file's name."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...validation.errors import EnvironmentFailure, InputError
+
+SHOWN = 200
+
+
+class FormatError(Exception):
+    """The bytes are not a checkpoint that this package reads. The message does not name the file: see `blame`."""
+
+
+def shown(text: str) -> str:
+    """Give text from a file in a form that may stand in a message: one line, printable, not too long."""
+    quoted = ascii(text[:SHOWN])
+    return quoted if len(text) <= SHOWN else f"{quoted}..."
+
+
+@contextmanager
+def blame(path: Path) -> Iterator[None]:
+    """Turn what goes wrong inside into one error that names `path`.
+
+    Raises:
+        InputError: the file is malformed or cannot be read.
+        EnvironmentFailure: there is no permission to read it.
+    """
+    try:
+        yield
+    except FormatError as error:
+        raise InputError(f"{path}: {error}") from error
+    except PermissionError as error:
+        raise EnvironmentFailure(f"{path}: no permission to read it; change its mode or run as its owner") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
