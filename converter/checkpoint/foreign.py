@@ -2,7 +2,7 @@
 
 from .format_error import FormatError
 from .mapped import MappedFile
-from .torch_legacy import PREFIX
+from .torch_legacy import starts_legacy
 
 HEAD = 512
 TAR_MAGIC_AT = 257
@@ -33,7 +33,7 @@ def container_of(file: MappedFile) -> str:
     head = file.bytes(0, min(HEAD, file.size))
     if head.startswith(b"PK\3\4"):
         return "torch-zip"
-    if head.startswith(PREFIX):
+    if starts_legacy(head):
         return "torch-legacy"
     if head[8:9] == b"{" and not _is_text(head[:8]):
         return "safetensors"

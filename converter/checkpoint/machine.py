@@ -21,7 +21,7 @@ LoadStorage = Callable[[object], object]
 
 
 class Machine:
-    """Interpret the pickle that starts at `position` of `data`.
+    """Interpret the pickle that starts at `position` of `data`; run again for one that follows it.
 
     `find_global(module, name)` and `load_storage(persistent id)` supply what the pickle refers to. `budget` is in
     bytes of memory, give or take; it is charged before the memory is used.
@@ -57,7 +57,8 @@ class Machine:
             handle(self)
         if len(self._stack) != 1 or self._outer:
             raise FormatError("the pickle stops with more or less than one value")
-        return self._stack[0]
+        self._memo.clear()
+        return self._stack.pop()
 
     # Reading the stream
 

@@ -33,7 +33,8 @@ def place(found: StateDict, starts: Mapping[str, int], file: MappedFile) -> dict
     for name, view in found.views:
         nbytes = check_view(name, view.shape, view.strides, view.offset, view.dtype, _room(view.storage, view.dtype))
         check_broadcast(name, nbytes, file.size)
-        offset = starts[view.storage.key] + view.offset * DTYPES[view.dtype].itemsize
+        # An empty tensor may have any offset; it is given one inside the file
+        offset = starts[view.storage.key] + (view.offset * DTYPES[view.dtype].itemsize if nbytes else 0)
         identity = (str(file.path), view.storage.key)
         tensors[name] = Tensor(name, view.shape, view.dtype, file.path, offset, view.strides, nbytes, identity)
     return tensors

@@ -167,10 +167,11 @@ FUNCTIONS: dict[tuple[str, str], Callable[[Arguments], object]] = {
     ("numpy._core.numeric", "_frombuffer"): _opaque,
     ("numpy.core.numeric", "_frombuffer"): _opaque,
     ("numpy", "dtype"): _opaque,
-    ("builtins", "set"): _opaque,
-    ("__builtin__", "set"): _opaque,
-    ("builtins", "bytearray"): _opaque,
-    ("builtins", "complex"): _opaque,
+    **{
+        (module, name): _opaque
+        for module in ("builtins", "__builtin__")
+        for name in ("set", "frozenset", "bytes", "bytearray", "complex")
+    },
     ("collections", "Counter"): _opaque,
     ("datetime", "datetime"): _opaque,
     **{("pathlib", name): _opaque for name in ("Path", "PosixPath", "WindowsPath")},

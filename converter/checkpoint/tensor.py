@@ -86,6 +86,8 @@ def check_view(name: str, shape: tuple[int, ...], strides: tuple[int, ...], offs
     itemsize = DTYPES[dtype].itemsize
     if math.prod(size for size in shape if size) * itemsize > MAX_BYTES:
         raise FormatError(f"{what} declares a shape that no storage can hold")
+    if 0 in shape:
+        return 0
     if offset + span(shape, strides) > room:
         raise FormatError(
             f"{what} reaches outside its storage: it needs {offset + span(shape, strides)} elements, "

@@ -15,8 +15,15 @@ from .state_dict import find_state_dict
 from .storages import Storages, check_size, itemsize
 
 MAGIC = 0x1950A86A20F9469CFC6C
-PREFIX = b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
+MAGIC_BYTES = b"\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
+MAGIC_WITHIN = 32
+"""The magic number is a pickle of its own, so where exactly its bytes start depends on the protocol."""
 PROTOCOL = 1001
+
+
+def starts_legacy(head: bytes) -> bool:
+    """Tell whether these are the first bytes of a file in the legacy format."""
+    return head[:1] == b"\x80" and MAGIC_BYTES in head[:MAGIC_WITHIN]
 
 
 def read_torch_legacy(file: MappedFile) -> Part:
@@ -27,21 +34,15 @@ def read_torch_legacy(file: MappedFile) -> Part:
     """
     storages = Storages(legacy=True)
     with memoryview(file.map) as data:
-        machine = Machine(data, len(PREFIX), BASE_BUDGET + file.size, find_global, storages.load)
-        _check_system(machine.run(), machine.run())
+        machine = Machine(data, 0, BASE_BUDGET + file.size, find_global, storages.load)
+        _check_system(machine.run(), machine.run(), machine.run())
         found = find_state_dict(machine.run())
-        keys = machine.run()
-    return Part(
-        "torch-legacy",
-        file,
-        place(found, _starts(file, storages, keys, machine.position), file),
-        found.wrappers,
-        found.ignored,
-    )
+        starts = _starts(file, storages, machine.run(), machine.position)
+    return Part("torch-legacy", file, place(found, starts, file), found.wrappers, found.ignored)
 
 
-def _check_system(protocol: object, system: object) -> None:
-    if protocol != PROTOCOL or type(system) is not Entries:
+def _check_system(magic: object, protocol: object, system: object) -> None:
+    if magic != MAGIC or protocol != PROTOCOL or type(system) is not Entries:
         raise FormatError("has an unknown version of the legacy torch format")
     if not any(key == "little_endian" and value is True for key, value in system if type(key) is str):
         raise FormatError("was saved on a big-endian machine; save it again on a little-endian one")
