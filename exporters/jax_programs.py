@@ -14,6 +14,15 @@ from ..validation.runner import Arrays
 if TYPE_CHECKING:
     from ..model.network import Function, Network
 
+STABLEHLO = "1.0.0"
+"""The version that programs for other readers ask for. JAX writes one that is weeks old, newer than what
+a released TensorFlow reads (2.21 reads 1.13); readers accept every version of the last five years.
+
+Source: https://openxla.org/stablehlo/compatibility
+"""
+
+PASSES = "func.func(stablehlo-legalize-composite-to-call)"
+
 
 @contextmanager
 def reproducible_lowering() -> Iterator[None]:
@@ -39,6 +48,25 @@ def named_function(network: "Network", entry_point: str) -> "Function":
     parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in names]
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return function
+
+
+def portable(module: bytes) -> bytes:
+    """Rewrite a serialized StableHLO module for readers older than JAX: to `STABLEHLO`, without composites.
+
+    JAX writes `erf` as a composite; TensorFlow 2.21 does not carry dynamic sizes into its decomposition.
+
+    Raises:
+        ValueError: the module has an operation that this version had not yet.
+    """
+    from jax.extend.mlir import ir, passmanager
+    from jax.extend.mlir.dialects import stablehlo
+
+    stablehlo.register_stablehlo_passes()
+    with ir.Context() as context:
+        stablehlo.register_dialect(context)
+        parsed = stablehlo.deserialize_portable_artifact(context, module)
+        passmanager.PassManager.parse(f"builtin.module({PASSES})").run(parsed.operation)
+        return stablehlo.serialize_portable_artifact(parsed, STABLEHLO)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import InputError
 from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Request
-from .jax_programs import JaxRunner, named_function, reproducible_lowering
+from .jax_programs import STABLEHLO, JaxRunner, named_function, portable, reproducible_lowering
 from .weights import WeightsFile
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _write_entry(request: Request, entry_point: str, variants: Mapping[str, Mapp
         "weights": list(network.used_weights(entry_point)),
         "outputs": sorted(spec.name for spec in network.entry_points[entry_point].outputs),
         "static": fixed,
-        "stablehlo": _version(dynamic.mlir_module_serialized),
+        "stablehlo": STABLEHLO,
         "calling_convention_version": portable.calling_convention_version,
     }
 
@@ -59,11 +59,10 @@ def _write_entry(request: Request, entry_point: str, variants: Mapping[str, Mapp
 def open_(artifact: Artifact) -> JaxRunner:
     """Deserialize the `jax_export` programs and bind them to the mapped weights file."""
     import jax
-    import jax.numpy as jnp
     from jax import export
 
     file = WeightsFile(artifact.directory / PROGRAMS / WEIGHTS)
-    weights = functools.cache(lambda name: jnp.asarray(file[name]))
+    weights = functools.cache(lambda name: jax.device_put(file[name]))  # on a CPU no copy: the mapped pages
     functions = {}
     for name in artifact.entry_points:
         program = artifact.programs[name]
@@ -121,19 +120,10 @@ def _export(
 
 def _save(request: Request, name: str, exported: "Exported") -> str:
     """Write a program and give its path in the run directory."""
-    data = exported.serialize() if name.endswith(".jax_export") else exported.mlir_module_serialized
+    data = exported.serialize() if name.endswith(".jax_export") else portable(exported.mlir_module_serialized)
     (request.out / name).write_bytes(data)
     request.progress(len(data))
     return f"{PROGRAMS}/{name}"
-
-
-def _version(bytecode: bytes) -> str:
-    """Read the version of StableHLO that a portable artifact asks for.
-
-    Source: https://mlir.llvm.org/docs/BytecodeFormat, the producer: magic number, version, then a C string.
-    """
-    producer = bytecode[5 : bytecode.index(b"\0")].decode()
-    return producer.removeprefix("StableHLO_v")
 
 
 EXPORTER = Exporter(

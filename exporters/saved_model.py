@@ -1,0 +1,191 @@
+"""TensorFlow SavedModel: one signature per entry point around the StableHLO that JAX lowers to.
+
+The variables are named as the leaves and shared by all signatures. Loading needs TensorFlow alone.
+
+Source: https://github.com/jax-ml/jax/tree/main/jax/experimental/jax2tf (native serialization, op
+XlaCallModule) and https://www.tensorflow.org/guide/saved_model.
+"""
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..validation.entry_point import EntryPoint
+from ..validation.runner import Arrays
+from .base import Artifact, Description, Exporter, Request
+from .jax_programs import named_function, portable, reproducible_lowering
+from .weights import WeightsFile
+
+if TYPE_CHECKING:
+    from ..model.network import Network
+
+KEY = "saved_model"
+VARIABLES = "weights"
+"""The attribute of the root object that holds the variables, nested as the modules are."""
+VALUE = ".ATTRIBUTES/VARIABLE_VALUE"
+"""What TensorFlow's checkpoints append to the path of a variable."""
+
+
+def write(request: Request) -> dict[str, Description]:
+    """Trace every entry point, save, and take out what differs from run to run."""
+    tf = _tensorflow()
+    variables = _variables(request.weights)
+    root = tf.Module()
+    setattr(root, VARIABLES, _nested(variables))
+    with reproducible_lowering():
+        signatures = {name: _signature(request.network, name, variables) for name in request.network.entry_points}
+    tf.saved_model.save(root, str(request.out), signatures=signatures)
+    (request.out / "fingerprint.pb").unlink()  # holds a random id; TensorFlow loads without it
+    _renumber(request.out / "saved_model.pb")
+    request.progress(sum(path.stat().st_size for path in request.out.rglob("*") if path.is_file()))
+    return {name: _describe(name, function) for name, function in signatures.items()}
+
+
+def open_(artifact: Artifact) -> "SavedModelRunner":
+    """Load the SavedModel in TensorFlow."""
+    tf = _tensorflow()
+    return SavedModelRunner(tf.saved_model.load(str(artifact.directory / KEY)), artifact)
+
+
+def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+    """Read the variables one after the other from the checkpoint inside the SavedModel."""
+    tf = _tensorflow()
+    reader = tf.train.load_checkpoint(str(artifact.directory / KEY / "variables" / "variables"))
+    for key in sorted(reader.get_variable_to_shape_map()):
+        if key.startswith(f"{VARIABLES}/"):
+            path = key.removeprefix(f"{VARIABLES}/").removesuffix(f"/{VALUE}")
+            yield path.replace("/", "."), reader.get_tensor(key)
+
+
+class SavedModelRunner:
+    """Runs the signatures of a loaded SavedModel."""
+
+    def __init__(self, loaded: Any, artifact: Artifact):
+        tf = _tensorflow()
+        self.name = f"tensorflow {tf.__version__}"
+        self._constant = tf.constant
+        self._loaded = loaded  # the signatures do not keep the variables alive
+        self._signatures = {name: artifact.programs[name]["signature"] for name in artifact.entry_points}
+
+    def run(self, entry_point: str, inputs: Arrays) -> Arrays:
+        """Call the entry point's signature."""
+        signature = self._loaded.signatures[self._signatures[entry_point]]
+        outputs = signature(**{name: self._constant(array) for name, array in inputs.items()})
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+
+def _tensorflow() -> Any:
+    """Import TensorFlow without the notes that it prints while it starts."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow
+
+    return tensorflow
+
+
+def _variables(weights: WeightsFile) -> dict[str, Any]:
+    """Make variables that lie on the pages of the weights file: TensorFlow's own way in copies twice.
+
+    The mapping is private to this process, since DLPack has no word for arrays that must not be written.
+    """
+    tf = _tensorflow()
+    private = np.memmap(weights.path, dtype=np.uint8, mode="c")
+    variables = {}
+    for name, location in sorted(weights.tensors.items()):
+        data = private[location.offset : location.offset + location.nbytes]
+        array = data.view(location.dtype).reshape(location.shape)
+        tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+        variables[name] = tf.Variable(tensor, trainable=False, name=name)
+    return variables
+
+
+def _nested(variables: Mapping[str, Any]) -> dict[str, Any]:
+    root: dict[str, Any] = {}
+    for name, variable in variables.items():
+        *parents, last = name.split(".")
+        functools.reduce(lambda node, part: node.setdefault(part, {}), parents, root)[last] = variable
+    return root
+
+
+def _signature(network: "Network", entry_point: str, variables: Mapping[str, Any]) -> Any:
+    """Trace an entry point for every size of its axes."""
+    tf = _tensorflow()
+    from jax.experimental import jax2tf
+
+    entry = network.entry_points[entry_point]
+    convert = jax2tf.convert(
+        named_function(network, entry_point),
+        polymorphic_shapes=[None, *(f"({', '.join(map(str, spec.shape))},)" for spec in entry.inputs)],
+        polymorphic_constraints=_constraints(entry),
+        with_gradient=False,
+        native_serialization_platforms=("cpu",),
+    )
+    used = {name: variables[name] for name in network.used_weights(entry_point)}
+
+    def call(*inputs: Any) -> Any:
+        return convert(used, *inputs)
+
+    call.__name__ = entry_point
+    return tf.function(call, autograph=False).get_concrete_function(
+        *(
+            tf.TensorSpec([d if isinstance(d, int) else None for d in spec.shape], spec.dtype, spec.name)
+            for spec in entry.inputs
+        )
+    )
+
+
+def _constraints(entry: EntryPoint) -> list[str]:
+    low = [f"{name} >= {axis.low}" for name, axis in entry.axes.items() if axis.low > 1]
+    return low + [f"{name} <= {axis.high}" for name, axis in entry.axes.items() if axis.high is not None]
+
+
+def _describe(entry_point: str, function: Any) -> Description:
+    call = next(op for op in function.graph.get_operations() if op.type == "XlaCallModule")
+    return {
+        "path": KEY,
+        "signature": entry_point,
+        "tensorflow": _tensorflow().__version__,
+        "xla_call_module": call.get_attr("version"),
+    }
+
+
+def _renumber(path: Path) -> None:
+    """Count the functions of the graph from 0: TensorFlow counts what the process has made so far."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    graph, objects = model.meta_graphs[0].graph_def, model.meta_graphs[0].object_graph_def
+    library = graph.library.function
+    library.sort(key=lambda function: int(function.signature.name.rpartition("_")[2]))
+    names = {f.signature.name: f"{f.signature.name.rpartition('_')[0]}_{i}" for i, f in enumerate(library)}
+    for function in library:
+        function.signature.name = names[function.signature.name]
+    for node in [*graph.node, *(node for function in library for node in function.node_def)]:
+        for attribute in node.attr.values():
+            if attribute.HasField("func"):
+                attribute.func.name = names[attribute.func.name]
+        if node.op == "XlaCallModule":
+            node.attr["module"].s = portable(node.attr["module"].s)
+    for old in list(objects.concrete_functions):
+        objects.concrete_functions[names[old]].CopyFrom(objects.concrete_functions.pop(old))
+    for saved in objects.nodes:
+        if saved.HasField("bare_concrete_function"):
+            saved.bare_concrete_function.concrete_function_name = names[
+                saved.bare_concrete_function.concrete_function_name
+            ]
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+EXPORTER = Exporter(
+    name="saved-model",
+    key=KEY,
+    folder=KEY,
+    modules=("jax", "tensorflow"),
+    extra="saved-model",
+    write=write,
+    open=open_,
+    read_weights=read_weights,
+)
