@@ -12,11 +12,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..validation.errors import ConvertError, EnvironmentFailure, InputError
+from ..validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -48,13 +49,8 @@ class RunDirectory:
         Raises:
             InputError: something else is in the place.
         """
-        if path.exists():
-            refuse_foreign(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise InputError(f"{path} cannot be a run directory: {error.strerror}; choose another --out") from error
-        (path / STAGING).mkdir(exist_ok=True)
+        refuse_foreign(path)
+        (path / STAGING).mkdir(parents=True, exist_ok=True)
         _write_json(path / MANIFEST, path / STAGING / MANIFEST, manifest)
         return cls(path)
 
@@ -83,45 +79,46 @@ class RunDirectory:
             change(manifest)
             _write_json(self.path / MANIFEST, self.path / STAGING / MANIFEST, manifest)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the directory for one command.
-
-        Raises:
-            EnvironmentFailure: another command is at work in it.
-        """
-        with (self.path / LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise EnvironmentFailure(f"{self.path} is in use by another bgevis-convert; wait for it to end") from error
-            yield
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the directory for one command, see `hold`."""
+        return hold(self.path)
 
     @contextlib.contextmanager
-    def stage(self, name: str, reads: str = "") -> Iterator[Path]:
+    def stage(self, name: str, reads: str = "") -> Iterator["Staged"]:
         """Run a stage: yields an empty folder to write below, and commits what is in it.
 
-        On failure the folder is emptied and the manifest holds neither files nor a verdict of the stage,
-        except that a GateError leaves the verdict "fail".
+        A GateError commits too, with the verdict "fail": its reports say what was wrong. After any other
+        failure the manifest holds neither files nor a verdict of the stage.
         """
-        out = self.path / STAGING / name
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        self.update(lambda manifest: self._forget(manifest, name))
+        staged = Staged(self.path / STAGING / name)
         try:
-            yield out
-            files = {str(p.relative_to(out)): describe(p) for p in sorted(out.rglob("*")) if p.is_file()}
-            for relative in files:
-                _move(out / relative, self.path / relative)
-            self.update(lambda manifest: _record(manifest, name, reads, files, "pass"))
-        except ConvertError as error:
-            if error.exit_code == 1:
-                self.update(lambda manifest: _record(manifest, name, reads, {}, "fail"))
+            shutil.rmtree(staged.out, ignore_errors=True)
+            staged.out.mkdir(parents=True)
+            self.update(lambda manifest: self._forget(manifest, name))
+            yield staged
+            self._commit(name, staged, reads, "pass")
+        except GateError:
+            self._commit(name, staged, reads, "fail")
             raise
         except OSError as error:
             raise environment_failure(error, self.path) from error
         finally:
-            shutil.rmtree(out, ignore_errors=True)
+            shutil.rmtree(staged.out, ignore_errors=True)
+
+    def _commit(self, name: str, staged: "Staged", reads: str, verdict: str) -> None:
+        out = staged.out
+        files = {str(p.relative_to(out)): describe(p) for p in sorted(out.rglob("*")) if p.is_file()}
+        for relative in files:
+            _move(out / relative, self.path / relative)
+
+        def record(manifest: Manifest) -> None:
+            manifest["files"] |= files
+            manifest["stages"][name] = {"reads": reads, "files": sorted(files), "key": staged.key}
+            manifest["verdicts"][name] = verdict
+            for entry, description in staged.programs.items():
+                manifest["entry_points"][entry]["programs"][staged.key] = description
+
+        self.update(record)
 
     def _forget(self, manifest: Manifest, name: str) -> None:
         """Take a stage out of the manifest, then delete the files that it had made."""
@@ -129,6 +126,8 @@ class RunDirectory:
         manifest["verdicts"].pop(name, None)
         for relative in record["files"]:
             manifest["files"].pop(relative, None)
+        for entry in manifest["entry_points"].values():
+            entry["programs"].pop(record.get("key"), None)
         _write_json(self.path / MANIFEST, self.path / STAGING / MANIFEST, manifest)
         for relative in record["files"]:
             file = self.path / relative
@@ -136,6 +135,11 @@ class RunDirectory:
             with contextlib.suppress(OSError):  # not empty: something else lies there
                 for folder in list(Path(relative).parents)[:-1]:
                     (self.path / folder).rmdir()
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Undo stages: their verdicts and the files that they made."""
+        for name in names:
+            self.update(lambda manifest, name=name: self._forget(manifest, name))
 
     def is_current(self, name: str, reads: str) -> bool:
         """Say whether a stage has passed on exactly these inputs and its files are whole."""
@@ -149,8 +153,8 @@ class RunDirectory:
         """Name the files that are missing or differ from the manifest, and say how."""
         manifest = manifest or self.manifest()
         for relative in manifest["files"] if files is None else files:
-            wanted, file = manifest["files"][relative], self.path / relative
-            if not file.is_file():
+            wanted, file = manifest["files"].get(relative), self.path / relative
+            if not file.is_file() or not wanted:
                 yield f"{file} is missing"
             elif file.stat().st_size != wanted["bytes"]:
                 yield f"{file} has {file.stat().st_size} bytes, the manifest says {wanted['bytes']}"
@@ -165,8 +169,53 @@ class RunDirectory:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass
+class Staged:
+    """What a stage has made so far.
+
+    Args:
+        out: write here, in the places that the files have in the run directory.
+        key: of the format that `programs` belong to, as in the manifest.
+        programs: entry point -> description of its program, to be stated in the manifest.
+    """
+
+    out: Path
+    key: str = ""
+    programs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Make a directory if there is none, and hold it for one command. An empty one is taken away again.
+
+    Raises:
+        EnvironmentFailure: another command is at work in it.
+        InputError: something else is in the place.
+    """
+    refuse_foreign(path)
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with (path / LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise EnvironmentFailure(f"{path} is in use by another bgevis-convert; wait for it to end") from error
+            shutil.rmtree(path / STAGING, ignore_errors=True)
+            try:
+                yield
+            finally:
+                shutil.rmtree(path / STAGING, ignore_errors=True)
+                if not (path / MANIFEST).exists():
+                    (path / LOCK).unlink()
+    finally:
+        with contextlib.suppress(OSError):  # not empty: it holds a run, or another command holds it
+            path.rmdir()
+
+
 def refuse_foreign(path: Path) -> None:
     """Raise InputError when `path` exists and is neither an empty directory nor a run directory."""
+    if not path.exists():
+        return
     if not path.is_dir():
         raise InputError(f"{path} exists and is not a directory; choose another --out")
     content = {p.name for p in path.iterdir()}
@@ -200,16 +249,12 @@ def environment_failure(error: OSError, path: Path) -> ConvertError:
     place = error.filename or path
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path if path.exists() else path.parent).free >> 20
-        return EnvironmentFailure(f"{place}: the disk is full ({free} MB free); free some space and run again to resume")
+        return EnvironmentFailure(
+            f"{place}: the disk is full ({free} MB free); free some space and run again to resume"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return EnvironmentFailure(f"{place}: no permission ({error.strerror})")
     return EnvironmentFailure(f"{place}: {error.strerror or error}")
-
-
-def _record(manifest: Manifest, name: str, reads: str, files: Mapping[str, Any], verdict: str) -> None:
-    manifest["files"] |= files
-    manifest["stages"][name] = {"reads": reads, "files": sorted(files)}
-    manifest["verdicts"][name] = verdict
 
 
 def _move(source: Path, target: Path) -> None:

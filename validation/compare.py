@@ -43,7 +43,9 @@ def _run(runner: Runner, case: Case) -> Arrays | str:
         return f"{type(error).__name__}: {error}".split("\n")[0][:300]
 
 
-def _judge(entries: Mapping[str, EntryPoint], golden: Golden, got: Mapping[tuple[str, str], Arrays | str]) -> Iterator[Row]:
+def _judge(
+    entries: Mapping[str, EntryPoint], golden: Golden, got: Mapping[tuple[str, str], Arrays | str]
+) -> Iterator[Row]:
     case = golden.case
     result = got[case.entry_point, case.name]
     for spec in entries[case.entry_point].outputs:
@@ -84,9 +86,7 @@ def _cosine(got: np.ndarray, want: np.ndarray) -> float | None:
     return float(np.min(np.sum(exact * want, axis=1) / np.maximum(norms, 1e-300), initial=1.0))
 
 
-def _neighbours(
-    entry: str, goldens: Sequence[Golden], got: Mapping[tuple[str, str], Arrays | str]
-) -> Iterator[Row]:
+def _neighbours(entry: str, goldens: Sequence[Golden], got: Mapping[tuple[str, str], Arrays | str]) -> Iterator[Row]:
     """Hold the order of each vector's neighbours to float64's; neighbours closer than the budget may swap."""
     if not goldens:
         return

@@ -2,7 +2,7 @@
 
 import dataclasses
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,12 +84,11 @@ def describe(row: Row) -> str:
     return f"{row.output} differs by {row.error:.3g}, allowed {row.allowed:.3g}; {row.problem}"
 
 
-def junit(reports: Mapping[str, Sequence[Report]]) -> str:
+def junit(reports: Mapping[str, Report]) -> str:
     """Write JUnit XML: one suite per artifact, one case per verdict."""
     root = ElementTree.Element("testsuites", name="bgevis-convert")
-    for artifact, several in reports.items():
-        rows = [row for report in several for row in report.rows]
-        failures = str(sum(not row.passed for row in rows))
+    for artifact, report in reports.items():
+        rows, failures = report.rows, str(len(report.failures))
         suite = ElementTree.SubElement(root, "testsuite", name=artifact, tests=str(len(rows)), failures=failures)
         for row in rows:
             name = f"{row.entry_point}: {row.case}"

@@ -34,7 +34,7 @@ class Embeddings(nnx.Module):
         else:
             counts = (input_ids != self.config.pad_token_id).astype(jnp.int32)
             ids = jnp.cumsum(counts, axis=1) * counts + self.config.pad_token_id
-            positions = tap("position", self.position(ids))
+            positions = self.position(ids)
         return self.embed(input_ids, positions)
 
     def embed(

@@ -47,7 +47,10 @@ def rules(config: BertConfig) -> Rules:
     del config
     return (
         *text_rules(PREFIX + "embeddings.", PREFIX + "encoder."),
-        Drop(PREFIX + "pooler.dense.{:weight|bias}", "the next-sentence pooler: sentence embeddings do not pass through it"),
+        Drop(
+            PREFIX + "pooler.dense.{:weight|bias}",
+            "the next-sentence pooler: sentence embeddings do not pass through it",
+        ),
         Drop("{:cls|lm_head}.{:*}", "a pre-training head: sentence embeddings do not pass through it"),
     )
 

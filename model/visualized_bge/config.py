@@ -147,7 +147,9 @@ def rotary_tables(config: VisionConfig) -> tuple[np.ndarray, np.ndarray]:
     """
     half = config.head_dim // 2
     frequencies = 1.0 / 10000.0 ** (np.arange(0, half, 2, dtype=np.float32) / np.float32(half))
-    coordinates = np.arange(config.grid, dtype=np.float32) / np.float32(config.grid) * np.float32(config.pretrained_grid)
+    coordinates = (
+        np.arange(config.grid, dtype=np.float32) / np.float32(config.grid) * np.float32(config.pretrained_grid)
+    )
     angles = np.repeat(coordinates[:, None] * frequencies.astype(np.float32), 2, axis=1)
     rows = np.repeat(angles, config.grid, axis=0)
     columns = np.tile(angles, (config.grid, 1))

@@ -47,7 +47,10 @@ class VisionAttention(nnx.Module):
         sin: Float[Array, "tokens half"],
     ) -> Float[Array, "batch tokens width"]:
         q, k, v = (tapped(name, getattr(self, name), x) for name in ("query", "key", "value"))
-        q, k = tap("rotary_query", ops.rotary_embedding(q, cos, sin)), tap("rotary_key", ops.rotary_embedding(k, cos, sin))
+        q, k = (
+            tap("rotary_query", ops.rotary_embedding(q, cos, sin)),
+            tap("rotary_key", ops.rotary_embedding(k, cos, sin)),
+        )
         attended = ops.attention(q, k, v, scale=self.scale).reshape(x.shape)
         return tapped("out", self.out, tapped("norm", self.norm, attended))
 
@@ -107,7 +110,9 @@ class VisionEncoder(nnx.Module):
     def __call__(self, images: Float[Array, "batch height width_px channels"]) -> Float[Array, "batch tokens width"]:
         """(batch, height, width, channels) normalised -> (batch, 1 + patches, width), the class token first."""
         grid, patch = self.config.grid, self.config.patch_size
-        cut = images.reshape(images.shape[0], grid, patch, grid, patch, self.config.channels).transpose(0, 1, 3, 2, 4, 5)
+        cut = images.reshape(images.shape[0], grid, patch, grid, patch, self.config.channels).transpose(
+            0, 1, 3, 2, 4, 5
+        )
         flat = cut.reshape(images.shape[0], self.config.patches, patch, patch, self.config.channels)
         patches = tapped("patch_embed", self.patch_embed, flat)
         cls = jnp.broadcast_to(self.cls_token[...], (images.shape[0], 1, self.config.width))
@@ -181,7 +186,9 @@ class BGEVisualized(nnx.Module):
         self._check_images(images)
         check_text(input_ids, attention_mask, self.config.max_fused_tokens)
         if images.shape[0] != input_ids.shape[0]:
-            raise ValueError(f"{images.shape[0]} images and {input_ids.shape[0]} texts: there must be one text per image")
+            raise ValueError(
+                f"{images.shape[0]} images and {input_ids.shape[0]} texts: there must be one text per image"
+            )
         return self._fuse(images, input_ids, attention_mask)
 
     def _fuse(self, images: Array, input_ids: Array, attention_mask: Array) -> Array:

@@ -1,0 +1,5 @@
+"""`python -m bgevis.converter` is `bgevis-convert`."""
+
+from .cli import main
+
+main()

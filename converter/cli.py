@@ -1,0 +1,311 @@
+"""The command line. Commands read their arguments and call the library; frameworks are imported inside them."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..validation.errors import ConvertError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+Command = Callable[..., Any]
+
+
+class Group(click.Group):
+    """Turns every failure into one message and an exit code; a traceback only with --debug."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except ConvertError as error:
+            if context.params.get("debug"):
+                raise
+            click.echo(f"error: {error}", err=True)
+            context.exit(error.exit_code)
+        except OSError as error:
+            if context.params.get("debug"):
+                raise
+            from .run_directory import environment_failure
+
+            failure = environment_failure(error, Path.cwd())
+            click.echo(f"error: {failure}", err=True)
+            context.exit(failure.exit_code)
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """List the commands in the order in which they are used, not by the alphabet."""
+        return list(self.commands)
+
+
+def checkpoint_argument(command: Command) -> Command:
+    """Add CKPT."""
+    return click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))(command)
+
+
+def directory_argument(command: Command) -> Command:
+    """Add DIR."""
+    return click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))(command)
+
+
+def out_option(command: Command) -> Command:
+    """Add --out."""
+    help_text = "The run directory to make, or to go on with."
+    return click.option("--out", required=True, type=click.Path(path_type=Path), help=help_text)(command)
+
+
+def source_options(command: Command) -> Command:
+    """Add what helps to identify a checkpoint."""
+    command = click.option("--family", default="", help="Skip detection: see `bgevis-convert families`.")(command)
+    command = click.option(
+        "--config",
+        "configs",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="A configuration file: Hugging Face's config.json, EVA-CLIP's, sentence-transformers'. Repeatable.",
+    )(command)
+    return click.option(
+        "--tokenizer",
+        type=click.Path(path_type=Path, file_okay=False, exists=True),
+        help="The folder of the tokenizer, for the ids of the special tokens.",
+    )(command)
+
+
+def format_option(command: Command) -> Command:
+    """Add --format."""
+    help_text = "Only this format: onnx, orbax, saved-model, stablehlo. Repeatable; default all."
+    return click.option("--format", "formats", multiple=True, help=help_text)(command)
+
+
+def export_options(command: Command) -> Command:
+    """Add what shapes the exported programs."""
+    command = click.option(
+        "--static",
+        "static",
+        multiple=True,
+        metavar="AXIS=N,...",
+        callback=lambda context, parameter, values: tuple(parse_static(value) for value in values),
+        help="Add StableHLO variants of fixed shape, e.g. batch=1,tokens=32. Repeatable.",
+    )(command)
+    return click.option("--opset", type=int, help="ONNX opset; default 23.")(command)
+
+
+def json_option(command: Command) -> Command:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+
+def jobs_option(command: Command) -> Command:
+    """Add --jobs."""
+    default = min(2, os.cpu_count() or 1)
+    help_text = "Processes at work at the same time."
+    return click.option("--jobs", default=default, show_default=True, type=click.IntRange(1, 8), help=help_text)(
+        command
+    )
+
+
+def parse_static(text: str) -> dict[str, int]:
+    """Read "batch=1,tokens=32"."""
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {name.strip(): int(size) for name, size in pairs}
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not like batch=1,tokens=32") from error
+
+
+@click.group(cls=Group, context_settings=CONTEXT)
+@click.version_option(package_name="bgevis-convert", prog_name="bgevis-convert")
+@click.option("--debug", is_flag=True, help="Show tracebacks, and what frameworks print.")
+def main(debug: bool) -> None:
+    """Convert PyTorch checkpoints to Orbax, SavedModel, ONNX and StableHLO, and prove that each is the same network.
+
+    Exit codes: 0 done, 1 a gate said no, 2 usage, 3 the input cannot be used, 4 the environment failed.
+    """
+    if debug:
+        os.environ["BGEVIS_DEBUG"] = "1"
+
+
+@main.command("all")
+@checkpoint_argument
+@out_option
+@format_option
+@source_options
+@export_options
+@jobs_option
+@json_option
+def all_command(checkpoint: Path, out: Path, jobs: int, as_json: bool, **given: Any) -> None:
+    """Do everything: convert CKPT and prove each artifact. Resumes after an interruption."""
+    from . import pipeline
+    from .display import display, report
+
+    with display(as_json) as shown:
+        run = pipeline.convert_all(out, options(checkpoint=checkpoint, **given), shown, jobs)
+    report(run, as_json)
+
+
+@main.command()
+@checkpoint_argument
+@out_option
+@source_options
+@json_option
+def load(checkpoint: Path, out: Path, as_json: bool, **given: Any) -> None:
+    """Open CKPT safely, detect its family, and make the run directory with what was found."""
+    from . import stages
+    from .display import progress, report
+    from .run_directory import hold
+
+    with hold(out), progress("load", as_json) as shown:
+        run = stages.load(out, options(checkpoint=checkpoint, **given), shown)
+    report(run, as_json)
+
+
+def _stage(name: str, summary: str) -> None:
+    """Declare a stage that only needs DIR."""
+
+    @main.command(name, help=summary)
+    @directory_argument
+    @json_option
+    def command(directory: Path, as_json: bool) -> None:
+        from . import stages
+        from .display import progress, report
+        from .run_directory import RunDirectory
+
+        run = RunDirectory(directory)
+        with run.locked(), progress(name, as_json) as shown:
+            getattr(stages, name)(run, options(), shown)
+        report(run, as_json)
+
+
+_stage("remap", "Names -> ledger: what becomes of every tensor.")
+_stage("verify", "Check every tensor: used once, shape, dtype, values, layout. The ledger becomes the certificate.")
+_stage("build", "Write the weights file that the programs share.")
+
+
+@main.command()
+@directory_argument
+@json_option
+def parity(directory: Path, as_json: bool) -> None:
+    """Hold the NNX model against the PyTorch original, every entry point."""
+    from . import pipeline
+    from .display import display, report
+    from .run_directory import RunDirectory
+
+    run = RunDirectory(directory)
+    with run.locked(), display(as_json) as shown:
+        pipeline.prove_parity(run, options(), shown)
+    report(run, as_json)
+
+
+@main.command()
+@click.argument("format_name", metavar="FORMAT")
+@directory_argument
+@export_options
+@json_option
+def export(format_name: str, directory: Path, as_json: bool, **given: Any) -> None:
+    """Write one FORMAT: orbax, saved-model, onnx or stablehlo."""
+    from . import stages
+    from .display import progress, report
+    from .run_directory import RunDirectory
+
+    given_options = options(formats=(format_name,), **given)
+    exporter = stages.chosen(given_options)[0]
+    run = RunDirectory(directory)
+    with run.locked(), progress(f"export {format_name}", as_json) as shown:
+        stages.export(run, exporter, given_options, shown)
+    report(run, as_json)
+
+
+@main.command()
+@directory_argument
+@format_option
+@jobs_option
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Also write the JUnit report here.")
+@json_option
+def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path | None, as_json: bool) -> None:
+    """Execute every artifact in its own runtime and trace its weights. Needs neither CKPT nor PyTorch."""
+    import shutil
+
+    from . import pipeline
+    from .display import display, report
+    from .run_directory import RunDirectory
+    from .validate import JUNIT
+
+    run = RunDirectory(directory)
+    with run.locked():
+        try:
+            with display(as_json) as shown:
+                pipeline.validate_all(run, options(formats=formats), shown, jobs)
+        finally:
+            if junit and (directory / JUNIT).exists():
+                shutil.copyfile(directory / JUNIT, junit)
+    report(run, as_json)
+
+
+@main.command()
+@checkpoint_argument
+@source_options
+@json_option
+def inspect(checkpoint: Path, as_json: bool, **given: Any) -> None:
+    """Show what CKPT holds and which family it belongs to, without converting anything."""
+    from .inspection import describe, show
+
+    described = describe(checkpoint, options(**given))
+    click.echo(json.dumps(described, indent=1) if as_json else show(described))
+
+
+@main.command()
+@directory_argument
+@click.argument("name")
+@json_option
+def why(directory: Path, name: str, as_json: bool) -> None:
+    """Say what became of the tensor or parameter NAME, and why."""
+    from .inspection import explain, tell
+
+    explained = explain(directory, name)
+    click.echo(json.dumps(explained, indent=1) if as_json else tell(explained))
+
+
+@main.command()
+@json_option
+def families(as_json: bool) -> None:
+    """List the model families."""
+    from ..model.family import families as known
+
+    if as_json:
+        click.echo(
+            json.dumps({f.name: {"summary": f.summary, "sizes": list(f.sizes)} for f in known().values()}, indent=1)
+        )
+        return
+    for family in known().values():
+        click.echo(f"{family.name}\n    {family.summary}\n    fixture sizes: {', '.join(family.sizes)}")
+
+
+@main.command()
+@click.argument("family_name", metavar="FAMILY")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The checkpoint to write.")
+@click.option("--size", default="base", show_default=True, help="A published size, or tiny.")
+@click.option("--seed", default=0, show_default=True, help="Of the random weights.")
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float16", "bfloat16"]))
+def fixture(family_name: str, out: Path, size: str, seed: int, dtype: str) -> None:
+    """Write a seeded checkpoint of FAMILY in the upstream layout: .safetensors by its ending, else PyTorch's."""
+    from .fixture import write_fixture
+
+    nbytes = write_fixture(family_name, size, seed, dtype, out)
+    click.echo(f"{out}: {nbytes / 1e6:.1f} MB, {family_name} {size}, seed {seed}, {dtype}")
+
+
+def options(**given: Any) -> Any:
+    """Collect what was given on the command line."""
+    from .stages import Options
+
+    texts = {k: "" if v is None else str(v) for k, v in given.items() if k in ("checkpoint", "tokenizer")}
+    configs = tuple(str(path) for path in given.pop("configs", ()))
+    return Options(**(given | texts), configs=configs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

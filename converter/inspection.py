@@ -1,0 +1,119 @@
+"""`inspect` and `why`: answers for a person, from a checkpoint's index and from the ledger. Reads no weights."""
+
+import difflib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ..model.family import config_to_json
+from ..validation.errors import InputError
+from .checkpoint import Checkpoint, open_checkpoint
+from .ledger import Ledger
+from .stages import LEDGER, Options, identify
+
+
+def describe(path: Path, options: Options) -> dict[str, Any]:
+    """Say what a checkpoint holds; an unknown family is an answer, not a failure."""
+    checkpoint = open_checkpoint(path)
+    try:
+        identified = identify(path, options)
+        family: dict[str, Any] = {
+            "family": identified.family.name,
+            "config": config_to_json(identified.config),
+            "settings": dict(identified.settings.files),
+        }
+    except InputError as error:
+        family = {"family": None, "reason": str(error)}
+    return {
+        "file": str(path),
+        "container": checkpoint.container,
+        "wrappers": list(checkpoint.wrappers),
+        "ignored": list(checkpoint.ignored),
+        **family,
+        **_contents(checkpoint),
+    }
+
+
+def _contents(checkpoint: Checkpoint) -> dict[str, Any]:
+    tensors = checkpoint.tensors
+    storages = {tensor.storage for tensor in tensors.values()}
+    return {
+        "bytes": sum(tensor.nbytes for tensor in tensors.values()),
+        "dtypes": dict(Counter(tensor.dtype for tensor in tensors.values())),
+        "storages": len(storages),
+        "tensors": {name: {"shape": list(t.shape), "dtype": t.dtype} for name, t in tensors.items()},
+    }
+
+
+def show(described: dict[str, Any]) -> str:
+    """Write a description for a person; numbered layers are folded into one line."""
+    lines = [
+        f"file       {described['file']}",
+        f"container  {described['container']}" + "".join(f", wrapped in {w}" for w in described["wrappers"]),
+        f"tensors    {len(described['tensors'])} in {described['storages']} storages, {described['bytes'] / 1e6:.1f} MB, "
+        + ", ".join(f"{count} {dtype}" for dtype, count in described["dtypes"].items()),
+    ]
+    if described["ignored"]:
+        lines.append(f"ignored    {', '.join(described['ignored'][:8])}")
+    if described["family"] is None:
+        lines.append(f"family     unknown: {described['reason']}")
+    else:
+        lines.append(f"family     {described['family']}")
+        lines += [f"           {line}" for line in _fields(described["config"])]
+        lines += [f"{kind:10} read from {file}" for kind, file in described["settings"].items()]
+    return "\n".join([*lines, "", *_folded(described["tensors"])])
+
+
+def _fields(config: dict[str, Any], prefix: str = "") -> list[str]:
+    lines = []
+    for name, value in config.items():
+        lines += _fields(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name} = {value}"]
+    return lines
+
+
+def _folded(tensors: dict[str, Any]) -> list[str]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, tensor in tensors.items():
+        pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
+        groups.setdefault((pattern, f"{tuple(tensor['shape'])} {tensor['dtype']}"), []).append(name)
+    return [f"{len(names):5} x {pattern}  {shape}" for (pattern, shape), names in groups.items()]
+
+
+def explain(directory: Path, name: str) -> dict[str, Any]:
+    """Say what became of a tensor, or what fills a parameter.
+
+    Raises:
+        InputError: the ledger knows no such name; the nearest ones are named.
+    """
+    ledger = Ledger.read(directory / LEDGER)
+    source = name if name in ledger.entries else ledger.leaves.get(name)
+    if source is None:
+        problems = [problem for problem in ledger.problems if f" {name}:" in problem]
+        if problems:
+            return {"tensor": name, "status": "unknown", "problems": problems}
+        near = difflib.get_close_matches(name, [*ledger.entries, *ledger.leaves], 3, 0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise InputError(f"{directory / LEDGER} knows no tensor or parameter {name!r}{hint}")
+    entry = ledger.entries[source]
+    answer = {"tensor": source, "status": entry.status, "rule": entry.rule, "shape": list(entry.shape)}
+    answer |= {"dtype": entry.dtype, "sha256": entry.sha256}
+    if entry.status == "mapped":
+        tied = [other for other, e in ledger.entries.items() if e.status == "tied" and e.target == source]
+        return answer | {"parameter": entry.target, "layout": entry.layout, "ties": tied}
+    return answer | {"reason": entry.reason} | ({"equals": entry.target} if entry.target else {})
+
+
+def tell(answer: dict[str, Any]) -> str:
+    """Write an explanation for a person."""
+    if answer["status"] == "unknown":
+        return "\n".join(answer["problems"])
+    lines = [f"{answer['tensor']}  {tuple(answer['shape'])} {answer['dtype']}"]
+    if answer["status"] == "mapped":
+        lines += [f"  becomes   {answer['parameter']}", f"  layout    {answer['layout']}"]
+        lines += [f"  repeated  as {len(answer['ties'])} other tensors"] if answer["ties"] else []
+    elif answer["status"] == "tied":
+        lines += [f"  equals    {answer['equals']}", f"  because   {answer['reason']}"]
+    else:
+        lines += ["  dropped", f"  because   {answer['reason']}"]
+    lines += [f"  rule      {answer['rule']}"]
+    return "\n".join(lines + ([f"  sha256    {answer['sha256']}"] if answer["sha256"] else []))

@@ -1,0 +1,165 @@
+"""Parity: the NNX model against the PyTorch original, every entry point, outputs and intermediate values.
+
+When something disagrees, the first diverging module is named, the tensors that fill it, and, if putting
+one of them right by a common mistake's inverse mends it, which and how.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..exporters.weights import WeightsFile
+from ..validation.cases import tap_case
+from ..validation.compare import compare
+from ..validation.entry_point import EntryPoint
+from ..validation.errors import GateError
+from ..validation.goldens import Goldens, sample
+from ..validation.locate import Divergence, Taps, first_divergence, worst
+from ..validation.report import Report, Row
+from ..validation.runner import Arrays
+from ..validation.taps import recording
+from .ledger import Ledger
+from .progress import Progress
+from .reference import load_reference, write_goldens
+from .run_directory import RunDirectory
+from .stages import LEDGER, WEIGHTS_PATH, Options, family_and_config, network, reopen, require
+
+if TYPE_CHECKING:
+    import jax
+
+    from ..model.network import Network
+
+GOLDENS = "goldens"
+PARITY = "reports/parity.json"
+
+
+def reference(run: RunDirectory, options: Options, progress: Progress) -> None:
+    """Run the PyTorch original and write the goldens."""
+    require(run, "verify")
+    family, config = family_and_config(run.manifest())
+    original = load_reference(family, config, reopen(run))
+    with run.stage("reference", run.reads("reference")) as staged:
+        write_goldens(staged.out / GOLDENS, original, family.entry_points(config), progress.note)
+
+
+def reads(run: RunDirectory) -> str:
+    """Give the digest of what parity depends on."""
+    files = run.manifest()["stages"].get("reference", {"files": []})["files"]
+    return run.reads(LEDGER, WEIGHTS_PATH, *files)
+
+
+class NNXRunner:
+    """The NNX model on its weights file, compiled by JAX."""
+
+    def __init__(self, net: "Network", weights: WeightsFile):
+        import jax
+        import jax.numpy as jnp
+
+        self.net = net
+        self.weights = {name: jnp.asarray(weights[name]) for name in net.leaves}
+        self.name = f"flax nnx, jax {jax.__version__}"
+        self._compiled = {entry: jax.jit(net.function(entry)) for entry in net.entry_points}
+        self._tapped = {entry: jax.jit(functools.partial(self._trace_taps, entry)) for entry in net.entry_points}
+
+    def run(self, entry_point: str, inputs: Arrays) -> Arrays:
+        """Compute an entry point."""
+        outputs = self._compiled[entry_point](self.weights, *inputs.values())
+        return {name: np.asarray(value) for name, value in outputs.items()}
+
+    def taps(self, entry_point: str, inputs: Arrays, changed: "Mapping[str, jax.Array] | None" = None) -> Arrays:
+        """Compute samples of the intermediate values, with some weights changed if wanted."""
+        taps = self._tapped[entry_point](self.weights | dict(changed or {}), *inputs.values())
+        return {name: sample(np.asarray(value)) for name, value in taps.items()}
+
+    def _trace_taps(self, entry_point: str, weights: "Mapping[str, jax.Array]", *inputs: "jax.Array") -> dict[str, Any]:
+        with recording() as taps:
+            self.net.function(entry_point)(weights, *inputs)
+        return dict(taps)
+
+
+def parity(run: RunDirectory, options: Options, progress: Progress) -> None:
+    """Hold the NNX model against the goldens."""
+    import jax
+
+    require(run, "build", "reference")
+    goldens, net = Goldens(run.path / GOLDENS), network(run.manifest())
+    with run.stage("parity", reads(run)) as staged:
+        with jax.default_matmul_precision("highest"):
+            runner = NNXRunner(net, WeightsFile(run.path / WEIGHTS_PATH))
+            outputs = compare(runner, net.entry_points, goldens.cases())
+            rows, notes = _intermediates(runner, net.entry_points.values(), goldens, Ledger.read(run.path / LEDGER))
+        report = Report(runner.name, (*outputs.rows, *rows), notes)
+        (staged.out / PARITY).parent.mkdir()
+        (staged.out / PARITY).write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        progress.note(report.summary())
+        if not report.passed:
+            reasons = "\n  ".join([report.summary(), *notes])
+            raise GateError(f"parity: the converted network is not the one that was trained\n  {reasons}")
+
+
+def _intermediates(
+    runner: NNXRunner, entries: Any, goldens: Goldens, ledger: Ledger
+) -> tuple[list[Row], tuple[str, ...]]:
+    """Compare the intermediate values of every entry point; the notes name causes."""
+    rows, notes = [], []
+    for entry in entries:
+        wanted, inputs = goldens.taps(entry.name), tap_case(entry).inputs
+        got = runner.taps(entry.name, inputs)
+        found = first_divergence(wanted, got)
+        place = found or worst(wanted, got)
+        problem = f"{place.module} is the first module that diverges" if found else ""
+        name = f"{len(wanted)} intermediate values"
+        rows.append(Row(entry.name, name, place.module, found is None, problem, place.error, place.allowed))
+        if found:
+            notes.append(explain(runner, entry, wanted, found, ledger))
+    return rows, tuple(notes)
+
+
+def explain(runner: NNXRunner, entry: EntryPoint, wanted: Taps, found: Divergence, ledger: Ledger) -> str:
+    """Name the tensors of the first diverging module, and the mistake if undoing it mends the module."""
+    leaves = [leaf for leaf in ledger.leaves if leaf.rpartition(".")[0] == found.module]
+    names = ", ".join(f"{ledger.leaves[leaf]} ({leaf.rpartition('.')[2]})" for leaf in leaves) or "no tensor of its own"
+    text = f"{entry.name}: {found.module} diverges first ({found.error:.2g}, allowed {found.allowed:.2g}); it holds {names}"
+    inputs = tap_case(entry).inputs
+    until = dict(_until(wanted, found.module))
+    for cause, changed in _hypotheses(runner.weights, leaves):
+        if first_divergence(until, runner.taps(entry.name, inputs, changed)) is None:
+            return f"{text}; likely cause: {cause}"
+    return text
+
+
+def _until(wanted: Taps, module: str) -> Iterator[tuple[str, Any]]:
+    for name, pair in wanted.items():
+        yield name, pair
+        if name == module:
+            return
+
+
+def _hypotheses(
+    weights: "Mapping[str, jax.Array]", leaves: list[str]
+) -> Iterator[tuple[str, "Mapping[str, jax.Array]"]]:
+    """Undo, one at a time, the mistakes that converters make: a transpose, two siblings swapped."""
+    for leaf in leaves:
+        for cause, mended in _transposes(weights[leaf]):
+            yield f"{leaf} is {cause}", {leaf: mended}
+    for leaf in leaves:
+        module, _, name = leaf.rpartition(".")
+        siblings = module.rpartition(".")[0] + "."
+        for other, array in weights.items():
+            alike = other.startswith(siblings) and other.endswith(f".{name}") and array.shape == weights[leaf].shape
+            if alike and other != leaf:
+                yield f"{leaf} is swapped with {other}", {leaf: array, other: weights[leaf]}
+
+
+def _transposes(array: "jax.Array") -> Iterator[tuple[str, "jax.Array"]]:
+    """Give what a square kernel would be if it had not been transposed; heads are kept as axes."""
+    shape = array.shape
+    if array.ndim == 2 and shape[0] == shape[1]:
+        yield "transposed", array.T
+    elif array.ndim == 3 and shape[0] == shape[1] * shape[2]:
+        yield "transposed", array.reshape(shape[0], -1).T.reshape(shape)
+    elif array.ndim == 3 and shape[2] == shape[0] * shape[1]:
+        yield "transposed", array.reshape(-1, shape[2]).T.reshape(shape)

@@ -1,0 +1,278 @@
+"""Tasks in processes of their own, two at a time, each as soon as what it needs is there.
+
+Memory goes back to the machine when a process ends, so TensorFlow's and jax's do not pile up. An input
+or environment error stops everything; a gate that says no stops only what needs it, so that one run
+reports everything that is wrong.
+"""
+
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from ..exporters.base import Exporter
+from ..validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
+from . import stages, validate
+from .run_directory import RunDirectory, hold
+from .stages import Options
+from .worker import PREPARE
+
+COPIES = 3.3
+"""Disk that a run takes, in sizes of the checkpoint as float32: weights, Orbax, SavedModel, and what is aside."""
+
+
+DEBUG = "BGEVIS_DEBUG"
+"""Set in the environment: errors come with all that is known about them."""
+
+BY_CODE = {error.exit_code: error for error in (GateError, InputError, EnvironmentFailure)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the worker, and the tasks that must have passed before.
+
+    Args:
+        order: among tasks that could start, the lowest starts first.
+    """
+
+    name: str
+    after: tuple[str, ...] = ()
+    order: int = 0
+
+
+class Display(Protocol):
+    """Shows what the tasks do."""
+
+    def start(self, task: str) -> None:
+        """Show that a task has started."""
+
+    def begin(self, task: str, total: int | None) -> None:
+        """Show that a task has so many bytes to do."""
+
+    def advance(self, task: str, nbytes: int) -> None:
+        """Show that so many more bytes are done."""
+
+    def note(self, task: str, text: str) -> None:
+        """Show what a task says."""
+
+    def end(self, task: str, verdict: str, seconds: float, peak: int) -> None:
+        """Show that a task has ended: pass, fail or skipped."""
+
+
+class Failed(ConvertError):
+    """Several failures as one; the gravest gives the exit code."""
+
+    def __init__(self, errors: Sequence[ConvertError]):
+        super().__init__("\n".join(str(error) for error in errors))
+        self.exit_code = max(error.exit_code for error in errors)
+
+
+@dataclass
+class _Running:
+    task: Task
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    started: float
+    done: bool = False
+    peak: int = 0
+    error: ConvertError | None = None
+
+
+def tasks_for_all(formats: Sequence[Exporter]) -> list[Task]:
+    """Give every task of `all`. The reference comes first: it is the longest and everything is held against it."""
+    tasks = [Task(PREPARE), Task("reference", (PREPARE,), 0)]
+    tasks += [Task(f"export:{e.name}", (PREPARE,), 1) for e in formats]
+    tasks += [Task("parity", ("reference",), 2)]
+    return tasks + [Task(f"validate:{e.name}", ("reference", f"export:{e.name}"), 3) for e in formats]
+
+
+def convert_all(directory: Path, options: Options, display: Display, jobs: int) -> RunDirectory:
+    """Do everything: from the checkpoint to proven artifacts."""
+    formats = stages.chosen(options)
+    for exporter in formats:
+        exporter.require()
+    check_space(Path(options.checkpoint), directory)
+    with hold(directory):
+        errors = run_tasks(tasks_for_all(formats), directory, options, display, jobs)
+        conclude(directory, formats, errors)
+    return RunDirectory(directory)
+
+
+def validate_all(run: RunDirectory, options: Options, display: Display, jobs: int) -> None:
+    """Prove the artifacts that are there, or those asked for."""
+    formats = stages.chosen(options)
+    if not options.formats:
+        formats = [e for e in formats if f"export-{e.name}" in run.manifest()["stages"]]
+    if not formats:
+        raise InputError(f"{run.path} holds no artifacts; run `bgevis-convert export FORMAT {run.path}` first")
+    for exporter in formats:
+        validate.artifact(run, exporter)
+    run.forget([f"validate-{e.name}" for e in formats])  # asked for by name, it is always done anew
+    errors = run_tasks([Task(f"validate:{e.name}") for e in formats], run.path, options, display, jobs)
+    conclude(run.path, formats, errors)
+
+
+def conclude(directory: Path, formats: Sequence[Exporter], errors: list[ConvertError]) -> None:
+    """Join the reports on the formats, if each has one, and raise all that failed."""
+    others = [error for error in errors if not str(error).startswith("validate ")]
+    if all((directory / validate.report_path(e)).exists() for e in formats):
+        try:
+            validate.conclude(RunDirectory(directory), formats)
+        except GateError as error:
+            others.append(error)
+    elif not others:
+        others = errors
+    if others:
+        raise others[0] if len(others) == 1 else Failed(others)
+
+
+def prove_parity(run: RunDirectory, options: Options, display: Display) -> None:
+    """Run the reference, then the NNX model, each in its own process."""
+    run.forget(["reference", "parity"])
+    errors = run_tasks([Task("reference"), Task("parity", ("reference",))], run.path, options, display, 1)
+    if errors:
+        raise errors[0]
+
+
+def run_tasks(
+    tasks: Sequence[Task], directory: Path, options: Options, display: Display, jobs: int
+) -> list[ConvertError]:
+    """Run tasks as their needs are met; give what failed."""
+    waiting = sorted(tasks, key=lambda task: task.order)
+    passed: set[str] = set()
+    errors: list[ConvertError] = []
+    running: list[_Running] = []
+    with selectors.DefaultSelector() as selector:
+        try:
+            while waiting or running:
+                ready = [t for t in waiting if set(t.after) <= passed][: jobs - len(running)]
+                if not ready and not running:
+                    break  # what is left needs something that failed
+                for task in ready:
+                    waiting.remove(task)
+                    running.append(_start(task, directory, options, display, selector))
+                for ended in _listen(running, display, selector):
+                    running.remove(ended)
+                    error = _finish(ended, display)
+                    if error is None:
+                        passed.add(ended.task.name)
+                        continue
+                    errors.append(error)
+                    if error.exit_code != GateError.exit_code:
+                        return errors
+        finally:
+            for left in running:
+                _stop(left)
+    return errors
+
+
+def _start(
+    task: Task, directory: Path, options: Options, display: Display, selector: selectors.BaseSelector
+) -> _Running:
+    log = tempfile.TemporaryFile()
+    command = [sys.executable, "-m", f"{__package__}.worker", task.name, str(directory), options.to_json()]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, env=_environment()
+    )
+    running = _Running(task, process, log, time.monotonic())
+    selector.register(process.stdout, selectors.EVENT_READ, running)
+    display.start(task.name)
+    return running
+
+
+def _environment() -> dict[str, str]:
+    """Give the workers an environment in which their bytes do not depend on the caller's."""
+    return os.environ | {
+        "PYTHONHASHSEED": "0",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "JAX_PLATFORMS": "cpu",
+    }
+
+
+def _listen(running: list[_Running], display: Display, selector: selectors.BaseSelector) -> list[_Running]:
+    """Pass on what the workers say; give those that have ended."""
+    ended = []
+    for key, _ in selector.select():
+        worker: _Running = key.data
+        line = worker.process.stdout.readline()
+        if line:
+            _message(worker, json.loads(line), display)
+        else:
+            selector.unregister(key.fileobj)
+            ended.append(worker)
+    return ended
+
+
+def _message(worker: _Running, message: dict, display: Display) -> None:
+    name = worker.task.name
+    if "begin" in message:
+        display.begin(name, message["begin"])
+    elif "advance" in message:
+        display.advance(name, message["advance"])
+    elif "note" in message:
+        display.note(name, message["note"])
+    elif "error" in message:
+        worker.error = BY_CODE[message["exit_code"]](message["error"])
+    elif "done" in message:
+        worker.done, worker.peak = True, message["peak"]
+
+
+def _finish(worker: _Running, display: Display) -> ConvertError | None:
+    code = worker.process.wait()
+    worker.process.stdout.close()
+    with worker.log:
+        error = worker.error or (None if worker.done else _died(worker, code))
+    seconds = time.monotonic() - worker.started
+    display.end(worker.task.name, "fail" if error else "pass", seconds, worker.peak)
+    return error
+
+
+def _died(worker: _Running, code: int) -> ConvertError:
+    """Explain a process that ended without a word."""
+    worker.log.seek(0)
+    tail = worker.log.read().decode(errors="replace").strip().splitlines()[-40:]
+    name = worker.task.name
+    if code < 0:
+        reason = f"was ended by {signal.Signals(-code).name}"
+        hint = "; the machine probably ran out of memory" if code == -signal.SIGKILL else ""
+        return EnvironmentFailure(f"{name} {reason}{hint}; run the command again to resume")
+    last = tail[-1] if tail else f"exit code {code}"
+    if os.environ.get(DEBUG):
+        last = "\n".join(tail)
+    return EnvironmentFailure(f"{name} failed unexpectedly: {last}\nrun again with --debug to see all that it said")
+
+
+def _stop(worker: _Running) -> None:
+    worker.process.terminate()
+    try:
+        worker.process.wait(10)
+    except subprocess.TimeoutExpired:
+        worker.process.kill()
+        worker.process.wait()
+    worker.log.close()
+    worker.process.stdout.close()
+
+
+def check_space(checkpoint: Path, directory: Path) -> None:
+    """Raise EnvironmentFailure before any work when the disk cannot hold the result."""
+    if not checkpoint.is_file():
+        return
+    existing = next(p for p in (directory.absolute(), *directory.absolute().parents) if p.exists())
+    used = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()) if directory.is_dir() else 0
+    needed = int(COPIES * checkpoint.stat().st_size) - used
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise EnvironmentFailure(
+            f"{existing}: {free >> 20} MB free, but the artifacts need about {needed >> 20} MB; free some space or "
+            "choose another --out, or fewer formats with --format"
+        )

@@ -1,0 +1,117 @@
+"""Goldens from the PyTorch original: the checkpoint read by torch itself, loaded strictly, run in float64 and float32.
+
+Nothing of the conversion takes part: not the reader, not the rules, not the weights file. What is
+compared with these goldens is therefore compared with the network that was trained.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..model.family import Config, Family
+from ..validation import goldens
+from ..validation.budget import Budget, measure
+from ..validation.cases import cases, tap_case
+from ..validation.compare import Golden
+from ..validation.entry_point import EntryPoint
+from ..validation.errors import EnvironmentFailure, InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.torch_reference import TorchReference
+    from .checkpoint import Checkpoint
+
+
+def load_reference(family: Family, config: Config, checkpoint: "Checkpoint") -> "TorchReference":
+    """Build the reference from the checkpoint's files.
+
+    Raises:
+        EnvironmentFailure: torch is not installed.
+        InputError: the names do not load strictly.
+    """
+    try:
+        import torch  # noqa: F401 - the family's reference needs it
+    except ModuleNotFoundError as error:
+        raise EnvironmentFailure(
+            "parity needs PyTorch, the framework that the checkpoint was trained in: pip install 'bgevis-convert[torch]'"
+        ) from error
+    return family.reference(config, unwrap(read_state(checkpoint), checkpoint.wrappers))
+
+
+def read_state(checkpoint: "Checkpoint") -> dict[str, Any]:
+    """Read the whole object with torch's or safetensors' own reader, memory-mapped where the container allows it.
+
+    The safe reader has accepted the file before: torch's restricted unpickler is a second fence, not the first.
+    """
+    import torch
+
+    state: dict[str, Any] = {}
+    for file in weight_files(checkpoint):
+        if checkpoint.container.startswith("safetensors"):
+            from safetensors.torch import load_file
+
+            state |= load_file(file)
+        else:
+            mapped = checkpoint.container != "torch-legacy"
+            state |= torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    return state
+
+
+def weight_files(checkpoint: "Checkpoint") -> list[Path]:
+    """Give the files that hold tensors."""
+    return [file for file in checkpoint.files if file.suffix != ".json"]
+
+
+def unwrap(state: Mapping[str, Any], wrappers: tuple[str, ...]) -> "dict[str, torch.Tensor]":
+    """Follow the wrappers that the checkpoint was found in: keys to descend into, prefixes (ending in ".") to strip."""
+    import torch
+
+    for wrapper in wrappers:
+        if wrapper.endswith("."):
+            state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
+        elif wrapper in state:
+            state = state[wrapper]
+        else:
+            raise InputError(f"the checkpoint has no entry {wrapper!r} for PyTorch, although the safe reader found one")
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+
+
+def write_goldens(
+    out: Path,
+    reference: "TorchReference",
+    entries: tuple[EntryPoint, ...],
+    note: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Run every case and write the goldens below `out`."""
+    found: list[Golden] = []
+    taps: dict[str, dict[str, tuple[Any, Budget]]] = {}
+    exact = reference.in_dtype("float64")
+    for entry in entries:
+        base: dict[str, Golden] = {}
+        for case in cases(entry):
+            note(f"{entry.name}: {case.name}")
+            if case.same_as:
+                other, rows = base[case.same_as[0]], list(case.same_as[1])
+                outputs = {name: array[rows] for name, array in other.outputs.items()}
+                base[case.name] = Golden(case, outputs, other.budgets)
+            else:
+                inputs = case.inputs
+                base[case.name] = goldens.golden(case, exact.run(entry.name, inputs), reference.run(entry.name, inputs))
+        found += base.values()
+        note(f"{entry.name}: intermediate values")
+        small, taps[entry.name] = _intermediates(exact, reference, entry)
+        found.append(small)
+    goldens.write(out, found, taps)
+
+
+def _intermediates(
+    exact: "TorchReference", reference: "TorchReference", entry: EntryPoint
+) -> tuple[Golden, dict[str, tuple[Any, Budget]]]:
+    """Run the small case once in each dtype, for its outputs and for every tapped value."""
+    case = tap_case(entry)
+    outputs, wanted = exact.run_with_taps(entry.name, case.inputs)
+    outputs32, float32 = reference.run_with_taps(entry.name, case.inputs)
+    samples = {name: goldens.sample(value) for name, value in wanted.items()}
+    taps = {name: (value, measure(value, goldens.sample(float32[name]))) for name, value in samples.items()}
+    return goldens.golden(case, outputs, outputs32), taps

@@ -1,0 +1,318 @@
+"""The converting stages: load, remap, verify, build, export. Each reads the run directory and writes into it."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..exporters.base import PROGRAMS, WEIGHTS, Exporter, Request, exporters
+from ..exporters.weights import WeightsFile, plan, write
+from ..model.family import Config, Family, Settings, config_from_json, config_to_json, families
+from ..validation.errors import GateError, InputError
+from .checkpoint import Checkpoint, open_checkpoint
+from .ledger import Ledger
+from .progress import Progress
+from .remap import assign
+from .run_directory import FORMAT_VERSION, SOURCE, Manifest, RunDirectory, sha256
+from .settings import read_settings
+from .verify import verify as verify_tensors
+
+if TYPE_CHECKING:
+    from ..model.network import Network
+
+LEDGER = "ledger.json"
+WEIGHTS_PATH = f"{PROGRAMS}/{WEIGHTS}"
+PACKAGES = (
+    "flax",
+    "jax",
+    "jaxlib",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "orbax-checkpoint",
+    "tensorflow-cpu",
+    "tensorflow",
+    "torch",
+)
+DISTRIBUTION = "bgevis-convert"
+SHOWN = 12
+"""Problems printed in full; the ledger lists all."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beyond DIR."""
+
+    checkpoint: str = ""
+    family: str = ""
+    configs: tuple[str, ...] = ()
+    tokenizer: str = ""
+    formats: tuple[str, ...] = ()
+    static: tuple[dict[str, int], ...] = ()
+    opset: int | None = None
+
+    def to_json(self) -> str:
+        """Serialize for another process."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Options":
+        """Read what `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class Identified:
+    """An opened checkpoint with the family that it belongs to."""
+
+    checkpoint: Checkpoint
+    family: Family
+    config: Config
+    settings: Settings
+
+
+def identify(path: Path, options: Options) -> Identified:
+    """Open a checkpoint, find its family and complete its configuration. Reads no weights."""
+    checkpoint = open_checkpoint(path)
+    settings = read_settings(path, map(Path, options.configs), Path(options.tokenizer) if options.tokenizer else None)
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    known = families()
+    if options.family and options.family not in known:
+        raise InputError(f"there is no family {options.family!r} (families: {', '.join(known)})")
+    found = [known[options.family]] if options.family else [f for f in known.values() if f.recognise(shapes)]
+    if len(found) != 1:
+        example = ", ".join(list(shapes)[:4]) or "no tensors at all"
+        reason = f"fits {len(found)} families" if found else "belongs to no family that this tool knows"
+        raise InputError(f"{path} {reason} ({', '.join(known)}); it holds {len(shapes)} tensors: {example}, ...")
+    return Identified(checkpoint, found[0], found[0].configure(shapes, settings), settings)
+
+
+def load(out: Path, options: Options, progress: Progress) -> RunDirectory:
+    """Open the checkpoint safely, detect the family, and make the run directory with what was found."""
+    path = Path(options.checkpoint)
+    identified = identify(path, options)
+    checkpoint = identified.checkpoint
+    with ThreadPoolExecutor(1) as pool:
+        check = pool.submit(checkpoint.check)
+        progress.begin(sum(file.stat().st_size for file in checkpoint.files))
+        source = describe_source(checkpoint, progress)
+        check.result()
+    manifest = new_manifest(identified, source)
+    run = _resume(out, manifest) or RunDirectory.create(out, manifest)
+    (out / SOURCE).write_text(json.dumps({"checkpoint": str(path.resolve()), "state": _state(checkpoint)}) + "\n")
+    progress.note(f"{identified.family.name}, {source['container']}, {len(checkpoint.tensors)} tensors")
+    return run
+
+
+def describe_source(checkpoint: Checkpoint, progress: Progress) -> dict[str, Any]:
+    """State the source: for several files the digest is that of their names and digests."""
+    files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256(f, progress.advance)} for f in checkpoint.files}
+    described: dict[str, Any] = {"file": checkpoint.path.name, "container": checkpoint.container}
+    if len(files) == 1:
+        described |= next(iter(files.values()))
+    else:
+        text = "".join(f"{name} {entry['sha256']}\n" for name, entry in sorted(files.items()))
+        total = sum(int(str(entry["bytes"])) for entry in files.values())
+        described |= {"bytes": total, "sha256": hashlib.sha256(text.encode()).hexdigest(), "files": files}
+    return described | {"wrappers": list(checkpoint.wrappers), "ignored": list(checkpoint.ignored)}
+
+
+def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
+    """Make the manifest of a run that has only loaded."""
+    family, config = identified.family, identified.config
+    return {
+        "format_version": FORMAT_VERSION,
+        "tool": tool(),
+        "source": source,
+        "family": family.name,
+        "config": config_to_json(config),
+        "images": dict(family.images(config)) if family.images else None,
+        "entry_points": {e.name: e.to_json() | {"programs": {}} for e in family.entry_points(config)},
+        "files": {},
+        "stages": {},
+        "verdicts": {"load": "pass"},
+    }
+
+
+def _resume(out: Path, manifest: Manifest) -> RunDirectory | None:
+    """Keep what an earlier run of the same input did; take away what another input left."""
+    if not (out / "manifest.json").exists():
+        return None
+    run = RunDirectory(out)
+    before = run.manifest()
+    fixed = ("tool", "source", "family", "config", "images")
+    if all(before[key] == manifest[key] for key in fixed):
+        return run
+    run.forget(list(before["stages"]))
+    return None
+
+
+def tool() -> dict[str, Any]:
+    """State what converts: version, digest of the program's own source, and the packages that shape the bytes."""
+    digest = hashlib.sha256()
+    for root in sorted(
+        Path(__file__).parents[1].joinpath(name) for name in ("converter", "exporters", "model", "validation")
+    ):
+        for file in sorted(root.rglob("*.py")):
+            digest.update(f"{file.relative_to(root.parent)}\n".encode() + file.read_bytes())
+    packages = {package: version for package in PACKAGES if (version := _version(package))}
+    return {"name": DISTRIBUTION, "version": _version(DISTRIBUTION), "sha256": digest.hexdigest(), "packages": packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _state(checkpoint: Checkpoint) -> list[list[int]]:
+    """Give size and time of each file, to notice that a checkpoint was changed between two stages."""
+    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in checkpoint.files]
+
+
+def reopen(run: RunDirectory) -> Checkpoint:
+    """Open the checkpoint that the run was loaded from.
+
+    Raises:
+        InputError: it is gone or was changed since.
+    """
+    note = run.path / SOURCE
+    if not note.exists():
+        raise InputError(
+            f"{run.path} does not know where its checkpoint is; run `bgevis-convert load CKPT --out {run.path}`"
+        )
+    source = json.loads(note.read_text())
+    checkpoint = open_checkpoint(Path(source["checkpoint"]))
+    if _state(checkpoint) != source["state"]:
+        raise InputError(f"{checkpoint.path} was changed after it was loaded; run `bgevis-convert load` again")
+    return checkpoint
+
+
+def family_and_config(manifest: Manifest) -> tuple[Family, Config]:
+    """Give the family and the configuration that a manifest states."""
+    known = families()
+    if manifest["family"] not in known:
+        raise InputError(
+            f"the manifest's family {manifest['family']!r} is not known here (families: {', '.join(known)})"
+        )
+    family = known[manifest["family"]]
+    return family, config_from_json(family.config, manifest["config"])
+
+
+def network(manifest: Manifest) -> "Network":
+    """Build the NNX model that a manifest describes, without weights."""
+    family, config = family_and_config(manifest)
+    return family.network(config)
+
+
+def remap(run: RunDirectory, options: Options, progress: Progress) -> None:
+    """Names -> ledger."""
+    manifest = run.manifest()
+    family, config = family_and_config(manifest)
+    checkpoint = reopen(run)
+    found = assign(checkpoint.tensors, family.rules(config), family.network(config).leaves)
+    ledger = Ledger(family.name, family.axes(config), found.entries, found.problems)
+    run.forget(["verify"])  # it had completed the ledger that is replaced now
+    with run.stage("remap", run.reads("remap")) as staged:
+        (staged.out / LEDGER).write_text(ledger.to_json())
+        progress.note(f"{len(found.entries)} tensors, {len(ledger.leaves)} parameters")
+        gate("remap", ledger)
+
+
+def verify(run: RunDirectory, options: Options, progress: Progress) -> None:
+    """Check every tensor; the ledger becomes the certificate."""
+    manifest = run.manifest()
+    family, config = family_and_config(manifest)
+    checkpoint = reopen(run)
+    leaves = {name: leaf.shape for name, leaf in family.network(config).leaves.items()}
+    reads = run.reads("verify")
+    found = assign(checkpoint.tensors, family.rules(config), leaves)
+    names = Ledger(family.name, family.axes(config), found.entries, found.problems)
+    progress.begin(sum(tensor.nbytes for tensor in checkpoint.tensors.values()))
+    with run.stage("verify", reads) as staged:
+        ledger = verify_tensors(names, checkpoint, family, config, leaves, progress.advance)
+        (staged.out / LEDGER).write_text(ledger.to_json())
+        for remark in ledger.notes:
+            progress.note(remark)
+        gate("verify", ledger)
+
+
+def gate(stage: str, ledger: Ledger) -> None:
+    """Raise GateError with everything that is wrong."""
+    if not ledger.problems:
+        return
+    shown = "\n  ".join(ledger.problems[:SHOWN])
+    rest = len(ledger.problems) - SHOWN
+    more = f"\n  and {rest} more, all in {LEDGER}" if rest > 0 else ""
+    raise GateError(f"{stage}: {len(ledger.problems)} problem(s)\n  {shown}{more}")
+
+
+def require(run: RunDirectory, *stages: str) -> None:
+    """Raise InputError unless these stages have passed."""
+    verdicts = run.manifest()["verdicts"]
+    for stage in stages:
+        if verdicts.get(stage) != "pass":
+            state = "failed" if stage in verdicts else "has not run"
+            command = stage.replace("export-", "export ")
+            raise InputError(f"{run.path}: {stage} {state}; run `bgevis-convert {command} {run.path}` first")
+
+
+def build(run: RunDirectory, options: Options, progress: Progress) -> None:
+    """Write the weights file: every leaf in its place, streamed, one tensor in memory at a time."""
+    require(run, "verify")
+    ledger, checkpoint, net = Ledger.read(run.path / LEDGER), reopen(run), network(run.manifest())
+    leaves = {name: (leaf.dtype, leaf.shape) for name, leaf in net.leaves.items()}
+    metadata = {"format": "bgevis", "family": ledger.family, "source_sha256": run.manifest()["source"]["sha256"]}
+    header, order = plan(leaves, metadata)
+    sources = ledger.leaves
+
+    def arrays() -> Any:
+        for leaf in order:
+            array = ledger.leaf(sources[leaf], checkpoint.read(sources[leaf]))
+            yield leaf, array
+            progress.advance(array.nbytes)
+            checkpoint.release(sources[leaf])
+
+    with run.stage("build", run.reads(LEDGER)) as staged:
+        (staged.out / PROGRAMS).mkdir()
+        progress.begin(sum(4 * leaf.size for leaf in net.leaves.values()) + len(header))
+        with (staged.out / WEIGHTS_PATH).open("wb") as file:
+            write(file, leaves, arrays(), metadata)
+
+
+def export(run: RunDirectory, exporter: Exporter, options: Options, progress: Progress) -> None:
+    """Write one format."""
+    exporter.require()
+    require(run, "build")
+    weights = WeightsFile(run.path / WEIGHTS_PATH)
+    progress.begin(sum(location.nbytes for location in weights.tensors.values()))
+    with run.stage(f"export-{exporter.name}", export_reads(run, exporter, options)) as staged:
+        out = staged.out / exporter.folder
+        out.mkdir()
+        request = Request(network(run.manifest()), weights, out, options.static, options.opset, progress.advance)
+        staged.programs = exporter.write(request)
+        staged.key = exporter.key
+
+
+def export_reads(run: RunDirectory, exporter: Exporter, options: Options) -> str:
+    """Give the digest of what an export depends on."""
+    return run.reads(WEIGHTS_PATH, exporter.name, list(options.static), options.opset)
+
+
+def chosen(options: Options) -> list[Exporter]:
+    """Give the exporters that were asked for, all by default.
+
+    Raises:
+        InputError: a format that does not exist.
+    """
+    known = exporters()
+    unknown = [name for name in options.formats if name not in known]
+    if unknown:
+        raise InputError(f"there is no format {unknown[0]!r} (formats: {', '.join(known)})")
+    return [known[name] for name in options.formats or known]

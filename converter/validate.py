@@ -1,0 +1,152 @@
+"""Validation: each artifact executed in its own runtime against the goldens, and its weights traced to the source.
+
+Needs neither the checkpoint nor PyTorch. Each format is proved in a process of its own.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..exporters.base import Artifact, Exporter
+from ..validation.compare import compare
+from ..validation.entry_point import Axis, EntryPoint, TensorSpec
+from ..validation.errors import GateError, InputError
+from ..validation.goldens import Goldens
+from ..validation.report import Report, Row, junit
+from .ledger import Ledger
+from .parity import GOLDENS, PARITY
+from .progress import Progress
+from .run_directory import Manifest, RunDirectory
+from .stages import LEDGER, WEIGHTS_PATH, network
+
+VALIDATE = "reports/validate.json"
+JUNIT = "reports/junit.xml"
+
+FORBIDDEN = ("torch",)
+"""Made unimportable where artifacts are proved: an artifact that needs the framework it came from is none."""
+
+
+def entry_points(manifest: Manifest) -> dict[str, EntryPoint]:
+    """Rebuild the entry points from the manifest alone."""
+
+    def tensors(items: list[dict]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in items)
+
+    return {
+        name: EntryPoint(
+            name,
+            tensors(entry["inputs"]),
+            tensors(entry["outputs"]),
+            {axis: Axis(bounds["min"], bounds["max"]) for axis, bounds in entry["axes"].items()},
+        )
+        for name, entry in manifest["entry_points"].items()
+    }
+
+
+def artifact(run: RunDirectory, exporter: Exporter) -> Artifact:
+    """Describe an artifact to its opener.
+
+    Raises:
+        InputError: the run holds no such format.
+    """
+    manifest = run.manifest()
+    programs = {
+        n: e["programs"][exporter.key] for n, e in manifest["entry_points"].items() if exporter.key in e["programs"]
+    }
+    if not programs:
+        raise InputError(
+            f"{run.path} holds no {exporter.name}; run `bgevis-convert export {exporter.name} {run.path}` first"
+        )
+    return Artifact(run.path, entry_points(manifest), programs, lambda: network(run.manifest()))
+
+
+def reads(run: RunDirectory, exporter: Exporter) -> str:
+    """Give the digest of what the proof of a format depends on."""
+    manifest = run.manifest()
+    stages = (manifest["stages"].get(stage, {"files": []}) for stage in (f"export-{exporter.name}", "reference"))
+    return run.reads(LEDGER, *(file for stage in stages for file in stage["files"]))
+
+
+def validate_one(run: RunDirectory, exporter: Exporter, progress: Progress) -> None:
+    """Prove one artifact: whole files, the source's weights, the reference's outputs in the artifact's runtime."""
+    exporter.require()
+    with run.stage(f"validate-{exporter.name}", reads(run, exporter)) as staged:
+        report = prove(run, exporter)
+        file = staged.out / report_path(exporter)
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        progress.note(report.summary())
+        if not report.passed:
+            raise GateError(f"validate {exporter.name}: {report.summary()}")
+
+
+def report_path(exporter: Exporter) -> str:
+    """Name the report on one format."""
+    return f"reports/validate/{exporter.key}.json"
+
+
+def prove(run: RunDirectory, exporter: Exporter) -> Report:
+    """Collect every verdict on one artifact."""
+    for module in FORBIDDEN:
+        sys.modules[module] = None  # type: ignore[assignment] - Python's way to make an import fail
+    opened = artifact(run, exporter)
+    goldens = Goldens(run.path / GOLDENS)
+    files = run.manifest()["stages"][f"export-{exporter.name}"]["files"]
+    damaged = [Row("all", "files as the manifest states them", damage, False, damage) for damage in run.damaged(files)]
+    if damaged:
+        return Report(exporter.name, tuple(damaged))
+    rows = weight_rows(exporter, opened, Ledger.read(run.path / LEDGER))
+    try:
+        report = compare(exporter.open(opened), opened.entry_points, goldens.cases())
+    except GateError as error:
+        return Report(exporter.name, (*rows, Row("all", "opens", "", False, str(error))))
+    return Report(report.runner, (*rows, *report.rows))
+
+
+def weight_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[Row]:
+    """Read every weight out of the artifact, lead it back to its source tensor, and compare the digests."""
+    wanted = ledger.leaves
+    rows, seen = [], set()
+    for leaf, array in exporter.read_weights(opened):
+        seen.add(leaf)
+        if leaf not in wanted:
+            rows.append(Row("all", "weights", leaf, False, f"{leaf} is no parameter of the network"))
+            continue
+        problem = _weight_problem(ledger, wanted[leaf], array)
+        if problem:
+            rows.append(Row("all", "weights", leaf, False, problem))
+    rows += [Row("all", "weights", leaf, False, f"{leaf} is missing") for leaf in sorted(set(wanted) - seen)]
+    return rows or [Row("all", f"{len(seen)} weights lead back to the source's bytes", "weights", True)]
+
+
+def _weight_problem(ledger: Ledger, name: str, array: np.ndarray) -> str:
+    try:
+        source = ledger.source(name, array)
+    except ValueError as error:
+        return f"shape {array.shape} does not lead back to {name}: {error}"
+    digest = hashlib.sha256(np.ascontiguousarray(source).reshape(-1).view(np.uint8).data).hexdigest()
+    return "" if digest == ledger.entries[name].sha256 else f"differs from the checkpoint's {name}"
+
+
+def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
+    """Join the reports of all formats, write them for programs, CI and people, and give the verdict."""
+    reports = {e.key: Report.from_json(json.loads((run.path / report_path(e)).read_text())) for e in formats}
+    files = run.manifest()["files"]
+    shared = [file for file in files if file.startswith(f"{GOLDENS}/") or file in (LEDGER, WEIGHTS_PATH)]
+    damaged = tuple(Row("all", "files as the manifest states them", d, False, d) for d in run.damaged(shared))
+    if damaged:
+        reports["run directory"] = Report("run directory", damaged)
+    with run.stage("validate", run.reads(*(report_path(e) for e in formats))) as staged:
+        (staged.out / "reports").mkdir()
+        document = {key: report.to_json() for key, report in reports.items()}
+        (staged.out / VALIDATE).write_text(json.dumps(document, indent=1) + "\n")
+        if (run.path / PARITY).exists():
+            reports = {"parity": Report.from_json(json.loads((run.path / PARITY).read_text()))} | reports
+        (staged.out / JUNIT).write_text(junit(reports))
+        failed = [report for report in reports.values() if not report.passed]
+        if failed:
+            reasons = "\n  ".join(report.summary() for report in failed)
+            raise GateError(f"validate: {len(failed)} of {len(reports)} reports failed\n  {reasons}")

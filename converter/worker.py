@@ -1,0 +1,116 @@
+"""One task in one process: `python -m bgevis.converter.worker TASK DIR OPTIONS`, driven by `pipeline`.
+
+Speaks lines of JSON on its standard output: progress, notes, and at the end `done` or `error`. What
+frameworks print goes to standard error, which the parent keeps back unless the process dies.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from ..exporters.base import exporters
+from ..validation.errors import ConvertError, EnvironmentFailure
+from . import parity, stages, validate
+from .progress import Progress
+from .run_directory import RunDirectory, environment_failure
+from .stages import Options
+
+PREPARE = "prepare"
+"""load, remap, verify and build in one process: they share the opened checkpoint's pages and one import of jax."""
+
+
+class Lines:
+    """A Progress that writes lines of JSON."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self._pending, self._last = 0, 0.0
+
+    def send(self, **message: object) -> None:
+        """Write one message."""
+        self._stream.write(json.dumps(message) + "\n")
+        self._stream.flush()
+
+    def begin(self, total: int | None) -> None:
+        """Say how many bytes there are to do."""
+        self.send(begin=total)
+
+    def advance(self, nbytes: int) -> None:
+        """Say that bytes are done, at most ten times a second."""
+        self._pending += nbytes
+        if time.monotonic() - self._last > 0.1:
+            self.send(advance=self._pending)
+            self._pending, self._last = 0, time.monotonic()
+
+    def note(self, text: str) -> None:
+        """Say what is being done."""
+        self.send(note=text)
+
+
+def perform(task: str, directory: Path, options: Options, progress: Progress) -> None:
+    """Do one task."""
+    if task == PREPARE:
+        prepare(directory, options, progress)
+        return
+    kind, _, name = task.partition(":")
+    run = RunDirectory(directory)
+    if kind == "export":
+        exporter = exporters()[name]
+        if not run.is_current(f"export-{name}", stages.export_reads(run, exporter, options)):
+            stages.export(run, exporter, options, progress)
+    elif kind == "validate":
+        exporter = exporters()[name]
+        if not run.is_current(f"validate-{name}", validate.reads(run, exporter)):
+            validate.validate_one(run, exporter, progress)
+    elif kind == "reference":
+        if not run.is_current("reference", run.reads("reference")):
+            parity.reference(run, options, progress)
+    elif not run.is_current("parity", parity.reads(run)):
+        parity.parity(run, options, progress)
+
+
+def prepare(directory: Path, options: Options, progress: Progress) -> None:
+    """Take a checkpoint to its weights file, skipping what is current."""
+    run = stages.load(directory, options, progress)
+    steps = {
+        "remap": (stages.remap, ["remap"]),
+        "verify": (stages.verify, ["verify"]),
+        "build": (stages.build, [stages.LEDGER]),
+    }
+    for name, (stage, reads) in steps.items():
+        if not run.is_current(name, run.reads(*reads)):
+            progress.note(name)
+            stage(run, options, progress)
+
+
+def main() -> int:
+    """Run the task that the command line names."""
+    lines = Lines(os.fdopen(os.dup(1), "w"))
+    os.dup2(2, 1)  # whatever a framework prints must not end up among the messages
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.umask(0o022)
+    task, directory, options = sys.argv[1:]
+    try:
+        perform(task, Path(directory), Options.from_json(options), lines)
+    except ConvertError as error:
+        lines.send(error=str(error), exit_code=error.exit_code)
+        return error.exit_code
+    except OSError as error:
+        failure = environment_failure(error, Path(directory))
+        lines.send(error=str(failure), exit_code=failure.exit_code)
+        return failure.exit_code
+    except MemoryError:
+        lines.send(error=f"{task}: out of memory", exit_code=EnvironmentFailure.exit_code)
+        return EnvironmentFailure.exit_code
+    lines.send(done=task, peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

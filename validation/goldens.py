@@ -1,0 +1,110 @@
+"""Goldens on disk: small inputs, what the reference gives for them in float64, and the budget of each output.
+
+One safetensors file per entry point, readable in any language: `<case>/inputs/<name>`,
+`<case>/outputs/<name>` (float64); `index.json` names the cases and their budgets. Beside them, for a
+few positions, the intermediate values by module path: `taps/<entry point>.safetensors`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .budget import Budget, measure
+from .cases import Case
+from .compare import Golden
+from .errors import InputError
+from .runner import Arrays
+
+POSITIONS = 4
+"""Of how many tokens the intermediate values are kept: a wrong parameter shows in every token."""
+
+
+def sample(tap: np.ndarray) -> np.ndarray:
+    """Keep the first row's first, second, middle and last position of an intermediate value, flattened to channels."""
+    if tap.ndim < 3:
+        return np.ascontiguousarray(tap)
+    tokens = tap.shape[1]
+    keep = sorted({0, min(1, tokens - 1), tokens // 2, tokens - 1})[:POSITIONS]
+    return np.ascontiguousarray(tap[:1, keep]).reshape(len(keep), -1)
+
+
+def write(folder: Path, goldens: Iterable[Golden], taps: Mapping[str, Mapping[str, tuple[np.ndarray, Budget]]]) -> None:
+    """Write all goldens below `folder`; `taps` is entry point -> module path -> (float64 sample, budget)."""
+    by_entry: dict[str, list[Golden]] = {}
+    for golden in goldens:
+        by_entry.setdefault(golden.case.entry_point, []).append(golden)
+    index: dict[str, Any] = {}
+    (folder / "taps").mkdir(parents=True)
+    for entry, several in by_entry.items():
+        arrays: dict[str, np.ndarray] = {}
+        for golden in several:
+            arrays |= {f"{golden.case.name}/inputs/{k}": v for k, v in golden.case.inputs.items()}
+            arrays |= {f"{golden.case.name}/outputs/{k}": v for k, v in golden.outputs.items()}
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / f"{entry}.safetensors")
+        save_file({k: v for k, (v, _) in taps[entry].items()}, folder / "taps" / f"{entry}.safetensors")
+        index[entry] = {
+            "cases": {g.case.name: {"inputs": list(g.case.inputs), "budgets": _budgets(g.budgets)} for g in several},
+            "taps": {name: [budget.yardstick, budget.scale] for name, (_, budget) in taps[entry].items()},
+        }
+    (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
+def _budgets(budgets: Mapping[str, Budget]) -> dict[str, Any]:
+    return {name: {"yardstick": b.yardstick, "scale": b.scale, "allowed": b.allowed} for name, b in budgets.items()}
+
+
+class Goldens:
+    """What `write` wrote.
+
+    Raises:
+        InputError: a file is missing or altered beyond reading.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            self._index = json.loads((folder / "index.json").read_text())
+        except FileNotFoundError as error:
+            raise InputError(f"{folder}/index.json is missing; run `bgevis-convert parity` first") from error
+        except ValueError as error:
+            raise InputError(f"{folder}/index.json is not valid JSON: {error}") from error
+
+    def cases(self) -> list[Golden]:
+        """Read every golden."""
+        return [golden for entry in self._index for golden in self._entry(entry)]
+
+    def _entry(self, entry: str) -> list[Golden]:
+        arrays = self._read(self.folder / f"{entry}.safetensors")
+        goldens = []
+        for name, described in self._index[entry]["cases"].items():
+            try:
+                inputs = {key: arrays[f"{name}/inputs/{key}"] for key in described["inputs"]}
+                outputs = {key: arrays[f"{name}/outputs/{key}"] for key in described["budgets"]}
+            except KeyError as error:
+                raise InputError(f"{self.folder}/{entry}.safetensors holds no {error}") from error
+            budgets = {key: Budget(b["yardstick"], b["scale"]) for key, b in described["budgets"].items()}
+            goldens.append(Golden(Case(entry, name, inputs), outputs, budgets))
+        return goldens
+
+    def taps(self, entry: str) -> dict[str, tuple[np.ndarray, Budget]]:
+        """Read the intermediate values of an entry point, in the order of computation."""
+        arrays = self._read(self.folder / "taps" / f"{entry}.safetensors")
+        return {name: (arrays[name], Budget(*numbers)) for name, numbers in self._index[entry]["taps"].items()}
+
+    @staticmethod
+    def _read(file: Path) -> Arrays:
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
+        except (FileNotFoundError, SafetensorError) as error:
+            raise InputError(f"{file} cannot be read: {error}") from error
+
+
+def golden(case: Case, exact: Arrays, float32: Arrays) -> Golden:
+    """Make a golden of the reference's two runs."""
+    return Golden(case, exact, {name: measure(exact[name], float32[name]) for name in exact})

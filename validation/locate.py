@@ -1,0 +1,41 @@
+"""Where do two networks part? The first module, in the order of computation, whose value leaves its budget."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .budget import Budget, distance
+from .runner import Arrays
+
+Taps = Mapping[str, tuple[np.ndarray, Budget]]
+"""Module path -> (float64 sample, budget), in the order of computation."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first module that disagrees."""
+
+    module: str
+    error: float
+    allowed: float
+
+
+def first_divergence(wanted: Taps, got: Arrays) -> Divergence | None:
+    """Compare intermediate values by module path; None when all agree."""
+    for module, (exact, budget) in wanted.items():
+        value = got.get(module)
+        fits = value is not None and value.size == exact.size
+        error = distance(value.reshape(exact.shape), exact) if fits else float("inf")
+        if not error <= budget.allowed:
+            return Divergence(module, error, budget.allowed)
+    return None
+
+
+def worst(wanted: Taps, got: Arrays) -> Divergence:
+    """Give the module that used most of its budget."""
+    used = [
+        Divergence(module, distance(got[module].reshape(exact.shape), exact), budget.allowed)
+        for module, (exact, budget) in wanted.items()
+    ]
+    return max(used, key=lambda d: d.error / d.allowed)
