@@ -13,15 +13,17 @@ per array, instead of Orbax's default OCDBT, which names its files at random.
 import functools
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..validation.errors import EnvironmentFailure
 from .base import Artifact, Description, Exporter, Request
 from .jax_programs import JaxRunner
+from .weights import WeightsFile
 
 KEY = "orbax"
 LEAF = "value"
@@ -32,12 +34,16 @@ def write(request: Request) -> dict[str, Description]:
     """Write the checkpoint, straight from the pages of the weights file."""
     import orbax.checkpoint as ocp
 
-    names = sorted(request.weights.tensors)
     checkpoint = request.out / "new"
     with _quiet():
         handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False, type_handler_registry=_uncopied())
         with ocp.Checkpointer(handler) as checkpointer:
-            checkpointer.save(checkpoint.absolute(), args=ocp.args.PyTreeSave(_tree(request.weights, names)))
+            try:
+                checkpointer.save(checkpoint.absolute(), args=ocp.args.PyTreeSave(_tree(request.weights)))
+            except ValueError as error:
+                if "os_error_code" not in str(error):
+                    raise
+                raise EnvironmentFailure(f"Orbax could not write {request.out}: {error}") from error
     _forget_when_and_where(checkpoint)
     for path in checkpoint.iterdir():
         path.rename(request.out / path.name)
@@ -75,13 +81,13 @@ def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
             yield ".".join(keys[:-1]), jax.tree.leaves(checkpointer.restore(directory, args=args))[0]
 
 
-def _tree(arrays: Mapping[str, np.ndarray], names: list[str]) -> dict[str, Any]:
+def _tree(weights: WeightsFile) -> dict[str, Any]:
     tree: dict[str, Any] = {}
-    for name in names:
+    for name in sorted(weights.tensors):
         node = tree
         for part in name.split("."):
             node = node.setdefault(part, {})
-        node[LEAF] = arrays[name]
+        node[LEAF] = weights[name]
     return tree
 
 

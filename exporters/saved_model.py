@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..validation.entry_point import EntryPoint
+from ..validation.errors import EnvironmentFailure
 from ..validation.runner import Arrays
 from .base import Artifact, Description, Exporter, Request
 from .jax_programs import named_function, portable, reproducible_lowering
@@ -38,9 +39,12 @@ def write(request: Request) -> dict[str, Description]:
     setattr(root, VARIABLES, _nested(variables))
     with reproducible_lowering():
         signatures = {name: _signature(request.network, name, variables) for name in request.network.entry_points}
-    tf.saved_model.save(root, str(request.out), signatures=signatures)
+    try:
+        tf.saved_model.save(root, str(request.out), signatures=signatures)
+    except tf.errors.OpError as error:
+        raise EnvironmentFailure(f"TensorFlow could not write {request.out}: {error.message}") from error
     (request.out / "fingerprint.pb").unlink()  # holds a random id; TensorFlow loads without it
-    _renumber(request.out / "saved_model.pb")
+    _normalize(request.out / "saved_model.pb")
     request.progress(sum(path.stat().st_size for path in request.out.rglob("*") if path.is_file()))
     return {name: _describe(name, function) for name, function in signatures.items()}
 
@@ -152,31 +156,41 @@ def _describe(entry_point: str, function: Any) -> Description:
     }
 
 
-def _renumber(path: Path) -> None:
-    """Count the functions of the graph from 0: TensorFlow counts what the process has made so far."""
+def _normalize(path: Path) -> None:
+    """Take out of the graph what the process had made before, and let its programs ask for less."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    graph, objects = model.meta_graphs[0].graph_def, model.meta_graphs[0].object_graph_def
-    library = graph.library.function
-    library.sort(key=lambda function: int(function.signature.name.rpartition("_")[2]))
-    names = {f.signature.name: f"{f.signature.name.rpartition('_')[0]}_{i}" for i, f in enumerate(library)}
-    for function in library:
+    graph = model.meta_graphs[0].graph_def
+    _renumber(graph, model.meta_graphs[0].object_graph_def)
+    for function in graph.library.function:
+        for argument in function.arg_attr.values():
+            name = argument.attr.get("_user_specified_name")
+            if name is not None and name.s.isdigit():  # the number of a variable's handle
+                del argument.attr["_user_specified_name"]
+        for node in function.node_def:
+            if node.op == "XlaCallModule":
+                node.attr["module"].s = portable(node.attr["module"].s)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _renumber(graph: Any, objects: Any) -> None:
+    """Count the graph's functions from 0: TensorFlow counts all that the process has made."""
+    functions = graph.library.function
+    functions.sort(key=lambda function: int(function.signature.name.rpartition("_")[2]))
+    names = {f.signature.name: f"{f.signature.name.rpartition('_')[0]}_{i}" for i, f in enumerate(functions)}
+    for function in functions:
         function.signature.name = names[function.signature.name]
-    for node in [*graph.node, *(node for function in library for node in function.node_def)]:
+    for node in [*graph.node, *(node for function in functions for node in function.node_def)]:
         for attribute in node.attr.values():
             if attribute.HasField("func"):
                 attribute.func.name = names[attribute.func.name]
-        if node.op == "XlaCallModule":
-            node.attr["module"].s = portable(node.attr["module"].s)
     for old in list(objects.concrete_functions):
         objects.concrete_functions[names[old]].CopyFrom(objects.concrete_functions.pop(old))
-    for saved in objects.nodes:
-        if saved.HasField("bare_concrete_function"):
-            saved.bare_concrete_function.concrete_function_name = names[
-                saved.bare_concrete_function.concrete_function_name
-            ]
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    for node in objects.nodes:
+        if node.HasField("bare_concrete_function"):
+            wrapped = node.bare_concrete_function
+            wrapped.concrete_function_name = names[wrapped.concrete_function_name]
 
 
 EXPORTER = Exporter(

@@ -8,19 +8,23 @@ Source: https://openxla.org/stablehlo/compatibility (portable artifacts keep for
 https://docs.jax.dev/en/latest/export/export.html. Each argument carries its name as its location.
 """
 
+import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import InputError
+from ..validation.runner import Arrays
 from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Request
 from .jax_programs import STABLEHLO, JaxRunner, named_function, portable, reproducible_lowering
 from .weights import WeightsFile
 
 if TYPE_CHECKING:
+    import jax
     from jax.export import Exported
 
     from ..model.network import Network
@@ -29,6 +33,8 @@ KEY = "stablehlo"
 PORTABLE = ("cpu",)
 """One platform: with several, the program would take the platform's index as its first argument."""
 JAX_PLATFORMS = ("cpu", "cuda", "tpu")
+
+Shapes = tuple[tuple[int, ...], ...]
 
 
 def write(request: Request) -> dict[str, Description]:
@@ -57,20 +63,67 @@ def _write_entry(request: Request, entry_point: str, variants: Mapping[str, Mapp
 
 
 def open_(artifact: Artifact) -> JaxRunner:
-    """Deserialize the `jax_export` programs and bind them to the mapped weights file."""
+    """Bind every program to the mapped weights file, in JAX."""
     import jax
-    from jax import export
 
     file = WeightsFile(artifact.directory / PROGRAMS / WEIGHTS)
     weights = functools.cache(lambda name: jax.device_put(file[name]))  # on a CPU no copy: the mapped pages
-    functions = {}
-    for name in artifact.entry_points:
-        program = artifact.programs[name]
-        exported = export.deserialize(bytearray((artifact.directory / program["jax_export"]).read_bytes()))
-        functions[name] = functools.partial(
-            jax.jit(exported.call), {leaf: weights(leaf) for leaf in program["weights"]}
-        )
+    functions = {name: _bind(artifact, name, weights) for name in artifact.entry_points}
     return JaxRunner(f"jax.export {jax.__version__}", artifact.entry_points, functions)
+
+
+class Programs:
+    """The programs of one entry point, as one function of its inputs.
+
+    Sizes that a static program was made for run that program; at other sizes, which JAX compiles anew
+    anyway, the two dynamic ones take turns, so that every file is run.
+    """
+
+    def __init__(self, fixed: Mapping[Shapes, Callable[..., Arrays]], dynamic: Sequence[Callable[..., Arrays]]):
+        self._chosen = dict(fixed)
+        self._turns = itertools.cycle(dynamic)
+
+    def __call__(self, *inputs: np.ndarray) -> Arrays:
+        """Run the program that these sizes have, from their first time on."""
+        shapes = tuple(array.shape for array in inputs)
+        if shapes not in self._chosen:
+            self._chosen[shapes] = next(self._turns)
+        return self._chosen[shapes](*inputs)
+
+
+def _bind(artifact: Artifact, entry_point: str, weights: Callable[[str], "jax.Array"]) -> Programs:
+    """Make every program of an entry point callable with its inputs."""
+    import jax
+    from jax import export
+
+    entry, program = artifact.entry_points[entry_point], artifact.programs[entry_point]
+    exported = export.deserialize(bytearray((artifact.directory / program["jax_export"]).read_bytes()))
+    arguments = {leaf: weights(leaf) for leaf in program["weights"]}
+
+    def bind(exported: "Exported") -> Callable[..., Arrays]:
+        return functools.partial(jax.jit(exported.call), arguments)
+
+    def read(path: str) -> "Exported":
+        """Give bytecode the signature of the `jax_export` program. It is the same on every platform."""
+        data = (artifact.directory / path).read_bytes()
+        return dataclasses.replace(exported, mlir_module_serialized=data, platforms=(jax.default_backend(),))
+
+    fixed = {}
+    for label, path in program["static"].items():
+        sizes = {axis: int(size) for axis, size in (part.split("=") for part in label.split(","))}
+        fixed[tuple(spec.resolve(sizes) for spec in entry.inputs)] = bind(_at(read(path), entry, sizes))
+    return Programs(fixed, [bind(read(program["path"])), bind(exported)])
+
+
+def _at(exported: "Exported", entry: EntryPoint, sizes: Mapping[str, int]) -> "Exported":
+    """Fix the sizes in the signature of a program."""
+    weights, inputs = exported.in_avals[: -len(entry.inputs)], exported.in_avals[-len(entry.inputs) :]
+    outputs = sorted(entry.outputs, key=lambda spec: spec.name)
+    return dataclasses.replace(
+        exported,
+        in_avals=(*weights, *(a.update(shape=s.resolve(sizes)) for a, s in zip(inputs, entry.inputs, strict=True))),
+        out_avals=tuple(a.update(shape=s.resolve(sizes)) for a, s in zip(exported.out_avals, outputs, strict=True)),
+    )
 
 
 def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
