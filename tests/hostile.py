@@ -187,8 +187,8 @@ def million_of_storages() -> bytes:
 
 
 def billion_laughs_with_the_memo() -> bytes:
-    laughs = b"".join(b"](h%ch%ce" % (index, index) + b"q%c" % (index + 1) for index in range(100))
-    return torch_zip(b"]q\0" + laughs)
+    laughs = b"".join(b"](h%ch%ceq%c0" % (index, index, index + 1) for index in range(100))
+    return torch_zip(b"]q\x000" + laughs + b"hd")
 
 
 def pairs_copied_without_end() -> bytes:
@@ -381,7 +381,7 @@ FILES: dict[str, Callable[[], bytes]] = {
         b"}(" + b"".join(number(index * (2**61 - 1)) + b"N" for index in range(60_000)) + b"u"
     ),
     "long_key_repeated": lambda: torch_zip(
-        text("x" * 100_000) + b"q\0" + dictionary(w=tensor()) + b"(" + b"h\0N" * 100_000 + b"u"
+        text("x" * 100_000) + b"q\x000" + dictionary(w=tensor()) + b"(" + b"h\0N" * 100_000 + b"u"
     ),
     # Tensors and storages
     "storage_larger_than_its_record": lambda: torch_zip(dictionary(w=tensor(storage(numel=5), shape=(5,)))),
@@ -457,7 +457,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "archive_with_bytes_after_it": lambda: archive(records()) + b"\0",
     "archive_truncated": lambda: archive(records())[:-30],
     "archive_with_a_wrong_count": lambda: archive(records(), count=2),
-    "archive_with_a_million_records": lambda: archive(records(), count=0xFFFF),
+    "archive_with_a_count_of_65535": lambda: archive(records(), count=0xFFFF),
     "archive_with_the_directory_elsewhere": archive_with_the_directory_elsewhere,
     "archive_without_a_directory": lambda: b"PK\3\4" + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 0, 4, 0),
     "archive_with_a_zip64_lie": archive_with_a_zip64_lie,

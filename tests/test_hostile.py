@@ -1,4 +1,4 @@
-"""Each hostile file gives one InputError that names it; nothing runs, is imported or written; memory and time are bound."""
+"""Each hostile file gives one InputError that names it, at a bounded cost; nothing runs, is imported or written."""
 
 import json
 import subprocess
@@ -59,25 +59,30 @@ for line in sys.stdin:
 """
 
 
+def watched(paths: list[Path], cwd: Path, script: str = WATCH) -> list[dict]:
+    """Open files in a process whose every move is watched."""
+    lines = "".join(json.dumps(str(path)) + "\n" for path in paths)
+    run = subprocess.run(
+        [sys.executable, "-c", script], input=lines, capture_output=True, text=True, cwd=cwd, check=False
+    )
+    assert run.returncode == 0, f"the watching process died:\n{run.stdout[-500:]}\n{run.stderr[-2000:]}"
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory) -> dict[str, dict]:
-    """Open the whole corpus in one process whose every move is watched."""
+    """Open the whole corpus in one process."""
     root = tmp_path_factory.mktemp("hostile")
     paths = {}
     for name in NAMES:
         (root / name).mkdir()
         paths[name] = hostile.build(name, root / name)
     files = {name: sorted((root / name).iterdir()) for name in NAMES}
-    lines = "".join(json.dumps(str(path)) + "\n" for path in paths.values())
-    run = subprocess.run(
-        [sys.executable, "-c", WATCH], input=lines, capture_output=True, text=True, cwd=root, check=False
-    )
-    results = map(json.loads, run.stdout.splitlines())
-    assert run.returncode == 0, f"the watching process died:\n{run.stdout[-500:]}\n{run.stderr[-2000:]}"
+    results = zip(NAMES, watched(list(paths.values()), root), strict=True)
     assert sorted(path.name for path in root.iterdir()) == sorted(NAMES), "something was written"
     return {
         name: result | {"path": str(paths[name]), "folder": str(root / name), "files": files[name]}
-        for name, result in zip(NAMES, results, strict=True)
+        for name, result in results
     }
 
 
@@ -119,3 +124,14 @@ def test_the_builders_can_write_good_files(tmp_path):
         assert open_checkpoint(path).read("w").tolist() == [1, 2, 3, 4]
     hostile.shard(tmp_path)
     assert open_checkpoint(hostile.index(tmp_path, {"weight_map": {"a": "s1"}})).read("a").tolist() == [1, 2, 3, 4]
+
+
+def test_the_watcher_sees_what_an_ordinary_unpickler_does(tmp_path):
+    """Otherwise the silence above would prove nothing."""
+    path = tmp_path / "plain.pkl"
+    path.write_bytes(hostile.FILES["plain_pickle"]())
+    unpickle = "import pickle\ndef open_checkpoint(path):\n    return pickle.loads(path.read_bytes())"
+    script = WATCH.replace("from bgevis.converter.checkpoint import open_checkpoint", unpickle)
+    [result] = watched([path], tmp_path, script)
+    assert any(event.startswith("os.system") for event in result["events"])
+    assert (tmp_path / "executed").exists()

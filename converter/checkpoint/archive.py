@@ -10,7 +10,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from .format_error import FormatError, shown
+from .format_error import SAVE_AGAIN, FormatError, shown
 from .mapped import MappedFile
 
 END, LOCATOR, END64, CENTRAL, LOCAL = (
@@ -85,9 +85,7 @@ def check_crc(file: MappedFile, record: Record) -> None:
         crc = zlib.crc32(file.bytes(start, length), crc)
         file.forget(start, length)
     if crc != record.crc:
-        raise FormatError(
-            f"record {shown(record.name)} is corrupt (CRC32 {crc:08x}, expected {record.crc:08x}); copy it again"
-        )
+        raise FormatError(f"record {shown(record.name)} is corrupt (CRC32 {crc:08x}, expected {record.crc:08x})")
 
 
 def _directory(file: MappedFile) -> tuple[int, int, int]:
@@ -151,7 +149,7 @@ def _entry(fields: tuple[int, ...], name: bytes, extra: bytes) -> _Entry:
     if flags & ~(DESCRIPTOR_FLAG | UTF8_FLAG):
         raise FormatError(f"record {_name(name)} is encrypted or has flags that torch never sets")
     if method:
-        raise FormatError(f"record {_name(name)} is compressed, which torch never does; save it again with torch.save")
+        raise FormatError(f"record {_name(name)} is compressed, which torch never does", SAVE_AGAIN)
     if made >> 8 == UNIX and stat.S_IFMT(attributes >> 16) not in (0, stat.S_IFREG):
         raise FormatError(f"record {_name(name)} is a link or a device, not a file")
     size, packed, header = _widened((size, packed, header), extra, name)

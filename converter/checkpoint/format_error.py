@@ -7,10 +7,15 @@ from pathlib import Path
 from ...validation.errors import EnvironmentFailure, InputError
 
 SHOWN = 200
+SAVE_AGAIN = "save the weights alone with torch.save(model.state_dict(), ...), or as safetensors"
+COPY_AGAIN = f"copy or download it again, and if it is the same then, {SAVE_AGAIN}"
 
 
 class FormatError(Exception):
     """The bytes are not a checkpoint that this package reads. The message does not name the file: see `blame`."""
+
+    def __init__(self, problem: str, advice: str = COPY_AGAIN) -> None:
+        super().__init__(f"{problem}; {advice}")
 
 
 def shown(text: str) -> str:

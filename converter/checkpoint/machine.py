@@ -9,8 +9,8 @@ import pickle
 import struct
 from collections.abc import Callable
 
-from .format_error import FormatError, shown
-from .inert import Called, Entries, Opaque
+from .format_error import SAVE_AGAIN, FormatError, shown
+from .inert import Called, Entries, Opaque, Storage, Unsupported, View
 
 MAX_LINE = 512
 MAX_INTEGER_BYTES = 255
@@ -50,7 +50,8 @@ class Machine:
             if opcode not in OPCODES:
                 raise FormatError(
                     f"the pickle uses opcode 0x{opcode.hex()} at byte {self.position - 1}, which torch.save never "
-                    "writes; nothing was executed. Save the state dict again with torch.save(model.state_dict(), ...)"
+                    "writes; nothing was executed",
+                    SAVE_AGAIN,
                 )
             handle, cost = OPCODES[opcode]
             self.charge(cost)
@@ -188,7 +189,9 @@ class Machine:
         """REDUCE and NEWOBJ: let the stand-in say what the call would give."""
         arguments, function = self.pop(), self.pop()
         if type(function) is not Called or type(arguments) is not tuple or (new and not function.newable):
-            raise FormatError(f"the pickle calls {kind(function)}, which checkpoints never do; nothing was executed")
+            raise FormatError(
+                f"the pickle calls {kind(function)}, which checkpoints never do; nothing was executed", SAVE_AGAIN
+            )
         self.charge(8 * len(arguments))
         self.charge(16 * sum(len(argument) for argument in arguments if type(argument) in (list, tuple)))
         self.push(function.make(arguments))
@@ -197,16 +200,19 @@ class Machine:
         """BUILD sets attributes, such as `_metadata` of a state dict. No weight depends on them."""
         self.pop()
         if type(self.top()) not in (Entries, Opaque):
-            raise FormatError(f"the pickle sets attributes of a {kind(self.top())}; nothing was executed")
+            raise FormatError(f"the pickle sets attributes of a {kind(self.top())}; nothing was executed", SAVE_AGAIN)
 
     def persistent(self) -> None:
         """Push the storage that a persistent id names."""
         self.push(self._load_storage(self.pop()))
 
 
+KINDS = {Entries: "dictionary", Opaque: "object", View: "tensor", Unsupported: "tensor", Storage: "storage"}
+
+
 def kind(value: object) -> str:
     """Name the kind of a value for a message, without looking inside."""
-    return shown(value.name) if isinstance(value, Called) else type(value).__name__
+    return shown(value.name) if isinstance(value, Called) else KINDS.get(type(value), type(value).__name__)
 
 
 def _text(data: bytes) -> str:

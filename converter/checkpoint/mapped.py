@@ -25,9 +25,9 @@ class MappedFile:
         self.path = path
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise FormatError("is not a regular file")
+            raise FormatError("is not a regular file", "give the file itself")
         if status.st_size == 0:
-            raise FormatError("is empty; copy or download it again")
+            raise FormatError("is empty")
         self.size = status.st_size
         self._identity = _identity(status)
         self._map: mmap.mmap | None = None
@@ -38,7 +38,7 @@ class MappedFile:
         if self._map is None:
             with self.path.open("rb") as file:
                 if _identity(os.fstat(file.fileno())) != self._identity:
-                    raise FormatError("changed while it was being read; run again when nothing writes to it")
+                    raise FormatError("changed while it was being read", "run again when nothing writes to it")
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self._map
 

@@ -35,7 +35,7 @@ def find_in_folder(folder: Path) -> Path:
         raise FormatError(
             f"holds several checkpoints ({', '.join(path.name for path in indexes)}); give one of the files"
         )
-    raise FormatError(f"is a folder without {' or '.join(SINGLE_FILES)}; give the checkpoint's file itself")
+    raise FormatError(f"is a folder without {' or '.join(SINGLE_FILES)}", "give the checkpoint's file itself")
 
 
 def read_shards(index: MappedFile, read_file: Callable[[MappedFile], Part]) -> tuple[list[Part], dict[str, Tensor]]:
@@ -88,8 +88,8 @@ def _check_names(index: str, expected: set[str], part: Part) -> None:
     missing, extra = sorted(expected - set(part.tensors)), sorted(set(part.tensors) - expected)
     if missing or extra:
         raise FormatError(
-            f"does not hold what {index} says: missing {_some(missing)}, not in the index {_some(extra)}; "
-            "copy all files again"
+            f"does not hold what {index} says: missing {_some(missing)}, not in the index {_some(extra)}",
+            "copy all files again",
         )
 
 

@@ -5,7 +5,7 @@ What torch itself writes: `torch/_utils.py` and `torch/_tensor.py` (the `_rebuil
 
 from collections.abc import Callable
 
-from .format_error import FormatError, shown
+from .format_error import SAVE_AGAIN, FormatError, shown
 from .inert import Called, DType, Entries, Opaque, Storage, StorageType, Unsupported, View
 from .tensor import DTYPES, MAX_DIMENSIONS
 
@@ -21,9 +21,9 @@ def find_global(module: str, name: str) -> object:
     stand_in = ALLOWED.get((module, name))
     if stand_in is None:
         raise FormatError(
-            f"refers to {shown(f'{module}.{name}')}, which is not among the names that weights need; nothing was "
-            "executed. If you trust where it comes from, load it in its own program and save the weights alone with "
-            "torch.save(model.state_dict(), ...), or convert it to safetensors"
+            f"refers to {shown(f'{module}.{name}')}, which is not among the names that weights need; "
+            "nothing was executed",
+            f"if you trust where it comes from, load it in its own program and {SAVE_AGAIN}",
         )
     return stand_in
 

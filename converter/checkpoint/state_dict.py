@@ -7,7 +7,7 @@ and so on; DistributedDataParallel's and torch.compile's prefix on every name.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from .format_error import FormatError, shown
+from .format_error import SAVE_AGAIN, FormatError, shown
 from .inert import Entries, Unsupported, View
 from .tensor import Tensor, check_name
 
@@ -40,9 +40,7 @@ def find_state_dict(root: object) -> StateDict:
         wrappers.append(wrapper)
         value = next(inner for key, inner in value if key == wrapper)
     if not _is_state_dict(value, wrapped=bool(wrappers)):
-        raise FormatError(
-            f"holds no state dict: {_description(value)}. Save one with torch.save(model.state_dict(), ...)"
-        )
+        raise FormatError(f"holds no state dict: {_description(value)}", SAVE_AGAIN)
     ignored += [_path(wrappers, key) for key, inner in value if not _is_tensor(inner)]
     return StateDict(tuple(wrappers), _views(value), tuple(ignored))
 
@@ -69,7 +67,7 @@ def _unique(value: object) -> object:
     names: set[str] = set()
     for key, _ in value if type(value) is Entries else ():
         if type(key) is str and key in names:
-            raise FormatError(f"holds {shown(key)} twice")
+            raise FormatError(f"holds {shown(key)} twice", SAVE_AGAIN)
         if type(key) is str:
             names.add(key)
     return value
@@ -84,9 +82,9 @@ def _wrapper(value: object, outer: list[str]) -> str | None:
     if not keys and not any(_is_tensor(inner) for _, inner in value):
         keys = [key for key, inner in inside.items() if not inner.flat]
     if len(keys) > 1:
-        raise FormatError(f"holds more than one state dict ({', '.join(keys)}); save the one that is wanted alone")
+        raise FormatError(f"holds more than one state dict ({', '.join(keys)})", "save the one that is wanted alone")
     if keys and len(outer) == MAX_WRAPPERS:
-        raise FormatError(f"wraps its state dict more than {MAX_WRAPPERS} times")
+        raise FormatError(f"wraps its state dict more than {MAX_WRAPPERS} times", SAVE_AGAIN)
     return keys[0] if keys else None
 
 
@@ -114,11 +112,11 @@ def _views(entries: Entries) -> tuple[tuple[str, View], ...]:
         if not _is_tensor(value):
             continue
         if type(name) is not str:
-            raise FormatError(f"holds a tensor under {_key(name)}, which is not a name")
+            raise FormatError(f"holds a tensor under {_key(name)}, which is not a name", SAVE_AGAIN)
         check_name(name)
         if type(value) is Unsupported:
             raise FormatError(
-                f"tensor {shown(name)} is {value.what}; only dense tensors can be converted: save it dense"
+                f"tensor {shown(name)} is {value.what}", "only dense tensors can be converted: save it dense"
             )
         views[name] = value
     return tuple(views.items())

@@ -1,6 +1,6 @@
 """The storages that a torch pickle refers to by persistent id."""
 
-from .format_error import FormatError, shown
+from .format_error import SAVE_AGAIN, FormatError, shown
 from .inert import Storage, StorageType
 from .tensor import DTYPES
 
@@ -30,7 +30,7 @@ class Storages:
         if type(numel) is not int or not 0 <= numel <= LAST:
             raise FormatError(f"storage {shown(key)} has no possible number of elements")
         if identifier[5:] not in ((), (None,)):
-            raise FormatError(f"storage {shown(key)} is a view of another one, as written before 2017; save it again")
+            raise FormatError(f"storage {shown(key)} is a view of another one, as written before 2017", SAVE_AGAIN)
         known = self.by_key.setdefault(key, Storage(key, kind, numel))
         if known.type is not kind or known.numel != numel:
             raise FormatError(f"storage {shown(key)} is described twice, differently")
@@ -49,7 +49,7 @@ def check_size(storage: Storage, nbytes: int) -> None:
     if nbytes != expected:
         raise FormatError(
             f"storage {shown(storage.key)} should have {expected} bytes ({storage.numel} elements of "
-            f"{storage.type.name}), the file has {nbytes}: it is corrupt or altered"
+            f"{storage.type.name}), the file has {nbytes}"
         )
 
 

@@ -21,8 +21,12 @@ def parse_object(data: bytes, what: str) -> dict[str, object]:
         raise FormatError(f"{what} of {len(data)} bytes describes more than a checkpoint of this size can need")
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+    except json.JSONDecodeError as error:
+        raise FormatError(f"{what} is not valid JSON ({error.msg} at character {error.pos})") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{what} is not UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{what} is not valid JSON ({error})") from error
+        raise FormatError(f"{what} is nested too deeply, or holds a number that is too long") from error
     if type(value) is not dict:
         raise FormatError(f"{what} is not a JSON object")
     return value

@@ -45,7 +45,7 @@ def _check_system(magic: object, protocol: object, system: object) -> None:
     if magic != MAGIC or protocol != PROTOCOL or type(system) is not Entries:
         raise FormatError("has an unknown version of the legacy torch format")
     if not any(key == "little_endian" and value is True for key, value in system if type(key) is str):
-        raise FormatError("was saved on a big-endian machine; save it again on a little-endian one")
+        raise FormatError("was saved on a big-endian machine", "save it again on a little-endian one")
 
 
 def _starts(file: MappedFile, storages: Storages, keys: object, position: int) -> dict[str, int]:
@@ -60,7 +60,7 @@ def _starts(file: MappedFile, storages: Storages, keys: object, position: int) -
         size = numel * itemsize(storages.by_key[key])
         check_size(storages.by_key[key], size)
         if position + 8 + size > file.size:
-            raise FormatError(f"is truncated: storage {shown(key)} ends past the end of the file; copy it again")
+            raise FormatError(f"is truncated: storage {shown(key)} ends past the end of the file")
         starts[key] = position + 8
         position += 8 + size
     if position != file.size:

@@ -42,7 +42,7 @@ def _without_folder(archive: dict[str, Record]) -> dict[str, Record]:
     if len(folders) != 1 or "data.pkl" not in records:
         raise FormatError("is a zip archive, but not one of torch.save: it needs one folder that holds data.pkl")
     if "constants.pkl" in records:
-        raise FormatError("is a TorchScript program; load it with torch.jit.load and save its state_dict()")
+        raise FormatError("is a TorchScript program", "load it with torch.jit.load and save its state_dict()")
     return records
 
 
@@ -53,7 +53,7 @@ def _check_byte_order(file: MappedFile, records: dict[str, Record]) -> None:
     order = file.bytes(record.start, min(record.size, SMALL_RECORD))
     if order != b"little":
         raise FormatError(
-            f"was saved in byte order {shown(order.decode('latin-1'))}; save it again on a little-endian machine"
+            f"was saved in byte order {shown(order.decode('latin-1'))}", "save it again on a little-endian machine"
         )
 
 
