@@ -32,24 +32,34 @@ LEAF = "value"
 
 def write(request: Request) -> dict[str, Description]:
     """Write the checkpoint, straight from the pages of the weights file."""
-    import orbax.checkpoint as ocp
-
     checkpoint = request.out / "new"
-    with _quiet():
-        handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False, type_handler_registry=_uncopied())
-        with ocp.Checkpointer(handler) as checkpointer:
-            try:
-                checkpointer.save(checkpoint.absolute(), args=ocp.args.PyTreeSave(_tree(request.weights)))
-            except ValueError as error:
-                if "os_error_code" not in str(error):
-                    raise
-                raise EnvironmentFailure(f"Orbax could not write {request.out}: {error}") from error
+    try:
+        _save(request.weights, checkpoint)
+    except ValueError as error:  # what Orbax raises for a full disk, too
+        if "os_error_code" not in str(error):
+            raise
+        raise EnvironmentFailure(f"Orbax could not write {request.out}: {error}") from error
     _forget_when_and_where(checkpoint)
     for path in checkpoint.iterdir():
         path.rename(request.out / path.name)
     checkpoint.rmdir()
     request.progress(sum(location.nbytes for location in request.weights.tensors.values()))
     return {name: {"path": KEY} for name in request.network.entry_points}
+
+
+def _save(weights: WeightsFile, checkpoint: Path) -> None:
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import type_handlers
+
+    in_place = type_handlers.NumpyHandler(deepcopy_host_arrays=False)  # by default Orbax copies all arrays first
+    with _quiet():
+        handler = ocp.PyTreeCheckpointHandler(
+            use_ocdbt=False,
+            use_compression=False,
+            type_handler_registry=type_handlers.create_type_handler_registry((np.ndarray, in_place)),
+        )
+        with ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save(checkpoint.absolute(), args=ocp.args.PyTreeSave(_tree(weights)))
 
 
 def open_(artifact: Artifact) -> JaxRunner:
@@ -93,14 +103,6 @@ def _tree(weights: WeightsFile) -> dict[str, Any]:
 
 def _nested(keys: list[str], leaf: object) -> Any:
     return functools.reduce(lambda inner, key: {key: inner}, reversed(keys), leaf)
-
-
-def _uncopied() -> Any:
-    """Give a type registry that writes numpy arrays where they lie: Orbax copies all of them first otherwise."""
-    from orbax.checkpoint import type_handlers
-
-    handler = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
-    return type_handlers.create_type_handler_registry((np.ndarray, handler))
 
 
 def _forget_when_and_where(checkpoint: Path) -> None:
