@@ -42,6 +42,13 @@ class Builder:
         """Give a constant."""
         return self.graph.constant(numbers, dtype)
 
+    def count(self, size: Dim) -> Value:
+        """Give 0, 1, … size - 1 as int64."""
+        if isinstance(size, int):
+            return self.constant(np.arange(size, dtype=INT64))
+        stop = self.reshape(self.sizes.size(size), ())
+        return self.emit("Range", self.constant(0, INT64), stop, self.constant(1, INT64), shape=(size,), dtype=INT64)
+
     def elementwise(self, op: str, *inputs: Value, dtype: object = None, **attrs: Attribute) -> Value:
         """Apply an operator to each element of inputs that broadcast together."""
         dtype = inputs[0].dtype if dtype is None else dtype

@@ -105,7 +105,7 @@ class Sizes:
         for i, dim in enumerate(dims):
             if isinstance(dim, int):
                 continue
-            pieces += self._numbers(dims[start:i]) + [self.size(dim)]
+            pieces += [*self._numbers(dims[start:i]), self.size(dim)]
             start = i + 1
         pieces += self._numbers(dims[start:])
         if not pieces:

@@ -71,7 +71,7 @@ class Value:
         return isinstance(self.source, (Constant, Weight))
 
     def made_by(self, *ops: str) -> Node | None:
-        """The node that computes it, if that is one of `ops`."""
+        """Give the node that computes it, if that is one of `ops`."""
         return self.source if isinstance(self.source, Node) and self.source.op in ops else None
 
 

@@ -8,7 +8,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..weights import Location
-from .graph import Constant, Graph, Node, Shape, Value, Weight, needed
+from .graph import Constant, Graph, Node, Shape, Value, Weight
+from .tidy import tidy
 
 PRODUCER = "bgevis-convert"
 
@@ -64,7 +65,7 @@ def model(
         file: the weights file, beside the program.
         name: what the graph is called.
     """
-    nodes, names = needed(list(outputs.values())), Names()
+    nodes, names = tidy(list(outputs.values())), Names()
     for value in graph.inputs:
         names.of[value] = names.new(value.source.name)
     results, copies = _results(outputs, names)

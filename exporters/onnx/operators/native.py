@@ -1,5 +1,7 @@
 """The composites of `model/ops.py` that ONNX has operators for."""
 
+from collections.abc import Sequence
+
 from jax.extend.core import JaxprEqn
 
 from ..graph import Value
@@ -27,14 +29,53 @@ def gelu_tanh(c: Lowering, eqn: JaxprEqn) -> Value:
     return c.elementwise("Gelu", c.read(eqn.invars[0]), approximate="tanh")
 
 
-@composite("attention", emits="MatMul Transpose Mul Add Softmax", since=17)
+@composite("attention", emits="Attention MatMul Transpose Mul Add Softmax", since=17)
 def attention(c: Lowering, eqn: JaxprEqn) -> Value:
-    """Attend by products and Softmax, which onnxruntime's CPU kernels do faster than its Attention operator."""
-    query, key, value = (c.full(atom) for atom in eqn.invars[:3])
-    scale = c.constant(attributes(eqn)["scale"], query.dtype)
-    query = c.transpose(c.elementwise("Mul", query, scale), (0, 2, 1, 3))
+    """Attend: by the operator of opset 23, before it by its parts."""
+    query, key, value, *bias = (c.ranked(atom) if i > 2 else c.full(atom) for i, atom in enumerate(eqn.invars))
+    scale = float(attributes(eqn)["scale"])
+    if c.opset >= 23:
+        return _attention(c, query, key, value, bias, scale)
+    return _attention_by_parts(c, query, key, value, bias, scale)
+
+
+def _attention(c: Lowering, query: Value, key: Value, value: Value, bias: Sequence[Value], scale: float) -> Value:
+    """Attend with the heads side by side, as the products leave them; only the bias must have its full size."""
+    batch, tokens, heads, width = query.shape
+    flat = [c.reshape(x, (*x.shape[:2], heads * width)) for x in (query, key, value)]
+    mask = [c.expand(x, (*x.shape[:2], tokens, key.shape[1])) for x in bias]
+    shape, sizes = flat[0].shape, {"q_num_heads": heads, "kv_num_heads": heads}
+    result = c.emit("Attention", *flat, *mask, shape=shape, dtype=query.dtype, scale=scale, **sizes)
+    return c.reshape(result, query.shape)
+
+
+def _attention_by_parts(
+    c: Lowering, query: Value, key: Value, value: Value, bias: Sequence[Value], scale: float
+) -> Value:
+    """Attend; the scale is next to the product, where onnxruntime makes it part of the product."""
+    query = c.elementwise("Mul", c.transpose(query, (0, 2, 1, 3)), c.constant(scale, query.dtype))
     scores = c.matmul(query, c.transpose(key, (0, 2, 3, 1)))
-    if len(eqn.invars) > 3:
-        scores = c.elementwise("Add", scores, c.read(eqn.invars[3]))
+    for x in bias:
+        scores = c.elementwise("Add", scores, x)
     weights = c.emit("Softmax", scores, shape=scores.shape, dtype=scores.dtype, axis=-1)
     return c.transpose(c.matmul(weights, c.transpose(value, (0, 2, 1, 3))), (0, 2, 1, 3))
+
+
+@composite("rotary_embedding", emits="RotaryEmbedding", since=23)
+def rotary_embedding(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Rotate with the heads side by side; the tables are looked up by position, so that they need no batch axis."""
+    x, cos, sin = map(c.full, eqn.invars)
+    batch, tokens, heads, width = x.shape
+    flat = c.reshape(x, (batch, tokens, heads * width))
+    places = c.expand(c.count(tokens), (batch, tokens))
+    attrs = {"interleaved": 1, "num_heads": heads}
+    rotated = c.emit("RotaryEmbedding", flat, cos, sin, places, shape=flat.shape, dtype=x.dtype, **attrs)
+    return c.reshape(rotated, x.shape)
+
+
+@composite("l2_normalize", emits="ReduceL2 Max Div", since=17)
+def l2_normalize(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Divide by the norm, which is at least epsilon."""
+    x = c.full(eqn.invars[0])
+    norm = c.reduce("ReduceL2", x, [len(x.shape) - 1], keepdims=True)
+    return c.elementwise("Div", x, c.elementwise("Max", norm, c.constant(attributes(eqn)["epsilon"], x.dtype)))

@@ -103,8 +103,7 @@ def iota(c: Lowering, eqn: JaxprEqn) -> Value:
     dims = [dim if i == axis else 1 for i, dim in enumerate(shape)][axis:]
     if isinstance(shape[axis], int):
         return c.constant(np.arange(shape[axis], dtype=dtype).reshape(dims))
-    size = c.reshape(c.sizes.size(shape[axis]), ())
-    count = c.emit("Range", c.constant(0, INT64), size, c.constant(1, INT64), shape=(shape[axis],), dtype=INT64)
+    count = c.count(shape[axis])
     integer = dtype in (np.dtype(np.int32), INT64)
     return c.reshape(count if integer else c.cast(count, dtype), dims)
 
@@ -114,3 +113,28 @@ def dim_as_value(c: Lowering, eqn: JaxprEqn) -> Value:
     """Give a size as a number."""
     dim = eqn.params["dim"]
     return c.constant(dim, np.int32) if isinstance(dim, int) else c.reshape(c.sizes.size(dim), ())
+
+
+@primitive("stack", emits="Unsqueeze Concat")
+def stack(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Join along a new axis."""
+    axis = eqn.params["axis"]
+    values = [c.full(atom) for atom in eqn.invars]
+    return c.concat([c.reshape(v, (*v.shape[:axis], 1, *v.shape[axis:])) for v in values], axis)
+
+
+@primitive("unstack", emits="Split Squeeze")
+def unstack(c: Lowering, eqn: JaxprEqn) -> Sequence[Value]:
+    """Cut an axis into single places, and drop it."""
+    value, axis = c.full(eqn.invars[0]), eqn.params["axis"]
+    shape = (*value.shape[:axis], 1, *value.shape[axis + 1 :])
+    sizes, results = c.constant([1] * len(eqn.outvars), INT64), [(shape, value.dtype)] * len(eqn.outvars)
+    pieces = c.graph.emit("Split", [value, sizes], results, {"axis": axis})
+    return [c.reshape(piece, var.aval.shape) for piece, var in zip(pieces, eqn.outvars, strict=True)]
+
+
+@primitive("tile", emits="Tile")
+def tile(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Repeat the whole."""
+    value, shape = c.full(eqn.invars[0]), eqn.outvars[0].aval.shape
+    return c.emit("Tile", value, c.sizes.vector(eqn.params["reps"]), shape=shape, dtype=value.dtype)
