@@ -9,6 +9,7 @@ from .format_error import FormatError, shown
 from .inert import Entries
 from .machine import BASE_BUDGET, Machine
 from .mapped import MappedFile
+from .opcodes import run
 from .part import Part, place
 from .stand_ins import find_global
 from .state_dict import find_state_dict
@@ -34,10 +35,10 @@ def read_torch_legacy(file: MappedFile) -> Part:
     """
     storages = Storages(legacy=True)
     with memoryview(file.map) as data:
-        machine = Machine(data, 0, BASE_BUDGET + file.size, find_global, storages.load)
-        _check_system(machine.run(), machine.run(), machine.run())
-        found = find_state_dict(machine.run())
-        starts = _starts(file, storages, machine.run(), machine.position)
+        machine = Machine(data, BASE_BUDGET + file.size, find_global, storages.load)
+        _check_system(run(machine), run(machine), run(machine))
+        found = find_state_dict(run(machine))
+        starts = _starts(file, storages, run(machine), machine.position)
     return Part("torch-legacy", file, place(found, starts, file), found.wrappers, found.ignored)
 
 

@@ -7,6 +7,7 @@ from .archive import Record, check_crc, read_records
 from .format_error import FormatError, shown
 from .machine import BASE_BUDGET, Machine
 from .mapped import MappedFile
+from .opcodes import run
 from .part import Part, place
 from .stand_ins import find_global
 from .state_dict import find_state_dict
@@ -60,8 +61,8 @@ def _check_byte_order(file: MappedFile, records: dict[str, Record]) -> None:
 def _unpickle(file: MappedFile, record: Record, storages: Storages) -> object:
     check_crc(file, record)
     with memoryview(file.map) as whole, whole[record.start : record.start + record.size] as data:
-        machine = Machine(data, 0, BASE_BUDGET + file.size, find_global, storages.load)
-        value = machine.run()
+        machine = Machine(data, BASE_BUDGET + file.size, find_global, storages.load)
+        value = run(machine)
         if machine.position != len(data):
             raise FormatError(f"has {len(data) - machine.position} bytes after the end of its pickle")
     return value
