@@ -119,6 +119,13 @@ def test_expanded_view(tmp_path, container):
 
 
 @pytest.mark.parametrize("container", FORMATS)
+def test_empty_slice_past_the_end(tmp_path, container):
+    path = saved(tmp_path, {"w": torch.ones(4)[4:], "v": torch.zeros(3, 0)[2:], "all": torch.ones(2)}, container)
+    assert_same(open_checkpoint(path), torch.load(path, weights_only=True))
+    assert open_checkpoint(path).tensors["w"].offset < path.stat().st_size
+
+
+@pytest.mark.parametrize("container", FORMATS)
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_pickle_protocol(tmp_path, container, protocol):
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))

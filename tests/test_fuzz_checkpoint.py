@@ -23,7 +23,7 @@ sys.modules["hostile"] = hostile
 SPEC.loader.exec_module(hostile)
 
 # BGEVIS_FUZZ=100 runs a hundred times as many
-EXAMPLES = 400 * int(os.environ.get("BGEVIS_FUZZ", "1"))
+EXAMPLES = 200 * int(os.environ.get("BGEVIS_FUZZ", "1"))
 FUZZ = settings(max_examples=EXAMPLES, deadline=None, database=None)
 
 

@@ -127,7 +127,7 @@ def _directory64(file: MappedFile, locator: int) -> tuple[int, int, int, int]:
 
 
 def _entries(directory: bytes, count: int) -> list[_Entry]:
-    entries = []
+    entries: list[_Entry] = []
     at = 0
     while at < len(directory):
         if len(entries) == count or at + CENTRAL.size > len(directory) or directory[at : at + 4] != CENTRAL_MAGIC:

@@ -71,7 +71,7 @@ def _view(storage: object, offset: object, size: object, strides: object, dtype:
         raise FormatError("a tensor is not on a storage")
     if type(size) is not tuple or type(strides) is not tuple or len(size) != len(strides):
         raise FormatError("a tensor's shape and strides are not two tuples of one length")
-    if len(size) > MAX_DIMENSIONS or not all(type(number) is int for number in (offset, *size, *strides)):
+    if len(size) > MAX_DIMENSIONS or type(offset) is not int or not all(type(n) is int for n in (*size, *strides)):
         raise FormatError("a tensor's shape, strides and offset are not integers")
     if storage.type.quantized:
         return Unsupported("quantised")

@@ -6,6 +6,7 @@ and so on; DistributedDataParallel's and torch.compile's prefix on every name.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 from .format_error import SAVE_AGAIN, FormatError, shown
 from .inert import Entries, Unsupported, View
@@ -32,17 +33,22 @@ def find_state_dict(root: object) -> StateDict:
     Raises:
         FormatError: there is no state dict, there is more than one, or one of its tensors is not dense.
     """
+    if type(root) is not Entries:
+        kind = "single tensor" if _is_tensor(root) else type(root).__name__
+        raise FormatError(f"holds no state dict: it is a {kind}", SAVE_AGAIN)
     wrappers: list[str] = []
     ignored: list[str] = []
-    value = root
-    while (wrapper := _wrapper(_unique(value), wrappers)) is not None:
-        ignored += [_path(wrappers, key) for key, _ in value if key != wrapper]
+    entries = root
+    while found := _wrapped(entries, depth=len(wrappers)):
+        wrapper, inner = found
+        ignored += [_path(wrappers, key) for key, _ in entries if key != wrapper]
         wrappers.append(wrapper)
-        value = next(inner for key, inner in value if key == wrapper)
-    if not _is_state_dict(value, wrapped=bool(wrappers)):
-        raise FormatError(f"holds no state dict: {_description(value)}", SAVE_AGAIN)
-    ignored += [_path(wrappers, key) for key, inner in value if not _is_tensor(inner)]
-    return StateDict(tuple(wrappers), _views(value), tuple(ignored))
+        entries = inner
+    # A wrapped state dict may be empty: some modules have no parameters
+    if not _has_tensors(entries) and (entries.flat or not wrappers):
+        raise FormatError(f"holds no state dict: {_description(entries)}", SAVE_AGAIN)
+    ignored += [_path(wrappers, key) for key, inner in entries if not _is_tensor(inner)]
+    return StateDict(tuple(wrappers), _views(entries), tuple(ignored))
 
 
 def strip_prefixes(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, ...], dict[str, Tensor]]:
@@ -62,47 +68,44 @@ def _has_prefix(name: str, prefix: str) -> bool:
     return name.startswith(prefix) and name != prefix
 
 
-def _unique(value: object) -> object:
+def _wrapped(entries: Entries, *, depth: int) -> tuple[str, Entries] | None:
+    """Give the key under which the state dict lies one level down and what lies there, or None if this is it."""
+    _check_unique(entries)
+    inside = {key: inner for key, inner in entries if _is_wrapper(key) and type(inner) is Entries}
+    found = {key: inner for key, inner in inside.items() if _promising(inner)}
+    if not found and not _has_tensors(entries):
+        found = {key: inner for key, inner in inside.items() if not inner.flat}
+    if len(found) > 1:
+        raise FormatError(f"holds more than one state dict ({', '.join(found)})", "save the one that is wanted alone")
+    if found and depth == MAX_WRAPPERS:
+        raise FormatError(f"wraps its state dict more than {MAX_WRAPPERS} times", SAVE_AGAIN)
+    return next(iter(found.items()), None)
+
+
+def _check_unique(entries: Entries) -> None:
     """Refuse a dictionary that gives one name to two things: readers would disagree on which is meant."""
     names: set[str] = set()
-    for key, _ in value if type(value) is Entries else ():
+    for key, _ in entries:
         if type(key) is str and key in names:
             raise FormatError(f"holds {shown(key)} twice", SAVE_AGAIN)
         if type(key) is str:
             names.add(key)
-    return value
-
-
-def _wrapper(value: object, outer: list[str]) -> str | None:
-    """Give the key under which the state dict lies one level down, or None if `value` is it."""
-    if type(value) is not Entries:
-        return None
-    inside = {key: inner for key, inner in value if type(key) is str and key in WRAPPERS and type(inner) is Entries}
-    keys = [key for key, inner in inside.items() if _promising(inner)]
-    if not keys and not any(_is_tensor(inner) for _, inner in value):
-        keys = [key for key, inner in inside.items() if not inner.flat]
-    if len(keys) > 1:
-        raise FormatError(f"holds more than one state dict ({', '.join(keys)})", "save the one that is wanted alone")
-    if keys and len(outer) == MAX_WRAPPERS:
-        raise FormatError(f"wraps its state dict more than {MAX_WRAPPERS} times", SAVE_AGAIN)
-    return keys[0] if keys else None
 
 
 def _promising(entries: Entries) -> bool:
     """Tell a wrapped state dict from, say, the model's configuration under the same key."""
-    return any(
-        _is_tensor(inner) or (type(key) is str and key in WRAPPERS and type(inner) is Entries) for key, inner in entries
-    )
+    return any(_is_tensor(inner) or (_is_wrapper(key) and type(inner) is Entries) for key, inner in entries)
 
 
-def _is_state_dict(value: object, *, wrapped: bool) -> bool:
-    # A wrapped state dict may be empty: some modules have no parameters.
-    if type(value) is not Entries:
-        return False
-    return any(_is_tensor(inner) for _, inner in value) or (wrapped and not value.flat)
+def _has_tensors(entries: Entries) -> bool:
+    return any(_is_tensor(inner) for _, inner in entries)
 
 
-def _is_tensor(value: object) -> bool:
+def _is_wrapper(key: object) -> TypeGuard[str]:
+    return type(key) is str and key in WRAPPERS
+
+
+def _is_tensor(value: object) -> TypeGuard[View | Unsupported]:
     return type(value) in (View, Unsupported)
 
 
@@ -114,7 +117,7 @@ def _views(entries: Entries) -> tuple[tuple[str, View], ...]:
         if type(name) is not str:
             raise FormatError(f"holds a tensor under {_key(name)}, which is not a name", SAVE_AGAIN)
         check_name(name)
-        if type(value) is Unsupported:
+        if isinstance(value, Unsupported):
             raise FormatError(
                 f"tensor {shown(name)} is {value.what}", "only dense tensors can be converted: save it dense"
             )
@@ -133,12 +136,7 @@ def _key(key: object) -> str:
     return str(key) if type(key) in (int, float, bool, type(None)) else f"<{type(key).__name__}>"
 
 
-def _description(value: object) -> str:
-    if type(value) is Entries:
-        keys = [shown(_key(key)) for key, _ in value]
-        return (
-            f"its keys are {', '.join(keys[:KEYS_SHOWN])}{', ...' if len(keys) > KEYS_SHOWN else ''}"
-            if keys
-            else "it is empty"
-        )
-    return "it is a single tensor" if _is_tensor(value) else f"it is a {type(value).__name__}"
+def _description(entries: Entries) -> str:
+    keys = [shown(_key(key)) for key, _ in zip(entries.flat[::2], range(KEYS_SHOWN), strict=False)]
+    more = ", ..." if len(entries.flat) > 2 * KEYS_SHOWN else ""
+    return f"its keys are {', '.join(keys)}{more}" if keys else "it is empty"

@@ -1,4 +1,4 @@
-"""Files beyond four gigabytes, written sparse: sizes and offsets need zip64, and nothing but the index is read."""
+"""Files that no torch at hand writes: beyond four gigabytes (sparse; sizes and offsets need zip64), or by Python 2."""
 
 import struct
 import sys
@@ -85,3 +85,11 @@ def test_safetensors(tmp_path):
     checkpoint = open_checkpoint(tmp_path / "big.safetensors")
     assert checkpoint.read("w").tolist() == [1, 2, 3, 4]
     assert checkpoint.tensors["v"].nbytes == NUMEL
+
+
+def test_python_2(tmp_path):
+    """Python 2 wrote names as byte strings and an OrderedDict as a list of pairs."""
+    pair = b"](U\1w" + hostile.tensor() + b"e"
+    path = tmp_path / "old.pth"
+    path.write_bytes(hostile.torch_zip(hostile.call("collections", "OrderedDict", b"]" + pair + b"a")))
+    assert open_checkpoint(path).read("w").tolist() == [1, 2, 3, 4]
