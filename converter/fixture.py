@@ -48,7 +48,7 @@ def draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     noise = rng.standard_normal(shape, np.float32)
     if name.endswith("logit_scale"):
         return np.full(shape, math.log(100), np.float32)
-    if "embeddings.weight" in name or len(shape) == 2 and "embed" in name:
+    if "embeddings.weight" in name or (len(shape) == 2 and "embed" in name):
         return noise * np.float32(0.06)
     if name.endswith(("cls_token", "pos_embed")):
         return noise * np.float32(0.3)

@@ -50,8 +50,8 @@ def show(described: dict[str, Any]) -> str:
     lines = [
         f"file       {described['file']}",
         f"container  {described['container']}" + "".join(f", wrapped in {w}" for w in described["wrappers"]),
-        f"tensors    {len(described['tensors'])} in {described['storages']} storages, {described['bytes'] / 1e6:.1f} MB, "
-        + ", ".join(f"{count} {dtype}" for dtype, count in described["dtypes"].items()),
+        f"tensors    {len(described['tensors'])} in {described['storages']} storages, {described['bytes'] / 1e6:.1f} MB",
+        f"dtypes     {', '.join(f'{count} {dtype}' for dtype, count in described['dtypes'].items())}",
     ]
     if described["ignored"]:
         lines.append(f"ignored    {', '.join(described['ignored'][:8])}")

@@ -84,7 +84,7 @@ class Ledger:
             "problems": list(self.problems),
             "notes": list(self.notes),
             "tensors": {name: _compact(entry) for name, entry in self.entries.items()},
-            "leaves": {leaf: source for leaf, source in sorted(self.leaves.items())},
+            "leaves": dict(sorted(self.leaves.items())),
         }
         return json.dumps(document, indent=1) + "\n"
 

@@ -122,7 +122,8 @@ def explain(runner: NNXRunner, entry: EntryPoint, wanted: Taps, found: Divergenc
     """Name the tensors of the first diverging module, and the mistake if undoing it mends the module."""
     leaves = [leaf for leaf in ledger.leaves if leaf.rpartition(".")[0] == found.module]
     names = ", ".join(f"{ledger.leaves[leaf]} ({leaf.rpartition('.')[2]})" for leaf in leaves) or "no tensor of its own"
-    text = f"{entry.name}: {found.module} diverges first ({found.error:.2g}, allowed {found.allowed:.2g}); it holds {names}"
+    size = f"{found.error:.2g}, allowed {found.allowed:.2g}"
+    text = f"{entry.name}: {found.module} diverges first ({size}); it holds {names}"
     inputs = tap_case(entry).inputs
     until = dict(_until(wanted, found.module))
     for cause, changed in _hypotheses(runner.weights, leaves):

@@ -34,7 +34,7 @@ def load_reference(family: Family, config: Config, checkpoint: "Checkpoint") -> 
         import torch  # noqa: F401 - the family's reference needs it
     except ModuleNotFoundError as error:
         raise EnvironmentFailure(
-            "parity needs PyTorch, the framework that the checkpoint was trained in: pip install 'bgevis-convert[torch]'"
+            "parity needs PyTorch, in which the checkpoint was trained: pip install 'bgevis-convert[torch]'"
         ) from error
     return family.reference(config, unwrap(read_state(checkpoint), checkpoint.wrappers))
 

@@ -62,7 +62,7 @@ class RunDirectory:
             version = manifest["format_version"]
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(
-                f"{self.path} is not a run directory (no {MANIFEST}); make one with `bgevis-convert load CKPT --out DIR`"
+                f"{self.path} is not a run directory (no {MANIFEST}); make one with `bgevis-convert load`"
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} is not a manifest: {error!r}") from error

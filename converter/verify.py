@@ -35,7 +35,7 @@ def verify(
     leaf_shapes: Mapping[str, tuple[int, ...]],
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> Ledger:
-    """Check every tensor and give the ledger as a certificate: shapes, dtypes and digests filled in, problems listed."""
+    """Check every tensor; give the ledger as a certificate, with shapes, dtypes, digests and all problems."""
     entries = dict(ledger.entries)
     problems = list(ledger.problems)
     notes: list[str] = []

@@ -38,7 +38,9 @@ class Location:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def plan(leaves: Mapping[str, tuple[np.dtype, tuple[int, ...]]], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
+def plan(
+    leaves: Mapping[str, tuple[np.dtype, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> tuple[bytes, list[str]]:
     """Lay out the file: give the header's bytes and the order in which the tensors must be written.
 
     Tensors whose size is a multiple of the alignment come first, so that they all start aligned.
@@ -92,10 +94,11 @@ class WeightsFile:
             self.metadata: dict[str, str] = header.pop("__metadata__", {})
             self.tensors = {name: self._location(entry, 8 + length) for name, entry in header.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is not a readable weights file ({error}); run `bgevis-convert build` again") from error
+            message = f"{path} is not a readable weights file ({error}); run `bgevis-convert build` again"
+            raise InputError(message) from error
         size = 8 + length + sum(location.nbytes for location in self.tensors.values())
         if size != self._map.size:
-            raise InputError(f"{path} has {self._map.size} bytes, its header describes {size}: it is truncated or altered")
+            raise InputError(f"{path} has {self._map.size} bytes, its header describes {size}: it was altered")
 
     @staticmethod
     def _location(entry: Mapping[str, list[int]], start: int) -> Location:

@@ -17,8 +17,8 @@ from ..validation.entry_point import EntryPoint
 from ..validation.errors import InputError
 
 if TYPE_CHECKING:
-    from .torch_reference import TorchReference
     from .network import Network
+    from .torch_reference import TorchReference
 
 Shapes = Mapping[str, tuple[int, ...]]
 Config = Any
@@ -30,7 +30,8 @@ class Rule:
     """A checkpoint name becomes a leaf.
 
     In `source`, `{i}` stands for a number, `{part:query|key}` for one of the words, `{:a|b}` for words that
-    leave no trace in the target and `{:*}` for anything. `target` uses the named ones. `layout` names the axes, see `layout.py`.
+    leave no trace in the target and `{:*}` for anything. `target` uses the named ones. `layout` names
+    the axes, see `layout.py`.
     """
 
     source: str
@@ -72,7 +73,7 @@ class Settings:
     pooling: Mapping[str, Any] = field(default_factory=dict)
     """sentence-transformers' 1_Pooling/config.json."""
     modules: tuple[str, ...] = ()
-    """sentence-transformers' modules.json: the last word of each module's type ("Transformer", "Pooling", "Normalize")."""
+    """sentence-transformers' modules.json: the last word of each module's type, e.g. "Pooling"."""
     special_tokens: Mapping[str, int] = field(default_factory=dict)
     """Special tokens of the tokenizer by their text: {"[CLS]": 101, ...}."""
     files: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Layouts by axis name: "(h d) e -> e h d" says how a source tensor becomes a leaf, and, read backwards, how it returns.
+"""Layouts by axis name: "(h d) e -> e h d" is how a source tensor becomes a leaf and, read backwards, how it returns.
 
 The notation is einops': names are axes, parentheses merge axes, 1 is an axis of size one.
 """

@@ -58,7 +58,7 @@ def layer_norm(
 
 @_composite
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Multiply x by the normal distribution function of x, the erf form (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+    """Multiply x by the normal distribution function of x, by erf (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * 0.7071067811865476))
 
 

@@ -65,7 +65,7 @@ SIZES = {
     "m3": BertConfig(250002, 1024, 24, 16, 4096, 8194, 1, **XLM_ROBERTA),
     "tiny": BertConfig(300, 32, 2, 4, 64, 40, 2),
 }
-"""Published sizes: BAAI/bge-{base,small,large}-en-v1.5, sentence-transformers/all-MiniLM-L6-v2, BAAI/bge-m3. And a tiny one."""
+"""Published sizes: BAAI/bge-{base,small,large}-en-v1.5, all-MiniLM-L6-v2, BAAI/bge-m3. And a tiny one."""
 
 NUMBERS = re.compile(r"layer\.(\d+)\.")
 

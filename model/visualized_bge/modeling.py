@@ -29,7 +29,7 @@ class Rotary(nnx.Module):
 
 
 class VisionAttention(nnx.Module):
-    """Self-attention with rotary positions and a norm between the heads and the output projection. Keys have no bias."""
+    """Self-attention with rotary positions and a norm between heads and output projection. Keys have no bias."""
 
     def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs):
         width, heads = (config.width,), (config.heads, config.head_dim)

