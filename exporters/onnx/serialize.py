@@ -121,8 +121,8 @@ def _info(value: Value, name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), _dims(value.shape))
 
 
-def _dims(shape: Shape) -> list[int | str]:
-    return [dim if isinstance(dim, int) else str(dim) for dim in shape]
+def _dims(shape: Shape) -> list[int | str | None]:
+    return [dim if dim is None or isinstance(dim, int) else str(dim) for dim in shape]
 
 
 def _node(node: Node, names: Names) -> onnx.NodeProto:

@@ -1,7 +1,11 @@
 """Writing: each entry point traced, lowered and laid beside the weights it points into."""
 
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 
 from ...model.network import Network
 from ...model.ops import native_operators
@@ -11,6 +15,9 @@ from ..base import PROGRAMS, WEIGHTS, Description, Request
 from .graph import Graph, Value
 from .lower import Lowering
 from .serialize import model
+
+Specs: TypeAlias = Mapping[str, jax.ShapeDtypeStruct]
+"""Name -> shape, which may be symbolic, and type."""
 
 OPSETS = range(17, 24)
 OPSET = 23
@@ -26,7 +33,8 @@ def write(request: Request) -> dict[str, Description]:
 
 
 def _write(request: Request, entry: EntryPoint, opset: int) -> Description:
-    graph, outputs = lower(request.network, entry, opset)
+    graph, outputs = lower(*trace(request.network, entry), opset)
+    outputs = {tensor.name: outputs[tensor.name] for tensor in entry.outputs}
     proto = model(graph, outputs, opset, request.weights.tensors, WEIGHTS, entry.name)
     data = proto.SerializeToString(deterministic=True)
     (request.out / f"{entry.name}.onnx").write_bytes(data)
@@ -39,21 +47,26 @@ def _write(request: Request, entry: EntryPoint, opset: int) -> Description:
     }
 
 
-def lower(network: Network, entry: EntryPoint, opset: int) -> tuple[Graph, dict[str, Value]]:
-    """Trace an entry point with symbolic sizes and lower it to a graph and its outputs by name."""
-    used, specs = network.used_weights(entry.name), network.input_specs(entry.name)
+def trace(network: Network, entry: EntryPoint) -> tuple[ClosedJaxpr, Specs, Specs, list[str]]:
+    """Trace an entry point with symbolic sizes; give its weights, inputs and outputs in the order of the trace."""
+    weights = network.weight_specs(network.used_weights(entry.name))
+    specs = network.input_specs(entry.name)
     with native_operators():
-        closed = jax.jit(network.function(entry.name)).trace(network.weight_specs(used), *specs).jaxpr
+        closed = jax.jit(network.function(entry.name)).trace(weights, *specs).jaxpr
+    inputs = {tensor.name: spec for tensor, spec in zip(entry.inputs, specs, strict=True)}
+    return closed, dict(sorted(weights.items())), inputs, sorted(tensor.name for tensor in entry.outputs)
+
+
+def lower(
+    closed: ClosedJaxpr, weights: Specs, inputs: Specs, outputs: Sequence[str], opset: int
+) -> tuple[Graph, dict[str, Value]]:
+    """Lower a jaxpr of weights and inputs to a graph and its outputs by name."""
     graph = Graph()
-    leaves = [graph.weight(name, network.leaves[name].shape, network.leaves[name].dtype) for name in sorted(used)]
-    inputs = [
-        graph.input(tensor.name, spec.shape, _fed(spec.dtype)) for tensor, spec in zip(entry.inputs, specs, strict=True)
-    ]
+    given = [graph.weight(name, spec.shape, spec.dtype) for name, spec in weights.items()]
+    given += [graph.input(name, spec.shape, _fed(spec.dtype)) for name, spec in inputs.items()]
     lowering = Lowering(graph, opset)
-    lowering.run(closed, [*leaves, *inputs])
-    results = [lowering.full(atom) for atom in closed.jaxpr.outvars]
-    by_name = dict(zip(sorted(tensor.name for tensor in entry.outputs), results, strict=True))
-    return graph, {tensor.name: by_name[tensor.name] for tensor in entry.outputs}
+    lowering.run(closed, given)
+    return graph, dict(zip(outputs, map(lowering.full, closed.jaxpr.outvars), strict=True))
 
 
 def _fed(dtype: np.dtype) -> np.dtype:

@@ -26,7 +26,9 @@ def composite(c: Lowering, eqn: JaxprEqn) -> Value | Sequence[Value]:
     return c.composite(eqn)
 
 
-@primitive("stop_gradient", "copy", "copy_p", "optimization_barrier", "name", "sharding_constraint", emits="")
+@primitive(
+    "stop_gradient", "copy", "copy_p", "optimization_barrier", "name", "sharding_constraint", "device_put", emits=""
+)
 def nothing(c: Lowering, eqn: JaxprEqn) -> Sequence[Value]:
     """Give what came."""
     return [c.index(atom) for atom in eqn.invars]

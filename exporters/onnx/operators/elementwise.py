@@ -182,10 +182,16 @@ def clamp(c: Lowering, eqn: JaxprEqn) -> Value:
     return c.elementwise("Min", c.elementwise("Max", x, low), high)
 
 
-@primitive("select_n", emits="Where Equal")
+@primitive("select_n", emits="Where Equal Or And Not")
 def select_n(c: Lowering, eqn: JaxprEqn) -> Value:
     """Choose among the cases by a bool or a number."""
     which, *cases = map(c.read, eqn.invars)
+    if which.dtype == BOOL and cases[0].dtype == BOOL:  # for which onnxruntime has no Where
+        chosen, other = (
+            c.elementwise("And", which, cases[1]),
+            c.elementwise("And", c.elementwise("Not", which), cases[0]),
+        )
+        return c.elementwise("Or", chosen, other)
     if which.dtype == BOOL:
         return c.elementwise("Where", which, cases[1], cases[0], dtype=cases[0].dtype)
     result = cases[-1]

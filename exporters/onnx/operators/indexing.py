@@ -1,22 +1,23 @@
 """
 gather, dynamic_slice: taking by computed places.
 
-An index outside the array makes onnxruntime raise, where JAX's "fill" mode gives NaN.
+An index outside the array makes onnxruntime raise where JAX's "fill" mode gives NaN, also a negative one, which
+ONNX by itself would count from the end.
 """
 
 from collections.abc import Sequence
 
-import numpy as np
 from jax.extend.core import JaxprEqn
 from jax.lax import GatherScatterMode
 
+from ..build import BOOL, END
 from ..dims import INT64
 from ..graph import Dim, Shape, Value
 from ..lower import Lowering
 from ..registry import primitive
 
 
-@primitive("gather", emits="Gather GatherElements GatherND Slice Squeeze Min Max")
+@primitive("gather", emits="Gather GatherElements GatherND Slice Less Where Min Max")
 def gather(c: Lowering, eqn: JaxprEqn) -> Value:
     """Recognise what the gather is for: a slice, rows, elements or points."""
     value, numbers, sizes = c.full(eqn.invars[0]), eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
@@ -32,20 +33,18 @@ def gather(c: Lowering, eqn: JaxprEqn) -> Value:
 
 
 def _clipped(c: Lowering, eqn: JaxprEqn, value: Value) -> Value:
-    """Give the indices, brought into range if JAX's mode says so."""
-    indices = c.index(eqn.invars[1])
-    indices = c.expand(indices, eqn.invars[1].aval.shape)
-    if eqn.params["mode"] != GatherScatterMode.CLIP:
+    """Give the indices, brought into range or, where JAX would give NaN, kept from counting from the end."""
+    axes, mode = eqn.params["dimension_numbers"].start_index_map, eqn.params["mode"]
+    indices = c.expand(c.index(eqn.invars[1]), eqn.invars[1].aval.shape)
+    zero = c.constant(0, indices.dtype)
+    if mode == GatherScatterMode.CLIP:
+        limits = c.sizes.vector([value.shape[axis] - eqn.params["slice_sizes"][axis] for axis in axes])
+        return c.elementwise("Min", c.elementwise("Max", indices, zero), c.cast(limits, indices.dtype))
+    if mode != GatherScatterMode.FILL_OR_DROP or (indices.array is not None and (indices.array >= 0).all()):
         return indices
-    limits = _limits(c, value.shape, eqn)
-    indices = c.elementwise("Max", c.cast(indices, INT64), c.constant(0, INT64))
-    return c.elementwise("Min", indices, limits)
-
-
-def _limits(c: Lowering, shape: Shape, eqn: JaxprEqn) -> Value:
-    """Give the last start of a slice that fits, per indexed axis."""
-    sizes = eqn.params["slice_sizes"]
-    return c.sizes.vector([shape[axis] - sizes[axis] for axis in eqn.params["dimension_numbers"].start_index_map])
+    outside = c.cast(c.sizes.vector([value.shape[axis] for axis in axes]), indices.dtype)
+    negative = c.elementwise("Less", indices, zero, dtype=BOOL)
+    return c.elementwise("Where", negative, outside, indices, dtype=indices.dtype)
 
 
 def _window(c: Lowering, eqn: JaxprEqn, value: Value) -> Value:
@@ -53,10 +52,10 @@ def _window(c: Lowering, eqn: JaxprEqn, value: Value) -> Value:
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     places = c.expand(c.index(eqn.invars[1]), eqn.invars[1].aval.shape)
     collapsed, result = numbers.collapsed_slice_dims, eqn.outvars[0].aval.shape
-    if tuple(collapsed) == tuple(numbers.start_index_map) and len(collapsed) == 1:
-        if all(size == dim for i, (size, dim) in enumerate(zip(sizes, value.shape, strict=True)) if i not in collapsed):
-            index = c.reshape(_clipped(c, eqn, value), ())
-            return c.emit("Gather", value, index, shape=result, dtype=value.dtype, axis=collapsed[0])
+    whole = all(size == dim or i in collapsed for i, (size, dim) in enumerate(zip(sizes, value.shape, strict=True)))
+    if whole and len(collapsed) == 1 and tuple(collapsed) == tuple(numbers.start_index_map):
+        index = c.reshape(_clipped(c, eqn, value), ())
+        return c.emit("Gather", value, index, shape=result, dtype=value.dtype, axis=collapsed[0])
     if places.array is not None:
         at = dict(zip(numbers.start_index_map, places.array.tolist(), strict=True))
         start = [at.get(axis, 0) for axis in range(len(sizes))]
@@ -114,6 +113,13 @@ def _points(c: Lowering, value: Value, indices: Value, numbers, sizes: Shape, re
     return c.emit("GatherND", value, c.cast(indices, INT64), shape=result, dtype=value.dtype)
 
 
+def _start(c: Lowering, value: Value, starts: Sequence[Value], sizes: Shape, axes: Sequence[int]) -> Value:
+    """Give the start of a slice per axis, moved so that it fits."""
+    start = c.concat([c.reshape(c.cast(starts[axis], INT64), (1,)) for axis in axes], axis=0)
+    limits = c.sizes.vector([value.shape[axis] - sizes[axis] for axis in axes])
+    return c.elementwise("Min", c.elementwise("Max", start, c.constant(0, INT64)), limits)
+
+
 @primitive("dynamic_slice", emits="Slice Max Min Concat")
 def dynamic_slice(c: Lowering, eqn: JaxprEqn) -> Value:
     """Take a range of every axis, moved so that it fits."""
@@ -121,8 +127,22 @@ def dynamic_slice(c: Lowering, eqn: JaxprEqn) -> Value:
     axes = [i for i, (size, dim) in enumerate(zip(sizes, value.shape, strict=True)) if size != dim]
     if not axes:
         return value
-    starts = [c.index(eqn.invars[1 + axis]) for axis in axes]
-    starts = c.concat([c.reshape(c.cast(start, INT64), (1,)) for start in starts], axis=0)
-    limits = c.sizes.vector([value.shape[axis] - sizes[axis] for axis in axes])
-    places = c.elementwise("Min", c.elementwise("Max", starts, c.constant(0, np.int64)), limits)
-    return _cut(c, value, places, axes, sizes)
+    start = _start(c, value, list(map(c.index, eqn.invars[1:])), sizes, axes)
+    return _cut(c, value, start, axes, sizes)
+
+
+@primitive("dynamic_update_slice", emits="Slice Max Min Concat Add")
+def dynamic_update_slice(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Put a piece in place along one axis: what is before it, the piece, what is after it."""
+    value, piece = c.full(eqn.invars[0]), c.full(eqn.invars[1])
+    axes = [i for i, (size, dim) in enumerate(zip(piece.shape, value.shape, strict=True)) if size != dim]
+    if len(axes) > 1:
+        raise c.refusal(eqn, f"dynamic_update_slice of {piece.shape} in {value.shape}, along several axes")
+    if not axes:
+        return piece
+    start = _start(c, value, list(map(c.index, eqn.invars[2:])), piece.shape, axes)
+    end = c.elementwise("Add", start, c.sizes.vector([piece.shape[axes[0]]]))
+    axis, unknown = c.constant(axes, INT64), [None if i in axes else dim for i, dim in enumerate(value.shape)]
+    before = c.emit("Slice", value, c.constant([0], INT64), start, axis, shape=unknown, dtype=value.dtype)
+    after = c.emit("Slice", value, end, c.constant([END], INT64), axis, shape=unknown, dtype=value.dtype)
+    return c.emit("Concat", before, piece, after, shape=value.shape, dtype=value.dtype, axis=axes[0])

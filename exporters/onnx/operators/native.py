@@ -41,7 +41,7 @@ def attention(c: Lowering, eqn: JaxprEqn) -> Value:
 
 def _attention(c: Lowering, query: Value, key: Value, value: Value, bias: Sequence[Value], scale: float) -> Value:
     """Attend with the heads side by side, as the products leave them; only the bias must have its full size."""
-    batch, tokens, heads, width = query.shape
+    _, tokens, heads, width = query.shape
     flat = [c.reshape(x, (*x.shape[:2], heads * width)) for x in (query, key, value)]
     mask = [c.expand(x, (*x.shape[:2], tokens, key.shape[1])) for x in bias]
     shape, sizes = flat[0].shape, {"q_num_heads": heads, "kv_num_heads": heads}

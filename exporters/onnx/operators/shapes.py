@@ -32,7 +32,7 @@ def broadcast_in_dim(c: Lowering, eqn: JaxprEqn) -> Value:
     value = c.index(eqn.invars[0])
     value = c.reshape(value, (1,) * (eqn.invars[0].aval.ndim - len(value.shape)) + value.shape)
     places = eqn.params["broadcast_dimensions"]
-    first = min(places, default=len(eqn.params["shape"])) if value.fixed else 0
+    first = min(places, default=len(eqn.params["shape"]))  # broadcasting adds the axes before it
     shape = [1] * len(eqn.params["shape"])
     for axis, dim in zip(places, value.shape, strict=True):
         shape[axis] = dim
