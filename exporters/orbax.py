@@ -6,6 +6,8 @@ elements of lists numbered as strings. So both of these work:
     StandardCheckpointer().restore(path)                             nested dict of arrays
     StandardCheckpointer().restore(path, nnx.state(abstract_model))  what nnx.update takes
 
+The arrays are numpy's, or jax.Arrays where those of the abstract state have a sharding.
+
 Source: https://orbax.readthedocs.io, "Checkpointing PyTrees of Arrays"; zarr v2, one uncompressed chunk
 per array, instead of Orbax's default OCDBT, which names its files at random.
 """

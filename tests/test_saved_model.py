@@ -1,0 +1,140 @@
+"""The SavedModel as TensorFlow's tools see it: signatures, variables, and what is not in the graph."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+# ruff: noqa: E402 - what follows needs TensorFlow
+from tensorflow.core.protobuf import saved_model_pb2
+
+from bgevis.exporters.base import Request
+from bgevis.exporters.saved_model import EXPORTER
+from bgevis.model.visualized_bge import FAMILY
+from bgevis.validation.errors import EnvironmentFailure
+
+SPEC = spec_from_file_location("tiny_exports", Path(__file__).parent / "tiny_exports.py")
+tiny = module_from_spec(SPEC)
+SPEC.loader.exec_module(tiny)
+
+NETWORK = FAMILY.network(FAMILY.sizes["tiny"])
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    return tiny.export(EXPORTER, NETWORK, tmp_path_factory.mktemp("saved_model") / "run")
+
+
+@pytest.fixture(scope="module")
+def weights(artifact):
+    return tiny.WeightsFile(artifact.directory / tiny.WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def loaded(artifact):
+    return tf.saved_model.load(str(artifact.directory / "saved_model"))
+
+
+@pytest.fixture(scope="module")
+def graph(artifact):
+    data = (artifact.directory / "saved_model" / "saved_model.pb").read_bytes()
+    return saved_model_pb2.SavedModel.FromString(data).meta_graphs[0]
+
+
+def test_one_signature_per_entry_point_with_its_names_and_axes(loaded):
+    assert set(loaded.signatures) == set(NETWORK.entry_points)
+    for name, entry in NETWORK.entry_points.items():
+        signature = loaded.signatures[name]
+        inputs = signature.structured_input_signature[1]
+        assert {n: (s.dtype.name, s.shape.as_list()) for n, s in inputs.items()} == {
+            s.name: (s.dtype, [d if isinstance(d, int) else None for d in s.shape]) for s in entry.inputs
+        }
+        assert set(signature.structured_outputs) == {s.name for s in entry.outputs}
+
+
+def test_signatures_of_the_graph_are_what_serving_reads(graph):
+    assert {*graph.signature_def} == {*NETWORK.entry_points, "__saved_model_init_op"}
+    for name in NETWORK.entry_points:
+        assert graph.signature_def[name].method_name == "tensorflow/serving/predict"
+
+
+def test_variables_are_the_leaves_shared_by_all_signatures(loaded, weights):
+    variables = {variable.name.removesuffix(":0"): variable for variable in loaded.signatures["encode_text"].variables}
+    both = {v.name.removesuffix(":0") for v in loaded.signatures["encode_multimodal"].variables}
+    assert set(variables) == set(NETWORK.used_weights("encode_text"))
+    assert both == set(NETWORK.used_weights("encode_multimodal"))
+    nested = loaded.weights["text"]["layers"]["0"]["up"]["kernel"]
+    np.testing.assert_array_equal(nested.numpy(), weights["text.layers.0.up.kernel"])
+
+
+def test_every_leaf_is_one_variable(graph, weights):
+    names = [node.variable.name for node in graph.object_graph_def.nodes if node.HasField("variable")]
+    assert sorted(names) == sorted(weights.tensors)
+
+
+def test_runs_in_a_session_through_the_graph_alone(artifact, loaded, graph):
+    """The way of TensorFlow Serving and of the C API: the graph's own restore operation, no Python objects."""
+    entry = NETWORK.entry_points["encode_multimodal"]
+    case, signature = tiny.inputs(entry, batch=2, tokens=4), graph.signature_def[entry.name]
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.compat.v1.saved_model.loader.load(session, ["serve"], str(artifact.directory / "saved_model"))
+        feed = {signature.inputs[name].name: array for name, array in case.items()}
+        got = session.run(signature.outputs["embeddings"].name, feed)
+    want = loaded.signatures[entry.name](**{name: tf.constant(array) for name, array in case.items()})["embeddings"]
+    np.testing.assert_array_equal(got, want)
+
+
+def test_no_weight_is_a_constant_of_the_graph(artifact, weights):
+    data = (artifact.directory / "saved_model" / "saved_model.pb").read_bytes()
+    for leaf in weights.tensors:
+        if weights[leaf].nbytes >= 64:
+            assert weights[leaf].tobytes()[:64] not in data, leaf
+
+
+def test_longer_than_legal_is_refused(loaded):
+    highest = NETWORK.entry_points["encode_text"].axes["tokens"].high
+    ids = tf.ones((1, highest + 1), tf.int32)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        loaded.signatures["encode_text"](input_ids=ids, attention_mask=ids)
+
+
+def test_functions_are_counted_from_nought_and_no_argument_is_a_handle(graph):
+    functions = graph.graph_def.library.function
+    assert [f.signature.name.rpartition("_")[2] for f in functions] == [str(i) for i in range(len(functions))]
+    names = [a.attr["_user_specified_name"].s for f in functions for a in f.arg_attr.values()]
+    assert not any(name.isdigit() for name in names)
+
+
+def test_nothing_but_what_loading_needs(artifact):
+    folder = artifact.directory / "saved_model"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {"saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"}
+
+
+def test_the_description_states_the_versions(artifact):
+    for name, program in artifact.programs.items():
+        assert program["path"] == "saved_model"
+        assert program["signature"] == name
+        assert program["tensorflow"] == tf.__version__
+        assert program["xla_call_module"] >= 9
+
+
+def test_a_full_disk_is_an_environment_failure(weights, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    with pytest.raises(EnvironmentFailure, match=r"could not write .*No space left"):
+        EXPORTER.write(Request(NETWORK, weights, tmp_path))
+
+
+def test_variables_that_are_written_to_leave_the_weights_file_alone(artifact, weights, tmp_path):
+    """While saving, the variables lie on a private mapping of the file."""
+    from bgevis.exporters.saved_model import _variables
+
+    before = weights.path.read_bytes()
+    variable = _variables(weights)["text.layers.0.up.kernel"]
+    variable.assign(tf.zeros_like(variable))
+    assert weights.path.read_bytes() == before

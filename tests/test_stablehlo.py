@@ -1,0 +1,144 @@
+"""StableHLO programs as other compilers see them: portable bytecode, named arguments, fixed sizes on request."""
+
+import dataclasses
+import json
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax import export
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import stablehlo
+
+from bgevis.exporters.base import Request
+from bgevis.exporters.stablehlo import EXPORTER
+from bgevis.model.bert import FAMILY as BERT
+from bgevis.model.visualized_bge import FAMILY as VISUALIZED_BGE
+from bgevis.validation.errors import InputError
+
+SPEC = spec_from_file_location("tiny_exports", Path(__file__).parent / "tiny_exports.py")
+tiny = module_from_spec(SPEC)
+SPEC.loader.exec_module(tiny)
+
+NETWORK = VISUALIZED_BGE.network(VISUALIZED_BGE.sizes["tiny"])
+STATIC = ({"batch": 2, "tokens": 6}, {"batch": 2, "tokens": 7}, {"batch": 1, "tokens": 6, "frames": 9})
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    return tiny.export(EXPORTER, NETWORK, tmp_path_factory.mktemp("stablehlo") / "run", static=STATIC)
+
+
+@pytest.fixture(scope="module")
+def weights(artifact):
+    return tiny.WeightsFile(artifact.directory / tiny.WEIGHTS)
+
+
+def parse(path: Path) -> ir.Module:
+    context = ir.Context()
+    stablehlo.register_dialect(context)
+    with context:
+        return stablehlo.deserialize_portable_artifact(context, path.read_bytes())
+
+
+def main_function(module: ir.Module) -> ir.Operation:
+    (main,) = (op for op in module.body.operations if ir.StringAttr(op.attributes["sym_name"]).value == "main")
+    return main
+
+
+def test_static_programs_run_in_the_reference_interpreter(artifact, weights):
+    """The interpreter of the StableHLO specification: neither JAX nor XLA computes here."""
+    entry, program = NETWORK.entry_points["encode_text"], artifact.programs["encode_text"]
+    case = tiny.inputs(entry, batch=2, tokens=6)
+    module = parse(artifact.directory / program["static"]["batch=2,tokens=6"])
+    with module.context:
+        arrays = [*(weights[leaf] for leaf in program["weights"]), *case.values()]
+        constants = [ir.DenseElementsAttr.get(np.ascontiguousarray(array)) for array in arrays]
+        (result,) = stablehlo.eval_module(module, constants)
+    want = EXPORTER.open(artifact).run("encode_text", case)["embeddings"]
+    np.testing.assert_allclose(np.array(result), want, rtol=0, atol=2e-6)
+
+
+def test_the_arguments_are_the_weights_in_the_stated_order_then_the_inputs(artifact, weights):
+    for name, program in artifact.programs.items():
+        (path,) = (program["static"][label] for label in program["static"] if label.startswith("batch=1"))
+        module = parse(artifact.directory / path)
+        entry, sizes = NETWORK.entry_points[name], {"batch": 1, "tokens": 6}
+        want = [list(weights[leaf].shape) for leaf in program["weights"]]
+        want += [list(spec.resolve(sizes)) for spec in entry.inputs]
+        with module.context:
+            arguments = [
+                ir.RankedTensorType(a.type).shape for a in main_function(module).regions[0].blocks[0].arguments
+            ]
+            assert [list(shape) for shape in arguments] == want
+
+
+def test_every_argument_is_named_in_the_bytecode(artifact):
+    program = artifact.programs["encode_multimodal"]
+    for path in (program["path"], program["jax_export"], *program["static"].values()):
+        data = (artifact.directory / path).read_bytes()
+        for leaf in program["weights"]:
+            assert f"weights['{leaf}']".encode() in data
+        for name in ("images", "input_ids", "attention_mask"):
+            assert name.encode() in data
+
+
+def test_portable_programs_have_no_composite_and_ask_for_an_old_version(artifact):
+    for program in artifact.programs.values():
+        for path in (program["path"], *program["static"].values()):
+            assert (artifact.directory / path).read_bytes().startswith(b"ML\xefR\x0dStableHLO_v1.0.0\0")
+            assert "stablehlo.composite" not in str(parse(artifact.directory / path))
+        assert program["stablehlo"] == "1.0.0"
+
+
+def test_axes_that_an_entry_point_lacks_are_ignored(artifact):
+    assert list(artifact.programs["encode_image"]["static"]) == ["batch=2", "batch=1"]
+    assert (
+        artifact.programs["encode_text"]["static"]["batch=2,tokens=7"] == "programs/encode_text.batch=2,tokens=7.mlirbc"
+    )
+
+
+def test_the_jax_program_takes_every_size_on_every_platform(artifact):
+    program = artifact.programs["encode_text"]
+    exported = export.deserialize(bytearray((artifact.directory / program["jax_export"]).read_bytes()))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert exported.calling_convention_version == program["calling_convention_version"]
+    assert [str(d) for d in exported.in_avals[-1].shape] == ["batch", "tokens"]
+    assert not exported.disabled_safety_checks
+
+
+def test_every_file_is_run_in_turn(artifact, monkeypatch):
+    called = []
+    monkeypatch.setattr(jax, "jit", lambda call: lambda *_: called.append(call.__self__) or {"embeddings": np.zeros(1)})
+    runner, entry = EXPORTER.open(artifact), NETWORK.entry_points["encode_text"]
+    for tokens in (6, 4, 5, 4, 3):
+        runner.run("encode_text", tiny.inputs(entry, batch=2, tokens=tokens))
+    static, bytecode, jax_export, again, third = called
+    assert [str(d) for d in static.in_avals[-1].shape] == ["2", "6"]
+    assert (bytecode.platforms, len(jax_export.platforms)) == (("cpu",), 3)
+    assert again is bytecode
+    assert third is bytecode
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"batch": 1, "tokens": 41}, r"encode_text takes tokens from 1 to 40; .* tokens=41"),
+        ({"batch": 0, "tokens": 4}, r"encode_text takes batch at least 1; .* batch=0"),
+        ({"batch": 1}, r"encode_text needs a size for its axis tokens, from 1 to 40; got \{'batch': 1\}"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused_before_anything_is_written(tmp_path, weights, sizes, message):
+    network = BERT.network(dataclasses.replace(BERT.sizes["tiny"], max_position_embeddings=40))
+    with pytest.raises(InputError, match=message):
+        EXPORTER.write(Request(network, weights, tmp_path, static=(sizes,)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_description_is_json_and_progress_counts_its_files(artifact, weights, tmp_path):
+    counted = []
+    described = EXPORTER.write(Request(NETWORK, weights, tmp_path, progress=counted.append))
+    assert json.loads(json.dumps(described)) == described
+    assert sum(counted) == sum(path.stat().st_size for path in tmp_path.iterdir())
