@@ -31,6 +31,8 @@ class Builder:
         self.graph = graph
         self.opset = opset
         self.sizes = Sizes(graph)
+        self.pointwise = set[str]()
+        """The operators that were applied to each element on its own."""
 
     def emit(
         self, op: str, *inputs: Value | None, shape: Shape, dtype: object, scope: str | None = None, **attrs: Attribute
@@ -51,6 +53,7 @@ class Builder:
 
     def elementwise(self, op: str, *inputs: Value, dtype: object = None, **attrs: Attribute) -> Value:
         """Apply an operator to each element of inputs that broadcast together."""
+        self.pointwise.add(op)
         dtype = inputs[0].dtype if dtype is None else dtype
         shape = broadcast([value.shape for value in inputs])
         earlier = self._before_reshape(inputs, shape)

@@ -14,6 +14,7 @@ from ...validation.errors import InputError
 from ..base import PROGRAMS, WEIGHTS, Description, Request
 from .graph import Graph, Value
 from .lower import Lowering
+from .narrow import narrow
 from .serialize import model
 
 Specs: TypeAlias = Mapping[str, jax.ShapeDtypeStruct]
@@ -66,7 +67,8 @@ def lower(
     given += [graph.input(name, spec.shape, _fed(spec.dtype)) for name, spec in inputs.items()]
     lowering = Lowering(graph, opset)
     lowering.run(closed, given)
-    return graph, dict(zip(outputs, map(lowering.full, closed.jaxpr.outvars), strict=True))
+    results = dict(zip(outputs, map(lowering.full, closed.jaxpr.outvars), strict=True))
+    return graph, narrow(lowering, results)
 
 
 def _fed(dtype: np.dtype) -> np.dtype:
