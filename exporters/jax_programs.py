@@ -21,6 +21,9 @@ a released TensorFlow reads (2.21 reads 1.13); readers accept every version of t
 Source: https://openxla.org/stablehlo/compatibility
 """
 
+FRAMES = "jax_traceback_in_locations_limit"
+"""JAX's setting for how many of the callers' source lines an operation names."""
+
 PASSES = "func.func(stablehlo-legalize-composite-to-call)"
 
 
@@ -32,13 +35,13 @@ def reproducible_lowering() -> Iterator[None]:
     """
     import jax
 
-    limit = jax.config.jax_traceback_in_locations_limit
-    jax.config.update("jax_traceback_in_locations_limit", 0)
+    frames = getattr(jax.config, FRAMES)
+    jax.config.update(FRAMES, 0)
     try:
         with jax.default_matmul_precision("highest"):
             yield
     finally:
-        jax.config.update("jax_traceback_in_locations_limit", limit)
+        jax.config.update(FRAMES, frames)
 
 
 def named_function(network: "Network", entry_point: str) -> "Function":
@@ -46,7 +49,7 @@ def named_function(network: "Network", entry_point: str) -> "Function":
     function = network.function(entry_point)
     names = ("weights", *(spec.name for spec in network.entry_points[entry_point].inputs))
     parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in names]
-    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__signature__ = inspect.Signature(parameters)
     return function
 
 

@@ -1,11 +1,13 @@
 """Every format, as found: what was written is the network, in the format's own runtime, and nothing else is in it."""
 
+import contextlib
 import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -90,8 +92,11 @@ def written(tmp_path_factory) -> dict[str, Path]:
         start(script, str(first), *FORMATS, cwd=HERE, seed="1"),
         start(script, ".", *reversed(FORMATS), cwd=second, seed="2"),
     ]
-    for process in processes:
-        finish(process)
+    with contextlib.ExitStack() as stack:
+        for process in processes:
+            stack.enter_context(process)
+        for process in processes:
+            finish(process)
     return {"first": first, "second": second}
 
 
@@ -107,16 +112,17 @@ def wanted(written) -> dict[str, list]:
 
 
 @pytest.fixture(scope="session")
-def openers(written) -> dict[str, subprocess.Popen]:
+def openers(written) -> Iterator[dict[str, subprocess.Popen]]:
     """A process per format that opens it without what it must not need, and runs every case."""
     processes = {}
-    for format_ in FORMATS:
-        directories = [written["first"] / name / format_ for name in NETWORKS]
-        for directory in directories:
-            state(directory, tiny.networks()[directory.parent.name])
-        forbidden = ",".join(FORBIDDEN[format_])
-        processes[format_] = start("-c", OPEN, format_, forbidden, *map(str, directories), cwd=directories[0], seed="3")
-    return processes
+    with contextlib.ExitStack() as stack:
+        for format_ in FORMATS:
+            directories = [written["first"] / name / format_ for name in NETWORKS]
+            for directory in directories:
+                state(directory, tiny.networks()[directory.parent.name])
+            arguments = ("-c", OPEN, format_, ",".join(FORBIDDEN[format_]), *map(str, directories))
+            processes[format_] = stack.enter_context(start(*arguments, cwd=directories[0], seed="3"))
+        yield processes
 
 
 def state(directory: Path, network) -> None:

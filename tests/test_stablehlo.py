@@ -61,6 +61,20 @@ def test_static_programs_run_in_the_reference_interpreter(artifact, weights):
     np.testing.assert_allclose(np.array(result), want, rtol=0, atol=2e-6)
 
 
+def test_static_programs_compile_and_run_in_iree(artifact, weights):
+    compiler = pytest.importorskip("iree.compiler", reason="IREE is not installed: pip install iree-base-compiler")
+    runtime = pytest.importorskip("iree.runtime", reason="IREE is not installed: pip install iree-base-runtime")
+    entry, program = NETWORK.entry_points["encode_multimodal"], artifact.programs["encode_multimodal"]
+    case, path = tiny.inputs(entry, batch=2, tokens=6), artifact.directory / program["static"]["batch=2,tokens=6"]
+    binary = compiler.compile_file(str(path), input_type="stablehlo", target_backends=["llvm-cpu"])
+    context = runtime.SystemContext(config=runtime.Config("local-task"))
+    module = runtime.VmModule.copy_buffer(context.instance, binary)
+    context.add_vm_module(module)
+    got = context.modules[module.name].main(*(np.array(weights[leaf]) for leaf in program["weights"]), *case.values())
+    want = EXPORTER.open(artifact).run(entry.name, case)["embeddings"]
+    np.testing.assert_allclose(got.to_host(), want, rtol=0, atol=2e-6)
+
+
 def test_the_arguments_are_the_weights_in_the_stated_order_then_the_inputs(artifact, weights):
     for name, program in artifact.programs.items():
         (path,) = (program["static"][label] for label in program["static"] if label.startswith("batch=1"))
