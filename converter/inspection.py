@@ -50,7 +50,7 @@ def show(described: dict[str, Any]) -> str:
     lines = [
         f"file       {described['file']}",
         f"container  {described['container']}" + "".join(f", wrapped in {w}" for w in described["wrappers"]),
-        f"tensors    {len(described['tensors'])} in {described['storages']} storages, {described['bytes'] / 1e6:.1f} MB",
+        f"tensors    {len(described['tensors'])} in {described['storages']} storages, {_megabytes(described)}",
         f"dtypes     {', '.join(f'{count} {dtype}' for dtype, count in described['dtypes'].items())}",
     ]
     if described["ignored"]:
@@ -62,6 +62,10 @@ def show(described: dict[str, Any]) -> str:
         lines += [f"           {line}" for line in _fields(described["config"])]
         lines += [f"{kind:10} read from {file}" for kind, file in described["settings"].items()]
     return "\n".join([*lines, "", *_folded(described["tensors"])])
+
+
+def _megabytes(described: dict[str, Any]) -> str:
+    return f"{described['bytes'] / 1e6:.1f} MB"
 
 
 def _fields(config: dict[str, Any], prefix: str = "") -> list[str]:

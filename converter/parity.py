@@ -7,10 +7,12 @@ one of them right by a common mistake's inverse mends it, which and how.
 import functools
 import json
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..exporters.jax_programs import JaxRunner
 from ..exporters.weights import WeightsFile
 from ..validation.cases import tap_case
 from ..validation.compare import compare
@@ -52,7 +54,7 @@ def reads(run: RunDirectory) -> str:
 
 
 class NNXRunner:
-    """The NNX model on its weights file, compiled by JAX."""
+    """The NNX model on its weights file, compiled by JAX; also gives intermediate values."""
 
     def __init__(self, net: "Network", weights: WeightsFile):
         import jax
@@ -60,14 +62,10 @@ class NNXRunner:
 
         self.net = net
         self.weights = {name: jnp.asarray(weights[name]) for name in net.leaves}
-        self.name = f"flax nnx, jax {jax.__version__}"
-        self._compiled = {entry: jax.jit(net.function(entry)) for entry in net.entry_points}
+        self.name = f"flax {version('flax')} + jax {jax.__version__}"
+        functions = {e: functools.partial(jax.jit(net.function(e)), self.weights) for e in net.entry_points}
+        self.run = JaxRunner(self.name, net.entry_points, functions).run
         self._tapped = {entry: jax.jit(functools.partial(self._trace_taps, entry)) for entry in net.entry_points}
-
-    def run(self, entry_point: str, inputs: Arrays) -> Arrays:
-        """Compute an entry point."""
-        outputs = self._compiled[entry_point](self.weights, *inputs.values())
-        return {name: np.asarray(value) for name, value in outputs.items()}
 
     def taps(self, entry_point: str, inputs: Arrays, changed: "Mapping[str, jax.Array] | None" = None) -> Arrays:
         """Compute samples of the intermediate values, with some weights changed if wanted."""
@@ -90,7 +88,7 @@ def parity(run: RunDirectory, options: Options, progress: Progress) -> None:
         with jax.default_matmul_precision("highest"):
             runner = NNXRunner(net, WeightsFile(run.path / WEIGHTS_PATH))
             outputs = compare(runner, net.entry_points, goldens.cases())
-            rows, notes = _intermediates(runner, net.entry_points.values(), goldens, Ledger.read(run.path / LEDGER))
+            rows, notes = _intermediates(runner, goldens, Ledger.read(run.path / LEDGER))
         report = Report(runner.name, (*outputs.rows, *rows), notes)
         (staged.out / PARITY).parent.mkdir()
         (staged.out / PARITY).write_text(json.dumps(report.to_json(), indent=1) + "\n")
@@ -100,12 +98,10 @@ def parity(run: RunDirectory, options: Options, progress: Progress) -> None:
             raise GateError(f"parity: the converted network is not the one that was trained\n  {reasons}")
 
 
-def _intermediates(
-    runner: NNXRunner, entries: Any, goldens: Goldens, ledger: Ledger
-) -> tuple[list[Row], tuple[str, ...]]:
-    """Compare the intermediate values of every entry point; the notes name causes."""
+def _intermediates(runner: NNXRunner, goldens: Goldens, ledger: Ledger) -> tuple[list[Row], tuple[str, ...]]:
+    """Compare the intermediate values; the notes name causes."""
     rows, notes = [], []
-    for entry in entries:
+    for entry in map(runner.net.entry_points.__getitem__, goldens.tapped):
         wanted, inputs = goldens.taps(entry.name), tap_case(entry).inputs
         got = runner.taps(entry.name, inputs)
         found = first_divergence(wanted, got)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..model.family import Config, Family
 from ..validation import goldens
 from ..validation.budget import Budget, measure
-from ..validation.cases import cases, tap_case
+from ..validation.cases import cases, tap_case, tapped_entries
 from ..validation.compare import Golden
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import EnvironmentFailure, InputError
@@ -53,7 +53,7 @@ def read_state(checkpoint: "Checkpoint") -> dict[str, Any]:
 
             state |= load_file(file)
         else:
-            mapped = checkpoint.container != "torch-legacy"
+            mapped = checkpoint.container.startswith("torch-zip")
             state |= torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     return state
 
@@ -99,19 +99,17 @@ def write_goldens(
                 inputs = case.inputs
                 base[case.name] = goldens.golden(case, exact.run(entry.name, inputs), reference.run(entry.name, inputs))
         found += base.values()
+        if entry not in tapped_entries(entries):
+            continue
         note(f"{entry.name}: intermediate values")
-        small, taps[entry.name] = _intermediates(exact, reference, entry)
-        found.append(small)
+        taps[entry.name] = _intermediates(exact, reference, entry)
     goldens.write(out, found, taps)
 
 
 def _intermediates(
     exact: "TorchReference", reference: "TorchReference", entry: EntryPoint
-) -> tuple[Golden, dict[str, tuple[Any, Budget]]]:
-    """Run the small case once in each dtype, for its outputs and for every tapped value."""
-    case = tap_case(entry)
-    outputs, wanted = exact.run_with_taps(entry.name, case.inputs)
-    outputs32, float32 = reference.run_with_taps(entry.name, case.inputs)
-    samples = {name: goldens.sample(value) for name, value in wanted.items()}
-    taps = {name: (value, measure(value, goldens.sample(float32[name]))) for name, value in samples.items()}
-    return goldens.golden(case, outputs, outputs32), taps
+) -> dict[str, tuple[Any, Budget]]:
+    inputs = tap_case(entry).inputs
+    wanted = {name: goldens.sample(value) for name, value in exact.taps(entry.name, inputs).items()}
+    float32 = reference.taps(entry.name, inputs)
+    return {name: (value, measure(value, goldens.sample(float32[name]))) for name, value in wanted.items()}

@@ -6,7 +6,7 @@ pictures of noise, of edges and of extremes.
 """
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,23 +42,27 @@ def _text_cases(entry: EntryPoint, seed: int) -> Iterator[Case]:
     axis = entry.axes["tokens"]
     longest = min(axis.high or LONGEST, LONGEST)
     width = min(24, longest)
-    batch = _inputs(entry, [width, max(2, width // 2), min(2, longest)], width, seed)
+    lengths = [width, min(2, longest)] if pictured(entry) else [width, max(2, width // 2), min(2, longest)]
+    batch = _inputs(entry, lengths, width, seed)
     yield Case(entry.name, "ragged batch", batch)
     wider = min(width + 7, longest)
-    if wider > width:
+    if wider > width and not pictured(entry):
         yield Case(entry.name, "the batch with more padding", _pad(entry, batch, wider), ("ragged batch", (0, 1, 2)))
-    yield _alone(entry, batch, "ragged batch")
+    alone = {s.name: batch[s.name][1:2, : lengths[1] if "tokens" in s.shape else None] for s in entry.inputs}
+    yield Case(entry.name, "its second row alone, unpadded", alone, ("ragged batch", (1,)))
     yield Case(entry.name, f"longest text, {longest} tokens", _inputs(entry, [longest], longest, seed + 1))
 
 
 def _image_cases(entry: EntryPoint, seed: int) -> Iterator[Case]:
-    batch = _inputs(entry, [0, 0, 0], 0, seed)
+    batch = _inputs(entry, [0, 0], 0, seed)
     yield Case(entry.name, "batch", batch)
-    yield _alone(entry, batch, "batch")
+    alone = {name: array[1:2] for name, array in batch.items()}
+    yield Case(entry.name, "its second row alone", alone, ("batch", (1,)))
 
 
-def _alone(entry: EntryPoint, batch: Arrays, name: str) -> Case:
-    return Case(entry.name, "its second row alone", {key: array[1:2] for key, array in batch.items()}, (name, (1,)))
+def pictured(entry: EntryPoint) -> bool:
+    """Say whether an entry point takes pictures, which cost a forward pass of some hundred tokens each."""
+    return any(isinstance(spec.domain, Pixels) for spec in entry.inputs)
 
 
 def _inputs(entry: EntryPoint, lengths: list[int], tokens: int, seed: int) -> dict[str, np.ndarray]:
@@ -91,15 +95,13 @@ def _token_ids(domain: TokenIds, shape: tuple[int, ...], lengths: list[int], rng
 
 
 def _pictures(domain: Pixels, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Noise; black and white bars with a gradient, upright unlike sideways; one saturated colour with a corner lit."""
+    """Noise on the left of a red field; black and white bars with a gradient, upright unlike sideways."""
     batch, height, width, channels = shape
     noise = rng.integers(0, 256, (height, width, channels))
     bars = np.where(np.arange(width) // max(1, width // 7) % 2, 255, 0)[None, :, None]
     bars = np.broadcast_to(bars * np.linspace(0, 1, height)[:, None, None], noise.shape)
-    corner = np.zeros(noise.shape)
-    corner[..., 0] = 255
-    corner[: height // 3, : width // 4] = 255
-    pictures = np.stack([(noise, bars, corner)[i % 3] for i in range(batch)]).astype(np.float32)
+    noise[:, width // 2 :] = np.where(np.arange(channels) == 0, 255, 0)
+    pictures = np.stack([(noise, bars)[i % 2] for i in range(batch)]).astype(np.float32)
     return ((pictures / 255 - np.array(domain.mean)) / np.array(domain.std)).astype(np.float32)
 
 
@@ -113,8 +115,14 @@ def _pad(entry: EntryPoint, inputs: Arrays, tokens: int) -> dict[str, np.ndarray
     return padded
 
 
+def tapped_entries(entries: Iterable[EntryPoint]) -> list[EntryPoint]:
+    """Choose the entry points whose intermediate values are compared: those whose inputs no other one has, and more."""
+    inputs = [(entry, {spec.name for spec in entry.inputs}) for entry in entries]
+    return [entry for entry, names in inputs if not any(names < others for _, others in inputs)]
+
+
 def tap_case(entry: EntryPoint, seed: int = 7) -> Case:
-    """Draw the small case on which intermediate values are compared."""
+    """Draw the small case on which intermediate values are compared: one padded row."""
     tokens = min(9, entry.axes["tokens"].high or 9) if "tokens" in entry.axes else 0
-    lengths = [tokens, max(tokens - 3, 1)] if tokens else [0]
+    lengths = [max(tokens - 3, 1)]
     return Case(entry.name, "intermediates", _inputs(entry, lengths, tokens, seed))

@@ -46,11 +46,12 @@ def write(folder: Path, goldens: Iterable[Golden], taps: Mapping[str, Mapping[st
             arrays |= {f"{golden.case.name}/inputs/{k}": v for k, v in golden.case.inputs.items()}
             arrays |= {f"{golden.case.name}/outputs/{k}": v for k, v in golden.outputs.items()}
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / f"{entry}.safetensors")
-        save_file({k: v for k, (v, _) in taps[entry].items()}, folder / "taps" / f"{entry}.safetensors")
         index[entry] = {
             "cases": {g.case.name: {"inputs": list(g.case.inputs), "budgets": _budgets(g.budgets)} for g in several},
-            "taps": {name: [budget.yardstick, budget.scale] for name, (_, budget) in taps[entry].items()},
         }
+    for entry, values in taps.items():
+        save_file({name: value for name, (value, _) in values.items()}, folder / "taps" / f"{entry}.safetensors")
+        index[entry]["taps"] = {name: [budget.yardstick, budget.scale] for name, (_, budget) in values.items()}
     (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
@@ -90,6 +91,11 @@ class Goldens:
             budgets = {key: Budget(b["yardstick"], b["scale"]) for key, b in described["budgets"].items()}
             goldens.append(Golden(Case(entry, name, inputs), outputs, budgets))
         return goldens
+
+    @property
+    def tapped(self) -> list[str]:
+        """Name the entry points that have intermediate values."""
+        return [entry for entry, described in self._index.items() if "taps" in described]
 
     def taps(self, entry: str) -> dict[str, tuple[np.ndarray, Budget]]:
         """Read the intermediate values of an entry point, in the order of computation."""
