@@ -15,7 +15,8 @@ per array, instead of Orbax's default OCDBT, which names its files at random.
 import functools
 import json
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from .weights import WeightsFile
 KEY = "orbax"
 LEAF = "value"
 """What Orbax calls the array inside an nnx.Variable."""
+AT_ONCE = 64 << 20
 
 
 def write(request: Request) -> dict[str, Description]:
@@ -53,6 +55,7 @@ def _save(weights: WeightsFile, checkpoint: Path) -> None:
     import orbax.checkpoint as ocp
     from orbax.checkpoint import type_handlers
 
+    arrays = {name: weights[name] for name in sorted(weights.tensors)}
     in_place = type_handlers.NumpyHandler(deepcopy_host_arrays=False)  # by default Orbax copies all arrays first
     with _quiet():
         handler = ocp.PyTreeCheckpointHandler(
@@ -61,7 +64,7 @@ def _save(weights: WeightsFile, checkpoint: Path) -> None:
             type_handler_registry=type_handlers.create_type_handler_registry((np.ndarray, in_place)),
         )
         with ocp.Checkpointer(handler) as checkpointer:
-            checkpointer.save(checkpoint.absolute(), args=ocp.args.PyTreeSave(_tree(weights)))
+            checkpointer.save(checkpoint.absolute(), args=ocp.args.PyTreeSave(_tree(arrays)))
 
 
 def open_(artifact: Artifact) -> JaxRunner:
@@ -80,31 +83,43 @@ def open_(artifact: Artifact) -> JaxRunner:
 
 
 def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
-    """Restore one array after the other, so that only one is in memory."""
+    """Restore a few arrays after the other, so that only these are in memory."""
     import jax
     import orbax.checkpoint as ocp
 
     directory = (artifact.directory / KEY).absolute()
     with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(directory).item_metadata.tree
-        for path, _ in jax.tree.leaves_with_path(tree):
-            keys = [str(entry.key) for entry in path]
-            args = ocp.args.PyTreeRestore(item=_nested(keys, 0), partial_restore=True)
-            yield ".".join(keys[:-1]), jax.tree.leaves(checkpointer.restore(directory, args=args))[0]
+        leaves = jax.tree.leaves_with_path(checkpointer.metadata(directory).item_metadata.tree)
+        nbytes = {".".join(key.key for key in path[:-1]): _nbytes(metadata) for path, metadata in leaves}
+        for names in _groups(nbytes):
+            args = ocp.args.PyTreeRestore(item=_tree(dict.fromkeys(names, 0)), partial_restore=True)
+            for path, array in jax.tree.leaves_with_path(checkpointer.restore(directory, args=args)):
+                yield ".".join(key.key for key in path[:-1]), array
 
 
-def _tree(weights: WeightsFile) -> dict[str, Any]:
+def _nbytes(metadata: Any) -> int:
+    return math.prod(metadata.shape) * np.dtype(metadata.dtype).itemsize
+
+
+def _groups(nbytes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Split names into runs of at most `AT_ONCE` bytes, or one: every restore reads all of the metadata again."""
+    group: list[str] = []
+    for name in nbytes:
+        if group and sum(nbytes[member] for member in (*group, name)) > AT_ONCE:
+            yield group
+            group = []
+        group.append(name)
+    yield group
+
+
+def _tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
-    for name in sorted(weights.tensors):
+    for name, leaf in leaves.items():
         node = tree
         for part in name.split("."):
             node = node.setdefault(part, {})
-        node[LEAF] = weights[name]
+        node[LEAF] = leaf
     return tree
-
-
-def _nested(keys: list[str], leaf: object) -> Any:
-    return functools.reduce(lambda inner, key: {key: inner}, reversed(keys), leaf)
 
 
 def _forget_when_and_where(checkpoint: Path) -> None:
