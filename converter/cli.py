@@ -28,6 +28,9 @@ class Group(click.Group):
                 raise
             click.echo(f"error: {error}", err=True)
             context.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted; run the same command again to resume", err=True)
+            context.exit(130)
         except OSError as error:
             if context.params.get("debug"):
                 raise

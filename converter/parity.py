@@ -43,8 +43,13 @@ def reference(run: RunDirectory, options: Options, progress: Progress) -> None:
     require(run, "verify")
     family, config = family_and_config(run.manifest())
     original = load_reference(family, config, reopen(run))
-    with run.stage("reference", run.reads("reference")) as staged:
-        write_goldens(staged.out / GOLDENS, original, family.entry_points(config), progress.note)
+    with run.stage("reference", reference_reads(run, options)) as staged:
+        write_goldens(staged.out / GOLDENS, original, family.entry_points(config), options.static, progress.note)
+
+
+def reference_reads(run: RunDirectory, options: Options) -> str:
+    """Give the digest of what the goldens depend on."""
+    return run.reads("reference", list(options.static))
 
 
 def reads(run: RunDirectory) -> str:
@@ -58,10 +63,9 @@ class NNXRunner:
 
     def __init__(self, net: "Network", weights: WeightsFile):
         import jax
-        import jax.numpy as jnp
 
         self.net = net
-        self.weights = {name: jnp.asarray(weights[name]) for name in net.leaves}
+        self.weights = jax.device_put({name: weights[name] for name in net.leaves})  # maps the file, copies nothing
         self.name = f"flax {version('flax')} + jax {jax.__version__}"
         functions = {e: functools.partial(jax.jit(net.function(e)), self.weights) for e in net.entry_points}
         self.run = JaxRunner(self.name, net.entry_points, functions).run

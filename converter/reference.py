@@ -81,6 +81,7 @@ def write_goldens(
     out: Path,
     reference: "TorchReference",
     entries: tuple[EntryPoint, ...],
+    static: tuple[Mapping[str, int], ...] = (),
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run every case and write the goldens below `out`."""
@@ -89,7 +90,7 @@ def write_goldens(
     exact = reference.in_dtype("float64")
     for entry in entries:
         base: dict[str, Golden] = {}
-        for case in cases(entry):
+        for case in cases(entry, static):
             note(f"{entry.name}: {case.name}")
             if case.same_as:
                 other, rows = base[case.same_as[0]], list(case.same_as[1])

@@ -68,7 +68,7 @@ def perform(task: str, directory: Path, options: Options, progress: Progress) ->
         if not run.is_current(f"validate-{name}", validate.reads(run, exporter)):
             validate.validate_one(run, exporter, progress)
     elif kind == "reference":
-        if not run.is_current("reference", run.reads("reference")):
+        if not run.is_current("reference", parity.reference_reads(run, options)):
             parity.reference(run, options, progress)
     elif not run.is_current("parity", parity.reads(run)):
         parity.parity(run, options, progress)

@@ -33,9 +33,21 @@ class Case:
     same_as: tuple[str, tuple[int, ...]] | None = None
 
 
-def cases(entry: EntryPoint, seed: int = 0) -> list[Case]:
-    """Draw the cases of an entry point; the same seed gives the same inputs on every machine."""
-    return list(_text_cases(entry, seed) if "tokens" in entry.axes else _image_cases(entry, seed))
+def cases(entry: EntryPoint, static: Iterable[Mapping[str, int]] = (), seed: int = 0) -> list[Case]:
+    """Draw the cases of an entry point; the same seed gives the same inputs on every machine.
+
+    Each of `static` adds one case of exactly these sizes, for the programs that were made for them.
+    """
+    drawn = list(_text_cases(entry, seed) if "tokens" in entry.axes else _image_cases(entry, seed))
+    return drawn + [_static_case(entry, sizes, seed) for sizes in static]
+
+
+def _static_case(entry: EntryPoint, sizes: Mapping[str, int], seed: int) -> Case:
+    fixed = {name: size for name, size in sizes.items() if name in entry.axes}
+    batch, tokens = fixed.get("batch", 1), fixed.get("tokens", 1)
+    name = "static " + ",".join(f"{name}={size}" for name, size in fixed.items())
+    lengths = [max(1, tokens - row) for row in range(batch)]
+    return Case(entry.name, name, _inputs(entry, lengths, tokens, seed + 2))
 
 
 def _text_cases(entry: EntryPoint, seed: int) -> Iterator[Case]:

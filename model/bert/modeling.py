@@ -38,7 +38,7 @@ class Embeddings(nnx.Module):
         return self.embed(input_ids, positions)
 
     def embed(
-        self, input_ids: Int[Array, "batch tokens"], positions: Float[Array, "*#batch tokens width"]
+        self, input_ids: Int[Array, "batch tokens"], positions: Float[Array, "... tokens width"]
     ) -> Float[Array, "batch tokens width"]:
         """Embed with given position vectors. Every token is of type 0."""
         words = tapped("word", self.word, input_ids)
