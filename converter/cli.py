@@ -292,7 +292,13 @@ def families(as_json: bool) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The checkpoint to write.")
 @click.option("--size", default="base", show_default=True, help="A published size, or tiny.")
 @click.option("--seed", default=0, show_default=True, help="Of the random weights.")
-@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float16", "bfloat16"]))
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="Of the stored weights.",
+)
 def fixture(family_name: str, out: Path, size: str, seed: int, dtype: str) -> None:
     """Write a seeded checkpoint of FAMILY in the upstream layout: .safetensors by its ending, else PyTorch's."""
     from .fixture import write_fixture

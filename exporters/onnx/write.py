@@ -20,7 +20,7 @@ from .serialize import model
 Specs: TypeAlias = Mapping[str, jax.ShapeDtypeStruct]
 """Name -> shape, which may be symbolic, and type."""
 
-OPSETS = range(17, 24)
+OPSETS = range(17, 27)
 OPSET = 23
 """The default: the newest that runtimes of 2025 open."""
 
