@@ -5,7 +5,7 @@ Equal nodes are one node, equal constants are one constant, and a weight is one 
 it is declared with. Nothing has a name yet: names are given at the end, to what is still needed.
 """
 
-import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -81,7 +81,6 @@ class Graph:
     def __init__(self) -> None:
         self.inputs: list[Value] = []
         self._known: dict[object, Value | Node] = {}
-        self._scopes = dict[str, None]()
 
     def input(self, name: str, shape: Shape, dtype: np.dtype) -> Value:
         """Add an input."""
@@ -125,7 +124,13 @@ def _scope(inputs: Sequence[Value | None]) -> str:
     given = [value for value in inputs if value is not None and value.scope]
     weights = [value.scope for value in given if isinstance(value.source, Weight)]
     computed = [value.scope for value in given if not isinstance(value.source, Weight)]
-    return (weights + computed + [""])[0]
+    return (*weights, *computed, "")[0]
+
+
+def common_scope(values: Sequence[Value]) -> str:
+    """Name the module that holds the modules of all `values`."""
+    parts = zip(*(value.scope.split(".") for value in values), strict=False)
+    return ".".join(part[0] for part in itertools.takewhile(lambda part: len(set(part)) == 1, parts))
 
 
 def needed(outputs: Sequence[Value]) -> list[Node]:
@@ -140,8 +145,3 @@ def needed(outputs: Sequence[Value]) -> list[Node]:
             stack.append((node, True))
             stack += [(v.source, False) for v in reversed(node.inputs) if v is not None and isinstance(v.source, Node)]
     return list(order)
-
-
-def replaced(node: Node, **changes: object) -> Node:
-    """Copy a node with other fields and the same results."""
-    return dataclasses.replace(node, **changes)

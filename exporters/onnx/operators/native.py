@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jax.extend.core import JaxprEqn
 
-from ..graph import Value
+from ..graph import Value, common_scope
 from ..lower import Lowering, attributes
 from ..registry import composite
 
@@ -45,7 +45,8 @@ def _attention(c: Lowering, query: Value, key: Value, value: Value, bias: Sequen
     flat = [c.reshape(x, (*x.shape[:2], heads * width)) for x in (query, key, value)]
     mask = [c.expand(x, (*x.shape[:2], tokens, key.shape[1])) for x in bias]
     shape, sizes = flat[0].shape, {"q_num_heads": heads, "kv_num_heads": heads}
-    result = c.emit("Attention", *flat, *mask, shape=shape, dtype=query.dtype, scale=scale, **sizes)
+    scope = common_scope(flat)
+    result = c.emit("Attention", *flat, *mask, shape=shape, dtype=query.dtype, scope=scope, scale=scale, **sizes)
     return c.reshape(result, query.shape)
 
 
