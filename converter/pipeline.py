@@ -199,6 +199,7 @@ def _environment(directory: Path) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "JAX_PLATFORMS": "cpu",
+        "OMP_WAIT_POLICY": "PASSIVE",  # PyTorch's idle threads must not burn the core that another task works on
         "JAX_COMPILATION_CACHE_DIR": str(directory.absolute() / STAGING / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",

@@ -74,8 +74,8 @@ def test_every_command_and_option_has_help():
 
     for name, command in main.commands.items():
         assert command.help, name
-        for parameter in command.params:
-            assert getattr(parameter, "help", "argument"), f"{name} {parameter.name}"
+        for option in command.params:
+            assert option.param_type_name == "argument" or option.help, f"{name} {option.name}"
 
 
 def test_all_proves_every_format(finished):
@@ -129,6 +129,21 @@ def test_validate_needs_neither_checkpoint_nor_torch(finished, tmp_path):
     done = run("validate", moved, "--junit", junit, env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     assert "<testsuite " in junit.read_text()
+
+
+def test_the_module_comes_back_and_can_be_trained(finished):
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from bgevis.converter.artifacts import load_module
+    from bgevis.validation.goldens import Goldens
+
+    module = load_module(finished)
+    golden = Goldens(finished / "goldens").cases()[0]
+    inputs = [jnp.asarray(array) for array in golden.case.inputs.values()]
+    assert np.abs(module(*inputs) - golden.outputs["embeddings"]).max() <= golden.budgets["embeddings"].allowed
+    gradients = nnx.grad(lambda m: m.encode_text(*inputs)[0, 0])(module)
+    assert any(np.abs(leaf).max() > 0 for leaf in (g.get_value() for _, g in nnx.to_flat_state(gradients)))
 
 
 @pytest.mark.parametrize(
