@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from jax import export
+from jax.extend.core import ClosedJaxpr
 
 from bgevis.exporters.onnx.serialize import model
 from bgevis.exporters.onnx.write import OPSET, lower
@@ -36,14 +37,18 @@ class Arg:
         return rng.uniform(self.low, self.high, shape).astype(self.dtype)
 
 
+def trace(function: Callable, args: tuple[Arg, ...], sizes: Mapping[str, int] | None = None) -> ClosedJaxpr:
+    """Trace with symbolic sizes, or with `sizes`."""
+    symbols = dict(zip("bt", export.symbolic_shape("b, t"), strict=True))
+    return jax.jit(function).trace(*(jax.ShapeDtypeStruct(a.shape(sizes or symbols), a.dtype) for a in args)).jaxpr
+
+
 def to_onnx(
     function: Callable, args: tuple[Arg, ...], sizes: Mapping[str, int] | None = None, opset: int = OPSET
 ) -> onnx.ModelProto:
     """Lower with symbolic sizes, or with `sizes`, and check the result by ONNX's rules."""
-    symbols = dict(zip("bt", export.symbolic_shape("b, t"), strict=True))
-    specs = [jax.ShapeDtypeStruct(arg.shape(sizes or symbols), arg.dtype) for arg in args]
-    closed = jax.jit(function).trace(*specs).jaxpr
-    inputs = {f"x{i}": spec for i, spec in enumerate(specs)}
+    closed = trace(function, args, sizes)
+    inputs = {f"x{i}": jax.ShapeDtypeStruct(a.shape, a.dtype) for i, a in enumerate(closed.in_avals)}
     graph, outputs = lower(closed, {}, inputs, [f"y{i}" for i in range(len(closed.jaxpr.outvars))], opset)
     proto = model(graph, outputs, opset, {}, "", "function")
     onnx.checker.check_model(proto, full_check=True)

@@ -8,9 +8,11 @@ it is declared with. Nothing has a name yet: names are given at the end, to what
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 Dim: TypeAlias = Any
 """An int, or a symbolic dimension of `jax.export` such as `tokens + 196`."""
@@ -80,7 +82,7 @@ class Graph:
 
     def __init__(self) -> None:
         self.inputs: list[Value] = []
-        self._known: dict[object, Value | Node] = {}
+        self._known: dict[object, Any] = {}
 
     def input(self, name: str, shape: Shape, dtype: np.dtype) -> Value:
         """Add an input."""
@@ -96,7 +98,7 @@ class Graph:
         """Give a constant."""
         array = np.asarray(numbers, dtype)
         return self._share(
-            ("constant", array.dtype.str, array.shape, array.tobytes()),
+            ("constant", array.dtype.name, array.shape, array.tobytes()),
             Value(Constant(array), array.shape, array.dtype),
         )
 
@@ -115,7 +117,8 @@ class Graph:
         node.outputs = tuple(Value(node, shape, np.dtype(dtype), node.scope) for shape, dtype in results)
         return self._share(key, node).outputs
 
-    def _share(self, key: object, new: Value | Node):
+    def _share(self, key: object, new: T) -> T:
+        """Give what is already known by `key`, else `new`."""
         return self._known.setdefault(key, new)
 
 

@@ -17,7 +17,7 @@ from ...validation.errors import GateError
 from . import registry
 from .build import Builder
 from .dims import broadcast, static
-from .graph import Graph, Shape, Value
+from .graph import Graph, Value
 
 FOLDED_BYTES = 1 << 16
 """Numbers that depend on no input are computed now, unless the result is larger than this."""
@@ -117,8 +117,3 @@ def attributes(eqn: JaxprEqn) -> Mapping[str, float]:
 def _calls(eqn: JaxprEqn) -> bool:
     """Tell whether an equation has a jaxpr of its own."""
     return any(isinstance(value, (ClosedJaxpr, Jaxpr)) for value in eqn.params.values())
-
-
-def results(eqn: JaxprEqn) -> list[Shape]:
-    """Give the shapes of the results."""
-    return [var.aval.shape for var in eqn.outvars]

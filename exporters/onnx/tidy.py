@@ -3,7 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from .graph import Node, Value, needed
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+"""The types that onnxruntime's Sum has."""
 
 
 def tidy(outputs: Sequence[Value]) -> list[Node]:
@@ -34,7 +39,7 @@ def _join_sums(node: Node, uses: Counter[Value]) -> None:
     onnxruntime would fuse the second Add and the normalisation after it to SkipLayerNormalization, whose
     CPU kernel takes three times as long as what it replaces.
     """
-    if node.op != "Add" or node.outputs[0].dtype.kind != "f":
+    if node.op != "Add" or node.outputs[0].dtype not in FLOATS:
         return
     for inner, other in (node.inputs, node.inputs[::-1]):
         if isinstance(inner.source, Node) and inner.source.op in ("Add", "Sum") and uses[inner] == 1:

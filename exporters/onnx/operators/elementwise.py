@@ -127,7 +127,7 @@ def expm1(c: Lowering, eqn: JaxprEqn) -> Value:
     return _where_small(c, x, 0.5, near, far)
 
 
-@primitive("log1p", emits="Add Sub Log Mul Div Abs Less Where")
+@primitive("log1p", emits="Add Div Atanh Mul Log Abs Less Where")
 def log1p(c: Lowering, eqn: JaxprEqn) -> Value:
     """Near zero 2 atanh(x / (2 + x)), which cancels nothing; elsewhere log(1 + x)."""
     x = c.read(eqn.invars[0])

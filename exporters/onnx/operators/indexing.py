@@ -8,7 +8,7 @@ ONNX by itself would count from the end.
 from collections.abc import Sequence
 
 from jax.extend.core import JaxprEqn
-from jax.lax import GatherScatterMode
+from jax.lax import GatherDimensionNumbers, GatherScatterMode
 
 from ..build import BOOL, END
 from ..dims import INT64
@@ -74,7 +74,9 @@ def _cut(c: Lowering, value: Value, places: Value, axes: Sequence[int], sizes: S
     return c.slice(cut, [0] * len(sizes), sizes)
 
 
-def _rows(c: Lowering, value: Value, indices: Value, numbers, sizes: Shape, result: Shape) -> Value | None:
+def _rows(
+    c: Lowering, value: Value, indices: Value, numbers: GatherDimensionNumbers, sizes: Shape, result: Shape
+) -> Value | None:
     """Whole slices along one axis, as from an embedding table."""
     if len(numbers.start_index_map) != 1 or numbers.operand_batching_dims:
         return None
@@ -88,7 +90,9 @@ def _rows(c: Lowering, value: Value, indices: Value, numbers, sizes: Shape, resu
     return c.emit("Gather", value, indices, shape=result, dtype=value.dtype, axis=axis)
 
 
-def _elements(c: Lowering, value: Value, indices: Value, numbers, sizes: Shape, result: Shape) -> Value | None:
+def _elements(
+    c: Lowering, value: Value, indices: Value, numbers: GatherDimensionNumbers, sizes: Shape, result: Shape
+) -> Value | None:
     """One element per place along an axis, the other axes in step: take_along_axis."""
     axes = (*numbers.operand_batching_dims, *numbers.start_index_map)
     rank = len(value.shape)
@@ -102,7 +106,9 @@ def _elements(c: Lowering, value: Value, indices: Value, numbers, sizes: Shape, 
     return c.emit("GatherElements", value, indices, shape=result, dtype=value.dtype, axis=axis)
 
 
-def _points(c: Lowering, value: Value, indices: Value, numbers, sizes: Shape, result: Shape) -> Value | None:
+def _points(
+    c: Lowering, value: Value, indices: Value, numbers: GatherDimensionNumbers, sizes: Shape, result: Shape
+) -> Value | None:
     """Slices at points of the leading axes: x[i, j]."""
     axes = tuple(range(len(numbers.start_index_map)))
     whole = tuple(sizes[len(axes) :]) == tuple(value.shape[len(axes) :])
