@@ -249,6 +249,30 @@ def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path |
 
 
 @main.command()
+@directory_argument
+@click.option("--from", "format_name", required=True, metavar="FORMAT", help="orbax, saved-model, onnx or stablehlo.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The checkpoint to write: .safetensors by its ending, else PyTorch's container.",
+)
+@json_option
+def restore(directory: Path, format_name: str, out: Path, as_json: bool) -> None:
+    """Rebuild the source state dict from one FORMAT of DIR, every tensor proved by its digest in the ledger."""
+    from . import stages
+    from .display import progress
+    from .restore import restore as rebuild
+    from .run_directory import RunDirectory
+
+    exporter = stages.chosen(options(formats=(format_name,)))[0]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with progress(f"restore from {format_name}", as_json) as shown:
+        restored = rebuild(RunDirectory(directory), exporter, out, shown)
+    click.echo(json.dumps(restored.to_json(), indent=1) if as_json else restored.tell())
+
+
+@main.command()
 @checkpoint_argument
 @source_options
 @json_option

@@ -71,11 +71,12 @@ def _save(arrays: dict[str, np.ndarray], file: Path, *, safetensors: bool) -> No
         raise EnvironmentFailure(
             "PyTorch's container needs PyTorch: pip install 'bgevis-convert[torch]', or use --out NAME.safetensors"
         ) from error
-    tensors: dict[int, Any] = {id(array): _tensor(array) for array in arrays.values()}
+    tensors: dict[int, Any] = {id(array): to_torch(array) for array in arrays.values()}
     torch.save({name: tensors[id(array)] for name, array in arrays.items()}, file)
 
 
-def _tensor(array: np.ndarray) -> Any:
+def to_torch(array: np.ndarray) -> Any:
+    """Give a torch tensor on the array's memory, with numpy's bfloat16 as torch's."""
     import torch
 
     if array.dtype == numpy_dtype("bfloat16"):

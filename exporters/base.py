@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..validation.entry_point import EntryPoint
-from ..validation.errors import EnvironmentFailure
+from ..validation.errors import EnvironmentFailure, GateError
 from ..validation.runner import Runner
 from .weights import WeightsFile
 
@@ -25,6 +25,14 @@ WEIGHTS = "weights.safetensors"
 
 Description = dict[str, Any]
 """Where an entry point's program is, as the manifest states it: paths relative to the run directory."""
+
+
+class UnreadableWeight(GateError):
+    """A weight that an artifact's own reader refuses to give, because the bytes were altered."""
+
+    def __init__(self, leaf: str, reason: str):
+        super().__init__(f"{leaf} cannot be read: {reason}")
+        self.leaf = leaf
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import EnvironmentFailure
 from ..validation.runner import Arrays
-from .base import Artifact, Description, Exporter, Request
+from .base import Artifact, Description, Exporter, Request, UnreadableWeight
 from .jax_programs import named_function, portable, reproducible_lowering
 from .weights import WeightsFile
 
@@ -56,13 +56,22 @@ def open_(artifact: Artifact) -> "SavedModelRunner":
 
 
 def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
-    """Read the variables one after the other from the checkpoint inside the SavedModel."""
+    """
+    Read the variables one after the other from the checkpoint inside the SavedModel.
+
+    Raises:
+        UnreadableWeight: a variable's bytes do not have the checksum that TensorFlow wrote.
+    """
     tf = _tensorflow()
     reader = tf.train.load_checkpoint(str(artifact.directory / KEY / "variables" / "variables"))
     for key in sorted(reader.get_variable_to_shape_map()):
         if key.startswith(f"{VARIABLES}/"):
-            path = key.removeprefix(f"{VARIABLES}/").removesuffix(f"/{VALUE}")
-            yield path.replace("/", "."), reader.get_tensor(key)
+            leaf = key.removeprefix(f"{VARIABLES}/").removesuffix(f"/{VALUE}").replace("/", ".")
+            try:
+                array = reader.get_tensor(key)
+            except tf.errors.OpError as error:  # TensorFlow keeps a checksum of each variable
+                raise UnreadableWeight(leaf, error.message) from error
+            yield leaf, array
 
 
 class SavedModelRunner:

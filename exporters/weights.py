@@ -14,13 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import ml_dtypes
 import numpy as np
 
 from ..validation.errors import InputError
 
 ALIGNMENT = 64
-DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
-NAMES = {np.dtype(value): key for key, value in DTYPES.items()}
+DTYPES = {
+    name: np.dtype(dtype)
+    for name, dtype in {
+        "F64": "<f8",
+        "F32": "<f4",
+        "F16": "<f2",
+        "BF16": ml_dtypes.bfloat16,
+        "I64": "<i8",
+        "I32": "<i4",
+        "U8": "|u1",
+        "BOOL": "|b1",
+    }.items()
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,7 @@ class WeightsFile:
 
     @staticmethod
     def _location(entry: Mapping[str, list[int]], start: int) -> Location:
-        return Location(np.dtype(DTYPES[str(entry["dtype"])]), tuple(entry["shape"]), start + entry["data_offsets"][0])
+        return Location(DTYPES[str(entry["dtype"])], tuple(entry["shape"]), start + entry["data_offsets"][0])
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Give a tensor as a view of the mapped file: read-only, nothing is read until it is touched."""

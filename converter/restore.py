@@ -1,0 +1,187 @@
+"""The way back: an artifact's weights -> the checkpoint they came from, every tensor proved by its digest.
+
+Names, shapes, dtypes and bits are the checkpoint's; tied tensors are there under each of their names.
+What the rules dropped is in no artifact: it is named, not made up. Needs the runtime of the artifact and
+the ledger, neither the checkpoint nor, for safetensors, PyTorch.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..exporters.base import Exporter, UnreadableWeight
+from ..exporters.weights import plan
+from ..validation.errors import EnvironmentFailure, GateError, InputError
+from .ledger import Entry, Ledger, numpy_dtype
+from .progress import Progress
+from .run_directory import RunDirectory
+from .stages import LEDGER
+from .validate import artifact
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restored checkpoint holds, and what it cannot hold."""
+
+    file: Path
+    tensors: int
+    ties: int
+    nbytes: int
+    dropped: tuple[str, ...]
+
+    def tell(self) -> str:
+        """Say it to a person, in one line."""
+        text = f"{self.file}: {self.tensors} tensors, {self.ties} of them tied, {self.nbytes / 1e6:.1f} MB"
+        if not self.dropped:
+            return f"{text}, each with the digest that the ledger certifies"
+        example = f"{self.dropped[0]}, ..." if len(self.dropped) > 1 else self.dropped[0]
+        return f"{text}; {len(self.dropped)} dropped tensors are in no artifact ({example}): see --json"
+
+    def to_json(self) -> dict[str, Any]:
+        """Say it to a program."""
+        return dataclasses.asdict(self) | {"file": str(self.file), "dropped": list(self.dropped)}
+
+
+def restore(run: RunDirectory, exporter: Exporter, out: Path, progress: Progress) -> Restored:
+    """Rebuild the source state dict from one format, as .safetensors or in PyTorch's container.
+
+    Raises:
+        GateError: a tensor is missing, or its bytes are not those that the ledger certifies.
+        InputError: the run holds no such format, or `out` lies inside the run directory.
+        EnvironmentFailure: a package is missing.
+    """
+    exporter.require()
+    if run.path.resolve() in out.resolve().parents:
+        raise InputError(f"{out} lies inside the run directory {run.path}; choose another --out")
+    safetensors = out.suffix == ".safetensors"
+    if not safetensors:
+        require_torch()
+    ledger = Ledger.read(run.path / LEDGER)
+    kept = {name: entry for name, entry in ledger.entries.items() if entry.status != "dropped"}
+    nbytes = sum(_nbytes(entry) for entry in kept.values())
+    progress.begin(nbytes)
+    tensors = proved(run, exporter, ledger, progress.advance)
+    aside = out.with_name(f".{out.name}.part")
+    try:
+        (_write_safetensors if safetensors else _write_torch)(aside, kept, tensors)
+        _commit(aside, out)
+    finally:
+        aside.unlink(missing_ok=True)
+    dropped = tuple(name for name in ledger.entries if name not in kept)
+    ties = sum(entry.status == "tied" for entry in kept.values())
+    return Restored(out, len(kept), ties, nbytes, dropped)
+
+
+def require_torch() -> None:
+    """Raise EnvironmentFailure unless PyTorch's container can be written."""
+    try:
+        import torch  # noqa: F401 - only asked for
+    except ModuleNotFoundError as error:
+        raise EnvironmentFailure(
+            "PyTorch's container needs PyTorch: pip install 'bgevis-convert[torch]', or use --out NAME.safetensors"
+        ) from error
+
+
+def proved(
+    run: RunDirectory, exporter: Exporter, ledger: Ledger, advance: Callable[[int], None]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Read an artifact's weights as the tensors that they were made of, each held against its digest.
+
+    Raises:
+        GateError: naming the first tensor that differs, or all that are missing.
+    """
+    missing = ledger.leaves
+    for leaf, array in _weights(run, exporter):
+        name = missing.pop(leaf, None)
+        if name is None:
+            raise GateError(f"restore: {exporter.name} holds {leaf}, which the ledger does not know or has seen before")
+        tensor = source(ledger, name, array)
+        if tensor is None:
+            raise GateError(
+                f"restore: tensor {name} cannot be restored from {exporter.name}: the sha256 of its bytes is not "
+                f"the ledger's; {leaf} was altered, export {exporter.name} again"
+            )
+        yield name, tensor
+        advance(tensor.nbytes)
+    if missing:
+        raise GateError(f"restore: {exporter.name} does not hold tensor {', '.join(missing.values())}")
+
+
+def source(ledger: Ledger, name: str, leaf: np.ndarray) -> np.ndarray | None:
+    """Turn a leaf back into its source tensor; None unless its bytes are the ones that the ledger certifies."""
+    try:
+        tensor = np.asarray(ledger.source(name, leaf), order="C")
+    except ValueError:  # another shape
+        return None
+    digest = hashlib.sha256(tensor.reshape(-1).view(np.uint8).data).hexdigest()
+    return tensor if digest == ledger.entries[name].sha256 else None
+
+
+def _weights(run: RunDirectory, exporter: Exporter) -> Iterator[tuple[str, np.ndarray]]:
+    """Read the weights; what a runtime raises over a damaged artifact is a verdict on it, whatever its type."""
+    opened = artifact(run, exporter)
+    try:
+        yield from exporter.read_weights(opened)
+    except UnreadableWeight as error:
+        raise GateError(f"restore: tensor {Ledger.read(run.path / LEDGER).leaves.get(error.leaf)}: {error}") from error
+    except (GateError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:300]
+        raise GateError(f"restore: the weights of {exporter.name} cannot be read ({reason})") from error
+
+
+def _nbytes(entry: Entry) -> int:
+    return int(np.prod(entry.shape, dtype=np.int64)) * numpy_dtype(entry.dtype).itemsize
+
+
+def _names(kept: dict[str, Entry]) -> dict[str, list[str]]:
+    """Give for each mapped tensor all names that it has: its own and those that are tied to it."""
+    names = {name: [name] for name, entry in kept.items() if entry.status == "mapped"}
+    for name, entry in kept.items():
+        if entry.status == "tied":
+            names[entry.target].append(name)
+    return names
+
+
+def _write_safetensors(file: Path, kept: dict[str, Entry], tensors: Iterator[tuple[str, np.ndarray]]) -> None:
+    """Write each tensor to its place as it comes, one in memory at a time."""
+    header, order = plan({n: (numpy_dtype(e.dtype), e.shape) for n, e in kept.items()}, {"format": "pt"})
+    offsets, end = {}, len(header)
+    for name in order:
+        offsets[name], end = end, end + _nbytes(kept[name])
+    names = _names(kept)
+    with file.open("wb") as out:
+        out.write(header)
+        for name, tensor in tensors:
+            for each in names[name]:
+                out.seek(offsets[each])
+                out.write(tensor.reshape(-1).view(np.uint8).data)
+
+
+def _write_torch(file: Path, kept: dict[str, Entry], tensors: Iterator[tuple[str, np.ndarray]]) -> None:
+    """Write PyTorch's container, in the checkpoint's order; tied tensors share one storage."""
+    import torch
+
+    from .fixture import to_torch
+
+    names = _names(kept)
+    found = {each: tensor for name, array in tensors for tensor in [to_torch(array)] for each in names[name]}
+    torch.save({name: found[name] for name in kept}, file)
+
+
+def _commit(aside: Path, out: Path) -> None:
+    with aside.open("rb") as handle:
+        os.fsync(handle.fileno())
+    aside.replace(out)
+    folder = os.open(out.absolute().parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
