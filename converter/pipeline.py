@@ -80,6 +80,7 @@ class Failed(ConvertError):
 class _Running:
     task: Task
     process: subprocess.Popen[bytes]
+    said: IO[bytes]
     log: IO[bytes]
     started: float
     done: bool = False
@@ -184,7 +185,8 @@ def _start(
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, env=_environment(directory)
     )
-    running = _Running(task, process, log, time.monotonic())
+    assert process.stdout  # it was asked for
+    running = _Running(task, process, process.stdout, log, time.monotonic())
     selector.register(process.stdout, selectors.EVENT_READ, running)
     display.start(task.name)
     return running
@@ -211,7 +213,7 @@ def _listen(running: list[_Running], display: Display, selector: selectors.BaseS
     ended = []
     for key, _ in selector.select():
         worker: _Running = key.data
-        line = worker.process.stdout.readline()
+        line = worker.said.readline()
         if line:
             _message(worker, json.loads(line), display)
         else:
@@ -236,7 +238,7 @@ def _message(worker: _Running, message: dict, display: Display) -> None:
 
 def _finish(worker: _Running, display: Display) -> ConvertError | None:
     code = worker.process.wait()
-    worker.process.stdout.close()
+    worker.said.close()
     with worker.log:
         error = worker.error or (None if worker.done else _died(worker, code))
     seconds = time.monotonic() - worker.started
@@ -267,7 +269,7 @@ def _stop(worker: _Running) -> None:
         worker.process.kill()
         worker.process.wait()
     worker.log.close()
-    worker.process.stdout.close()
+    worker.said.close()
 
 
 def check_space(checkpoint: Path, directory: Path) -> None:

@@ -138,8 +138,12 @@ class RunDirectory:
 
     def forget(self, names: Iterable[str]) -> None:
         """Undo stages: their verdicts and the files that they made."""
-        for name in names:
-            self.update(lambda manifest, name=name: self._forget(manifest, name))
+
+        def change(manifest: Manifest) -> None:
+            for name in names:
+                self._forget(manifest, name)
+
+        self.update(change)
 
     def is_current(self, name: str, reads: str) -> bool:
         """Say whether a stage has passed on exactly these inputs and its files are whole."""

@@ -62,8 +62,9 @@ class Options:
     @classmethod
     def from_json(cls, text: str) -> "Options":
         """Read what `to_json` wrote."""
-        values = json.loads(text)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        values: dict[str, Any] = json.loads(text)
+        lists: dict[str, Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return cls(**(values | lists))
 
 
 @dataclass(frozen=True)

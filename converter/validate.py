@@ -91,7 +91,7 @@ def report_path(exporter: Exporter) -> str:
 def prove(run: RunDirectory, exporter: Exporter) -> Report:
     """Collect every verdict on one artifact."""
     for module in FORBIDDEN:
-        sys.modules[module] = None  # type: ignore[assignment] - Python's way to make an import fail
+        sys.modules[module] = None  # type: ignore[assignment]  # Python's way to make an import fail
     opened = artifact(run, exporter)
     goldens = Goldens(run.path / GOLDENS)
     files = run.manifest()["stages"][f"export-{exporter.name}"]["files"]

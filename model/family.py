@@ -99,6 +99,8 @@ class Family:
         layout: names and shapes of the upstream checkpoint, as `fixture` writes it.
         constants: tensors that are computed rather than trained (rotary tables), by name in the upstream checkpoint.
         images: how pictures become `images`, for the manifest; None for families without.
+        low_variance: pattern of leaves -> power of two that makes the variance before every norm about its epsilon,
+            see `validation/probe.py`.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Family:
     layout: Callable[[Config], Shapes]
     constants: Callable[[Config], Mapping[str, np.ndarray]] = lambda config: {}
     images: Callable[[Config], Mapping[str, Any]] | None = None
+    low_variance: Callable[[Config], Mapping[str, int]] = lambda config: {}
 
 
 def families() -> dict[str, Family]:
@@ -131,7 +134,7 @@ def families() -> dict[str, Family]:
     return found
 
 
-def config_from_json(cls: type, document: Mapping[str, Any]) -> Config:
+def config_from_json(cls: Any, document: Mapping[str, Any]) -> Config:
     """Rebuild a configuration from the manifest.
 
     Raises:

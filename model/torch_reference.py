@@ -86,7 +86,7 @@ class TorchReference:
 
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute an entry point."""
-        self.module.dtype = self.dtype  # for entry points without a float among their inputs
+        setattr(self.module, "dtype", self.dtype)  # noqa: B010 - for entry points without a float among their inputs
         with torch.inference_mode():
             result = getattr(self.module, entry_point)(*(self._tensor(array) for array in inputs.values()))
         return (

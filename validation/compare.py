@@ -25,6 +25,18 @@ class Golden:
     budgets: Mapping[str, Budget]
 
 
+@dataclass(frozen=True)
+class Result:
+    """What a runner gave for a case, or what it raised."""
+
+    outputs: Arrays
+    problem: str = ""
+
+
+Results = Mapping[tuple[str, str], Result]
+"""(Entry point, case) -> result."""
+
+
 def compare(runner: Runner, entries: Mapping[str, EntryPoint], goldens: Sequence[Golden]) -> Report:
     """Run every golden through `runner` and judge each output."""
     got = {(g.case.entry_point, g.case.name): _run(runner, g.case) for g in goldens}
@@ -35,26 +47,24 @@ def compare(runner: Runner, entries: Mapping[str, EntryPoint], goldens: Sequence
     return Report(runner.name, tuple(rows))
 
 
-def _run(runner: Runner, case: Case) -> Arrays | str:
+def _run(runner: Runner, case: Case) -> "Result":
     """Compute a case; what a runtime raises is a finding, whatever its type."""
     try:
-        return runner.run(case.entry_point, case.inputs)
+        return Result(runner.run(case.entry_point, case.inputs))
     except Exception as error:
-        return f"{type(error).__name__}: {error}".split("\n")[0][:300]
+        return Result({}, f"{type(error).__name__}: {error}".split("\n")[0][:300])
 
 
-def _judge(
-    entries: Mapping[str, EntryPoint], golden: Golden, got: Mapping[tuple[str, str], Arrays | str]
-) -> Iterator[Row]:
+def _judge(entries: Mapping[str, EntryPoint], golden: Golden, got: Results) -> Iterator[Row]:
     case = golden.case
     result = got[case.entry_point, case.name]
     for spec in entries[case.entry_point].outputs:
         want, budget = golden.outputs[spec.name], golden.budgets[spec.name]
-        problem = result if isinstance(result, str) else _form(spec.name, spec.dtype, want, result)
+        problem = result.problem or _form(spec.name, spec.dtype, want, result.outputs)
         if problem:
             yield Row(case.entry_point, case.name, spec.name, False, problem)
             continue
-        yield value_row(case.entry_point, case.name, spec.name, result[spec.name], want, budget)
+        yield value_row(case.entry_point, case.name, spec.name, result.outputs[spec.name], want, budget)
 
 
 def _form(name: str, dtype: str, want: np.ndarray, result: Arrays) -> str:
@@ -86,16 +96,16 @@ def _cosine(got: np.ndarray, want: np.ndarray) -> float | None:
     return float(np.min(np.sum(exact * want, axis=1) / np.maximum(norms, 1e-300), initial=1.0))
 
 
-def _neighbours(entry: str, goldens: Sequence[Golden], got: Mapping[tuple[str, str], Arrays | str]) -> Iterator[Row]:
+def _neighbours(entry: str, goldens: Sequence[Golden], got: Results) -> Iterator[Row]:
     """Hold the order of each vector's neighbours to float64's; neighbours closer than the budget may swap."""
     if not goldens:
         return
     for output, array in goldens[0].outputs.items():
         results = [got[entry, g.case.name] for g in goldens]
-        if array.ndim != 2 or any(isinstance(r, str) or output not in r for r in results):
+        if array.ndim != 2 or any(output not in result.outputs for result in results):
             continue
         want = np.concatenate([g.outputs[output] for g in goldens])
-        have = np.concatenate([r[output] for r in results]).astype(np.float64)
+        have = np.concatenate([result.outputs[output] for result in results]).astype(np.float64)
         if want.shape != have.shape or len(want) < 3:
             continue
         slack = 4 * max(g.budgets[output].allowed for g in goldens) * np.sqrt(want.shape[1])

@@ -25,8 +25,9 @@ def first_divergence(wanted: Taps, got: Arrays) -> Divergence | None:
     """Compare intermediate values by module path; None when all agree."""
     for module, (exact, budget) in wanted.items():
         value = got.get(module)
-        fits = value is not None and value.size == exact.size
-        error = distance(value.reshape(exact.shape), exact) if fits else float("inf")
+        error = float("inf")
+        if value is not None and value.size == exact.size:
+            error = distance(value.reshape(exact.shape), exact)
         if not error <= budget.allowed:
             return Divergence(module, error, budget.allowed)
     return None

@@ -28,6 +28,11 @@ class Row:
     yardstick: float | None = None
     cosine: float | None = None
 
+    @property
+    def used(self) -> float | None:
+        """Share of the budget that was used."""
+        return self.error / self.allowed if self.error is not None and self.allowed else None
+
 
 @dataclass(frozen=True)
 class Report:
@@ -50,8 +55,7 @@ class Report:
     @property
     def worst(self) -> Row | None:
         """Give the row that used most of its budget."""
-        measured = [row for row in self.rows if row.error is not None and row.allowed]
-        return max(measured, key=lambda row: row.error / row.allowed, default=None)
+        return max((row for row in self.rows if row.used is not None), key=lambda row: row.used or 0.0, default=None)
 
     def summary(self) -> str:
         """Say the verdict in one line."""

@@ -77,7 +77,7 @@ def text_layout(config: BertConfig, embeddings: str, encoder: str, pooler: str) 
         f"{embeddings}LayerNorm.weight": (width,),
         f"{embeddings}LayerNorm.bias": (width,),
     }
-    dense = {f"attention.self.{part}": (width, width) for part in ("query", "key", "value")}
+    dense: dict[str, tuple[int, ...]] = {f"attention.self.{p}": (width, width) for p in ("query", "key", "value")}
     dense |= {"attention.output.dense": (width, width), "attention.output.LayerNorm": ()}
     dense |= {"intermediate.dense": (inner, width), "output.dense": (width, inner), "output.LayerNorm": ()}
     for i in range(config.num_hidden_layers):
@@ -100,4 +100,5 @@ FAMILY = Family(
     reference=_reference,
     sizes=SIZES,
     layout=lambda config: text_layout(config, "embeddings.", "encoder.", "pooler."),
+    low_variance=rules.low_variance,
 )

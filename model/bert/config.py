@@ -49,7 +49,7 @@ class BertConfig:
         return self.max_position_embeddings - self.first_position
 
 
-XLM_ROBERTA = {
+XLM_ROBERTA: dict[str, Any] = {
     "layer_norm_eps": 1e-5,
     "model_type": "xlm-roberta",
     "pad_token_id": 1,
@@ -118,15 +118,11 @@ def configure_text(seen: Mapping[str, int], settings: Settings) -> BertConfig:
         )
     _refuse_unsupported(document, origin)
     conventions = _conventions(document, published)
-    heads = int(document.get("num_attention_heads") or published.num_attention_heads)
+    heads = int(document.get("num_attention_heads") or (published.num_attention_heads if published else 0))
     if heads < 1 or seen["hidden_size"] % heads:
         raise InputError(f"{origin}: num_attention_heads {heads} does not divide hidden_size {seen['hidden_size']}")
-    return BertConfig(
-        **seen,
-        num_attention_heads=heads,
-        **(conventions | _special_tokens(settings)),
-        **_pooling(settings, published),
-    )
+    values: dict[str, Any] = {**seen, "num_attention_heads": heads, **conventions, **_special_tokens(settings)}
+    return BertConfig(**values, **_pooling(settings, published))
 
 
 def _refuse_unsupported(document: Mapping[str, Any], origin: str) -> None:

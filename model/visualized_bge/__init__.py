@@ -113,4 +113,5 @@ FAMILY = Family(
     layout=_layout,
     constants=_constants,
     images=_images,
+    low_variance=rules.low_variance,
 )

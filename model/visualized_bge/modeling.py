@@ -151,14 +151,14 @@ class BGEVisualized(nnx.Module):
         Raises:
             ValueError: nothing is given, or ids without a mask, or what the chosen mode refuses.
         """
-        if images is None and input_ids is None:
-            raise ValueError("nothing to embed: give images, or input_ids with attention_mask, or all three")
         if (input_ids is None) != (attention_mask is None):
             raise ValueError("input_ids and attention_mask must be given together")
+        if input_ids is None or attention_mask is None:
+            if images is None:
+                raise ValueError("nothing to embed: give images, or input_ids with attention_mask, or all three")
+            return self.encode_image(images)
         if images is None:
             return self.encode_text(input_ids, attention_mask)
-        if input_ids is None:
-            return self.encode_image(images)
         return self.encode_multimodal(images, input_ids, attention_mask)
 
     def encode_text(

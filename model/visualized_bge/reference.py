@@ -20,8 +20,8 @@ class Tables(nn.Module):
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.register_buffer("freqs_cos", torch.empty(config.patches, config.head_dim))
-        self.register_buffer("freqs_sin", torch.empty(config.patches, config.head_dim))
+        self.freqs_cos = nn.Buffer(torch.empty(config.patches, config.head_dim))
+        self.freqs_sin = nn.Buffer(torch.empty(config.patches, config.head_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Rotate the patches of (batch, heads, 1 + patches, head_dim); the class token stays."""
@@ -98,15 +98,34 @@ class Block(nn.Module):
         return tap("output", x)
 
 
+class PatchEmbedding(nn.Module):
+    """`patch_embed.*`."""
+
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        size = config.patch_size
+        self.proj = nn.ParameterDict(
+            {
+                "weight": torch.empty(config.width, config.channels, size, size),
+                "bias": torch.empty(config.width),
+            }
+        )
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, height, width, channels) -> (batch, patches, width), row by row."""
+        weight, bias = (self.proj[name].to(images.dtype) for name in ("weight", "bias"))
+        return functional.conv2d(images.permute(0, 3, 1, 2), weight, bias, self.size).flatten(2).transpose(1, 2)
+
+
 class Tower(nn.Module):
     """`model_visual.visual.*`."""
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        patch = config.patch_size
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.empty(1, config.patches + 1, config.width))
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(config.channels, config.width, patch, patch)})
+        self.patch_embed = PatchEmbedding(config)
         self.rope = Tables(config)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.layers)])
         self.norm = LayerNorm(config.width, config.layer_norm_eps)
@@ -114,16 +133,22 @@ class Tower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, height, width, channels) -> (batch, 1 + patches, width): the stream after the last block."""
-        proj = self.patch_embed["proj"]
-        weight, bias = proj.weight.to(images.dtype), proj.bias.to(images.dtype)
-        patches = functional.conv2d(images.permute(0, 3, 1, 2), weight, bias, proj.stride)
-        patches = tap("patch_embed", patches.flatten(2).transpose(1, 2))
+        patches = tap("patch_embed", self.patch_embed(images))
         cls = self.cls_token.to(images.dtype).expand(len(images), -1, -1)
         x = torch.cat([cls, patches], 1) + self.pos_embed.to(images.dtype)
         for i, block in enumerate(self.blocks):
             with scope(f"blocks.{i}"):
                 x = block(x)
         return x
+
+
+class ImageModel(nn.Module):
+    """`model_visual.*`."""
+
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        self.visual = Tower(config)
+        self.logit_scale = nn.Parameter(torch.empty(()))
 
 
 class VisualizedBGE(nn.Module):
@@ -135,9 +160,7 @@ class VisualizedBGE(nn.Module):
         self.bge_encoder = Encoder(config.text)
         self.bge_embeddings = Embeddings(config.text)
         self.bge_pooler = nn.ModuleDict({"dense": Linear(width, width)})
-        self.model_visual = nn.Module()
-        self.model_visual.visual = Tower(config.vision)
-        self.model_visual.logit_scale = nn.Parameter(torch.empty(()))
+        self.model_visual = ImageModel(config.vision)
         self.visual_proj = Linear(width, width)
         self.config = config
         self.dtype = torch.float32

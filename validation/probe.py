@@ -1,0 +1,36 @@
+"""The low-variance probe: the same network with some weights made tiny, so that its epsilons decide the outputs.
+
+An epsilon of 1e-12 under a variance of 1 is lost in rounding: a network that was built with 1e-6 gives the
+same outputs, until an input comes that is nearly constant. The probe makes every norm's input so small
+that its variance is about epsilon. Factors are powers of two, so that scaling loses no bit.
+"""
+
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping
+
+Factors = Mapping[str, float]
+"""Leaf -> what its weights are multiplied by."""
+
+CASE = "low variance"
+
+
+def exponent(epsilon: float) -> int:
+    """Give the power of two next to the deviation whose variance is `epsilon`."""
+    return round(math.log2(epsilon) / 2)
+
+
+def factors(exponents: Mapping[str, int], leaves: Iterable[str]) -> dict[str, float]:
+    """Give the factor of each leaf that a pattern names; the last pattern that fits counts.
+
+    Raises:
+        ValueError: a pattern names no leaf.
+    """
+    found: dict[str, float] = {}
+    leaves = sorted(leaves)
+    for pattern, power in exponents.items():
+        named = fnmatch.filter(leaves, pattern)
+        if not named:
+            raise ValueError(f"the probe's pattern {pattern} names no parameter")
+        found |= dict.fromkeys(named, 2.0**power)
+    return found
