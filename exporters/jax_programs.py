@@ -49,7 +49,7 @@ def named_function(network: "Network", entry_point: str) -> "Function":
     function = network.function(entry_point)
     names = ("weights", *(spec.name for spec in network.entry_points[entry_point].inputs))
     parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in names]
-    function.__signature__ = inspect.Signature(parameters)
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return function
 
 
