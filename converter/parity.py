@@ -8,14 +8,16 @@ import functools
 import json
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..exporters.jax_programs import JaxRunner
 from ..exporters.weights import WeightsFile
+from ..validation import probe
 from ..validation.cases import tap_case
-from ..validation.compare import compare
+from ..validation.compare import compare, value_row
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import GateError
 from ..validation.goldens import Goldens, sample
@@ -25,7 +27,7 @@ from ..validation.runner import Arrays
 from ..validation.taps import recording
 from .ledger import Ledger
 from .progress import Progress
-from .reference import load_reference, write_goldens
+from .reference import load_reference, source_scales, write_goldens, write_probe
 from .run_directory import RunDirectory
 from .stages import LEDGER, WEIGHTS_PATH, Options, family_and_config, network, reopen, require
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from ..model.network import Network
 
 GOLDENS = "goldens"
+PROBE = f"{GOLDENS}/low_variance"
 PARITY = "reports/parity.json"
 
 
@@ -42,9 +45,16 @@ def reference(run: RunDirectory, options: Options, progress: Progress) -> None:
     """Run the PyTorch original and write the goldens."""
     require(run, "verify")
     family, config = family_and_config(run.manifest())
-    original = load_reference(family, config, reopen(run))
+    entries, checkpoint = family.entry_points(config), reopen(run)
+    original = load_reference(family, config, checkpoint)
+    factors = probe.factors(family.low_variance(config), network(run.manifest()).leaves)
     with run.stage("reference", reference_reads(run, options)) as staged:
-        write_goldens(staged.out / GOLDENS, original, family.entry_points(config), options.static, progress.note)
+        write_goldens(staged.out / GOLDENS, original, entries, options.static, progress.note)
+        if factors:
+            progress.note(probe.CASE)
+            scales = source_scales(Ledger.read(run.path / LEDGER), factors)
+            probed = load_reference(family, config, checkpoint, scales)
+            write_probe(staged.out / PROBE, probed, entries, factors)
 
 
 def reference_reads(run: RunDirectory, options: Options) -> str:
@@ -69,17 +79,26 @@ class NNXRunner:
         self.name = f"flax {version('flax')} + jax {jax.__version__}"
         functions = {e: functools.partial(jax.jit(net.function(e)), self.weights) for e in net.entry_points}
         self.run = JaxRunner(self.name, net.entry_points, functions).run
-        self._tapped = {entry: jax.jit(functools.partial(self._trace_taps, entry)) for entry in net.entry_points}
+        self._traced = {entry: jax.jit(functools.partial(self._trace, entry)) for entry in net.entry_points}
+
+    def traced(
+        self, entry_point: str, inputs: Arrays, changed: "Mapping[str, jax.Array] | None" = None
+    ) -> tuple[Arrays, Arrays]:
+        """Compute outputs and samples of the intermediate values, with some weights changed if wanted."""
+        outputs, taps = self._traced[entry_point](self.weights | dict(changed or {}), *inputs.values())
+        samples = {name: sample(np.asarray(value)) for name, value in taps.items()}
+        return {name: np.asarray(value) for name, value in outputs.items()}, samples
 
     def taps(self, entry_point: str, inputs: Arrays, changed: "Mapping[str, jax.Array] | None" = None) -> Arrays:
-        """Compute samples of the intermediate values, with some weights changed if wanted."""
-        taps = self._tapped[entry_point](self.weights | dict(changed or {}), *inputs.values())
-        return {name: sample(np.asarray(value)) for name, value in taps.items()}
+        """Compute samples of the intermediate values."""
+        return self.traced(entry_point, inputs, changed)[1]
 
-    def _trace_taps(self, entry_point: str, weights: "Mapping[str, jax.Array]", *inputs: "jax.Array") -> dict[str, Any]:
+    def _trace(
+        self, entry_point: str, weights: "Mapping[str, jax.Array]", *inputs: "jax.Array"
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         with recording() as taps:
-            self.net.function(entry_point)(weights, *inputs)
-        return dict(taps)
+            outputs = self.net.function(entry_point)(weights, *inputs)
+        return outputs, dict(taps)
 
 
 def parity(run: RunDirectory, options: Options, progress: Progress) -> None:
@@ -93,7 +112,8 @@ def parity(run: RunDirectory, options: Options, progress: Progress) -> None:
             runner = NNXRunner(net, WeightsFile(run.path / WEIGHTS_PATH))
             outputs = compare(runner, net.entry_points, goldens.cases())
             rows, notes = _intermediates(runner, goldens, Ledger.read(run.path / LEDGER))
-        report = Report(runner.name, (*outputs.rows, *rows), notes)
+            probed = _low_variance(runner, run.path / PROBE)
+        report = Report(runner.name, (*outputs.rows, *rows, *probed), notes)
         (staged.out / PARITY).parent.mkdir()
         (staged.out / PARITY).write_text(json.dumps(report.to_json(), indent=1) + "\n")
         progress.note(report.summary())
@@ -108,14 +128,34 @@ def _intermediates(runner: NNXRunner, goldens: Goldens, ledger: Ledger) -> tuple
     for entry in map(runner.net.entry_points.__getitem__, goldens.tapped):
         wanted, inputs = goldens.taps(entry.name), tap_case(entry).inputs
         got = runner.taps(entry.name, inputs)
+        rows.append(_taps_row(entry.name, f"{len(wanted)} intermediate values", wanted, got))
         found = first_divergence(wanted, got)
-        place = found or worst(wanted, got)
-        problem = f"{place.module} is the first module that diverges" if found else ""
-        name = f"{len(wanted)} intermediate values"
-        rows.append(Row(entry.name, name, place.module, found is None, problem, place.error, place.allowed))
         if found:
             notes.append(explain(runner, entry, wanted, found, ledger))
     return rows, tuple(notes)
+
+
+def _low_variance(runner: NNXRunner, folder: Path) -> list[Row]:
+    """Compare outputs and intermediate values on weights that let every epsilon decide."""
+    if not folder.exists():
+        return []
+    goldens = Goldens(folder)
+    changed = {leaf: runner.weights[leaf] * factor for leaf, factor in probe.read_factors(folder).items()}
+    rows = []
+    for golden in goldens.cases():
+        entry = golden.case.entry_point
+        outputs, samples = runner.traced(entry, golden.case.inputs, changed)
+        for name, want in golden.outputs.items():
+            rows.append(value_row(entry, probe.CASE, name, outputs[name], want, golden.budgets[name]))
+        rows.append(_taps_row(entry, f"{probe.CASE}, intermediate values", goldens.taps(entry), samples))
+    return rows
+
+
+def _taps_row(entry: str, case: str, wanted: Taps, got: Arrays) -> Row:
+    found = first_divergence(wanted, got)
+    place = found or worst(wanted, got)
+    problem = f"{place.module} is the first module that diverges" if found else ""
+    return Row(entry, case, place.module, found is None, problem, place.error, place.allowed)
 
 
 def explain(runner: NNXRunner, entry: EntryPoint, wanted: Taps, found: Divergence, ledger: Ledger) -> str:

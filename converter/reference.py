@@ -4,6 +4,8 @@ Nothing of the conversion takes part: not the reader, not the rules, not the wei
 compared with these goldens is therefore compared with the network that was trained.
 """
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,8 @@ from ..validation.cases import cases, tap_case, tapped_entries
 from ..validation.compare import Golden
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import EnvironmentFailure, InputError
+from ..validation.probe import CASE, FACTORS, Factors
+from .ledger import Ledger
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +27,10 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint
 
 
-def load_reference(family: Family, config: Config, checkpoint: "Checkpoint") -> "TorchReference":
-    """Build the reference from the checkpoint's files.
+def load_reference(
+    family: Family, config: Config, checkpoint: "Checkpoint", scales: Factors | None = None
+) -> "TorchReference":
+    """Build the reference from the checkpoint's files, with some tensors (by name) scaled for the probe if wanted.
 
     Raises:
         EnvironmentFailure: torch is not installed.
@@ -36,7 +42,16 @@ def load_reference(family: Family, config: Config, checkpoint: "Checkpoint") -> 
         raise EnvironmentFailure(
             "parity needs PyTorch, in which the checkpoint was trained: pip install 'bgevis-convert[torch]'"
         ) from error
-    return family.reference(config, unwrap(read_state(checkpoint), checkpoint.wrappers))
+    state = unwrap(read_state(checkpoint), checkpoint.wrappers)
+    scaled = {name: state[name].float() * factor for name, factor in (scales or {}).items()}
+    return family.reference(config, {name: scaled.get(name, tensor) for name, tensor in state.items()})
+
+
+def source_scales(ledger: Ledger, factors: Factors) -> Factors:
+    """Give the tensors that fill the given leaves, and what is tied to them, with the leaves' factors."""
+    filled = {name: factors[leaf] for leaf, name in ledger.leaves.items() if leaf in factors}
+    tied = {n: filled[e.target] for n, e in ledger.entries.items() if e.status == "tied" and e.target in filled}
+    return filled | tied
 
 
 def read_state(checkpoint: "Checkpoint") -> dict[str, Any]:
@@ -105,6 +120,19 @@ def write_goldens(
         note(f"{entry.name}: intermediate values")
         taps[entry.name] = _intermediates(exact, reference, entry)
     goldens.write(out, found, taps)
+
+
+def write_probe(out: Path, probed: "TorchReference", entries: tuple[EntryPoint, ...], factors: Factors) -> None:
+    """Write the goldens of the low-variance probe below `out`: outputs, intermediate values, factors."""
+    exact = probed.in_dtype("float64")
+    found, taps = [], {}
+    for entry in tapped_entries(entries):
+        case = dataclasses.replace(tap_case(entry), name=CASE)
+        outputs = exact.run(entry.name, case.inputs), probed.run(entry.name, case.inputs)
+        found.append(goldens.golden(case, *outputs))
+        taps[entry.name] = _intermediates(exact, probed, entry)
+    goldens.write(out, found, taps)
+    (out / FACTORS).write_text(json.dumps(factors, indent=1, sort_keys=True) + "\n")
 
 
 def _intermediates(

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -15,9 +16,10 @@ from ..validation.compare import compare
 from ..validation.entry_point import Axis, EntryPoint, TensorSpec
 from ..validation.errors import GateError, InputError
 from ..validation.goldens import Goldens
+from ..validation.probe import read_factors
 from ..validation.report import Report, Row, junit
 from .ledger import Ledger
-from .parity import GOLDENS, PARITY
+from .parity import GOLDENS, PARITY, PROBE
 from .progress import Progress
 from .run_directory import Manifest, RunDirectory
 from .stages import LEDGER, WEIGHTS_PATH, network
@@ -103,7 +105,15 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
         report = compare(exporter.open(opened), opened.entry_points, goldens.cases())
     except GateError as error:
         return Report(exporter.name, (*rows, Row("all", "opens", "", False, str(error))))
-    return Report(report.runner, (*rows, *report.rows))
+    probed = probe_rows(exporter, opened, run.path / PROBE)
+    return Report(report.runner, (*rows, *report.rows, *probed))
+
+
+def probe_rows(exporter: Exporter, opened: Artifact, folder: Path) -> tuple[Row, ...]:
+    """Run the low-variance probe, for formats whose operators are this program's choice."""
+    if exporter.probe is None or not folder.exists():
+        return ()
+    return compare(exporter.probe(opened, read_factors(folder)), opened.entry_points, Goldens(folder).cases()).rows
 
 
 def weight_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[Row]:

@@ -78,6 +78,8 @@ class Exporter:
         write: makes the files and describes the program of each entry point.
         open: gives a Runner that computes in the format's own runtime, with that runtime's defaults.
         read_weights: reads every weight back out of the artifact, as (leaf name, array in the leaf's shape).
+        probe: opens with some leaves multiplied, for the low-variance probe; None for formats whose operators are
+            those that JAX lowers the model to.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Exporter:
     write: Callable[[Request], dict[str, Description]]
     open: Callable[[Artifact], Runner]
     read_weights: Callable[[Artifact], Iterator[tuple[str, np.ndarray]]]
+    probe: Callable[[Artifact, Mapping[str, float]], Runner] | None = None
 
     def require(self) -> None:
         """Raise EnvironmentFailure if a package is missing, saying how to get it."""

@@ -6,18 +6,24 @@ that its variance is about epsilon. Factors are powers of two, so that scaling l
 """
 
 import fnmatch
+import json
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from .errors import InputError
 
 Factors = Mapping[str, float]
 """Leaf -> what its weights are multiplied by."""
 
 CASE = "low variance"
+FACTORS = "factors.json"
+"""Beside the probe's goldens: the factors that they were computed with."""
 
 
 def exponent(epsilon: float) -> int:
     """Give the power of two next to the deviation whose variance is `epsilon`."""
-    return round(math.log2(epsilon) / 2)
+    return round(math.log2(max(epsilon, 1e-30)) / 2)
 
 
 def factors(exponents: Mapping[str, int], leaves: Iterable[str]) -> dict[str, float]:
@@ -34,3 +40,16 @@ def factors(exponents: Mapping[str, int], leaves: Iterable[str]) -> dict[str, fl
             raise ValueError(f"the probe's pattern {pattern} names no parameter")
         found |= dict.fromkeys(named, 2.0**power)
     return found
+
+
+def read_factors(folder: Path) -> dict[str, float]:
+    """Read the factors beside the probe's goldens.
+
+    Raises:
+        InputError: the file is missing or altered beyond reading.
+    """
+    file = folder / FACTORS
+    try:
+        return {str(leaf): float(factor) for leaf, factor in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{file} cannot be read ({error}); run `bgevis-convert parity` again") from error

@@ -1,6 +1,6 @@
 """ONNX: a traced JAX program lowered by a small compiler to thin programs that point into the weights file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -26,6 +26,12 @@ def _read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
     return read_weights(artifact)
 
 
+def _probe(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
+    from .read import OnnxRunner
+
+    return OnnxRunner(artifact, factors)
+
+
 EXPORTER = Exporter(
     name="onnx",
     key="onnx",
@@ -35,4 +41,5 @@ EXPORTER = Exporter(
     write=_write,
     open=_open,
     read_weights=_read_weights,
+    probe=_probe,
 )

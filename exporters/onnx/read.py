@@ -1,6 +1,7 @@
 """Reading back: running a program in onnxruntime, and its weights through its own references."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,11 +15,16 @@ from ..base import Artifact
 
 
 class OnnxRunner:
-    """Runs the programs in onnxruntime with its defaults. Holds one session at a time."""
+    """Runs the programs in onnxruntime with its defaults. Holds one session at a time.
 
-    def __init__(self, artifact: Artifact):
+    Args:
+        factors: what some leaves are multiplied by, in the session's memory.
+    """
+
+    def __init__(self, artifact: Artifact, factors: Mapping[str, float] | None = None):
         self.name = f"onnxruntime {onnxruntime.__version__}"
         self._artifact = artifact
+        self._factors = factors or {}
         self._open: tuple[str, onnxruntime.InferenceSession] | None = None
 
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
@@ -35,9 +41,26 @@ class OnnxRunner:
         if self._open is None or self._open[0] != entry_point:
             self._open = None
             path = self._artifact.directory / self._artifact.programs[entry_point]["path"]
-            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            options, changed = onnxruntime.SessionOptions(), _scaled(path, self._factors)
+            if changed:
+                values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in changed.values()]
+                options.add_external_initializers(list(changed), values)
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             self._open = entry_point, session
         return self._open[1]
+
+
+def _scaled(path: Path, factors: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Read the weights that have a factor, by the names that the program has for them, and multiply them."""
+    scaled: dict[str, np.ndarray] = {}
+    if not factors:
+        return scaled
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+        factor = factors.get(tensor.name.partition(" ")[0])
+        if factor is not None and tensor.data_location == onnx.TensorProto.EXTERNAL:
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+            scaled[tensor.name] = onnx.numpy_helper.to_array(tensor) * np.float32(factor)
+    return scaled
 
 
 def open_(artifact: Artifact) -> OnnxRunner:

@@ -76,7 +76,7 @@ def axes(config: VisualizedBGEConfig) -> Mapping[str, int]:
 
 
 def low_variance(config: VisualizedBGEConfig) -> Mapping[str, int]:
-    """Make the streams through both towers tiny, each by its own epsilon; the projection leads from one to the other."""
+    """Make the streams through both towers tiny, each by its own epsilon; the projection leads over."""
     text, vision = exponent(config.text.layer_norm_eps), exponent(config.vision.layer_norm_eps)
     block = "vision.blocks.*."
     biases = ("attention.value", "attention.out", "mlp.up", "mlp.down")
