@@ -153,10 +153,10 @@ def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
         (staged.out / "reports").mkdir()
         document = {key: report.to_json() for key, report in reports.items()}
         (staged.out / VALIDATE).write_text(json.dumps(document, indent=1) + "\n")
-        if (run.path / PARITY).exists():
-            reports = {"parity": Report.from_json(json.loads((run.path / PARITY).read_text()))} | reports
-        (staged.out / JUNIT).write_text(junit(reports))
+        parity = run.path / PARITY
+        before = {"parity": Report.from_json(json.loads(parity.read_text()))} if parity.exists() else {}
+        (staged.out / JUNIT).write_text(junit(before | reports))
         failed = [report for report in reports.values() if not report.passed]
         if failed:
             reasons = "\n  ".join(report.summary() for report in failed)
-            raise GateError(f"validate: {len(failed)} of {len(reports)} reports failed\n  {reasons}")
+            raise GateError(f"validate: {len(failed)} of {len(reports)} artifacts failed\n  {reasons}")
