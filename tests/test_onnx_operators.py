@@ -33,6 +33,9 @@ def conv(strides=(1, 1), padding="SAME", kernel=(3, 3, 6, 4), layout=("NHWC", "H
     return function
 
 
+PATCHES = "Reshape:b,2,4,2,4,6 Transpose:b,2,2,4,4,6 Reshape:b,2,2,96"
+
+
 def heads(x):
     return x.reshape(*x.shape[:2], 2, 2)
 
@@ -141,6 +144,9 @@ CASES = {
     "outer": (lambda x, y: jnp.einsum("btd,e->tdbe", x, y), X, Arg("3")),
     "conv": (conv(), IMAGE),
     "conv strided": (conv((2, 2), "VALID"), IMAGE),
+    "conv of patches": (conv((2, 4), "VALID", (2, 4, 6, 5)), IMAGE),
+    "conv of single pixels": (conv(kernel=(1, 1, 6, 5)), IMAGE),
+    "dense": (lambda x: jnp.tensordot(heads(x), jnp.arange(20.0).reshape(2, 2, 5), 2), X),
     "conv padded": (conv((1, 2), ((1, 2), (0, 1))), IMAGE),
     "conv grouped": (conv(kernel=(3, 3, 2, 9), feature_group_count=3), IMAGE),
     "conv dilated": (conv(rhs_dilation=(2, 1)), IMAGE),
@@ -260,6 +266,10 @@ def test_ids_outside_the_table_raise():
         (lambda x, y: jnp.where(y[..., None] > 0, x, 0.0), [X, N], "Greater:b,t Unsqueeze:b,t,1 Where:b,t,4"),
         (lambda x: jnp.broadcast_to(jnp.arange(4.0), x.shape) + x, [X], "Add:b,t,4"),
         (lambda x, y: x + y + x, [X, Arg("4")], "Sum:b,t,4"),
+        (lambda x: jnp.tensordot(heads(x), jnp.ones((2, 2, 5)), 2), [X], "MatMul:b,t,5"),
+        (lambda x: jnp.tanh(x + 1)[:, 0], [X], "Slice:b,1,4 Add:b,1,4 Tanh:b,1,4 Squeeze:b,4"),
+        (lambda x: (jnp.tanh(x)[:, 0], jnp.tanh(x)[:, 1]), [X], "Tanh:b,t,4 Gather:b,4 Gather:b,4"),
+        (conv((4, 4), "VALID", (4, 4, 6, 5)), [IMAGE], f"{PATCHES} MatMul:b,2,2,5"),
     ],
 )
 def test_nothing_superfluous(function, args, want):

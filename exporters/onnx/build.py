@@ -9,6 +9,7 @@ reshape meets its inverse.
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from .dims import INT64, Sizes, broadcast, is_one, regroup, static
 from .graph import Attribute, Dim, Graph, Shape, Value, Weight
@@ -35,12 +36,18 @@ class Builder:
         """The operators that were applied to each element on its own."""
 
     def emit(
-        self, op: str, *inputs: Value | None, shape: Shape, dtype: object, scope: str | None = None, **attrs: Attribute
+        self,
+        op: str,
+        *inputs: Value,
+        shape: Sequence[Dim],
+        dtype: DTypeLike,
+        scope: str | None = None,
+        **attrs: Attribute,
     ) -> Value:
         """Emit any operator with one result."""
         return self.graph.emit(op, inputs, [(tuple(shape), np.dtype(dtype))], attrs, scope)[0]
 
-    def constant(self, numbers: object, dtype: object = None) -> Value:
+    def constant(self, numbers: ArrayLike, dtype: DTypeLike | None = None) -> Value:
         """Give a constant."""
         return self.graph.constant(numbers, dtype)
 
@@ -51,7 +58,7 @@ class Builder:
         stop = self.reshape(self.sizes.size(size), ())
         return self.emit("Range", self.constant(0, INT64), stop, self.constant(1, INT64), shape=(size,), dtype=INT64)
 
-    def elementwise(self, op: str, *inputs: Value, dtype: object = None, **attrs: Attribute) -> Value:
+    def elementwise(self, op: str, *inputs: Value, dtype: DTypeLike | None = None, **attrs: Attribute) -> Value:
         """Apply an operator to each element of inputs that broadcast together."""
         self.pointwise.add(op)
         dtype = inputs[0].dtype if dtype is None else dtype
@@ -63,18 +70,18 @@ class Builder:
 
     def _before_reshape(self, inputs: Sequence[Value], shape: Shape) -> list[Value] | None:
         """Give the inputs as they were before a reshape that all have in common; None if they have none."""
-        views = [value for value in inputs if not value.fixed]
-        if not views or not all(view.made_by(*VIEWS) and view.shape == shape for view in views):
+        views = [value.made_by(*VIEWS) for value in inputs if not value.fixed and value.shape == shape]
+        sources = {view.inputs[0].shape for view in views if view}
+        if len(sources) != 1 or None in views or len(views) < sum(not value.fixed for value in inputs):
             return None
-        if len({view.source.inputs[0].shape for view in views}) != 1:
+        (earlier,) = sources
+        dims = [regroup(value.shape, shape, earlier) if value.fixed else earlier for value in inputs]
+        pairs = [(value, dim) for value, dim in zip(inputs, dims, strict=True) if dim is not None]
+        if len(pairs) < len(inputs):
             return None
-        earlier = views[0].source.inputs[0].shape
-        dims = [earlier if value in views else regroup(value.shape, shape, earlier) for value in inputs]
-        if None in dims:
-            return None
-        return [self.reshape(value, _trimmed(d) if value.fixed else d) for value, d in zip(inputs, dims, strict=True)]
+        return [self.reshape(value, _trimmed(shape) if value.fixed else shape) for value, shape in pairs]
 
-    def cast(self, value: Value, dtype: object) -> Value:
+    def cast(self, value: Value, dtype: DTypeLike) -> Value:
         """Convert to another type."""
         dtype = np.dtype(dtype)
         if value.dtype == dtype:
@@ -83,7 +90,7 @@ class Builder:
             return self.constant(value.array.astype(dtype))
         return self.elementwise("Cast", value, dtype=dtype, to=dtype.name)
 
-    def reshape(self, value: Value, shape: Shape) -> Value:
+    def reshape(self, value: Value, shape: Sequence[Dim]) -> Value:
         """Give the same elements another shape."""
         shape = tuple(shape)
         if value.shape == shape:
@@ -132,7 +139,7 @@ class Builder:
             return self.transpose(node.inputs[0], [node.attributes["perm"][axis] for axis in axes])
         return self.emit("Transpose", value, shape=shape, dtype=value.dtype, perm=tuple(axes))
 
-    def expand(self, value: Value, shape: Shape) -> Value:
+    def expand(self, value: Value, shape: Sequence[Dim]) -> Value:
         """Repeat along the axes of size one, so that the value really has `shape`."""
         shape = tuple(shape)
         if value.shape == shape:

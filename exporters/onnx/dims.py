@@ -157,7 +157,7 @@ class Sizes:
         return self._graph.emit(op, values, [((1,), INT64)], scope="")[0]
 
     def _axis(self, name: str) -> Value:
-        for value in self._graph.inputs:
+        for value in self._graph.inputs.values():
             for i, dim in enumerate(value.shape):
                 if str(dim) == name:
                     attributes = {"start": i, "end": i + 1}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 T = TypeVar("T")
 
@@ -18,7 +19,8 @@ Dim: TypeAlias = Any
 """An int, or a symbolic dimension of `jax.export` such as `tokens + 196`."""
 
 Shape: TypeAlias = tuple[Dim, ...]
-Attribute: TypeAlias = "int | float | str | tuple[int, ...]"
+Attribute: TypeAlias = Any
+"""An int, a float, a str, or a tuple of ints."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Node:
     """An operator at work."""
 
     op: str
-    inputs: tuple["Value | None", ...]
+    inputs: tuple["Value", ...]
     attributes: dict[str, Attribute]
     scope: str
     outputs: tuple["Value", ...] = ()
@@ -81,20 +83,20 @@ class Graph:
     """Values and nodes, in the order in which they were first wanted."""
 
     def __init__(self) -> None:
-        self.inputs: list[Value] = []
+        self.inputs: dict[str, Value] = {}
         self._known: dict[object, Any] = {}
 
     def input(self, name: str, shape: Shape, dtype: np.dtype) -> Value:
         """Add an input."""
-        self.inputs.append(Value(Input(name), shape, dtype, name))
-        return self.inputs[-1]
+        self.inputs[name] = Value(Input(name), shape, dtype, name)
+        return self.inputs[name]
 
     def weight(self, leaf: str, shape: Shape, dtype: np.dtype) -> Value:
         """Give a leaf of the model, declared with `shape`."""
         value = Value(Weight(leaf), shape, dtype, leaf.rpartition(".")[0])
         return self._share(("weight", leaf, shape), value)
 
-    def constant(self, numbers: object, dtype: object = None) -> Value:
+    def constant(self, numbers: ArrayLike, dtype: DTypeLike | None = None) -> Value:
         """Give a constant."""
         array = np.asarray(numbers, dtype)
         return self._share(
@@ -105,8 +107,8 @@ class Graph:
     def emit(
         self,
         op: str,
-        inputs: Sequence[Value | None],
-        results: Sequence[tuple[Shape, np.dtype]],
+        inputs: Sequence[Value],
+        results: Sequence[tuple[Shape, DTypeLike]],
         attributes: Mapping[str, Attribute] | None = None,
         scope: str | None = None,
     ) -> tuple[Value, ...]:
@@ -122,9 +124,9 @@ class Graph:
         return self._known.setdefault(key, new)
 
 
-def _scope(inputs: Sequence[Value | None]) -> str:
+def _scope(inputs: Sequence[Value]) -> str:
     """Name the module that a node belongs to: that of its weights, else that of its first computed input."""
-    given = [value for value in inputs if value is not None and value.scope]
+    given = [value for value in inputs if value.scope]
     weights = [value.scope for value in given if isinstance(value.source, Weight)]
     computed = [value.scope for value in given if not isinstance(value.source, Weight)]
     return (*weights, *computed, "")[0]
@@ -146,5 +148,5 @@ def needed(outputs: Sequence[Value]) -> list[Node]:
             order.setdefault(node)
         elif node not in order:
             stack.append((node, True))
-            stack += [(v.source, False) for v in reversed(node.inputs) if v is not None and isinstance(v.source, Node)]
+            stack += [(v.source, False) for v in reversed(node.inputs) if isinstance(v.source, Node)]
     return list(order)

@@ -6,7 +6,9 @@ value that broadcasts to the shape that JAX knows, `full` one that has it. An in
 int64 stays so until arithmetic needs 32 bits: `index` gives whichever it is.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jax.extend import source_info_util
@@ -17,7 +19,7 @@ from ...validation.errors import GateError
 from . import registry
 from .build import Builder
 from .dims import broadcast, static
-from .graph import Graph, Value
+from .graph import Graph, Shape, Value
 
 FOLDED_BYTES = 1 << 16
 """Numbers that depend on no input are computed now, unless the result is larger than this."""
@@ -46,14 +48,10 @@ class Lowering(Builder):
         return [self.index(atom) for atom in jaxpr.outvars]
 
     def _equation(self, eqn: JaxprEqn) -> None:
-        results = self._folded(eqn)
-        if results is None:
-            results = self._rule(eqn)(self, eqn)
-        if isinstance(results, Value):
-            results = [results]
-        for var, value in zip(eqn.outvars, results, strict=True):
-            if broadcast([value.shape, var.aval.shape]) != var.aval.shape:
-                raise AssertionError(f"{eqn.primitive}: {value.shape} does not broadcast to {var.aval.shape}")
+        results = self._folded(eqn) or self._rule(eqn)(self, eqn)
+        for var, value in zip(eqn.outvars, [results] if isinstance(results, Value) else results, strict=True):
+            if broadcast([value.shape, shape_of(var)]) != shape_of(var):
+                raise AssertionError(f"{eqn.primitive}: {value.shape} does not broadcast to {shape_of(var)}")
             self._values[var] = value
 
     def _rule(self, eqn: JaxprEqn) -> registry.Rule:
@@ -68,17 +66,14 @@ class Lowering(Builder):
 
     def _folded(self, eqn: JaxprEqn) -> list[Value] | None:
         """Compute an equation of small constants now."""
-        shapes = [var.aval for var in eqn.outvars]
-        inputs = [self.index(atom).array for atom in eqn.invars]
-        if eqn.primitive.name in NOT_FOLDED or _calls(eqn) or any(array is None for array in inputs):
+        known = [(array, atom) for atom in eqn.invars if (array := self.index(atom).array) is not None]
+        if eqn.primitive.name in NOT_FOLDED or _calls(eqn) or len(known) < len(eqn.invars):
             return None
-        if not static(dim for aval in shapes for dim in aval.shape):
+        if not static(dim for var in (*eqn.invars, *eqn.outvars) for dim in shape_of(var)):
             return None
-        if sum(aval.size * aval.dtype.itemsize for aval in shapes) > FOLDED_BYTES:
+        if sum(math.prod(shape_of(var)) * dtype_of(var).itemsize for var in eqn.outvars) > FOLDED_BYTES:
             return None
-        arrays = [
-            np.broadcast_to(a, v.aval.shape).astype(v.aval.dtype) for a, v in zip(inputs, eqn.invars, strict=True)
-        ]
+        arrays = [np.broadcast_to(array, shape_of(atom)).astype(dtype_of(atom)) for array, atom in known]
         results = eqn.primitive.bind(*arrays, **eqn.params)
         return [self.constant(np.asarray(r)) for r in (results if eqn.primitive.multiple_results else [results])]
 
@@ -92,21 +87,33 @@ class Lowering(Builder):
     def index(self, atom: Var | Literal) -> Value:
         """Read a value as it is: perhaps unexpanded, perhaps int64 where JAX says int32."""
         if isinstance(atom, Literal):
-            return self.constant(atom.val, atom.aval.dtype)
+            return self.constant(atom.val, dtype_of(atom))
         return self._values[atom]
 
     def read(self, atom: Var | Literal) -> Value:
         """Read a value that broadcasts to the shape that JAX knows."""
-        return self.cast(self.index(atom), atom.aval.dtype)
+        return self.cast(self.index(atom), dtype_of(atom))
 
     def full(self, atom: Var | Literal) -> Value:
         """Read a value that has the shape that JAX knows."""
-        return self.expand(self.read(atom), atom.aval.shape)
+        return self.expand(self.read(atom), shape_of(atom))
 
     def ranked(self, atom: Var | Literal) -> Value:
         """Read a value that has the rank that JAX knows, perhaps unexpanded."""
         value = self.read(atom)
-        return self.reshape(value, (1,) * (atom.aval.ndim - len(value.shape)) + value.shape)
+        return self.reshape(value, (1,) * (len(shape_of(atom)) - len(value.shape)) + value.shape)
+
+
+def shape_of(atom: Var | Literal) -> Shape:
+    """Give the shape that JAX knows."""
+    aval: Any = atom.aval
+    return aval.shape
+
+
+def dtype_of(atom: Var | Literal) -> np.dtype:
+    """Give the type that JAX knows."""
+    aval: Any = atom.aval
+    return aval.dtype
 
 
 def attributes(eqn: JaxprEqn) -> Mapping[str, float]:

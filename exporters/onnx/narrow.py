@@ -5,7 +5,7 @@ for that token alone, which is a twelfth of the work of a twelve-layer encoder s
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .build import VIEWS, Builder
 from .dims import groups, is_one
@@ -21,7 +21,7 @@ def narrow(build: Builder, outputs: Mapping[str, Value]) -> dict[str, Value]:
     places = _places(build, nodes, outputs.values())
     new: dict[Value, Value] = {}
     for node in nodes:
-        inputs = [None if value is None else new.get(value, value) for value in node.inputs]
+        inputs = [new.get(value, value) for value in node.inputs]
         if node.outputs[0] in places:
             new[node.outputs[0]] = _narrowed(build, node, inputs, places)
         elif _asks(node) and node.inputs[0] in places:
@@ -34,7 +34,7 @@ def narrow(build: Builder, outputs: Mapping[str, Value]) -> dict[str, Value]:
     return {name: new.get(value, value) for name, value in outputs.items()}
 
 
-def _places(build: Builder, nodes: Sequence[Node], outputs: Sequence[Value]) -> dict[Value, Place]:
+def _places(build: Builder, nodes: Sequence[Node], outputs: Iterable[Value]) -> dict[Value, Place]:
     """Find the results of which every reader reads the same single place, readers before what they read."""
     uses = Counter(value for node in nodes for value in node.inputs)
     uses.update(outputs)
@@ -65,7 +65,7 @@ def _asks(node: Node) -> list[tuple[Value, Place]]:
 
 def _sources(build: Builder, node: Node, axis: int) -> list[Place]:
     """Give the inputs and their axes of which one place of the result's `axis` needs one place; [] if it needs more."""
-    shape, shapes = node.outputs[0].shape, [() if value is None else value.shape for value in node.inputs]
+    shape, shapes = node.outputs[0].shape, [value.shape for value in node.inputs]
     last = len(shape) - 1
     match node.op:
         case op if op in build.pointwise:
@@ -89,7 +89,7 @@ def _aligned(shapes: Sequence[Shape], rank: int, axis: int) -> list[Place]:
     return [(i, a) for i, a in places if a >= 0 and not is_one(shapes[i][a])]
 
 
-def _narrowed(build: Builder, node: Node, inputs: list[Value | None], places: Mapping[Value, Place]) -> Value:
+def _narrowed(build: Builder, node: Node, inputs: list[Value], places: Mapping[Value, Place]) -> Value:
     """Compute one place of a node's result, kept as an axis of size one."""
     value = node.outputs[0]
     axis, index = places[value]

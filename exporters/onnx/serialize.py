@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..weights import Location
-from .graph import Constant, Graph, Node, Shape, Value, Weight
+from .graph import Graph, Node, Shape, Value, Weight
 from .tidy import tidy
 
 PRODUCER = "bgevis-convert"
@@ -38,14 +38,14 @@ class Names:
 
     def initializer(self, value: Value) -> str:
         """Name a weight by its leaf, plus its dims where they are not the first that it is declared with."""
-        source = value.source
-        wanted = source.leaf if isinstance(source, Weight) else _of_constant(source.array)
-        if wanted in self._taken and isinstance(source, Weight):
-            wanted = f"{source.leaf} {list(value.shape)}"
-        return self.new(wanted)
+        if not isinstance(value.source, Weight):
+            return self.new(_of_constant(value))
+        leaf = value.source.leaf
+        return self.new(f"{leaf} {list(value.shape)}" if leaf in self._taken else leaf)
 
 
-def _of_constant(array: np.ndarray) -> str:
+def _of_constant(value: Value) -> str:
+    array = np.asarray(value.array)
     if array.size == 1:
         return f"constant_{array.dtype}_{array.item()}"
     return f"constant_{array.dtype}_{'x'.join(map(str, array.shape))}"
@@ -54,8 +54,7 @@ def _of_constant(array: np.ndarray) -> str:
 def model(
     graph: Graph, outputs: Mapping[str, Value], opset: int, weights: Mapping[str, Location], file: str, name: str
 ) -> onnx.ModelProto:
-    """
-    Make the ONNX model.
+    """Make the ONNX model.
 
     Args:
         graph: holds the inputs.
@@ -66,8 +65,8 @@ def model(
         name: what the graph is called.
     """
     nodes, names = tidy(list(outputs.values())), Names()
-    for value in graph.inputs:
-        names.of[value] = names.new(value.source.name)
+    for label, value in graph.inputs.items():
+        names.of[value] = names.new(label)
     results, copies = _results(outputs, names)
     fixed = _fixed([*nodes, *copies])
     for value in fixed:
@@ -77,7 +76,7 @@ def model(
     proto = helper.make_graph(
         protos,
         name,
-        [_info(value, names.of[value]) for value in graph.inputs],
+        [_info(value, names.of[value]) for value in graph.inputs.values()],
         results,
         [_initializer(value, names.of[value], weights, file) for value in fixed],
         value_info=[_info(value, names.of[value]) for value in inner],
@@ -114,7 +113,7 @@ def _results(outputs: Mapping[str, Value], names: Names) -> tuple[list[onnx.Valu
 
 def _fixed(nodes: Sequence[Node]) -> list[Value]:
     """List the weights and constants that the nodes read, in the order of first use."""
-    return list(dict.fromkeys(v for node in nodes for v in node.inputs if v is not None and v.fixed))
+    return list(dict.fromkeys(v for node in nodes for v in node.inputs if v.fixed))
 
 
 def _info(value: Value, name: str) -> onnx.ValueInfoProto:
@@ -127,7 +126,7 @@ def _dims(shape: Shape) -> list[int | str | None]:
 
 def _node(node: Node, names: Names) -> onnx.NodeProto:
     name = names.node(node)
-    inputs = ["" if value is None else names.of[value] for value in node.inputs]
+    inputs = [names.of[value] for value in node.inputs]
     proto = helper.make_node(node.op, inputs, [names.of[value] for value in node.outputs], name)
     for key, attribute in node.attributes.items():
         if key == "to":
@@ -137,8 +136,8 @@ def _node(node: Node, names: Names) -> onnx.NodeProto:
 
 
 def _initializer(value: Value, name: str, weights: Mapping[str, Location], file: str) -> TensorProto:
-    if isinstance(value.source, Constant):
-        return numpy_helper.from_array(np.asarray(value.source.array), name)
+    if not isinstance(value.source, Weight):
+        return numpy_helper.from_array(np.asarray(value.array), name)
     location = weights[value.source.leaf]
     proto = TensorProto(name=name, dims=value.shape, data_type=helper.np_dtype_to_tensor_dtype(value.dtype))
     proto.data_location = TensorProto.EXTERNAL

@@ -15,7 +15,7 @@ def tidy(outputs: Sequence[Value]) -> list[Node]:
     """Rewrite what `outputs` depend on in place, and list the nodes that are left, each after its inputs."""
     for rewrite in (_drop_reduced_axes, _join_sums):
         nodes = needed(outputs)
-        uses = Counter(value for node in nodes for value in node.inputs if value is not None)
+        uses = Counter(value for node in nodes for value in node.inputs)
         uses.update(outputs)
         for node in nodes:
             rewrite(node, uses)
@@ -27,10 +27,14 @@ def _drop_reduced_axes(node: Node, uses: Counter[Value]) -> None:
     inner = node.inputs[0].source if node.op == "Squeeze" else None
     if not isinstance(inner, Node) or not inner.op.startswith("Reduce") or uses[node.inputs[0]] > 1:
         return
-    axes = tuple(node.inputs[1].array.tolist())
-    reduced = inner.attributes.get("axes") or tuple(inner.inputs[1].array.tolist())
+    axes = _numbers(node.inputs[1])
+    reduced = inner.attributes.get("axes") or _numbers(inner.inputs[1])
     if axes == reduced:
         node.op, node.inputs, node.attributes = inner.op, inner.inputs, {**inner.attributes, "keepdims": 0}
+
+
+def _numbers(value: Value) -> tuple[int, ...]:
+    return tuple(np.asarray(value.array).tolist())
 
 
 def _join_sums(node: Node, uses: Counter[Value]) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from jax.extend.core import JaxprEqn
 
 from ..dims import elements, static
-from ..graph import Value, Weight
-from ..lower import Lowering
+from ..graph import Attribute, Value
+from ..lower import Lowering, dtype_of, shape_of
 from ..registry import primitive
 
 
@@ -24,7 +24,7 @@ def conv(c: Lowering, eqn: JaxprEqn) -> Value:
     result = _patches(c, eqn, x, kernel)
     if result is None:
         result = _conv(c, eqn, x, c.transpose(kernel, numbers.rhs_spec))
-    return c.cast(c.transpose(result, _inverse(numbers.out_spec)), eqn.outvars[0].aval.dtype)
+    return c.cast(c.transpose(result, _inverse(numbers.out_spec)), dtype_of(eqn.outvars[0]))
 
 
 def _inverse(permutation: Sequence[int]) -> list[int]:
@@ -34,9 +34,10 @@ def _inverse(permutation: Sequence[int]) -> list[int]:
 def _conv(c: Lowering, eqn: JaxprEqn, x: Value, kernel: Value) -> Value:
     p = eqn.params
     low, high = zip(*p["padding"], strict=True)
-    shape = [eqn.outvars[0].aval.shape[axis] for axis in p["dimension_numbers"].out_spec]
-    attributes = {"strides": tuple(p["window_strides"]), "dilations": tuple(p["rhs_dilation"]), "pads": (*low, *high)}
-    return c.emit("Conv", x, kernel, shape=shape, dtype=x.dtype, group=p["feature_group_count"], **attributes)
+    shape = [shape_of(eqn.outvars[0])[axis] for axis in p["dimension_numbers"].out_spec]
+    attributes: dict[str, Attribute] = {"strides": tuple(p["window_strides"]), "pads": (*low, *high)}
+    attributes |= {"dilations": tuple(p["rhs_dilation"]), "group": p["feature_group_count"]}
+    return c.emit("Conv", x, kernel, shape=shape, dtype=x.dtype, **attributes)
 
 
 def _patches(c: Lowering, eqn: JaxprEqn, x: Value, kernel: Value) -> Value | None:
@@ -48,7 +49,7 @@ def _patches(c: Lowering, eqn: JaxprEqn, x: Value, kernel: Value) -> Value | Non
     count = len(spatial)
     place = p["dimension_numbers"].rhs_spec
     sizes = kernel.shape[:count]
-    as_it_lies = isinstance(kernel.source, Weight) and tuple(place) == (count + 1, count, *range(count))
+    as_it_lies = kernel.fixed and tuple(place) == (count + 1, count, *range(count))
     plain = p["feature_group_count"] == 1 and not any(map(any, p["padding"])) and set(p["rhs_dilation"]) == {1}
     if not as_it_lies or not plain or tuple(p["window_strides"]) != tuple(sizes) or not static(spatial):
         return None

@@ -5,7 +5,7 @@ from jax.extend.core import JaxprEqn
 
 from ..build import BOOL
 from ..graph import Value
-from ..lower import Lowering
+from ..lower import Lowering, dtype_of
 from ..registry import primitive
 
 DIRECT = {
@@ -210,7 +210,7 @@ def convert_element_type(c: Lowering, eqn: JaxprEqn) -> Value:
 @primitive("reduce_precision", emits="")
 def reduce_precision(c: Lowering, eqn: JaxprEqn) -> Value:
     """Give what came, if it has no more bits than asked for."""
-    value, info = c.read(eqn.invars[0]), np.finfo(eqn.invars[0].aval.dtype)
+    value, info = c.read(eqn.invars[0]), np.finfo(dtype_of(eqn.invars[0]))
     if eqn.params["exponent_bits"] < info.iexp or eqn.params["mantissa_bits"] < info.nmant:
         raise c.refusal(eqn, "reduce_precision that drops bits has no ONNX operator")
     return value

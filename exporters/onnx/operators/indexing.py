@@ -13,7 +13,7 @@ from jax.lax import GatherDimensionNumbers, GatherScatterMode
 from ..build import BOOL, END
 from ..dims import INT64
 from ..graph import Dim, Shape, Value
-from ..lower import Lowering
+from ..lower import Lowering, shape_of
 from ..registry import primitive
 
 
@@ -21,8 +21,8 @@ from ..registry import primitive
 def gather(c: Lowering, eqn: JaxprEqn) -> Value:
     """Recognise what the gather is for: a slice, rows, elements or points."""
     value, numbers, sizes = c.full(eqn.invars[0]), eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    result = eqn.outvars[0].aval.shape
-    if eqn.invars[1].aval.ndim == 1 and not numbers.operand_batching_dims:
+    result = shape_of(eqn.outvars[0])
+    if len(shape_of(eqn.invars[1])) == 1 and not numbers.operand_batching_dims:
         return _window(c, eqn, value)
     indices = _clipped(c, eqn, value)
     for pattern in (_rows, _elements, _points):
@@ -35,7 +35,7 @@ def gather(c: Lowering, eqn: JaxprEqn) -> Value:
 def _clipped(c: Lowering, eqn: JaxprEqn, value: Value) -> Value:
     """Give the indices, brought into range or, where JAX would give NaN, kept from counting from the end."""
     axes, mode = eqn.params["dimension_numbers"].start_index_map, eqn.params["mode"]
-    indices = c.expand(c.index(eqn.invars[1]), eqn.invars[1].aval.shape)
+    indices = c.expand(c.index(eqn.invars[1]), shape_of(eqn.invars[1]))
     zero = c.constant(0, indices.dtype)
     if mode == GatherScatterMode.CLIP:
         limits = c.sizes.vector([value.shape[axis] - eqn.params["slice_sizes"][axis] for axis in axes])
@@ -50,8 +50,8 @@ def _clipped(c: Lowering, eqn: JaxprEqn, value: Value) -> Value:
 def _window(c: Lowering, eqn: JaxprEqn, value: Value) -> Value:
     """One slice, at places that are a vector: x[:, 0], x[i:i + 3]."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    places = c.expand(c.index(eqn.invars[1]), eqn.invars[1].aval.shape)
-    collapsed, result = numbers.collapsed_slice_dims, eqn.outvars[0].aval.shape
+    places = c.expand(c.index(eqn.invars[1]), shape_of(eqn.invars[1]))
+    collapsed, result = numbers.collapsed_slice_dims, shape_of(eqn.outvars[0])
     whole = all(size == dim or i in collapsed for i, (size, dim) in enumerate(zip(sizes, value.shape, strict=True)))
     if whole and len(collapsed) == 1 and tuple(collapsed) == tuple(numbers.start_index_map):
         index = c.reshape(_clipped(c, eqn, value), ())

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from jax.extend.core import JaxprEqn
 
 from ..dims import elements
-from ..graph import Dim, Value, Weight
-from ..lower import Lowering
+from ..graph import Dim, Value
+from ..lower import Lowering, dtype_of
 from ..registry import primitive
 
 
@@ -22,12 +22,12 @@ def dot_general(c: Lowering, eqn: JaxprEqn) -> Value:
         b, columns = _matrices(c, right, right_batch, right_inner, inner_last=False)
         batch = [left.shape[axis] for axis in left_batch]
         result = c.reshape(c.matmul(a, b), (*batch, *rows, *columns))
-    return c.cast(result, eqn.outvars[0].aval.dtype)
+    return c.cast(result, dtype_of(eqn.outvars[0]))
 
 
 def _is_dense(right: Value, inner: Sequence[int]) -> bool:
-    """Tell whether a weight's leading axes are what is summed over, so that it is a matrix as it lies."""
-    return isinstance(right.source, Weight) and sorted(inner) == list(range(len(inner)))
+    """Tell whether the leading axes of a weight are what is summed over, so that it is a matrix as it lies."""
+    return right.fixed and sorted(inner) == list(range(len(inner)))
 
 
 def _dense(c: Lowering, left: Value, left_inner: Sequence[int], right: Value, right_inner: Sequence[int]) -> Value:

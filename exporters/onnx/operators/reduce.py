@@ -8,7 +8,7 @@ from jax.extend.core import JaxprEqn
 from ..build import BOOL
 from ..dims import INT64
 from ..graph import Value
-from ..lower import Lowering
+from ..lower import Lowering, shape_of
 from ..registry import primitive
 
 NUMERIC = {
@@ -62,7 +62,7 @@ def argmin(c: Lowering, eqn: JaxprEqn) -> Value:
 
 def _arg(c: Lowering, eqn: JaxprEqn, op: str) -> Value:
     value, (axis,) = c.full(eqn.invars[0]), eqn.params["axes"]
-    return c.emit(op, value, shape=eqn.outvars[0].aval.shape, dtype=INT64, axis=axis, keepdims=0)
+    return c.emit(op, value, shape=shape_of(eqn.outvars[0]), dtype=INT64, axis=axis, keepdims=0)
 
 
 @primitive("cumsum", emits="CumSum")

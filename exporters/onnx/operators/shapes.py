@@ -8,7 +8,7 @@ from jax.extend.core import JaxprEqn
 from ..build import END
 from ..dims import INT64
 from ..graph import Value
-from ..lower import Lowering
+from ..lower import Lowering, shape_of
 from ..registry import primitive
 
 
@@ -17,20 +17,20 @@ def reshape(c: Lowering, eqn: JaxprEqn) -> Value:
     """Give the elements another shape."""
     if eqn.params["dimensions"] is not None:
         raise c.refusal(eqn, "reshape with dimensions")
-    return c.reshape(c.full(eqn.invars[0]), eqn.outvars[0].aval.shape)
+    return c.reshape(c.full(eqn.invars[0]), shape_of(eqn.outvars[0]))
 
 
 @primitive("squeeze", "expand_dims", emits="Squeeze Unsqueeze")
 def squeeze(c: Lowering, eqn: JaxprEqn) -> Value:
     """Drop or add axes of size one."""
-    return c.reshape(c.full(eqn.invars[0]), eqn.outvars[0].aval.shape)
+    return c.reshape(c.full(eqn.invars[0]), shape_of(eqn.outvars[0]))
 
 
 @primitive("broadcast_in_dim", emits="Unsqueeze")
 def broadcast_in_dim(c: Lowering, eqn: JaxprEqn) -> Value:
     """Put the axes in their places; what reads the result repeats them, or `Lowering.full` does."""
     value = c.index(eqn.invars[0])
-    value = c.reshape(value, (1,) * (eqn.invars[0].aval.ndim - len(value.shape)) + value.shape)
+    value = c.reshape(value, (1,) * (len(shape_of(eqn.invars[0])) - len(value.shape)) + value.shape)
     places = eqn.params["broadcast_dimensions"]
     first = min(places, default=len(eqn.params["shape"]))  # broadcasting adds the axes before it
     shape = [1] * len(eqn.params["shape"])
@@ -55,7 +55,7 @@ def concatenate(c: Lowering, eqn: JaxprEqn) -> Value:
 def split(c: Lowering, eqn: JaxprEqn) -> Sequence[Value]:
     """Cut an axis into pieces."""
     value, axis = c.full(eqn.invars[0]), eqn.params["axis"]
-    results = [(var.aval.shape, value.dtype) for var in eqn.outvars]
+    results = [(shape_of(var), value.dtype) for var in eqn.outvars]
     return c.graph.emit("Split", [value, c.sizes.vector(eqn.params["sizes"])], results, {"axis": axis})
 
 
@@ -88,7 +88,7 @@ def pad(c: Lowering, eqn: JaxprEqn) -> Value:
     if all(map(is_zero, amounts)):
         return value
     operands = [value, c.sizes.vector(amounts), filler]
-    return c.emit("Pad", *operands, shape=eqn.outvars[0].aval.shape, dtype=value.dtype)
+    return c.emit("Pad", *operands, shape=shape_of(eqn.outvars[0]), dtype=value.dtype)
 
 
 def is_zero(dim: object) -> bool:
@@ -130,11 +130,11 @@ def unstack(c: Lowering, eqn: JaxprEqn) -> Sequence[Value]:
     shape = (*value.shape[:axis], 1, *value.shape[axis + 1 :])
     sizes, results = c.constant([1] * len(eqn.outvars), INT64), [(shape, value.dtype)] * len(eqn.outvars)
     pieces = c.graph.emit("Split", [value, sizes], results, {"axis": axis})
-    return [c.reshape(piece, var.aval.shape) for piece, var in zip(pieces, eqn.outvars, strict=True)]
+    return [c.reshape(piece, shape_of(var)) for piece, var in zip(pieces, eqn.outvars, strict=True)]
 
 
 @primitive("tile", emits="Tile")
 def tile(c: Lowering, eqn: JaxprEqn) -> Value:
     """Repeat the whole."""
-    value, shape = c.full(eqn.invars[0]), eqn.outvars[0].aval.shape
+    value, shape = c.full(eqn.invars[0]), shape_of(eqn.outvars[0])
     return c.emit("Tile", value, c.sizes.vector(eqn.params["reps"]), shape=shape, dtype=value.dtype)
