@@ -4,6 +4,7 @@ When something disagrees, the first diverging module is named, the tensors that 
 one of them right by a common mistake's inverse mends it, which and how.
 """
 
+import copy
 import functools
 import json
 from collections.abc import Iterator, Mapping
@@ -77,21 +78,29 @@ class NNXRunner:
         self.net = net
         self.weights = jax.device_put({name: weights[name] for name in net.leaves})  # maps the file, copies nothing
         self.name = f"flax {version('flax')} + jax {jax.__version__}"
-        functions = {e: functools.partial(jax.jit(net.function(e)), self.weights) for e in net.entry_points}
-        self.run = JaxRunner(self.name, net.entry_points, functions).run
+        self._functions = {entry: jax.jit(net.function(entry)) for entry in net.entry_points}
         self._traced = {entry: jax.jit(functools.partial(self._trace, entry)) for entry in net.entry_points}
 
-    def traced(
-        self, entry_point: str, inputs: Arrays, changed: "Mapping[str, jax.Array] | None" = None
-    ) -> tuple[Arrays, Arrays]:
-        """Compute outputs and samples of the intermediate values, with some weights changed if wanted."""
-        outputs, taps = self._traced[entry_point](self.weights | dict(changed or {}), *inputs.values())
+    def run(self, entry_point: str, inputs: Arrays) -> Arrays:
+        """Compute an entry point."""
+        bound = {entry_point: functools.partial(self._functions[entry_point], self.weights)}
+        return JaxRunner(self.name, self.net.entry_points, bound).run(entry_point, inputs)
+
+    def changed(self, weights: "Mapping[str, jax.Array]") -> "NNXRunner":
+        """Give the same compiled model on some other weights."""
+        other = copy.copy(self)
+        other.weights = self.weights | dict(weights)
+        return other
+
+    def traced(self, entry_point: str, inputs: Arrays) -> tuple[Arrays, Arrays]:
+        """Compute outputs and samples of the intermediate values."""
+        outputs, taps = self._traced[entry_point](self.weights, *inputs.values())
         samples = {name: sample(np.asarray(value)) for name, value in taps.items()}
         return {name: np.asarray(value) for name, value in outputs.items()}, samples
 
-    def taps(self, entry_point: str, inputs: Arrays, changed: "Mapping[str, jax.Array] | None" = None) -> Arrays:
+    def taps(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute samples of the intermediate values."""
-        return self.traced(entry_point, inputs, changed)[1]
+        return self.traced(entry_point, inputs)[1]
 
     def _trace(
         self, entry_point: str, weights: "Mapping[str, jax.Array]", *inputs: "jax.Array"
@@ -106,20 +115,24 @@ def parity(run: RunDirectory, options: Options, progress: Progress) -> None:
     import jax
 
     require(run, "build", "reference")
-    goldens, net = Goldens(run.path / GOLDENS), network(run.manifest())
+    net, ledger = network(run.manifest()), Ledger.read(run.path / LEDGER)
     with run.stage("parity", reads(run)) as staged:
         with jax.default_matmul_precision("highest"):
-            runner = NNXRunner(net, WeightsFile(run.path / WEIGHTS_PATH))
-            outputs = compare(runner, net.entry_points, goldens.cases())
-            rows, notes = _intermediates(runner, goldens, Ledger.read(run.path / LEDGER))
-            probed = _low_variance(runner, run.path / PROBE)
-        report = Report(runner.name, (*outputs.rows, *rows, *probed), notes)
+            report = judge(NNXRunner(net, WeightsFile(run.path / WEIGHTS_PATH)), run.path, ledger)
         (staged.out / PARITY).parent.mkdir()
         (staged.out / PARITY).write_text(json.dumps(report.to_json(), indent=1) + "\n")
         progress.note(report.summary())
         if not report.passed:
-            reasons = "\n  ".join([report.summary(), *notes])
+            reasons = "\n  ".join([report.summary(), *report.notes])
             raise GateError(f"parity: the converted network is not the one that was trained\n  {reasons}")
+
+
+def judge(runner: NNXRunner, directory: Path, ledger: Ledger) -> Report:
+    """Compare outputs, intermediate values and the low-variance probe with the goldens of a run directory."""
+    goldens = Goldens(directory / GOLDENS)
+    outputs = compare(runner, runner.net.entry_points, goldens.cases())
+    rows, notes = _intermediates(runner, goldens, ledger)
+    return Report(runner.name, (*outputs.rows, *rows, *_low_variance(runner, directory / PROBE)), notes)
 
 
 def _intermediates(runner: NNXRunner, goldens: Goldens, ledger: Ledger) -> tuple[list[Row], tuple[str, ...]]:
@@ -140,11 +153,12 @@ def _low_variance(runner: NNXRunner, folder: Path) -> list[Row]:
     if not folder.exists():
         return []
     goldens = Goldens(folder)
-    changed = {leaf: runner.weights[leaf] * factor for leaf, factor in probe.read_factors(folder).items()}
+    factors = probe.read_factors(folder)
+    runner = runner.changed({leaf: runner.weights[leaf] * factor for leaf, factor in factors.items()})
     rows = []
     for golden in goldens.cases():
         entry = golden.case.entry_point
-        outputs, samples = runner.traced(entry, golden.case.inputs, changed)
+        outputs, samples = runner.traced(entry, golden.case.inputs)
         for name, want in golden.outputs.items():
             rows.append(value_row(entry, probe.CASE, name, outputs[name], want, golden.budgets[name]))
         rows.append(_taps_row(entry, f"{probe.CASE}, intermediate values", goldens.taps(entry), samples))
@@ -167,7 +181,7 @@ def explain(runner: NNXRunner, entry: EntryPoint, wanted: Taps, found: Divergenc
     inputs = tap_case(entry).inputs
     until = dict(_until(wanted, found.module))
     for cause, changed in _hypotheses(runner.weights, leaves):
-        if first_divergence(until, runner.taps(entry.name, inputs, changed)) is None:
+        if first_divergence(until, runner.changed(changed).taps(entry.name, inputs)) is None:
             return f"{text}; likely cause: {cause}"
     return text
 
