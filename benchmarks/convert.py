@@ -1,0 +1,194 @@
+"""Converting a full-size Visualized-BGE, side by side with PyTorch's own ONNX exporters.
+
+Run from the root of the repository: `python -m benchmarks.convert`.
+"""
+
+import dataclasses
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from . import document
+from .measure import Usage, measure, require_psutil
+from .models import BUILD, Model, ensure_checkpoint, folder_bytes
+
+WORKER = "bgevis.converter.worker "
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to convert the checkpoint.
+
+    Args:
+        command: (model, folder to write) -> command line.
+        once: too slow to be repeated.
+    """
+
+    name: str
+    command: Callable[[Model, Path], Sequence[str]]
+    once: bool = False
+
+
+def python(module: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
+
+
+CONTENDERS = {
+    "ours": Contender("ours: four formats", lambda m, out: python("benchmarks.ours", m.checkpoint, out)),
+    "ours-onnx": Contender("ours: ONNX", lambda m, out: python("benchmarks.ours", m.checkpoint, out, "onnx")),
+    "ours-proven": Contender(
+        "ours: four formats, each proven", lambda m, out: python("bgevis.converter", "all", m.checkpoint, "--out", out)
+    ),
+    "torchscript": Contender(
+        "torch.onnx, TorchScript: ONNX", lambda m, out: python("benchmarks.peer", "torchscript", m, out)
+    ),
+    "dynamo": Contender("torch.onnx, dynamo: ONNX", lambda m, out: python("benchmarks.peer", "dynamo", m, out), True),
+}
+PEERS = ("torchscript", "dynamo")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of a contender: every repetition, the bytes it left, and whether its ONNX files open."""
+
+    runs: tuple[Usage, ...]
+    written: int
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not any(run.error for run in self.runs)
+
+    def median(self, of: Callable[[Usage], float]) -> float:
+        return statistics.median(map(of, self.runs))
+
+    @property
+    def seconds(self) -> float:
+        return self.median(lambda run: run.seconds)
+
+
+def run_all(model: Model, names: Sequence[str], repetitions: int) -> dict[str, Row]:
+    """Measure the contenders in turn, as often as wanted."""
+    rows: dict[str, Row] = {}
+    for repetition in range(repetitions):
+        for name in names:
+            if repetition and (CONTENDERS[name].once or not rows[name].ok):
+                continue
+            new = run_one(model, name, first=not repetition)
+            before = rows.get(name, Row((), 0))
+            rows[name] = Row(before.runs + new.runs, new.written, before.note or new.note)
+            click.echo(f"{name} {repetition + 1}: {new.runs[0].seconds:.1f} s {new.note}", err=True)
+    return rows
+
+
+def run_one(model: Model, name: str, *, first: bool) -> Row:
+    """Measure a contender once, in an empty folder."""
+    out = BUILD / "convert" / name
+    shutil.rmtree(out, ignore_errors=True)
+    try:
+        usage = measure(CONTENDERS[name].command(model, out))
+        written = folder_bytes(out)
+        note = usage.error
+        if first and not note and name in PEERS:
+            note = refusal(measure(python("benchmarks.peer", "check", model, out)).error)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+    return Row((usage,), written, note)
+
+
+def refusal(error: str) -> str:
+    return f"onnxruntime refuses its files: {error}" if error else ""
+
+
+def help_seconds(repetitions: int = 11) -> float:
+    """Give the median time of `bgevis-convert --help`."""
+    command = [str(Path(sys.executable).with_name("bgevis-convert")), "--help"]
+    times = []
+    for _ in range(repetitions):
+        begun = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def peak_of(rows: Mapping[str, Row], *, proving: bool) -> int:
+    """Give the largest of our processes, among those that convert and export or among those that prove."""
+    peaks = [peak for name, row in rows.items() if name.startswith("ours") for run in row.runs for peak in run.peaks]
+    tasks = [(command.partition(WORKER)[2].split()[0], size) for command, size in peaks if WORKER in command]
+    return max((size for task, size in tasks if task.startswith(("prepare", "export")) is not proving), default=0)
+
+
+def results(model: Model, rows: Mapping[str, Row]) -> str:
+    """Lay out what each contender took."""
+    base = rows["torchscript"].seconds if "torchscript" in rows and rows["torchscript"].ok else None
+    headings = ("", "wall s", "to TorchScript", "CPU s", "largest process GB", "all at once GB", "files / checkpoint")
+    lines = [(CONTENDERS[name].name, *cells(row, base, model.bytes)) for name, row in rows.items()]
+    notes = [f"{CONTENDERS[name].name}: {row.note}" for name, row in rows.items() if row.note]
+    return "\n\n".join([document.table(headings, lines), *notes])
+
+
+def cells(row: Row, base: float | None, checkpoint: int) -> tuple[str, ...]:
+    if not row.ok:
+        return (row.note.split(":")[0] if row.note.startswith("not installed") else "failed", *[""] * 5)
+    ratio = f"{row.seconds / base:.2f}" if base else "-"
+    memory = (f"{row.median(of) / 1e9:.2f}" for of in (lambda run: run.peak, lambda run: run.together))
+    cpu = f"{row.median(lambda run: run.cpu_seconds):.1f}"
+    return (f"{row.seconds:.1f}", ratio, cpu, *memory, f"{row.written / checkpoint:.2f}")
+
+
+def targets(model: Model, rows: Mapping[str, Row]) -> str:
+    """Hold our figures against what they should be."""
+    lines = []
+
+    def line(name: str, value: float, target: float, aim: float | None, unit: str = "") -> None:
+        verdict = "aim met" if aim and value <= aim else "met" if value <= target else "MISSED"
+        lines.append((name, f"{value:.2f}{unit}", f"{target}{unit}", f"{aim}{unit}" if aim else "", verdict))
+
+    good = {name: row for name, row in rows.items() if row.ok}
+    for name, target, aim in (("ours", 0.6, 0.3), ("ours-proven", 2.0, 1.0)):
+        if {name, "torchscript"} <= set(good):
+            ratio = good[name].seconds / good["torchscript"].seconds
+            line(f"{CONTENDERS[name].name}: time to TorchScript's", ratio, target, aim)
+    if any(name.startswith("ours") for name in good):
+        line("largest process while converting", peak_of(good, proving=False) / 1e9, 2.0, 1.4, " GB")
+    if "ours-proven" in good:
+        line("largest process while proving", peak_of(good, proving=True) / 1e9, 3.5, 2.0, " GB")
+        line("files / checkpoint", good["ours-proven"].written / model.bytes, 3.1, None)
+    line("bgevis-convert --help", help_seconds(), 0.25, None, " s")
+    return document.table(("", "measured", "target", "aim", ""), lines)
+
+
+@click.command()
+@click.option("--size", help="Of Visualized-BGE; default base, with --quick tiny.")
+@click.option("--repetitions", type=click.IntRange(1), help="Of each contender; default 3, with --quick 1.")
+@click.option("--rows", "names", multiple=True, type=click.Choice(list(CONTENDERS)), help="Only these; repeatable.")
+@click.option("--quick", is_flag=True, help="See that everything works; the numbers say nothing.")
+@click.option("--write-docs", is_flag=True, help="Put the tables into docs/performance.md.")
+def main(size: str | None, repetitions: int | None, names: tuple[str, ...], quick: bool, write_docs: bool) -> None:
+    """Measure converting: time, memory and disk, against PyTorch's own exporters."""
+    document.refuse_quick(quick, write_docs)
+    require_psutil()
+    model = Model("visualized_bge", size or ("tiny" if quick else "base"))
+    ensure_checkpoint(model)
+    rows = run_all(model, names or tuple(CONTENDERS), repetitions or (1 if quick else 3))
+    where = document.environment()
+    text = "\n\n".join([f"Measured {document.sentence(where)}", results(model, rows)])
+    if not quick:
+        text += f"\n\n{targets(model, rows)}"
+    click.echo(text)
+    measured = {name: dataclasses.asdict(row) for name, row in rows.items()}
+    content = {"model": str(model), "checkpoint": model.bytes, "environment": where, "rows": measured}
+    document.save("convert-quick" if quick else "convert", content)
+    if write_docs:
+        document.rewrite("convert", text)
+
+
+if __name__ == "__main__":
+    main()

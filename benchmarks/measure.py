@@ -1,0 +1,115 @@
+"""Time and memory of a command and of every process that it starts."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Self
+
+INTERVAL = 0.1
+"""Seconds between two looks at the processes."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a command took, with all its processes.
+
+    Args:
+        peaks: of each process, its command line and the largest resident memory it ever had, in bytes.
+        together: the largest resident memory of all processes that ran at the same time; shared pages count twice.
+        error: the last line that it printed, if it failed.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peaks: tuple[tuple[str, int], ...] = ()
+    together: int = 0
+    error: str = ""
+
+    @property
+    def peak(self) -> int:
+        """Of the largest process."""
+        return max((peak for _, peak in self.peaks), default=0)
+
+
+@dataclass
+class Watch:
+    """Looks at a process and its children until told to stop."""
+
+    pid: int
+    peaks: dict[int, tuple[str, int]] = field(default_factory=dict)
+    together: int = 0
+
+    def __enter__(self) -> Self:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look_repeatedly, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look_repeatedly(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            self._look()
+
+    def _look(self) -> None:
+        import psutil
+
+        total = 0
+        try:
+            top = psutil.Process(self.pid)
+            for process in [top, *top.children(recursive=True)]:
+                resident = process.memory_info().rss
+                total += resident
+                _, before = self.peaks.get(process.pid, ("", 0))
+                self.peaks[process.pid] = " ".join(process.cmdline()), max(before, peak(process.pid), resident)
+        except psutil.Error:
+            return  # one of them has ended meanwhile
+        self.together = max(self.together, total)
+
+
+def peak(pid: int) -> int:
+    """Give what the system recorded as the largest resident memory of a process, where it says so (Linux)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def measure(command: Sequence[str]) -> Usage:
+    """Run a command to its end. What earlier commands have left to write is written first."""
+    os.sync()
+    with tempfile.TemporaryFile() as log:
+        begun = time.perf_counter()
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        with Watch(process.pid) as watch:
+            _, status, spent = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        error = last_line(log, process.returncode) if process.returncode else ""
+    cpu_seconds = spent.ru_utime + spent.ru_stime
+    return Usage(seconds, cpu_seconds, tuple(watch.peaks.values()), watch.together, error)
+
+
+def last_line(log: IO[bytes], code: int) -> str:
+    """Say why a command failed: the last line that speaks of an error, else its last words."""
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    errors = [line for line in lines if "error" in line.lower() or line.startswith("not installed")]
+    return (errors or lines or [f"exit code {code}"])[-1].strip()
+
+
+def require_psutil() -> None:
+    """Exit with one message when psutil is missing."""
+    try:
+        import psutil  # noqa: F401
+    except ModuleNotFoundError:
+        sys.exit("error: the benchmarks watch processes with psutil, which is not installed: pip install psutil")
