@@ -17,15 +17,25 @@ LARGEST = 64 << 20
 def read_settings(checkpoint: Path, configs: Iterable[Path] = (), tokenizer: Path | None = None) -> Settings:
     """Collect the documents beside `checkpoint`; those passed explicitly win.
 
+    A file beside it that is of another program's format is none of ours and is passed over.
+
     Raises:
         InputError: an explicit file is missing or of no known format, or any of them is malformed.
     """
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     documents: dict[str, Any] = {}
     files: dict[str, str] = {}
-    for path in [*(p for name in BESIDE if (p := folder / name).is_file()), *configs]:
-        kind, content = _classify(path, _json(path))
-        documents[kind], files[kind] = content, str(path)
+    beside = [path for name in BESIDE if (path := folder / name).is_file()]
+    explicit = list(configs)
+    for path in [*beside, *explicit]:
+        kind, content = _classify(_json(path))
+        if kind:
+            documents[kind], files[kind] = content, str(path)
+        elif path in explicit:
+            raise InputError(
+                f"{path}: not a configuration that this tool knows (Hugging Face's config.json, EVA-CLIP's model "
+                "configuration with vision_cfg, sentence-transformers' modules.json or 1_Pooling/config.json)"
+            )
     if tokenizer and not any((tokenizer / name).is_file() for name in TOKENIZER):
         raise InputError(f"{tokenizer} holds neither tokenizer.json nor vocab.txt")
     special = _special_tokens(tokenizer or folder)
@@ -43,21 +53,19 @@ def _json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON: {error}") from error
 
 
-def _classify(path: Path, document: Any) -> tuple[str, Any]:
-    """Tell the formats apart by what they hold."""
-    if isinstance(document, list) and all(isinstance(m, Mapping) and "type" in m for m in document):
+def _classify(document: Any) -> tuple[str, Any]:
+    """Tell the formats apart by what they hold; an empty name for one that is not known."""
+    if isinstance(document, list) and document and all(isinstance(m, Mapping) and "type" in m for m in document):
         return "modules", tuple(str(m["type"]).rpartition(".")[2] for m in document)
-    if isinstance(document, Mapping):
-        if isinstance(document.get("vision_cfg"), Mapping):
-            return "vision", document["vision_cfg"]
-        if any(key.startswith("pooling_mode") for key in document):
-            return "pooling", document
-        if "model_type" in document or "hidden_size" in document or "num_attention_heads" in document:
-            return "model", document
-    raise InputError(
-        f"{path}: not a configuration that this tool knows (Hugging Face config.json, EVA-CLIP's model configuration "
-        "with vision_cfg, sentence-transformers' modules.json or 1_Pooling/config.json)"
-    )
+    if not isinstance(document, Mapping):
+        return "", None
+    if isinstance(document.get("vision_cfg"), Mapping):
+        return "vision", document["vision_cfg"]
+    if any(key.startswith("pooling_mode") for key in document):
+        return "pooling", document
+    if any(key in document for key in ("model_type", "hidden_size", "num_attention_heads")):
+        return "model", document
+    return "", None
 
 
 def _special_tokens(folder: Path) -> dict[str, int]:

@@ -134,7 +134,7 @@ class Tower(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(batch, height, width, channels) -> (batch, 1 + patches, width): the stream after the last block."""
         patches = tap("patch_embed", self.patch_embed(images))
-        cls = self.cls_token.to(images.dtype).expand(len(images), -1, -1)
+        cls = self.cls_token.to(images.dtype).expand(images.shape[0], -1, -1)
         x = torch.cat([cls, patches], 1) + self.pos_embed.to(images.dtype)
         for i, block in enumerate(self.blocks):
             with scope(f"blocks.{i}"):
@@ -175,7 +175,7 @@ class VisualizedBGE(nn.Module):
     def encode_image(self, images: Tensor) -> Tensor:
         """(batch, height, width, channels) -> (batch, width): an image with the empty text."""
         text = self.config.text
-        ids = torch.tensor([[text.cls_token_id, text.sep_token_id]]).expand(len(images), -1)
+        ids = torch.tensor([[text.cls_token_id, text.sep_token_id]]).expand(images.shape[0], -1)
         return self.encode_multimodal(images, ids, torch.ones_like(ids))
 
     def encode_multimodal(self, images: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ class VisualizedBGE(nn.Module):
             with scope("embeddings"):
                 text = embeddings(input_ids, images.dtype, positions[None])
             fused = tap("input", torch.cat([text[:, :1], image, text[:, 1:]], 1))
-            mask = torch.cat([torch.ones(len(images), n), attention_mask.float()], 1)
+            mask = torch.cat([torch.ones(images.shape[0], n), attention_mask.float()], 1)
             return pool(self.bge_encoder(fused, mask), mask, self.config.text)
 
 
