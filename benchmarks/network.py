@@ -75,8 +75,6 @@ def _write_attention(network: nn.Module, attend: Attend) -> None:
 
     Encoder.forward = encoder
     SelfAttention.forward, visualized_bge.Attention.forward = text, vision
-    # `len` of a tensor is a constant to a tracer, which would freeze the batch; a size of its shape is not.
-    visualized_bge.len = lambda tensor: tensor.shape[0]
     for module in network.modules():
         if isinstance(module, SelfAttention | visualized_bge.Attention):
             projection = module.query if isinstance(module, SelfAttention) else module.q_proj
