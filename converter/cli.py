@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,7 @@ def main(debug: bool) -> None:
 
     Exit codes: 0 done, 1 a gate said no, 2 usage, 3 the input cannot be used, 4 the environment failed.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends as Ctrl-C does: in order
     if debug:
         os.environ["BGEVIS_DEBUG"] = "1"
 

@@ -3,14 +3,13 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     Progress,
     SpinnerColumn,
     TaskID,
@@ -23,6 +22,14 @@ from rich.table import Table
 from .progress import Progress as Listener
 from .run_directory import RunDirectory
 
+SHARES = {"prepare": 5, "reference": 12, "parity": 8, "export": 3, "validate": 6}
+"""Roughly how the time of `all` is spent, so that the time left means something from the start."""
+
+
+def share(task: str) -> int:
+    """Give a task's part of the whole."""
+    return SHARES[task.partition(":")[0]]
+
 
 class Lines:
     """One line when a task starts to speak or ends, for logs and pipes."""
@@ -30,6 +37,9 @@ class Lines:
     def __init__(self, console: Console):
         self.console = console
         self._begun = time.monotonic()
+
+    def plan(self, tasks: Sequence[str]) -> None:
+        """Show nothing yet."""
 
     def start(self, task: str) -> None:
         """Show nothing yet."""
@@ -60,9 +70,14 @@ class Bars(Lines):
         super().__init__(console)
         self.bars = bars
         self.tasks: dict[str, TaskID] = {}
+        self.whole: TaskID | None = None
+
+    def plan(self, tasks: Sequence[str]) -> None:
+        """Show a bar for the whole, with the time left."""
+        self.whole = self.bars.add_task("whole", total=sum(map(share, tasks)), said="")
 
     def start(self, task: str) -> None:
-        """Show a bar that only spins until bytes are known."""
+        """Show a bar that only pulses until bytes are known."""
         self.tasks[task] = self.bars.add_task(task, total=None, said="")
 
     def begin(self, task: str, total: int | None) -> None:
@@ -72,15 +87,23 @@ class Bars(Lines):
     def advance(self, task: str, nbytes: int) -> None:
         """Move the bar."""
         self.bars.advance(self.tasks[task], nbytes)
+        shown = self.bars.tasks[self.bars.task_ids.index(self.tasks[task])]
+        self.bars.update(self.tasks[task], said=f"{shown.completed / 1e6:.0f} MB" + _of(shown.total))
 
     def note(self, task: str, text: str) -> None:
         """Show what the task says beside its bar."""
-        self.bars.update(self.tasks[task], said=text[:70])
+        self.bars.update(self.tasks[task], said=text[:60])
 
     def end(self, task: str, verdict: str, seconds: float, peak: int) -> None:
         """Replace the bar by a line."""
         self.bars.remove_task(self.tasks.pop(task))
+        if self.whole is not None:
+            self.bars.advance(self.whole, share(task))
         super().end(task, verdict, seconds, peak)
+
+
+def _of(total: float | None) -> str:
+    return f" of {total / 1e6:.0f}" if total else ""
 
 
 @contextlib.contextmanager
@@ -93,10 +116,9 @@ def display(as_json: bool) -> Iterator[Lines]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", style="bold"),
-        BarColumn(24),
-        DownloadColumn(),
+        BarColumn(20),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[said]}", style="dim"),
     )
     with Progress(*columns, console=console, transient=True) as bars:

@@ -52,6 +52,9 @@ class Task:
 class Display(Protocol):
     """Shows what the tasks do."""
 
+    def plan(self, tasks: Sequence[str]) -> None:
+        """Show what there is to do."""
+
     def start(self, task: str) -> None:
         """Show that a task has started."""
 
@@ -149,6 +152,7 @@ def run_tasks(
     tasks: Sequence[Task], directory: Path, options: Options, display: Display, jobs: int
 ) -> list[ConvertError]:
     """Run tasks as their needs are met; give what failed."""
+    display.plan([task.name for task in tasks])
     waiting = sorted(tasks, key=lambda task: task.order)
     passed: set[str] = set()
     errors: list[ConvertError] = []
@@ -163,8 +167,8 @@ def run_tasks(
                     waiting.remove(task)
                     running.append(_start(task, directory, options, display, selector))
                 for ended in _listen(running, display, selector):
-                    running.remove(ended)
                     error = _finish(ended, display)
+                    running.remove(ended)
                     if error is None:
                         passed.add(ended.task.name)
                         continue
@@ -183,7 +187,7 @@ def _start(
     log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
     command = [sys.executable, "-m", f"{__package__}.worker", task.name, str(directory), options.to_json()]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, env=_environment(directory)
+        command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.PIPE, env=_environment(directory)
     )
     assert process.stdout  # it was asked for
     running = _Running(task, process, process.stdout, log, time.monotonic())

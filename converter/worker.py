@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TextIO
@@ -88,10 +89,18 @@ def prepare(directory: Path, options: Options, progress: Progress) -> None:
             stage(run, options, progress)
 
 
+def _end_with_parent() -> None:
+    """End when the parent does, however it ends: the directory may be another run's the moment after."""
+    while os.read(0, 1):
+        pass
+    os._exit(EnvironmentFailure.exit_code)
+
+
 def main() -> int:
     """Run the task that the command line names."""
     lines = Lines(os.fdopen(os.dup(1), "w"))
     os.dup2(2, 1)  # whatever a framework prints must not end up among the messages
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.umask(0o022)

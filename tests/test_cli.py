@@ -382,3 +382,25 @@ def test_no_framework_at_import_time():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_its_command(checkpoint, tmp_path, how):
+    """Whatever ends the command ends its workers; a killed one leaves what the next run resumes from."""
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [*COMMAND, "all", str(checkpoint), "--out", str(out)],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "programs" / "weights.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(how)
+    assert process.wait(30) == (143 if how == signal.SIGTERM else -9)
+    while children(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not children(process.pid)
+    assert (out / ".tmp").exists() == (how == signal.SIGKILL)
+    assert run("all", checkpoint, "--out", out, "--format", "onnx").returncode == 0

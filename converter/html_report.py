@@ -1,0 +1,211 @@
+"""The report for people: one HTML file that needs nothing else, made of what the stages wrote as JSON.
+
+All text goes through Jinja's autoescaping, since names of tensors and files come from whoever made the
+checkpoint; the page's own policy lets no script run but the one in the template, by its digest.
+"""
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..exporters.base import PROGRAMS, WEIGHTS
+from ..validation.report import Report, Row, describe
+from .ledger import Ledger
+from .run_directory import Manifest
+
+TEMPLATE = "report.html.j2"
+TITLES = {
+    "parity": "JAX model (Flax NNX)",
+    "onnx": "ONNX",
+    "orbax": "Orbax",
+    "saved_model": "TensorFlow SavedModel",
+    "stablehlo": "StableHLO",
+    "run directory": "Run directory",
+}
+EXAMPLE = 8
+"""Size of a bounded axis in the snippets."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said about the model or one artifact; no report: it was not checked."""
+
+    key: str
+    report: Report | None
+
+    @property
+    def title(self) -> str:
+        """Give the name that people know it by."""
+        return TITLES.get(self.key, self.key)
+
+    @property
+    def state(self) -> str:
+        """Say passed, failed or missing."""
+        return "missing" if self.report is None else "passed" if self.report.passed else "failed"
+
+
+@dataclass(frozen=True)
+class Group:
+    """One output of one case, as every runtime computed it."""
+
+    entry_point: str
+    case: str
+    output: str
+    rows: tuple[tuple[Verdict, Row], ...]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A logarithmic axis from 10**low to 10**high, in percent of a width."""
+
+    low: int
+    high: int
+
+    @classmethod
+    def around(cls, values: Sequence[float]) -> "Scale":
+        """Take the whole decades that hold all values."""
+        logs = [math.log10(value) for value in values if 0 < value < math.inf] or [0.0]
+        return cls(math.floor(min(logs)), max(math.ceil(max(logs)), math.floor(min(logs)) + 1))
+
+    def at(self, value: float) -> float:
+        """Place a value; what no logarithm holds goes to an end."""
+        if not value > 0:  # zero is as good as it gets, NaN as bad
+            return 0.0 if value == 0 else 100.0
+        share = (math.log10(min(value, 1e300)) - self.low) / (self.high - self.low)
+        return round(100 * min(max(share, 0.0), 1.0), 2)
+
+    @property
+    def ticks(self) -> list[int]:
+        """Give about six decades to label."""
+        return list(range(self.low, self.high + 1, math.ceil((self.high - self.low) / 6)))
+
+
+def render(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report], directory: Path) -> bytes:
+    """Write the page. Paths of this machine, which failures may name, become relative to `directory`."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "digest": _digest,
+        "json": json.dumps,
+        "share": _share,
+        "size": _size,
+        "shape": _shape,
+        "title": lambda key: TITLES.get(key, key),
+    }
+    html = environment.get_template(TEMPLATE).render(context(manifest, ledger, reports))
+    for path in (directory.absolute(), directory):
+        html = html.replace(f"{path}/", "") if path.name else html
+    return html.encode("utf-8", "backslashreplace")  # a tensor's name may hold half a character
+
+
+def context(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report]) -> dict[str, Any]:
+    """Gather what the template shows."""
+    verdicts = _verdicts(manifest, reports)
+    rows = [row for verdict in verdicts if verdict.report for row in verdict.report.rows]
+    groups = _groups(verdicts)
+    return {
+        "manifest": manifest,
+        "ledger": ledger,
+        "fates": ledger.totals(),
+        "verdicts": verdicts,
+        "failed": [verdict for verdict in verdicts if verdict.state == "failed"],
+        "missing": [verdict for verdict in verdicts if verdict.state == "missing"],
+        "checks": len(rows),
+        "describe": describe,
+        "groups": [group for group in groups if any(row.error is not None for _, row in group.rows)],
+        "plain": [group for group in groups if all(row.error is None and row.passed for _, row in group.rows)],
+        "scale": Scale.around([value for row in rows for value in (row.error, row.allowed) if value is not None]),
+        "usage": [_usage(name, entry) for name, entry in manifest["entry_points"].items()],
+        "config": list(_flat(manifest["config"])),
+        "parts": _parts(manifest["files"]),
+    }
+
+
+def _verdicts(manifest: Manifest, reports: Mapping[str, Report]) -> list[Verdict]:
+    """Give the verdicts on the model, on every format that was exported, and on whatever else was judged."""
+    exported = {key for entry in manifest["entry_points"].values() for key in entry["programs"]}
+    keys = dict.fromkeys(["parity", *sorted(exported), *reports])
+    return [Verdict(key, reports.get(key)) for key in keys]
+
+
+def _groups(verdicts: Sequence[Verdict]) -> list[Group]:
+    """Bring together what the runtimes gave for the same output of the same case."""
+    found: dict[tuple[str, str, str], list[tuple[Verdict, Row]]] = {}
+    for verdict in verdicts:
+        for row in verdict.report.rows if verdict.report else ():
+            found.setdefault((row.entry_point, row.case, row.output), []).append((verdict, row))
+    return [Group(*key, tuple(rows)) for key, rows in found.items()]
+
+
+def _usage(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe an entry point with inputs of a size that can be tried."""
+    sizes = {axis: _example(bounds["min"], bounds["max"]) for axis, bounds in entry["axes"].items()}
+    inputs = [tensor | {"example": [sizes.get(d, d) for d in tensor["shape"]]} for tensor in entry["inputs"]]
+    counted = [tensor | {"count": math.prod(tensor["example"])} for tensor in inputs]
+    return {"name": name, **entry, "inputs": counted}
+
+
+def _example(low: int, high: int | None) -> int:
+    return low if high is None else max(low, min(EXAMPLE, high))
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _parts(files: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Add up the files by what they belong to."""
+    parts: dict[str, dict[str, Any]] = {}
+    for path, file in sorted(files.items()):
+        part = parts.setdefault(_part(path), {"files": 0, "bytes": 0})
+        part["files"] += 1
+        part["bytes"] += file["bytes"]
+    return [{"name": name, **part} for name, part in parts.items()]
+
+
+def _part(path: str) -> str:
+    folder, _, rest = path.partition("/")
+    if folder == PROGRAMS and rest != WEIGHTS:
+        return f"{PROGRAMS}/*.{rest.rpartition('.')[2]}"
+    return path if folder == PROGRAMS or not rest else f"{folder}/"
+
+
+def _share(row: Row) -> str:
+    """Say how much of its budget a row used."""
+    if row.used is None or math.isnan(row.used):
+        return "not a number" if row.error is not None else ""
+    return f"{row.used:.0%}" if row.used < 10 else f"{row.used:.3g} times"
+
+
+def _size(nbytes: int) -> str:
+    """Give a number of bytes in the unit that people read it in."""
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    power = min(int(math.log10(nbytes) // 3), 4)
+    return f"{nbytes / 1000**power:.3g} {' kMGT'[power]}B"
+
+
+def _shape(dimensions: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, dimensions))}]"
+
+
+def _digest(script: str) -> str:
+    """Name a script as a content security policy does."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
