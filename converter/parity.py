@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..model.network import Network
 
 GOLDENS = "goldens"
-PROBE = f"{GOLDENS}/low_variance"
+PROBES = f"{GOLDENS}/probes"
 PARITY = "reports/parity.json"
 
 
@@ -48,14 +48,14 @@ def reference(run: RunDirectory, options: Options, progress: Progress) -> None:
     family, config = family_and_config(run.manifest())
     entries, checkpoint = family.entry_points(config), reopen(run)
     original = load_reference(family, config, checkpoint)
-    factors = probe.factors(family.low_variance(config), network(run.manifest()).leaves)
+    leaves, ledger = network(run.manifest()).leaves, Ledger.read(run.path / LEDGER)
     with run.stage("reference", reference_reads(run, options)) as staged:
         write_goldens(staged.out / GOLDENS, original, entries, options.static, progress.note)
-        if factors:
-            progress.note(probe.CASE)
-            scales = source_scales(Ledger.read(run.path / LEDGER), factors)
-            probed = load_reference(family, config, checkpoint, scales)
-            write_probe(staged.out / PROBE, probed, entries, factors)
+        for name, exponents in family.probes(config).items():
+            progress.note(name)
+            factors = probe.factors(exponents, leaves)
+            probed = load_reference(family, config, checkpoint, source_scales(ledger, factors))
+            write_probe(staged.out / PROBES / probe.folder_name(name), name, probed, entries, factors)
 
 
 def reference_reads(run: RunDirectory, options: Options) -> str:
@@ -128,11 +128,18 @@ def parity(run: RunDirectory, options: Options, progress: Progress) -> None:
 
 
 def judge(runner: NNXRunner, directory: Path, ledger: Ledger) -> Report:
-    """Compare outputs, intermediate values and the low-variance probe with the goldens of a run directory."""
+    """Compare outputs, intermediate values and probes with the goldens of a run directory."""
     goldens = Goldens(directory / GOLDENS)
     outputs = compare(runner, runner.net.entry_points, goldens.cases())
     rows, notes = _intermediates(runner, goldens, ledger)
-    return Report(runner.name, (*outputs.rows, *rows, *_low_variance(runner, directory / PROBE)), notes)
+    probed = [row for folder in probe_folders(directory) for row in _probe(runner, folder)]
+    return Report(runner.name, (*outputs.rows, *rows, *probed), notes)
+
+
+def probe_folders(directory: Path) -> list[Path]:
+    """Give the goldens of each probe."""
+    folder = directory / PROBES
+    return sorted(folder.iterdir()) if folder.exists() else []
 
 
 def _intermediates(runner: NNXRunner, goldens: Goldens, ledger: Ledger) -> tuple[list[Row], tuple[str, ...]]:
@@ -148,20 +155,18 @@ def _intermediates(runner: NNXRunner, goldens: Goldens, ledger: Ledger) -> tuple
     return rows, tuple(notes)
 
 
-def _low_variance(runner: NNXRunner, folder: Path) -> list[Row]:
-    """Compare outputs and intermediate values on weights that let every epsilon decide."""
-    if not folder.exists():
-        return []
+def _probe(runner: NNXRunner, folder: Path) -> list[Row]:
+    """Compare outputs and intermediate values on a probe's weights."""
     goldens = Goldens(folder)
     factors = probe.read_factors(folder)
     runner = runner.changed({leaf: runner.weights[leaf] * factor for leaf, factor in factors.items()})
     rows = []
     for golden in goldens.cases():
-        entry = golden.case.entry_point
+        entry, case = golden.case.entry_point, golden.case.name
         outputs, samples = runner.traced(entry, golden.case.inputs)
         for name, want in golden.outputs.items():
-            rows.append(value_row(entry, probe.CASE, name, outputs[name], want, golden.budgets[name]))
-        rows.append(_taps_row(entry, f"{probe.CASE}, intermediate values", goldens.taps(entry), samples))
+            rows.append(value_row(entry, case, name, outputs[name], want, golden.budgets[name]))
+        rows.append(_taps_row(entry, f"{case}, intermediate values", goldens.taps(entry), samples))
     return rows
 
 

@@ -17,7 +17,7 @@ from ..validation.cases import cases, tap_case, tapped_entries
 from ..validation.compare import Golden
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import EnvironmentFailure, InputError
-from ..validation.probe import CASE, FACTORS, Factors
+from ..validation.probe import FACTORS, Factors
 from .ledger import Ledger
 
 if TYPE_CHECKING:
@@ -122,12 +122,14 @@ def write_goldens(
     goldens.write(out, found, taps)
 
 
-def write_probe(out: Path, probed: "TorchReference", entries: tuple[EntryPoint, ...], factors: Factors) -> None:
-    """Write the goldens of the low-variance probe below `out`: outputs, intermediate values, factors."""
+def write_probe(
+    out: Path, name: str, probed: "TorchReference", entries: tuple[EntryPoint, ...], factors: Factors
+) -> None:
+    """Write the goldens of a probe below `out`: outputs, intermediate values, factors."""
     exact = probed.in_dtype("float64")
     found, taps = [], {}
     for entry in tapped_entries(entries):
-        case = dataclasses.replace(tap_case(entry), name=CASE)
+        case = dataclasses.replace(tap_case(entry), name=name)
         outputs = exact.run(entry.name, case.inputs), probed.run(entry.name, case.inputs)
         found.append(goldens.golden(case, *outputs))
         taps[entry.name] = _intermediates(exact, probed, entry)

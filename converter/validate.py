@@ -19,7 +19,7 @@ from ..validation.goldens import Goldens
 from ..validation.probe import read_factors
 from ..validation.report import Report, Row, junit
 from .ledger import Ledger
-from .parity import GOLDENS, PARITY, PROBE
+from .parity import GOLDENS, PARITY, probe_folders
 from .progress import Progress
 from .run_directory import Manifest, RunDirectory
 from .stages import LEDGER, WEIGHTS_PATH, network
@@ -105,15 +105,16 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
         report = compare(exporter.open(opened), opened.entry_points, goldens.cases())
     except GateError as error:
         return Report(exporter.name, (*rows, Row("all", "opens", "", False, str(error))))
-    probed = probe_rows(exporter, opened, run.path / PROBE)
-    return Report(report.runner, (*rows, *report.rows, *probed))
+    return Report(report.runner, (*rows, *report.rows, *probe_rows(exporter, opened, run.path)))
 
 
-def probe_rows(exporter: Exporter, opened: Artifact, folder: Path) -> tuple[Row, ...]:
-    """Run the low-variance probe, for formats whose operators are this program's choice."""
-    if exporter.probe is None or not folder.exists():
-        return ()
-    return compare(exporter.probe(opened, read_factors(folder)), opened.entry_points, Goldens(folder).cases()).rows
+def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Row]:
+    """Run the probes, for formats whose operators are this program's choice."""
+    rows: list[Row] = []
+    for folder in probe_folders(directory) if exporter.probe else []:
+        runner = exporter.probe(opened, read_factors(folder))
+        rows += compare(runner, opened.entry_points, Goldens(folder).cases()).rows
+    return rows
 
 
 def weight_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[Row]:

@@ -78,7 +78,7 @@ class Exporter:
         write: makes the files and describes the program of each entry point.
         open: gives a Runner that computes in the format's own runtime, with that runtime's defaults.
         read_weights: reads every weight back out of the artifact, as (leaf name, array in the leaf's shape).
-        probe: opens with some leaves multiplied, for the low-variance probe; None for formats whose operators are
+        probe: opens with some leaves multiplied, for the probes; None for formats whose operators are
             those that JAX lowers the model to.
     """
 

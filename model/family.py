@@ -15,6 +15,7 @@ import numpy as np
 
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import InputError
+from ..validation.probe import Exponents
 
 if TYPE_CHECKING:
     from .network import Network
@@ -99,8 +100,7 @@ class Family:
         layout: names and shapes of the upstream checkpoint, as `fixture` writes it.
         constants: tensors that are computed rather than trained (rotary tables), by name in the upstream checkpoint.
         images: how pictures become `images`, for the manifest; None for families without.
-        low_variance: pattern of leaves -> power of two that makes the variance before every norm about its epsilon,
-            see `validation/probe.py`.
+        probes: name -> what some leaves are multiplied by, see `validation/probe.py`.
     """
 
     name: str
@@ -117,7 +117,7 @@ class Family:
     layout: Callable[[Config], Shapes]
     constants: Callable[[Config], Mapping[str, np.ndarray]] = lambda config: {}
     images: Callable[[Config], Mapping[str, Any]] | None = None
-    low_variance: Callable[[Config], Mapping[str, int]] = lambda config: {}
+    probes: Callable[[Config], Mapping[str, Exponents]] = lambda config: {}
 
 
 def families() -> dict[str, Family]:

@@ -1,8 +1,13 @@
-"""The low-variance probe: the same network with some weights made tiny, so that its epsilons decide the outputs.
+"""Probes: the same network with some weights made tiny or large, so that what ordinary values hide decides.
 
 An epsilon of 1e-12 under a variance of 1 is lost in rounding: a network that was built with 1e-6 gives the
-same outputs, until an input comes that is nearly constant. The probe makes every norm's input so small
-that its variance is about epsilon. Factors are powers of two, so that scaling loses no bit.
+same outputs, until an input comes that is nearly constant. The low-variance probe makes every norm's input
+so small that its variance is about epsilon.
+
+A softmax that does not subtract the largest score is right until exp() overflows. The loud probe makes
+scores of hundreds; all its tokens are nearly alike, so that these scores do not amplify rounding.
+
+Factors are powers of two: scaling loses no bit.
 """
 
 import fnmatch
@@ -13,12 +18,16 @@ from pathlib import Path
 
 from .errors import InputError
 
+Exponents = Mapping[str, int]
+"""Pattern of leaves -> power of two; the last pattern that fits counts."""
+
 Factors = Mapping[str, float]
 """Leaf -> what its weights are multiplied by."""
 
-CASE = "low variance"
+LOW_VARIANCE = "low variance"
+LOUD = "loud scores"
 FACTORS = "factors.json"
-"""Beside the probe's goldens: the factors that they were computed with."""
+"""Beside a probe's goldens: the factors that they were computed with."""
 
 
 def exponent(epsilon: float) -> int:
@@ -26,8 +35,8 @@ def exponent(epsilon: float) -> int:
     return round(math.log2(max(epsilon, 1e-30)) / 2)
 
 
-def factors(exponents: Mapping[str, int], leaves: Iterable[str]) -> dict[str, float]:
-    """Give the factor of each leaf that a pattern names; the last pattern that fits counts.
+def factors(exponents: Exponents, leaves: Iterable[str]) -> dict[str, float]:
+    """Give the factor of each leaf that a pattern names.
 
     Raises:
         ValueError: a pattern names no leaf.
@@ -42,8 +51,13 @@ def factors(exponents: Mapping[str, int], leaves: Iterable[str]) -> dict[str, fl
     return found
 
 
+def folder_name(probe: str) -> str:
+    """Give the folder of a probe's goldens."""
+    return probe.replace(" ", "_")
+
+
 def read_factors(folder: Path) -> dict[str, float]:
-    """Read the factors beside the probe's goldens.
+    """Read the factors beside a probe's goldens.
 
     Raises:
         InputError: the file is missing or altered beyond reading.

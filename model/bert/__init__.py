@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...validation.entry_point import Axis, EntryPoint, PaddingMask, TensorSpec, TokenIds
 from ..family import Family, Settings, Shapes
-from . import rules
+from . import probes, rules
 from .config import SIZES, BertConfig, configure_text, sizes_from_shapes
 
 if TYPE_CHECKING:
@@ -100,5 +100,5 @@ FAMILY = Family(
     reference=_reference,
     sizes=SIZES,
     layout=lambda config: text_layout(config, "embeddings.", "encoder.", "pooler."),
-    low_variance=rules.low_variance,
+    probes=probes.probes,
 )

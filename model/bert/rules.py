@@ -6,7 +6,6 @@ e embedding width, h heads, d head width, m inner width.
 
 from collections.abc import Mapping
 
-from ...validation.probe import exponent
 from ..family import Drop, Rule, Rules
 from .config import BertConfig
 
@@ -66,20 +65,4 @@ def axes(config: BertConfig) -> Mapping[str, int]:
         "h": config.num_attention_heads,
         "d": config.head_dim,
         "m": config.intermediate_size,
-    }
-
-
-NORM_BELOW = -48
-"""Power of two for what gives the pooled vector its length: it falls below the epsilon of the final division."""
-
-
-def low_variance(config: BertConfig) -> Mapping[str, int]:
-    """Make the stream through the text encoder tiny: embeddings, norms, and the biases that add to it."""
-    small, layer = exponent(config.layer_norm_eps), "text.layers.*."
-    biases = ("attention.value", "attention.out", "up", "down")
-    return {
-        "text.embeddings.*": small,
-        f"{layer}*_norm.*": small,
-        **{f"{layer}{name}.bias": small for name in biases},
-        f"text.layers.{config.num_hidden_layers - 1}.down_norm.*": NORM_BELOW,
     }

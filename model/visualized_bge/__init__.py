@@ -8,7 +8,7 @@ import numpy as np
 from ...validation.entry_point import Axis, EntryPoint, Pixels, TensorSpec
 from ..bert import embeddings_output, encode_text, text_inputs, text_layout
 from ..family import Family, Shapes
-from . import rules
+from . import probes, rules
 from .config import MEAN, SIZES, STD, VISUAL, VisualizedBGEConfig, configure, rotary_tables
 
 if TYPE_CHECKING:
@@ -113,5 +113,5 @@ FAMILY = Family(
     layout=_layout,
     constants=_constants,
     images=_images,
-    low_variance=rules.low_variance,
+    probes=probes.probes,
 )

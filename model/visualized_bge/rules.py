@@ -6,7 +6,6 @@ token, w tower width, k heads, f head width, m2 inner width of the tower.
 
 from collections.abc import Mapping
 
-from ...validation.probe import exponent
 from ..bert import rules as bert
 from ..family import Drop, Rule, Rules, Tie
 from .config import VISUAL, VisualizedBGEConfig
@@ -72,21 +71,4 @@ def axes(config: VisualizedBGEConfig) -> Mapping[str, int]:
         "k": vision.heads,
         "f": vision.head_dim,
         "m2": vision.mlp_width,
-    }
-
-
-def low_variance(config: VisualizedBGEConfig) -> Mapping[str, int]:
-    """Make the streams through both towers tiny, each by its own epsilon; the projection leads over."""
-    text, vision = exponent(config.text.layer_norm_eps), exponent(config.vision.layer_norm_eps)
-    block = "vision.blocks.*."
-    biases = ("attention.value", "attention.out", "mlp.up", "mlp.down")
-    return {
-        **bert.low_variance(config.text),
-        "vision.cls_token": vision,
-        "vision.position_embedding": vision,
-        "vision.patch_embed.*": vision,
-        f"{block}*norm*": vision,
-        **{f"{block}{name}.bias": vision for name in biases},
-        "visual_projection.kernel": text - vision,
-        "visual_projection.bias": text,
     }

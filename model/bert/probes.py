@@ -1,0 +1,38 @@
+"""What to scale so that the constants of a text encoder show, see `validation/probe.py`."""
+
+from collections.abc import Mapping
+
+from ...validation.probe import LOUD, LOW_VARIANCE, Exponents, exponent
+from .config import BertConfig
+
+NORM_BELOW = -48
+"""Power of two for what gives the pooled vector its length: it falls below the epsilon of the final division."""
+
+ALIKE = -40
+"""Power of two that leaves nothing of an embedding beside the epsilon of its norm: all tokens become the same."""
+
+LOUDER = 8
+"""Power of two for queries: scores near 1 become hundreds, where exp() overflows."""
+
+
+def low_variance(config: BertConfig) -> Exponents:
+    """Make the stream through the text encoder tiny: embeddings, norms, and the biases that add to it."""
+    small, layer = exponent(config.layer_norm_eps), "text.layers.*."
+    biases = ("attention.value", "attention.out", "up", "down")
+    return {
+        "text.embeddings.*": small,
+        f"{layer}*_norm.*": small,
+        **{f"{layer}{name}.bias": small for name in biases},
+        f"text.layers.{config.num_hidden_layers - 1}.down_norm.*": NORM_BELOW,
+    }
+
+
+def loud(config: BertConfig) -> Exponents:
+    """Make all tokens alike and their scores large."""
+    del config
+    return {"text.embeddings.*.embedding": ALIKE, "text.layers.*.attention.query.*": LOUDER}
+
+
+def probes(config: BertConfig) -> Mapping[str, Exponents]:
+    """Give the probes."""
+    return {LOW_VARIANCE: low_variance(config), LOUD: loud(config)}
