@@ -28,7 +28,7 @@ from ..validation.runner import Arrays
 from ..validation.taps import recording
 from .ledger import Ledger
 from .progress import Progress
-from .reference import load_reference, source_scales, write_goldens, write_probe
+from .reference import read_original, scaled, source_scales, write_goldens, write_probe
 from .run_directory import RunDirectory
 from .stages import LEDGER, WEIGHTS_PATH, Options, family_and_config, network, reopen, require
 
@@ -47,14 +47,15 @@ def reference(run: RunDirectory, options: Options, progress: Progress) -> None:
     require(run, "verify")
     family, config = family_and_config(run.manifest())
     entries, checkpoint = family.entry_points(config), reopen(run)
-    original = load_reference(family, config, checkpoint)
+    state = read_original(checkpoint)
     leaves, ledger = network(run.manifest()).leaves, Ledger.read(run.path / LEDGER)
     with run.stage("reference", reference_reads(run, options)) as staged:
+        original = family.reference(config, state)
         write_goldens(staged.out / GOLDENS, original, entries, options.static, progress.note)
         for name, exponents in family.probes(config).items():
             progress.note(name)
             factors = probe.factors(exponents, leaves)
-            probed = load_reference(family, config, checkpoint, source_scales(ledger, factors))
+            probed = family.reference(config, scaled(state, source_scales(ledger, factors)))
             write_probe(staged.out / PROBES / probe.folder_name(name), name, probed, entries, factors)
 
 
@@ -156,13 +157,15 @@ def _intermediates(runner: NNXRunner, goldens: Goldens, ledger: Ledger) -> tuple
 
 
 def _probe(runner: NNXRunner, folder: Path) -> list[Row]:
-    """Compare outputs and intermediate values on a probe's weights."""
+    """Compare outputs and intermediate values on a probe's weights, for the entry points that pass every module."""
     goldens = Goldens(folder)
     factors = probe.read_factors(folder)
     runner = runner.changed({leaf: runner.weights[leaf] * factor for leaf, factor in factors.items()})
     rows = []
     for golden in goldens.cases():
         entry, case = golden.case.entry_point, golden.case.name
+        if entry not in goldens.tapped:
+            continue
         outputs, samples = runner.traced(entry, golden.case.inputs)
         for name, want in golden.outputs.items():
             rows.append(value_row(entry, case, name, outputs[name], want, golden.budgets[name]))

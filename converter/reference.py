@@ -10,15 +10,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..model.family import Config, Family
+import numpy as np
+
 from ..validation import goldens
 from ..validation.budget import Budget, measure
-from ..validation.cases import cases, tap_case, tapped_entries
+from ..validation.cases import Case, cases, tap_case, tapped_entries
 from ..validation.compare import Golden
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import EnvironmentFailure, InputError
 from ..validation.probe import FACTORS, Factors
+from ..validation.runner import Arrays
 from .ledger import Ledger
+
+MEASURED = 32
+"""Least number of positions on which the budget of an intermediate value is measured, if there are so many."""
+
+Value = tuple[np.ndarray, np.ndarray]
+"""Of an intermediate value: the sample that is kept, and the positions that its budget is measured on."""
 
 if TYPE_CHECKING:
     import torch
@@ -26,15 +34,15 @@ if TYPE_CHECKING:
     from ..model.torch_reference import TorchReference
     from .checkpoint import Checkpoint
 
+    State = dict[str, torch.Tensor]
 
-def load_reference(
-    family: Family, config: Config, checkpoint: "Checkpoint", scales: Factors | None = None
-) -> "TorchReference":
-    """Build the reference from the checkpoint's files, with some tensors (by name) scaled for the probe if wanted.
+
+def read_original(checkpoint: "Checkpoint") -> "State":
+    """Read what was trained: every tensor by the name that the ledger has for it.
 
     Raises:
         EnvironmentFailure: torch is not installed.
-        InputError: the names do not load strictly.
+        InputError: a wrapper that the safe reader found is not there for torch.
     """
     try:
         import torch  # noqa: F401 - the family's reference needs it
@@ -42,9 +50,12 @@ def load_reference(
         raise EnvironmentFailure(
             "parity needs PyTorch, in which the checkpoint was trained: pip install 'bgevis-convert[torch]'"
         ) from error
-    state = unwrap(read_state(checkpoint), checkpoint.wrappers)
-    scaled = {name: state[name].float() * factor for name, factor in (scales or {}).items()}
-    return family.reference(config, {name: scaled.get(name, tensor) for name, tensor in state.items()})
+    return unwrap(read_state(checkpoint), checkpoint.wrappers)
+
+
+def scaled(state: "State", scales: Factors) -> "State":
+    """Multiply some tensors, in float32; the others keep their memory."""
+    return {n: tensor.float() * scales[n] if n in scales else tensor for n, tensor in state.items()}
 
 
 def source_scales(ledger: Ledger, factors: Factors) -> Factors:
@@ -118,7 +129,7 @@ def write_goldens(
         if entry not in tapped_entries(entries):
             continue
         note(f"{entry.name}: intermediate values")
-        taps[entry.name] = _intermediates(exact, reference, entry)
+        taps[entry.name] = _intermediates(*(_traced(r, entry.name, tap_case(entry))[1] for r in (exact, reference)))
     goldens.write(out, found, taps)
 
 
@@ -126,21 +137,30 @@ def write_probe(
     out: Path, name: str, probed: "TorchReference", entries: tuple[EntryPoint, ...], factors: Factors
 ) -> None:
     """Write the goldens of a probe below `out`: outputs, intermediate values, factors."""
-    exact = probed.in_dtype("float64")
+    exact, tapped = probed.in_dtype("float64"), tapped_entries(entries)
     found, taps = [], {}
-    for entry in tapped_entries(entries):
+    for entry in entries:
         case = dataclasses.replace(tap_case(entry), name=name)
-        outputs = exact.run(entry.name, case.inputs), probed.run(entry.name, case.inputs)
+        outputs, values = zip(*(_traced(reference, entry.name, case) for reference in (exact, probed)), strict=True)
         found.append(goldens.golden(case, *outputs))
-        taps[entry.name] = _intermediates(exact, probed, entry)
+        if entry in tapped:
+            taps[entry.name] = _intermediates(*values)
     goldens.write(out, found, taps)
     (out / FACTORS).write_text(json.dumps(factors, indent=1, sort_keys=True) + "\n")
 
 
-def _intermediates(
-    exact: "TorchReference", reference: "TorchReference", entry: EntryPoint
-) -> dict[str, tuple[Any, Budget]]:
-    inputs = tap_case(entry).inputs
-    wanted = {name: goldens.sample(value) for name, value in exact.taps(entry.name, inputs).items()}
-    float32 = reference.taps(entry.name, inputs)
-    return {name: (value, measure(value, goldens.sample(float32[name]))) for name, value in wanted.items()}
+def _traced(reference: "TorchReference", entry: str, case: Case) -> tuple[Arrays, dict[str, Value]]:
+    """Run a case; of each intermediate value, which may be large, keep a sample and what its budget is measured on."""
+    outputs, values = reference.traced(entry, case.inputs)
+    return outputs, {name: (goldens.sample(value), _spread(value)) for name, value in values.items()}
+
+
+def _spread(value: np.ndarray) -> np.ndarray:
+    """Keep positions at equal distances."""
+    step = max(1, value.shape[1] // MEASURED) if value.ndim > 2 else 1
+    return value[:, ::step].copy()
+
+
+def _intermediates(exact: Mapping[str, Value], float32: Mapping[str, Value]) -> dict[str, tuple[np.ndarray, Budget]]:
+    """Give a sample of each intermediate value with its budget."""
+    return {name: (sample, measure(spread, float32[name][1])) for name, (sample, spread) in exact.items()}

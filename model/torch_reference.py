@@ -93,11 +93,11 @@ class TorchReference:
             {"embeddings": result.numpy()} if isinstance(result, Tensor) else {k: v.numpy() for k, v in result.items()}
         )
 
-    def taps(self, entry_point: str, inputs: Arrays) -> Arrays:
-        """Compute an entry point and give its intermediate values by module path."""
+    def traced(self, entry_point: str, inputs: Arrays) -> tuple[Arrays, Arrays]:
+        """Compute an entry point; give its outputs, and its intermediate values by module path."""
         with recording() as taps:
-            self.run(entry_point, inputs)
-        return {name: value.numpy() for name, value in taps.items()}
+            outputs = self.run(entry_point, inputs)
+        return outputs, {name: value.numpy() for name, value in taps.items()}
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.array(array))
