@@ -59,7 +59,7 @@ def _text_cases(entry: EntryPoint, seed: int) -> Iterator[Case]:
     batch = _inputs(entry, lengths, width, seed)
     yield Case(entry.name, "ragged batch", batch)
     if not pictured(entry):
-        alone = {name: array[1:2, : lengths[1]] for name, array in batch.items()}
+        alone = {s.name: batch[s.name][1:2, : lengths[1] if "tokens" in s.shape else None] for s in entry.inputs}
         yield Case(entry.name, "its second row alone, unpadded", alone, ("ragged batch", (1,)))
     yield Case(entry.name, f"longest text, {longest} tokens", _inputs(entry, [longest], longest, seed + 1))
 
