@@ -111,7 +111,9 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
 def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Row]:
     """Run the probes, for formats whose operators are this program's choice."""
     rows: list[Row] = []
-    for folder in probe_folders(directory) if exporter.probe else []:
+    if exporter.probe is None:
+        return rows
+    for folder in probe_folders(directory):
         runner = exporter.probe(opened, read_factors(folder))
         rows += compare(runner, opened.entry_points, Goldens(folder).cases()).rows
     return rows
