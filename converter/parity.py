@@ -7,7 +7,7 @@ one of them right by a common mistake's inverse mends it, which and how.
 import copy
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,13 @@ from ..exporters.weights import WeightsFile
 from ..validation import probe
 from ..validation.cases import tap_case
 from ..validation.compare import compare, value_row
-from ..validation.entry_point import EntryPoint
 from ..validation.errors import GateError
 from ..validation.goldens import Goldens, sample
-from ..validation.locate import Divergence, Taps, first_divergence, worst
+from ..validation.locate import Taps, first_divergence, worst
 from ..validation.report import Report, Row
 from ..validation.runner import Arrays
 from ..validation.taps import recording
+from .cause import explain
 from .ledger import Ledger
 from .progress import Progress
 from .reference import read_original, scaled, source_scales, write_goldens, write_probe
@@ -80,7 +80,7 @@ class NNXRunner:
         self.weights = jax.device_put({name: weights[name] for name in net.leaves})  # maps the file, copies nothing
         self.name = f"flax {version('flax')} + jax {jax.__version__}"
         self._functions = {entry: jax.jit(net.function(entry)) for entry in net.entry_points}
-        self._traced = {entry: jax.jit(functools.partial(self._trace, entry)) for entry in net.entry_points}
+        self._traced = {entry: jax.jit(functools.partial(self.trace, entry)) for entry in net.entry_points}
 
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute an entry point."""
@@ -103,9 +103,10 @@ class NNXRunner:
         """Compute samples of the intermediate values."""
         return self.traced(entry_point, inputs)[1]
 
-    def _trace(
+    def trace(
         self, entry_point: str, weights: "Mapping[str, jax.Array]", *inputs: "jax.Array"
     ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Compute outputs and intermediate values as arrays of JAX, or trace them."""
         with recording() as taps:
             outputs = self.net.function(entry_point)(weights, *inputs)
         return outputs, dict(taps)
@@ -178,51 +179,3 @@ def _taps_row(entry: str, case: str, wanted: Taps, got: Arrays) -> Row:
     place = found or worst(wanted, got)
     problem = f"{place.module} is the first module that diverges" if found else ""
     return Row(entry, case, place.module, found is None, problem, place.error, place.allowed)
-
-
-def explain(runner: NNXRunner, entry: EntryPoint, wanted: Taps, found: Divergence, ledger: Ledger) -> str:
-    """Name the tensors of the first diverging module, and the mistake if undoing it mends the module."""
-    leaves = [leaf for leaf in ledger.leaves if leaf.rpartition(".")[0] == found.module]
-    names = ", ".join(f"{ledger.leaves[leaf]} ({leaf.rpartition('.')[2]})" for leaf in leaves) or "no tensor of its own"
-    size = f"{found.error:.2g}, allowed {found.allowed:.2g}"
-    text = f"{entry.name}: {found.module} diverges first ({size}); it holds {names}"
-    inputs = tap_case(entry).inputs
-    until = dict(_until(wanted, found.module))
-    for cause, changed in _hypotheses(runner.weights, leaves):
-        if first_divergence(until, runner.changed(changed).taps(entry.name, inputs)) is None:
-            return f"{text}; likely cause: {cause}"
-    return text
-
-
-def _until(wanted: Taps, module: str) -> Iterator[tuple[str, Any]]:
-    for name, pair in wanted.items():
-        yield name, pair
-        if name == module:
-            return
-
-
-def _hypotheses(
-    weights: "Mapping[str, jax.Array]", leaves: list[str]
-) -> Iterator[tuple[str, "Mapping[str, jax.Array]"]]:
-    """Undo, one at a time, the mistakes that converters make: a transpose, two siblings swapped."""
-    for leaf in leaves:
-        for cause, mended in _transposes(weights[leaf]):
-            yield f"{leaf} is {cause}", {leaf: mended}
-    for leaf in leaves:
-        module, _, name = leaf.rpartition(".")
-        siblings = module.rpartition(".")[0] + "."
-        for other, array in weights.items():
-            alike = other.startswith(siblings) and other.endswith(f".{name}") and array.shape == weights[leaf].shape
-            if alike and other != leaf:
-                yield f"{leaf} is swapped with {other}", {leaf: array, other: weights[leaf]}
-
-
-def _transposes(array: "jax.Array") -> Iterator[tuple[str, "jax.Array"]]:
-    """Give what a square kernel would be if it had not been transposed; heads are kept as axes."""
-    shape = array.shape
-    if array.ndim == 2 and shape[0] == shape[1]:
-        yield "transposed", array.T
-    elif array.ndim == 3 and shape[0] == shape[1] * shape[2]:
-        yield "transposed", array.reshape(shape[0], -1).T.reshape(shape)
-    elif array.ndim == 3 and shape[2] == shape[0] * shape[1]:
-        yield "transposed", array.reshape(-1, shape[2]).T.reshape(shape)

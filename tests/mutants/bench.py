@@ -69,7 +69,7 @@ class Eager(parity.NNXRunner):
     def __init__(self, net: Network, weights: Mapping[str, jax.Array]):
         self.net, self.weights, self.name = net, weights, "eager"
         self._functions = {entry: on_arrays(net.function(entry)) for entry in net.entry_points}
-        self._traced = {entry: on_arrays(partial(self._trace, entry)) for entry in net.entry_points}
+        self._traced = {entry: on_arrays(partial(self.trace, entry)) for entry in net.entry_points}
 
 
 def on_arrays(function: Callable) -> Callable:

@@ -1,0 +1,136 @@
+"""Why do two networks part? The tensors that act where they first differ, and the mistake that, undone, mends it."""
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..validation.cases import tap_case
+from ..validation.entry_point import EntryPoint
+from ..validation.locate import Divergence, Taps, first_divergence
+
+if TYPE_CHECKING:
+    import jax
+
+    from .ledger import Ledger
+    from .parity import NNXRunner
+
+    Weights = Mapping[str, jax.Array]
+
+LAYER = re.compile(r"\.\d+\.")
+
+
+def explain(runner: "NNXRunner", entry: EntryPoint, wanted: Taps, found: Divergence, ledger: "Ledger") -> str:
+    """Name the tensors that act at the first divergence, and the mistake if undoing it mends the module."""
+    leaves = [leaf for leaf in acting(runner, entry, tuple(wanted))[found.module] if leaf in ledger.leaves]
+    names = ", ".join(f"{ledger.leaves[leaf]} ({leaf})" for leaf in leaves) or "no tensor"
+    size = f"{found.error:.2g}, allowed {found.allowed:.2g}"
+    text = f"{entry.name}: {found.module} diverges first ({size}); what acts there: {names}"
+    cause = next(lost(runner.weights, leaves), "") or undone(runner, entry, wanted, found, leaves)
+    return f"{text}; likely cause: {cause}" if cause else text
+
+
+def acting(runner: "NNXRunner", entry: EntryPoint, modules: tuple[str, ...]) -> dict[str, list[str]]:
+    """Give for each tapped module the leaves that lie between it and the taps before it, by the flow of data."""
+    import jax
+
+    inputs = tap_case(entry).inputs.values()
+    traced, shapes = jax.make_jaxpr(lambda *a: runner.trace(entry.name, *a), return_shape=True)(runner.weights, *inputs)
+    jaxpr = traced.jaxpr
+    leaf = dict(zip(map(id, jaxpr.invars), sorted(runner.weights), strict=False))
+    made = {id(out): equation for equation in jaxpr.eqns for out in equation.outvars}
+    values = dict(zip(sorted(shapes[1]), jaxpr.outvars[len(shapes[0]) :], strict=True))
+    found: dict[str, list[str]] = {}
+    stops: set[int] = set()
+    for module in modules:
+        found[module] = sorted(_behind(values[module], made, leaf, stops - {id(values[module])}))
+        stops.add(id(values[module]))
+    return found
+
+
+def _behind(value: Any, made: Mapping[int, Any], leaf: Mapping[int, str], stops: set[int]) -> set[str]:
+    """Follow a value back to leaves, not beyond `stops`."""
+    leaves, seen, waiting = set(), set(stops), [value]
+    while waiting:
+        place = id(waiting.pop())
+        if place in seen:
+            continue
+        seen.add(place)
+        if place in leaf:
+            leaves.add(leaf[place])
+        waiting += made[place].invars if place in made else []
+    return leaves
+
+
+def lost(weights: "Weights", leaves: list[str]) -> Iterator[str]:
+    """Name what is not there at all: leaves of zeros, and copies of another."""
+    for leaf in leaves:
+        array = np.asarray(weights[leaf])
+        if not array.any():
+            yield f"{leaf} is lost: all of it is 0"
+        for other, same in weights.items():
+            if other != leaf and same.shape == array.shape and _alike(leaf, other) and np.array_equal(array, same):
+                yield f"{leaf} holds what {other} holds"
+
+
+def _alike(leaf: str, other: str) -> bool:
+    """Say whether a converter could take one for the other: the same place in another layer, or a sibling."""
+    return LAYER.sub(".*.", leaf) == LAYER.sub(".*.", other) or _siblings(leaf, other)
+
+
+def _siblings(leaf: str, other: str) -> bool:
+    module, _, name = leaf.rpartition(".")
+    return other.startswith(module.rpartition(".")[0] + ".") and other.endswith(f".{name}")
+
+
+def undone(runner: "NNXRunner", entry: EntryPoint, wanted: Taps, found: Divergence, leaves: list[str]) -> str:
+    """Give the first mistake whose opposite makes everything agree up to and with the diverging module."""
+    names = list(wanted)
+    until = {name: wanted[name] for name in names[: names.index(found.module) + 1]}
+    inputs = tap_case(entry).inputs
+    for cause, changed in mistakes(runner.weights, leaves):
+        if first_divergence(until, runner.changed(changed).taps(entry.name, inputs)) is None:
+            return cause
+    return ""
+
+
+def mistakes(weights: "Weights", leaves: list[str]) -> Iterator[tuple[str, "Weights"]]:
+    """Give mistakes that converters make, with the weights as they would be without."""
+    for leaf in leaves:
+        for cause, mended in _moved(weights[leaf]):
+            yield f"{leaf} is {cause}", {leaf: mended}
+    for leaf in leaves:
+        for other, array in weights.items():
+            if other != leaf and array.shape == weights[leaf].shape and _alike(leaf, other):
+                yield f"{leaf} is swapped with {other}", {leaf: array, other: weights[leaf]}
+    for leaf in leaves:
+        for (one, other), mended in _heads(leaf, weights[leaf]):
+            yield f"{leaf} has its heads {one} and {other} swapped", {leaf: mended}
+
+
+def _moved(array: "jax.Array") -> Iterator[tuple[str, "jax.Array"]]:
+    """Give what a kernel would be if it had not been transposed, or its heads read as (width, heads)."""
+    shape = array.shape
+    if array.ndim == 2 and shape[0] == shape[1]:
+        yield "transposed", array.T
+    if array.ndim == 3 and shape[0] == shape[1] * shape[2]:
+        yield "transposed", array.reshape(shape[0], -1).T.reshape(shape)
+        yield "split into (width, heads)", array.swapaxes(1, 2).reshape(shape)
+    elif array.ndim == 3 and shape[2] == shape[0] * shape[1]:
+        yield "transposed", array.reshape(-1, shape[2]).T.reshape(shape)
+        yield "split into (width, heads)", array.swapaxes(0, 1).reshape(shape)
+
+
+def _heads(leaf: str, array: "jax.Array") -> Iterator[tuple[tuple[int, int], "jax.Array"]]:
+    """Swap any two heads of a leaf that has them as an axis: before its last axis, or first on the way out."""
+    import jax.numpy as jnp
+
+    if ".attention." not in leaf or array.ndim < 2 or (array.ndim == 2 and leaf.endswith(".kernel")):
+        return
+    axis = 1 if array.ndim == 3 and ".out." not in leaf else 0
+    for one, other in combinations(range(array.shape[axis]), 2):
+        order = list(range(array.shape[axis]))
+        order[one], order[other] = other, one
+        yield (one, other), jnp.take(array, jnp.array(order), axis=axis)

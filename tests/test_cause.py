@@ -1,0 +1,121 @@
+"""Bugs, each planted in one place of a network of four layers: is the place named, and the mistake?"""
+
+import dataclasses
+import re
+from collections import Counter
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mutants.bench import Bench
+
+from bgevis.converter import parity
+from bgevis.converter.cause import acting
+from bgevis.model.bert.config import SIZES as BERT
+from bgevis.model.visualized_bge.config import SIZES as VISUALIZED_BGE
+
+LAYERS = 4
+
+
+@pytest.fixture(scope="module", params=["bert", "visualized_bge"])
+def bench(request, tmp_path_factory):
+    """Networks of four layers in each tower."""
+    text = dataclasses.replace(BERT["tiny"], num_hidden_layers=LAYERS)
+    vision = dataclasses.replace(VISUALIZED_BGE["tiny"].vision, layers=LAYERS)
+    fused = dataclasses.replace(VISUALIZED_BGE["tiny"], text=text, vision=vision)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BERT, "tiny", text)
+        patch.setitem(VISUALIZED_BGE, "tiny", fused)
+        yield Bench(request.param, tmp_path_factory.mktemp("deep"))
+
+
+def other_layer(leaf: str, layer: int) -> str:
+    return re.sub(r"\.\d+\.", f".{layer}.", leaf)
+
+
+def transposed(rng, weights):
+    square = [n for n, a in weights.items() if n.endswith(".kernel") and a.ndim == 2 and a.shape[0] == a.shape[1]]
+    heads = [n for n, a in weights.items() if a.ndim == 3 and a.shape[0] == a.shape[1] * a.shape[2]]
+    leaf = rng.choice(square + heads)
+    array = weights[leaf]
+    return {leaf: array.reshape(array.shape[0], -1).T.reshape(array.shape)}, "transposed"
+
+
+def siblings_swapped(rng, weights):
+    groups = [
+        [n for n in weights if n.startswith(f"{place}.") and n.endswith(f".{part}") and n.split(".")[-2] in names]
+        for place in {n[: n.index(".attention.")] for n in weights if ".attention." in n}
+        for part, names in (("kernel", ("query", "key", "value")), ("kernel", ("gate", "up")), ("bias", ("gate", "up")))
+    ]
+    group = sorted(groups, key=str)[rng.integers(len(groups))]
+    while len(group) < 2:
+        group = sorted(groups, key=str)[rng.integers(len(groups))]
+    one, other = rng.choice(group, 2, replace=False)
+    return {one: weights[other], other: weights[one]}, "swapped with"
+
+
+def bias_lost(rng, weights):
+    leaf = rng.choice([n for n in weights if n.endswith(".bias")])
+    return {leaf: jnp.zeros_like(weights[leaf])}, "is lost"
+
+
+def heads_swapped(rng, weights):
+    leaf = rng.choice([n for n in weights if re.search(r"attention\.(query|key|value)\.", n)])
+    array = weights[leaf]
+    axis = 0 if array.ndim == 2 else 1
+    order = np.arange(array.shape[axis])
+    one, other = rng.choice(order, 2, replace=False)
+    order[[one, other]] = order[[other, one]]
+    return {leaf: jnp.take(array, order, axis=axis)}, "has its heads"
+
+
+def wrong_layer(rng, weights):
+    leaf = rng.choice([n for n in weights if re.search(r"\.\d+\.", n)])
+    own = int(re.search(r"\.(\d+)\.", leaf)[1])
+    other = other_layer(leaf, (own + rng.integers(1, LAYERS)) % LAYERS)
+    return {leaf: weights[other]}, "holds what"
+
+
+def layers_swapped(rng, weights):
+    leaf = rng.choice([n for n in weights if re.search(r"\.\d+\.", n)])
+    own = int(re.search(r"\.(\d+)\.", leaf)[1])
+    other = other_layer(leaf, (own + 1) % LAYERS)
+    return {leaf: weights[other], other: weights[leaf]}, "swapped with"
+
+
+BUGS = (transposed, siblings_swapped, bias_lost, heads_swapped, wrong_layer, layers_swapped)
+
+
+def located(bench, changed) -> tuple[str, str]:
+    """Judge the changed network as parity does; give what it says, and where the first changed leaf acts."""
+    report = parity.judge(bench.compiled.changed(changed), bench.run.path, bench.ledger)
+    assert not report.passed
+    (entry,) = [bench.net.entry_points[e] for e in parity.Goldens(bench.run.path / "goldens").tapped]
+    modules = tuple(parity.Goldens(bench.run.path / "goldens").taps(entry.name))
+    acts = acting(bench.compiled, entry, modules)
+    place = next(module for module in modules if set(acts[module]) & set(changed))
+    return " ".join(report.notes), place
+
+
+@pytest.mark.parametrize("planted", [18, pytest.param(100, marks=pytest.mark.prove)])
+def test_planted_bugs_are_located(bench, planted):
+    rng = np.random.default_rng(2026)
+    named, explained, missed = 0, Counter(), []
+    for number in range(planted):
+        changed, word = BUGS[number % len(BUGS)](rng, bench.weights)
+        said, place = located(bench, changed)
+        right = f": {place} diverges first" in said and any(leaf in said for leaf in changed)
+        named += right
+        explained[BUGS[number % len(BUGS)].__name__] += right and f"{word}" in said.partition("likely cause")[2]
+        if not right or word not in said:
+            missed.append(f"{BUGS[number % len(BUGS)].__name__} {sorted(changed)} at {place}: {said}")
+    print(f"{named} of {planted} named, {explained.total()} explained {dict(explained)}", *missed, sep="\n")
+    assert min(named, explained.total()) >= 0.95 * planted
+
+
+def test_what_acts_is_known_from_the_flow_of_data(bench):
+    entry = bench.net.entry_points[parity.Goldens(bench.run.path / "goldens").tapped[0]]
+    modules = tuple(parity.Goldens(bench.run.path / "goldens").taps(entry.name))
+    acts = acting(bench.compiled, entry, modules)
+    assert acts["text.layers.1.attention.query"] == [f"text.layers.1.attention.query.{p}" for p in ("bias", "kernel")]
+    assert {leaf for leaves in acts.values() for leaf in leaves} == set(bench.net.used_weights(entry.name))
