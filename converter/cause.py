@@ -106,8 +106,8 @@ def mistakes(weights: "Weights", leaves: list[str]) -> Iterator[tuple[str, "Weig
             if other != leaf and array.shape == weights[leaf].shape and _alike(leaf, other):
                 yield f"{leaf} is swapped with {other}", {leaf: array, other: weights[leaf]}
     for leaf in leaves:
-        for (one, other), mended in _heads(leaf, weights[leaf]):
-            yield f"{leaf} has its heads {one} and {other} swapped", {leaf: mended}
+        for heads, mended in _heads(leaf, weights[leaf]):
+            yield f"{leaf} has its heads {heads[0]} and {heads[1]} swapped", {leaf: mended}
 
 
 def _moved(array: "jax.Array") -> Iterator[tuple[str, "jax.Array"]]:
