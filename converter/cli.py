@@ -141,14 +141,20 @@ def main(debug: bool) -> None:
 @source_options
 @export_options
 @jobs_option
+@click.option("--verify-rebuild", is_flag=True, help="Convert a second time and compare every file's bytes.")
 @json_option
-def all_command(checkpoint: Path, out: Path, jobs: int, as_json: bool, **given: Any) -> None:
+def all_command(checkpoint: Path, out: Path, jobs: int, verify_rebuild: bool, as_json: bool, **given: Any) -> None:
     """Do everything: convert CKPT and prove each artifact. Resumes after an interruption."""
     from . import pipeline
-    from .display import display, report
+    from .display import display, progress, report
 
     with display(as_json) as shown:
         run = pipeline.convert_all(out, options(checkpoint=checkpoint, **given), shown, jobs)
+    if verify_rebuild:
+        from . import rebuild
+
+        with run.locked(), progress("rebuild", as_json) as listener:
+            rebuild.verify(run, options(checkpoint=checkpoint, **given), listener, jobs)
     report(run, as_json)
 
 

@@ -21,7 +21,7 @@ from typing import IO, Protocol
 
 from ..exporters.base import Exporter
 from ..validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
-from . import stages, validate
+from . import provenance, stages, validate
 from .run_directory import STAGING, RunDirectory, hold
 from .stages import Options
 from .worker import PREPARE
@@ -32,6 +32,9 @@ COPIES = 3.3
 
 DEBUG = "BGEVIS_DEBUG"
 """Set in the environment: errors come with all that is known about them."""
+
+SEED = "BGEVIS_HASH_SEED"
+"""Set in the environment: the workers' PYTHONHASHSEED. The bytes must not depend on it; a rebuild sets another one."""
 
 BY_CODE = {error.exit_code: error for error in (GateError, InputError, EnvironmentFailure)}
 
@@ -119,6 +122,7 @@ def validate_all(run: RunDirectory, options: Options, display: Display, jobs: in
         formats = [e for e in formats if f"export-{e.name}" in run.manifest()["stages"]]
     if not formats:
         raise InputError(f"{run.path} holds no artifacts; run `bgevis-convert export FORMAT {run.path}` first")
+    provenance.check(run)
     for exporter in formats:
         validate.artifact(run, exporter)
     run.forget([f"validate-{e.name}" for e in formats])  # asked for by name, it is always done anew
@@ -138,6 +142,7 @@ def conclude(directory: Path, formats: Sequence[Exporter], errors: list[ConvertE
         others = errors
     if others:
         raise others[0] if len(others) == 1 else Failed(others)
+    provenance.write(RunDirectory(directory))
 
 
 def prove_parity(run: RunDirectory, options: Options, display: Display) -> None:
@@ -202,7 +207,7 @@ def _environment(directory: Path) -> dict[str, str]:
     They share what XLA compiles: Orbax holds weights without a program, so its proof runs the NNX model again.
     """
     return os.environ | {
-        "PYTHONHASHSEED": "0",
+        "PYTHONHASHSEED": os.environ.get(SEED, "0"),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "JAX_PLATFORMS": "cpu",
         "OMP_WAIT_POLICY": "PASSIVE",  # PyTorch's idle threads must not burn the core that another task works on

@@ -22,6 +22,8 @@ from ..validation.errors import ConvertError, EnvironmentFailure, GateError, Inp
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 STAGING = ".tmp"
+PROVENANCE = "provenance.json"
+"""What ties the manifest to the proof, see `provenance.py`. Any change of the manifest takes it away first."""
 LOCK = ".lock"
 SOURCE = ".source.json"
 """Where the checkpoint is on this machine. Not an artifact: it is in no manifest and may be deleted."""
@@ -76,6 +78,7 @@ class RunDirectory:
         with (self.path / STAGING / "manifest.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             manifest = self.manifest()
+            (self.path / PROVENANCE).unlink(missing_ok=True)
             change(manifest)
             _write_json(self.path / MANIFEST, self.path / STAGING / MANIFEST, manifest)
 
@@ -268,9 +271,13 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _write_json(file: Path, aside: Path, document: Mapping[str, Any]) -> None:
+    write_atomically(file, json.dumps(document, indent=1, sort_keys=True) + "\n", aside)
+
+
+def write_atomically(file: Path, text: str, aside: Path) -> None:
+    """Write a file whole or not at all: aside, synced, renamed."""
     with aside.open("w", encoding="utf-8") as handle:
-        json.dump(document, handle, indent=1, sort_keys=True)
-        handle.write("\n")
+        handle.write(text)
         handle.flush()
         os.fsync(handle.fileno())
     aside.replace(file)

@@ -86,7 +86,7 @@ def test_all_proves_every_format(finished):
     for relative, entry in manifest["files"].items():
         assert (finished / relative).stat().st_size == entry["bytes"]
     on_disk = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
-    assert on_disk - set(manifest["files"]) == {"manifest.json", ".lock", ".source.json"}
+    assert on_disk - set(manifest["files"]) == {"manifest.json", "provenance.json", ".lock", ".source.json"}
     text = (finished / "manifest.json").read_text()
     assert str(finished) not in text
     report = json.loads((finished / "reports" / "validate.json").read_text())
@@ -101,7 +101,7 @@ def test_all_again_does_nothing_and_changes_nothing(finished, checkpoint):
     assert again.returncode == 0, again.stderr
     after = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in finished.rglob("*") if p.is_file() and p.name[0] != "."}
     changed = {p.relative_to(finished) for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
-    assert {p.parts[0] for p in changed} <= {"manifest.json", "reports"}
+    assert {p.parts[0] for p in changed} <= {"manifest.json", "provenance.json", "reports"}
     assert all(before[finished / p][1] == after[finished / p][1] for p in changed)
     assert json.loads(again.stdout)["verdicts"]["validate"] == "pass"
 
@@ -183,6 +183,7 @@ def test_a_flipped_weight_is_named_even_when_the_manifest_agrees(finished, tmp_p
     manifest = json.loads((damaged / "manifest.json").read_text())
     manifest["files"]["programs/weights.safetensors"]["sha256"] = sha256(file)
     (damaged / "manifest.json").write_text(json.dumps(manifest))
+    (damaged / "provenance.json").unlink()
     done = run("validate", damaged, "--format", "onnx")
     assert done.returncode == 1
     assert "differs from the checkpoint's" in done.stderr

@@ -80,13 +80,14 @@ def open_(artifact: Artifact) -> OnnxRunner:
 
 
 def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
-    """Read each leaf that a program uses, once, from where the program says that it lies."""
-    leaves, seen = artifact.network().leaves, set[str]()
+    """Read each leaf that a program uses from each place where one says that it lies: once, unless they disagree."""
+    leaves, seen = artifact.network().leaves, set[tuple[str, ...]]()
     for program in artifact.programs.values():
         path = artifact.directory / program["path"]
         for tensor in onnx.load(path, load_external_data=False).graph.initializer:
             leaf = tensor.name.partition(" ")[0]
-            if tensor.data_location == onnx.TensorProto.EXTERNAL and leaf not in seen:
-                seen.add(leaf)
+            place = (leaf, *(f"{entry.key}={entry.value}" for entry in tensor.external_data))
+            if tensor.data_location == onnx.TensorProto.EXTERNAL and place not in seen:
+                seen.add(place)
                 onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
                 yield leaf, onnx.numpy_helper.to_array(tensor).reshape(leaves[leaf].shape)
