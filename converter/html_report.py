@@ -5,9 +5,11 @@ checkpoint; the page's own policy lets no script run but the one in the template
 """
 
 import base64
+import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +60,16 @@ class Group:
     output: str
     rows: tuple[tuple[Verdict, Row], ...]
 
+    @property
+    def allowed(self) -> float | None:
+        """Give the budget."""
+        return next((row.allowed for _, row in self.rows if row.allowed), None)
+
+    @property
+    def yardstick(self) -> float | None:
+        """Give what float32 costs the reference."""
+        return next((row.yardstick for _, row in self.rows if row.yardstick), None)
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -105,10 +117,21 @@ def render(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report], di
         "shape": _shape,
         "title": lambda key: TITLES.get(key, key),
     }
-    html = environment.get_template(TEMPLATE).render(context(manifest, ledger, reports))
-    for path in (directory.absolute(), directory):
-        html = html.replace(f"{path}/", "") if path.name else html
+    own = {key: _relative(report, directory) for key, report in reports.items()}
+    html = environment.get_template(TEMPLATE).render(context(manifest, ledger, own))
     return html.encode("utf-8", "backslashreplace")  # a tensor's name may hold half a character
+
+
+def _relative(report: Report, directory: Path) -> Report:
+    """Name the files of the run directory as the manifest does."""
+    paths = "|".join(re.escape(f"{path}/") for path in (directory.absolute(), directory) if path.name)
+    place = re.compile(rf"(?<![\w./-])({paths})") if paths else re.compile("$^")
+
+    def own(text: str) -> str:
+        return place.sub("", text)
+
+    rows = tuple(dataclasses.replace(row, output=own(row.output), problem=own(row.problem)) for row in report.rows)
+    return Report(report.runner, rows, tuple(map(own, report.notes)))
 
 
 def context(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report]) -> dict[str, Any]:
@@ -126,7 +149,7 @@ def context(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report]) -
         "checks": len(rows),
         "describe": describe,
         "groups": [group for group in groups if any(row.error is not None for _, row in group.rows)],
-        "plain": [group for group in groups if all(row.error is None and row.passed for _, row in group.rows)],
+        "plain": [g for g in groups if all(r.error is None for _, r in g.rows) and any(r.passed for _, r in g.rows)],
         "scale": Scale.around([value for row in rows for value in (row.error, row.allowed) if value is not None]),
         "usage": [_usage(name, entry) for name, entry in manifest["entry_points"].items()],
         "config": list(_flat(manifest["config"])),
@@ -199,7 +222,7 @@ def _size(nbytes: int) -> str:
     if nbytes < 1000:
         return f"{nbytes} B"
     power = min(int(math.log10(nbytes) // 3), 4)
-    return f"{nbytes / 1000**power:.3g} {' kMGT'[power]}B"
+    return f"{nbytes / 1000**power:.1f} {' kMGT'[power]}B"
 
 
 def _shape(dimensions: Sequence[int | str]) -> str:

@@ -18,6 +18,7 @@ from ..validation.errors import GateError, InputError
 from ..validation.goldens import Goldens
 from ..validation.probe import read_factors
 from ..validation.report import Report, Row, junit
+from . import html_report
 from .ledger import Ledger
 from .parity import GOLDENS, PARITY, probe_folders
 from .progress import Progress
@@ -26,6 +27,7 @@ from .stages import LEDGER, WEIGHTS_PATH, network
 
 VALIDATE = "reports/validate.json"
 JUNIT = "reports/junit.xml"
+HTML = "reports/report.html"
 
 FORBIDDEN = ("torch",)
 """Made unimportable where artifacts are proved: an artifact that needs the framework it came from is none."""
@@ -159,6 +161,8 @@ def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
         parity = run.path / PARITY
         before = {"parity": Report.from_json(json.loads(parity.read_text()))} if parity.exists() else {}
         (staged.out / JUNIT).write_text(junit(before | reports))
+        page = html_report.render(run.manifest(), Ledger.read(run.path / LEDGER), before | reports, run.path)
+        (staged.out / HTML).write_bytes(page)
         failed = [report for report in reports.values() if not report.passed]
         if failed:
             reasons = "\n  ".join(report.summary() for report in failed)
