@@ -122,17 +122,24 @@ def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Ro
 
 
 def weight_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[Row]:
-    """Read every weight out of the artifact, lead it back to its source tensor, and compare the digests."""
+    """Read every weight out of the artifact, lead it back to its source tensor, and compare the digests.
+
+    What a runtime raises over a damaged artifact is a finding, whatever its type.
+    """
     wanted = ledger.leaves
-    rows, seen = [], set()
-    for leaf, array in exporter.read_weights(opened):
-        seen.add(leaf)
-        if leaf not in wanted:
-            rows.append(Row("all", "weights", leaf, False, f"{leaf} is no parameter of the network"))
-            continue
-        problem = _weight_problem(ledger, wanted[leaf], array)
-        if problem:
-            rows.append(Row("all", "weights", leaf, False, problem))
+    rows: list[Row] = []
+    seen: set[str] = set()
+    try:
+        for leaf, array in exporter.read_weights(opened):
+            seen.add(leaf)
+            problem = _weight_problem(ledger, wanted[leaf], array) if leaf in wanted else "is no parameter"
+            if problem:
+                rows.append(Row("all", "weights", leaf, False, f"{leaf}: {problem}"))
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:300]
+        return [*rows, Row("all", "weights", "", False, f"the weights cannot be read ({reason})")]
     rows += [Row("all", "weights", leaf, False, f"{leaf} is missing") for leaf in sorted(set(wanted) - seen)]
     return rows or [Row("all", f"{len(seen)} weights lead back to the source's bytes", "weights", True)]
 
