@@ -58,9 +58,15 @@ def _scaled(path: Path, factors: Mapping[str, float]) -> dict[str, np.ndarray]:
     for tensor in onnx.load(path, load_external_data=False).graph.initializer:
         factor = factors.get(tensor.name.partition(" ")[0])
         if factor is not None and tensor.data_location == onnx.TensorProto.EXTERNAL:
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
-            scaled[tensor.name] = onnx.numpy_helper.to_array(tensor) * np.float32(factor)
+            scaled[tensor.name] = _array(tensor, path) * np.float32(factor)
     return scaled
+
+
+def _array(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
+    """Read a tensor's bytes through its reference, into a copy: a model keeps all that was ever in its memory."""
+    alone = onnx.TensorProto.FromString(tensor.SerializeToString())
+    onnx.external_data_helper.load_external_data_for_tensor(alone, str(path.parent))
+    return onnx.numpy_helper.to_array(alone)
 
 
 def open_(artifact: Artifact) -> OnnxRunner:
@@ -89,5 +95,4 @@ def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
             place = (leaf, *(f"{entry.key}={entry.value}" for entry in tensor.external_data))
             if tensor.data_location == onnx.TensorProto.EXTERNAL and place not in seen:
                 seen.add(place)
-                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
-                yield leaf, onnx.numpy_helper.to_array(tensor).reshape(leaves[leaf].shape)
+                yield leaf, _array(tensor, path).reshape(leaves[leaf].shape)
