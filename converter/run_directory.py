@@ -111,6 +111,8 @@ class RunDirectory:
     def _commit(self, name: str, staged: "Staged", reads: str, verdict: str) -> None:
         out = staged.out
         files = {str(p.relative_to(out)): describe(p) for p in sorted(out.rglob("*")) if p.is_file()}
+        if files.keys() & self.manifest()["files"].keys():
+            self.update(lambda manifest: _disown(manifest, files))  # an earlier stage's file is about to be replaced
         for relative in files:
             _move(out / relative, self.path / relative)
 
@@ -262,6 +264,11 @@ def environment_failure(error: OSError, path: Path) -> ConvertError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return EnvironmentFailure(f"{place}: no permission ({error.strerror})")
     return EnvironmentFailure(f"{place}: {error.strerror or error}")
+
+
+def _disown(manifest: Manifest, files: Iterable[str]) -> None:
+    for relative in files:
+        manifest["files"].pop(relative, None)
 
 
 def _move(source: Path, target: Path) -> None:
