@@ -22,10 +22,10 @@ from .run_directory import Manifest
 
 TEMPLATE = "report.html.j2"
 TITLES = {
-    "parity": "JAX model (Flax NNX)",
+    "parity": "JAX model",
     "onnx": "ONNX",
     "orbax": "Orbax",
-    "saved_model": "TensorFlow SavedModel",
+    "saved_model": "SavedModel",
     "stablehlo": "StableHLO",
     "run directory": "Run directory",
 }
@@ -112,6 +112,7 @@ def render(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report], di
     environment.filters |= {
         "digest": _digest,
         "json": json.dumps,
+        "number": _number,
         "share": _share,
         "size": _size,
         "shape": _shape,
@@ -144,6 +145,7 @@ def context(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report]) -
         "ledger": ledger,
         "fates": ledger.totals(),
         "verdicts": verdicts,
+        "states": {verdict.key: verdict.state for verdict in verdicts},
         "failed": [verdict for verdict in verdicts if verdict.state == "failed"],
         "missing": [verdict for verdict in verdicts if verdict.state == "missing"],
         "checks": len(rows),
@@ -212,9 +214,17 @@ def _part(path: str) -> str:
 
 def _share(row: Row) -> str:
     """Say how much of its budget a row used."""
-    if row.used is None or math.isnan(row.used):
-        return "not a number" if row.error is not None else ""
-    return f"{row.used:.0%}" if row.used < 10 else f"{row.used:.3g} times"
+    if row.used is None or not math.isfinite(row.used):
+        return "∞"
+    if row.used < 10:
+        return f"{row.used:.0%}"
+    return f"{row.used:.0f}×" if row.used < 10_000 else f"{_number(row.used, 0)}×"
+
+
+def _number(value: float, digits: int = 2) -> str:
+    """Write a small or great number as people do: 1.07e-7."""
+    mantissa, _, exponent = f"{value:.{digits}e}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 def _size(nbytes: int) -> str:

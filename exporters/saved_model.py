@@ -44,9 +44,9 @@ def write(request: Request) -> dict[str, Description]:
     except tf.errors.OpError as error:
         raise EnvironmentFailure(f"TensorFlow could not write {request.out}: {error.message}") from error
     (request.out / "fingerprint.pb").unlink()  # holds a random id; TensorFlow loads without it
-    _normalize(request.out / "saved_model.pb")
+    tensors = _normalize(request.out / "saved_model.pb")
     request.progress(sum(path.stat().st_size for path in request.out.rglob("*") if path.is_file()))
-    return {name: _describe(name, function) for name, function in signatures.items()}
+    return {name: _describe(name, function) | tensors[name] for name, function in signatures.items()}
 
 
 def open_(artifact: Artifact) -> "SavedModelRunner":
@@ -165,8 +165,11 @@ def _describe(entry_point: str, function: Any) -> Description:
     }
 
 
-def _normalize(path: Path) -> None:
-    """Take out of the graph what the process had made before, and let its programs ask for less."""
+def _normalize(path: Path) -> dict[str, Description]:
+    """Take out of the graph what the process had made before, and let its programs ask for less.
+
+    Gives the tensors that a session feeds and fetches for each signature: C and Java know no signatures.
+    """
     from tensorflow.core.protobuf import saved_model_pb2
 
     model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
@@ -181,6 +184,14 @@ def _normalize(path: Path) -> None:
             if node.op == "XlaCallModule":
                 node.attr["module"].s = portable(node.attr["module"].s)
     path.write_bytes(model.SerializeToString(deterministic=True))
+    return {
+        name: {"feeds": _tensors(signature.inputs), "fetches": _tensors(signature.outputs)}
+        for name, signature in model.meta_graphs[0].signature_def.items()
+    }
+
+
+def _tensors(infos: Any) -> dict[str, str]:
+    return {name: info.name for name, info in sorted(infos.items())}
 
 
 def _renumber(graph: Any, objects: Any) -> None:

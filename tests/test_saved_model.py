@@ -121,6 +121,14 @@ def test_the_description_states_the_versions(artifact):
         assert program["xla_call_module"] >= 9
 
 
+def test_the_description_names_what_a_session_feeds_and_fetches(artifact, graph):
+    for name, program in artifact.programs.items():
+        signature = graph.signature_def[name]
+        assert program["feeds"] == {tensor: info.name for tensor, info in signature.inputs.items()}
+        assert program["fetches"] == {tensor: info.name for tensor, info in signature.outputs.items()}
+        assert list(program["feeds"]) == sorted(spec.name for spec in artifact.entry_points[name].inputs)
+
+
 def test_a_full_disk_is_an_environment_failure(weights, tmp_path, monkeypatch):
     def full(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
