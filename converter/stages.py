@@ -159,7 +159,7 @@ def tool() -> dict[str, Any]:
     for root in sorted(
         Path(__file__).parents[1].joinpath(name) for name in ("converter", "exporters", "model", "validation")
     ):
-        for file in sorted(root.rglob("*.py")):
+        for file in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".j2")):
             digest.update(f"{file.relative_to(root.parent)}\n".encode() + file.read_bytes())
     packages = {package: version for package in PACKAGES if (version := _version(package))}
     return {"name": DISTRIBUTION, "version": _version(DISTRIBUTION), "sha256": digest.hexdigest(), "packages": packages}
