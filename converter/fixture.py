@@ -61,9 +61,13 @@ def draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 def _save(arrays: dict[str, np.ndarray], file: Path, *, safetensors: bool) -> None:
     """Save in either container. PyTorch's keeps one storage for arrays that are one object."""
     if safetensors:
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
-        save_file(arrays, file, metadata={"format": "pt"})
+        try:
+            save_file(arrays, file, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise EnvironmentFailure(f"{file} cannot be written: {error}") from error
         return
     try:
         import torch

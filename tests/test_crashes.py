@@ -156,5 +156,6 @@ def test_a_failing_disk_is_one_message_and_resumed_from(scene, tmp_path, kind, c
         assert "Traceback" not in ended.said
         if ended.code:
             assert ended.code == 4, f"{kind} at {at}: {ended.said}"
-            assert ended.said.count("error:") == 1
+            assert [line.startswith("error:") for line in ended.said.splitlines()].count(True) == 1
+            assert "unexpectedly" not in ended.said
         scene.resumes(out)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from .budget import Budget, measure
 from .cases import Case
@@ -45,14 +45,19 @@ def write(folder: Path, goldens: Iterable[Golden], taps: Mapping[str, Mapping[st
         for golden in several:
             arrays |= {f"{golden.case.name}/inputs/{k}": v for k, v in golden.case.inputs.items()}
             arrays |= {f"{golden.case.name}/outputs/{k}": v for k, v in golden.outputs.items()}
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / f"{entry}.safetensors")
+        _save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / f"{entry}.safetensors")
         index[entry] = {
             "cases": {g.case.name: {"inputs": list(g.case.inputs), "budgets": _budgets(g.budgets)} for g in several},
         }
     for entry, values in taps.items():
-        save_file({name: value for name, (value, _) in values.items()}, folder / "taps" / f"{entry}.safetensors")
+        _save({name: value for name, (value, _) in values.items()}, folder / "taps" / f"{entry}.safetensors")
         index[entry]["taps"] = {name: [budget.yardstick, budget.scale] for name, (_, budget) in values.items()}
     (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
+def _save(arrays: Arrays, file: Path) -> None:
+    """Write what is small in one piece, so that a full disk is Python's OSError."""
+    file.write_bytes(save(dict(arrays)))
 
 
 def _budgets(budgets: Mapping[str, Budget]) -> dict[str, Any]:
