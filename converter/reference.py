@@ -114,6 +114,9 @@ def write_goldens(
     found: list[Golden] = []
     taps: dict[str, dict[str, tuple[Any, Budget]]] = {}
     exact = reference.in_dtype("float64")
+    for entry in tapped_entries(entries):  # first: what they compute of a picture, the cases need not compute again
+        note(f"{entry.name}: intermediate values")
+        taps[entry.name] = _intermediates(*(_traced(r, entry.name, tap_case(entry))[1] for r in (exact, reference)))
     for entry in entries:
         base: dict[str, Golden] = {}
         for case in cases(entry, static):
@@ -126,10 +129,6 @@ def write_goldens(
                 inputs = case.inputs
                 base[case.name] = goldens.golden(case, exact.run(entry.name, inputs), reference.run(entry.name, inputs))
         found += base.values()
-        if entry not in tapped_entries(entries):
-            continue
-        note(f"{entry.name}: intermediate values")
-        taps[entry.name] = _intermediates(*(_traced(r, entry.name, tap_case(entry))[1] for r in (exact, reference)))
     goldens.write(out, found, taps)
 
 
@@ -138,14 +137,16 @@ def write_probe(
 ) -> None:
     """Write the goldens of a probe below `out`: outputs, intermediate values, factors."""
     exact, tapped = probed.in_dtype("float64"), tapped_entries(entries)
-    found, taps = [], {}
-    for entry in entries:
+    found, taps = {}, {}
+    for entry in sorted(entries, key=lambda entry: entry not in tapped):  # the tapped first, as above
         case = dataclasses.replace(tap_case(entry), name=name)
-        outputs, values = zip(*(_traced(reference, entry.name, case) for reference in (exact, probed)), strict=True)
-        found.append(goldens.golden(case, *outputs))
         if entry in tapped:
+            outputs, values = zip(*(_traced(r, entry.name, case) for r in (exact, probed)), strict=True)
             taps[entry.name] = _intermediates(*values)
-    goldens.write(out, found, taps)
+        else:
+            outputs = tuple(r.run(entry.name, case.inputs) for r in (exact, probed))
+        found[entry.name] = goldens.golden(case, *outputs)
+    goldens.write(out, [found[entry.name] for entry in entries], taps)
     (out / FACTORS).write_text(json.dumps(factors, indent=1, sort_keys=True) + "\n")
 
 

@@ -5,7 +5,8 @@ the activations. One module therefore computes in float32 and in float64 without
 weights, and half-precision checkpoints are up-cast exactly.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from ..validation.errors import InputError
 from ..validation.runner import Arrays
-from ..validation.taps import recording
+from ..validation.taps import is_recording, recording
 
 
 class Linear(nn.Module):
@@ -60,6 +61,28 @@ class Embedding(nn.Module):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Apply a linear map in the dtype of x."""
     return functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+class RowByRow:
+    """Applies a function to each row of a batch by itself, and to the same row only once.
+
+    For towers whose rows do not depend on each other and that cost more than all the rest, such as the one that
+    turns a picture into tokens. While intermediate values are recorded, every row is computed.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        self._function = function
+        self._known: dict[tuple[torch.dtype, bytes], Tensor] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(batch, ...) -> (batch, ...), what the function gives for each row."""
+        return torch.cat([self._row(row) for row in x.split(1)])
+
+    def _row(self, row: Tensor) -> Tensor:
+        key = row.dtype, hashlib.sha256(row.contiguous().numpy().data).digest()
+        if key not in self._known or is_recording():
+            self._known[key] = self._function(row)
+        return self._known[key]
 
 
 class TorchReference:

@@ -26,6 +26,11 @@ def recording() -> Iterator[dict[str, Any]]:
         _record.reset(token)
 
 
+def is_recording() -> bool:
+    """Say whether somebody collects what is tapped now."""
+    return _record.get() is not None
+
+
 @contextmanager
 def scope(name: str) -> Iterator[None]:
     """Prefix the names of the taps inside with `name`."""

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ...validation.taps import scope, tap
 from ..bert.reference import Embeddings, Encoder, pool
-from ..torch_reference import LayerNorm, Linear, TorchReference, linear, load_strict
+from ..torch_reference import LayerNorm, Linear, RowByRow, TorchReference, linear, load_strict
 from .config import VisionConfig, VisualizedBGEConfig
 
 
@@ -164,6 +164,7 @@ class VisualizedBGE(nn.Module):
         self.visual_proj = Linear(width, width)
         self.config = config
         self.dtype = torch.float32
+        self.see = RowByRow(lambda images: self.model_visual.visual(images))
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(batch, tokens) ids and mask -> (batch, width)."""
@@ -182,7 +183,7 @@ class VisualizedBGE(nn.Module):
         """Images and their texts -> (batch, width)."""
         embeddings, n = self.bge_embeddings, self.config.vision.patches
         with scope("vision"):
-            features = self.model_visual.visual(images)[:, 1:]
+            features = self.see(images)[:, 1:]
         projected = tap("visual_projection", self.visual_proj(features))
         rows = embeddings.position_embeddings(torch.arange(1, n + 1), images.dtype)
         with scope("image_embeddings"):
