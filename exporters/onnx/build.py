@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from .dims import INT64, Sizes, broadcast, is_one, regroup, static
-from .graph import Attribute, Dim, Graph, Shape, Value, Weight
+from ..lowering.shapes import Dim, Shape, broadcast, is_one, is_zero, static
+from .dims import INT64, Sizes, regroup
+from .graph import Attribute, Graph, Value, Weight
 
 BOOL = np.dtype(bool)
 END = np.iinfo(np.int64).max
@@ -165,7 +166,7 @@ class Builder:
     ) -> Value:
         """Take a range of every axis."""
         step = step or [1] * len(start)
-        axes = [i for i, dim in enumerate(value.shape) if not (_is_zero(start[i]) and stop[i] == dim and step[i] == 1)]
+        axes = [i for i, dim in enumerate(value.shape) if not (is_zero(start[i]) and stop[i] == dim and step[i] == 1)]
         if not axes:
             return value
         shape = list(value.shape)
@@ -192,10 +193,6 @@ class Builder:
         else:
             result = self.emit(op, value, shape=kept, dtype=value.dtype, axes=tuple(axes))
         return result if keepdims else self.reshape(result, [d for i, d in enumerate(kept) if i not in axes])
-
-
-def _is_zero(dim: Dim) -> bool:
-    return isinstance(dim, int) and dim == 0
 
 
 def _trimmed(shape: Shape) -> Shape:

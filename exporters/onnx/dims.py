@@ -4,47 +4,32 @@ Sizes: what is known of them now, and how the rest is computed from the inputs, 
 A size that is only known at run time is a tensor of shape (1,), so that sizes concatenate to shapes.
 """
 
-import ast
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from ...validation.errors import GateError
-from .graph import Dim, Graph, Shape, Value
+from ..lowering.shapes import Dim, Shape, is_one, solve
+from .graph import Graph, Value
 
 INT64 = np.dtype(np.int64)
 
-_OPERATORS: dict[type[ast.AST] | str, str] = {
-    ast.Add: "Add",
-    ast.Sub: "Sub",
-    ast.Mult: "Mul",
-    ast.Pow: "Pow",
+OPERATORS = {
+    "add": "Add",
+    "sub": "Sub",
+    "mul": "Mul",
+    "pow": "Pow",
+    "neg": "Neg",
     "max": "Max",
     "min": "Min",
+    "mod": "Mod",
 }
-
-
-def static(shape: Iterable[Dim]) -> bool:
-    """Tell whether every dimension is a number."""
-    return all(isinstance(dim, int) for dim in shape)
 
 
 def elements(shape: Iterable[Dim]) -> Dim:
     """Count the elements of a shape."""
     return math.prod(shape)
-
-
-def broadcast(shapes: Sequence[Shape]) -> Shape:
-    """Give the shape that arrays of `shapes` have together, by numpy's rule."""
-    rank = max(map(len, shapes))
-    aligned = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
-    return tuple(next((dim for dim in dims if not is_one(dim)), 1) for dims in zip(*aligned, strict=True))
-
-
-def is_one(dim: Dim) -> bool:
-    """Tell whether a dimension is the number 1 (a dynamic axis that may be 1 is not)."""
-    return isinstance(dim, int) and dim == 1
 
 
 def regroup(shape: Shape, old: Shape, new: Shape) -> Shape | None:
@@ -119,39 +104,14 @@ class Sizes:
 
     def size(self, dim: Dim) -> Value:
         """Give one size as a tensor of shape (1,)."""
-        return self._evaluate(ast.parse(str(dim), mode="eval").body)
+        return solve(dim, lambda number: self._graph.constant([number], INT64), self._axis, self._apply)
 
-    def _evaluate(self, tree: ast.expr) -> Value:
-        match tree:
-            case ast.Constant(value=int(number)):
-                return self._graph.constant([number], INT64)
-            case ast.Name(id=name):
-                return self._axis(name)
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return self._apply("Neg", operand)
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-                return self._apply(_OPERATORS[type(op)], left, right)
-            case ast.Call(func=ast.Name(id=name), args=args):
-                return self._call(name)(*args)
-        raise GateError(f"cannot compute the size {ast.unparse(tree)} in ONNX")
-
-    def _call(self, name: str) -> Callable[..., Value]:
-        if name in ("floordiv", "mod"):
-            return getattr(self, f"_{name}")
-        if name in _OPERATORS:
-            return lambda *args: self._apply(_OPERATORS[name], *args)
-        raise GateError(f"cannot compute the size function {name} in ONNX")
-
-    def _mod(self, left: ast.expr, right: ast.expr) -> Value:
-        return self._apply("Mod", left, right)
-
-    def _floordiv(self, left: ast.expr, right: ast.expr) -> Value:
-        """Divide rounding down; ONNX rounds towards zero, and the remainder of Mod is never negative."""
-        a, b = self._evaluate(left), self._evaluate(right)
-        return self._node("Div", self._node("Sub", a, self._node("Mod", a, b)), b)
-
-    def _apply(self, op: str, *operands: ast.expr) -> Value:
-        return self._node(op, *(self._evaluate(operand) for operand in operands))
+    def _apply(self, op: str, *values: Value) -> Value:
+        """Compute; ONNX's division rounds towards zero, and the remainder of Mod is never negative."""
+        if op == "floordiv":
+            a, b = values
+            return self._node("Div", self._node("Sub", a, self._node("Mod", a, b)), b)
+        return self._node(OPERATORS[op], *values)
 
     def _node(self, op: str, *values: Value) -> Value:
         return self._graph.emit(op, values, [((1,), INT64)], scope="")[0]

@@ -13,12 +13,10 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from ..lowering.shapes import Shape
+
 T = TypeVar("T")
 
-Dim: TypeAlias = Any
-"""An int, or a symbolic dimension of `jax.export` such as `tokens + 196`."""
-
-Shape: TypeAlias = tuple[Dim, ...]
 Attribute: TypeAlias = Any
 """An int, a float, a str, or a tuple of ints."""
 

@@ -7,9 +7,10 @@ for that token alone, which is a twelfth of the work of a twelve-layer encoder s
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from ..lowering.shapes import Shape, is_one
 from .build import VIEWS, Builder
-from .dims import groups, is_one
-from .graph import Node, Shape, Value, needed
+from .dims import groups
+from .graph import Node, Value, needed
 
 Place = tuple[int, int]
 """An axis and the only index of it that is read."""

@@ -7,8 +7,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ..lowering.shapes import Shape
 from ..weights import Location
-from .graph import Graph, Node, Shape, Value, Weight
+from .graph import Graph, Node, Value, Weight
 from .tidy import tidy
 
 PRODUCER = "bgevis-convert"

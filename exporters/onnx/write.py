@@ -1,24 +1,18 @@
 """Writing: each entry point traced, lowered and laid beside the weights it points into."""
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from ...model.network import Network
-from ...model.ops import native_operators
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import InputError
 from ..base import PROGRAMS, WEIGHTS, Description, Request
+from ..lowering.trace import Specs, trace
 from .graph import Graph, Value
 from .lower import Lowering
 from .narrow import narrow
 from .serialize import model
-
-Specs: TypeAlias = Mapping[str, jax.ShapeDtypeStruct]
-"""Name -> shape, which may be symbolic, and type."""
 
 OPSETS = range(17, 27)
 OPSET = 23
@@ -34,7 +28,8 @@ def write(request: Request) -> dict[str, Description]:
 
 
 def _write(request: Request, entry: EntryPoint, opset: int) -> Description:
-    graph, outputs = lower(*trace(request.network, entry), opset)
+    program = trace(request.network, entry)
+    graph, outputs = lower(program.closed, program.weights, program.inputs, program.outputs, opset)
     outputs = {tensor.name: outputs[tensor.name] for tensor in entry.outputs}
     proto = model(graph, outputs, opset, request.weights.tensors, WEIGHTS, entry.name)
     data = proto.SerializeToString(deterministic=True)
@@ -46,16 +41,6 @@ def _write(request: Request, entry: EntryPoint, opset: int) -> Description:
         "ir_version": proto.ir_version,
         "weights": f"{PROGRAMS}/{WEIGHTS}",
     }
-
-
-def trace(network: Network, entry: EntryPoint) -> tuple[ClosedJaxpr, Specs, Specs, list[str]]:
-    """Trace an entry point with symbolic sizes; give its weights, inputs and outputs in the order of the trace."""
-    weights = network.weight_specs(network.used_weights(entry.name))
-    specs = network.input_specs(entry.name)
-    with native_operators():
-        closed = jax.jit(network.function(entry.name)).trace(weights, *specs).jaxpr
-    inputs = {tensor.name: spec for tensor, spec in zip(entry.inputs, specs, strict=True)}
-    return closed, dict(sorted(weights.items())), inputs, sorted(tensor.name for tensor in entry.outputs)
 
 
 def lower(

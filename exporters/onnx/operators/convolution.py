@@ -1,12 +1,12 @@
 """conv_general_dilated: as Conv, or as a product where the windows do not overlap."""
 
-from collections.abc import Sequence
-
 from jax.extend.core import JaxprEqn
 
-from ..dims import elements, static
+from ...lowering.shapes import inverse, static
+from ...lowering.walk import dtype_of, shape_of
+from ..dims import elements
 from ..graph import Attribute, Value
-from ..lower import Lowering, dtype_of, shape_of
+from ..lower import Lowering
 from ..registry import primitive
 
 
@@ -24,11 +24,7 @@ def conv(c: Lowering, eqn: JaxprEqn) -> Value:
     result = _patches(c, eqn, x, kernel)
     if result is None:
         result = _conv(c, eqn, x, c.transpose(kernel, numbers.rhs_spec))
-    return c.cast(c.transpose(result, _inverse(numbers.out_spec)), dtype_of(eqn.outvars[0]))
-
-
-def _inverse(permutation: Sequence[int]) -> list[int]:
-    return [list(permutation).index(i) for i in range(len(permutation))]
+    return c.cast(c.transpose(result, inverse(numbers.out_spec)), dtype_of(eqn.outvars[0]))
 
 
 def _conv(c: Lowering, eqn: JaxprEqn, x: Value, kernel: Value) -> Value:

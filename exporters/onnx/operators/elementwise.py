@@ -3,9 +3,10 @@
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from ...lowering.walk import dtype_of
 from ..build import BOOL
 from ..graph import Value
-from ..lower import Lowering, dtype_of
+from ..lower import Lowering
 from ..registry import primitive
 
 DIRECT = {

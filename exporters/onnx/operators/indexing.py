@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from jax.extend.core import JaxprEqn
 from jax.lax import GatherDimensionNumbers, GatherScatterMode
 
+from ...lowering.shapes import Dim, Shape
+from ...lowering.walk import shape_of
 from ..build import BOOL, END
 from ..dims import INT64
-from ..graph import Dim, Shape, Value
-from ..lower import Lowering, shape_of
+from ..graph import Value
+from ..lower import Lowering
 from ..registry import primitive
 
 

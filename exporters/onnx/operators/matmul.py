@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from jax.extend.core import JaxprEqn
 
+from ...lowering.shapes import Dim
+from ...lowering.walk import dtype_of
 from ..dims import elements
-from ..graph import Dim, Value
-from ..lower import Lowering, dtype_of
+from ..graph import Value
+from ..lower import Lowering
 from ..registry import primitive
 
 

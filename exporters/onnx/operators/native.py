@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from jax.extend.core import JaxprEqn
 
+from ...lowering.walk import attributes
 from ..graph import Value, common_scope
-from ..lower import Lowering, attributes
+from ..lower import Lowering
 from ..registry import composite
 
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from ...lowering.walk import shape_of
 from ..build import BOOL
 from ..dims import INT64
 from ..graph import Value
-from ..lower import Lowering, shape_of
+from ..lower import Lowering
 from ..registry import primitive
 
 NUMERIC = {

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from ...lowering.shapes import is_zero
+from ...lowering.walk import shape_of
 from ..build import END
 from ..dims import INT64
 from ..graph import Value
-from ..lower import Lowering, shape_of
+from ..lower import Lowering
 from ..registry import primitive
 
 
@@ -89,11 +91,6 @@ def pad(c: Lowering, eqn: JaxprEqn) -> Value:
         return value
     operands = [value, c.sizes.vector(amounts), filler]
     return c.emit("Pad", *operands, shape=shape_of(eqn.outvars[0]), dtype=value.dtype)
-
-
-def is_zero(dim: object) -> bool:
-    """Tell whether a dimension is the number 0."""
-    return isinstance(dim, int) and dim == 0
 
 
 @primitive("iota", emits="Range")

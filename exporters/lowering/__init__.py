@@ -1,0 +1,1 @@
+"""What the exporters that lower a traced program to operators share: the walk over the jaxpr, tables, sizes."""
