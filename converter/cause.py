@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..validation.cases import tap_case
 from ..validation.entry_point import EntryPoint
-from ..validation.locate import Divergence, Taps, first_divergence
+from ..validation.goldens import Intermediates
+from ..validation.locate import Divergence, first_divergence
 
 if TYPE_CHECKING:
     import jax
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 LAYER = re.compile(r"\.\d+\.")
 
 
-def explain(runner: "NNXRunner", entry: EntryPoint, wanted: Taps, found: Divergence, ledger: "Ledger") -> str:
+def explain(runner: "NNXRunner", entry: EntryPoint, traced: Intermediates, found: Divergence, ledger: "Ledger") -> str:
     """Name the tensors that act at the first divergence, and the mistake if undoing it mends the module."""
-    leaves = [leaf for leaf in acting(runner, entry, tuple(wanted))[found.module] if leaf in ledger.leaves]
+    leaves = [leaf for leaf in acting(runner, entry, traced)[found.module] if leaf in ledger.leaves]
     names = ", ".join(f"{ledger.leaves[leaf]} ({leaf})" for leaf in leaves) or "no tensor"
     size = f"{found.error:.2g}, allowed {found.allowed:.2g}"
     text = f"{entry.name}: {found.module} diverges first ({size}); what acts there: {names}"
-    cause = next(lost(runner.weights, leaves), "") or undone(runner, entry, wanted, found, leaves)
+    cause = next(lost(runner.weights, leaves), "") or undone(runner, entry, traced, found, leaves)
     return f"{text}; likely cause: {cause}" if cause else text
 
 
-def acting(runner: "NNXRunner", entry: EntryPoint, modules: tuple[str, ...]) -> dict[str, list[str]]:
+def acting(runner: "NNXRunner", entry: EntryPoint, wanted: Intermediates) -> dict[str, list[str]]:
     """Give for each tapped module the leaves that lie between it and the taps before it, by the flow of data."""
     import jax
 
-    inputs = tap_case(entry).inputs.values()
+    inputs = wanted.inputs.values()
     traced, shapes = jax.make_jaxpr(lambda *a: runner.trace(entry.name, *a), return_shape=True)(runner.weights, *inputs)
     jaxpr = traced.jaxpr
     leaf = dict(zip(map(id, jaxpr.invars), sorted(runner.weights), strict=False))
@@ -44,7 +44,7 @@ def acting(runner: "NNXRunner", entry: EntryPoint, modules: tuple[str, ...]) -> 
     values = dict(zip(sorted(shapes[1]), jaxpr.outvars[len(shapes[0]) :], strict=True))
     found: dict[str, list[str]] = {}
     stops: set[int] = set()
-    for module in modules:
+    for module in wanted.values:
         found[module] = sorted(_behind(values[module], made, leaf, stops - {id(values[module])}))
         stops.add(id(values[module]))
     return found
@@ -85,13 +85,12 @@ def _siblings(leaf: str, other: str) -> bool:
     return other.startswith(module.rpartition(".")[0] + ".") and other.endswith(f".{name}")
 
 
-def undone(runner: "NNXRunner", entry: EntryPoint, wanted: Taps, found: Divergence, leaves: list[str]) -> str:
+def undone(runner: "NNXRunner", entry: EntryPoint, traced: Intermediates, found: Divergence, leaves: list[str]) -> str:
     """Give the first mistake whose opposite makes everything agree up to and with the diverging module."""
-    names = list(wanted)
-    until = {name: wanted[name] for name in names[: names.index(found.module) + 1]}
-    inputs = tap_case(entry).inputs
+    names = list(traced.values)
+    until = {name: traced.values[name] for name in names[: names.index(found.module) + 1]}
     for cause, changed in mistakes(runner.weights, leaves):
-        if first_divergence(until, runner.changed(changed).taps(entry.name, inputs)) is None:
+        if first_divergence(until, runner.changed(changed).taps(entry.name, traced.inputs)) is None:
             return cause
     return ""
 

@@ -17,7 +17,7 @@ import numpy as np
 from ..exporters.jax_programs import JaxRunner
 from ..exporters.weights import WeightsFile
 from ..validation import probe
-from ..validation.cases import tap_case
+from ..validation.cases import tapped_entries
 from ..validation.compare import compare, value_row
 from ..validation.errors import GateError
 from ..validation.goldens import Goldens, sample
@@ -106,10 +106,10 @@ class NNXRunner:
     def trace(
         self, entry_point: str, weights: "Mapping[str, jax.Array]", *inputs: "jax.Array"
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Compute outputs and intermediate values as arrays of JAX, or trace them."""
+        """Compute outputs, and the intermediate values with them, as arrays of JAX, or trace them."""
         with recording() as taps:
             outputs = self.net.function(entry_point)(weights, *inputs)
-        return outputs, dict(taps)
+        return outputs, taps | outputs
 
 
 def parity(run: RunDirectory, options: Options, progress: Progress) -> None:
@@ -147,13 +147,13 @@ def probe_folders(directory: Path) -> list[Path]:
 def _intermediates(runner: NNXRunner, goldens: Goldens, ledger: Ledger) -> tuple[list[Row], tuple[str, ...]]:
     """Compare the intermediate values; the notes name causes."""
     rows, notes = [], []
-    for entry in map(runner.net.entry_points.__getitem__, goldens.tapped):
-        wanted, inputs = goldens.taps(entry.name), tap_case(entry).inputs
-        got = runner.taps(entry.name, inputs)
+    for entry in tapped_entries(runner.net.entry_points.values()):
+        traced = goldens.intermediates(entry.name)
+        wanted, got = traced.values, runner.taps(entry.name, traced.inputs)
         rows.append(_taps_row(entry.name, f"{len(wanted)} intermediate values", wanted, got))
         found = first_divergence(wanted, got)
         if found:
-            notes.append(explain(runner, entry, wanted, found, ledger))
+            notes.append(explain(runner, entry, traced, found, ledger))
     return rows, tuple(notes)
 
 
@@ -166,14 +166,15 @@ def _probe(runner: NNXRunner, folder: Path) -> list[Row]:
     scaled = {n: jax.device_put(np.asarray(runner.weights[n]) * factor) for n, factor in factors.items()}
     runner = runner.changed(scaled)  # scaled by numpy: nothing is compiled for it
     rows = []
+    tapped = [entry.name for entry in tapped_entries(runner.net.entry_points.values())]
     for golden in goldens.cases():
         entry, case = golden.case.entry_point, golden.case.name
-        if entry not in goldens.tapped:
+        if entry not in tapped:
             continue
         outputs, samples = runner.traced(entry, golden.case.inputs)
         for name, want in golden.outputs.items():
             rows.append(value_row(entry, case, name, outputs[name], want, golden.budgets[name]))
-        rows.append(_taps_row(entry, f"{case}, intermediate values", goldens.taps(entry), samples))
+        rows.append(_taps_row(entry, f"{case}, intermediate values", goldens.intermediates(entry).values, samples))
     return rows
 
 

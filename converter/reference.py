@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..validation import goldens
-from ..validation.budget import Budget, measure
-from ..validation.cases import Case, cases, tap_case, tapped_entries
+from ..validation.budget import measure
+from ..validation.cases import Case, cases, tap_case
 from ..validation.compare import Golden
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import EnvironmentFailure, InputError
@@ -112,11 +112,13 @@ def write_goldens(
 ) -> None:
     """Run every case and write the goldens below `out`."""
     found: list[Golden] = []
-    taps: dict[str, dict[str, tuple[Any, Budget]]] = {}
+    taps: dict[str, goldens.Intermediates] = {}
     exact = reference.in_dtype("float64")
-    for entry in tapped_entries(entries):  # first: what they compute of a picture, the cases need not compute again
+    for entry in entries:  # first: what they compute of a picture, the cases need not compute again
         note(f"{entry.name}: intermediate values")
-        taps[entry.name] = _intermediates(*(_traced(r, entry.name, tap_case(entry))[1] for r in (exact, reference)))
+        small = tap_case(entry)
+        values = (_traced(r, entry.name, small)[1] for r in (exact, reference))
+        taps[entry.name] = _intermediates(small.inputs, *values)
     for entry in entries:
         base: dict[str, Golden] = {}
         for case in cases(entry, static):
@@ -136,24 +138,24 @@ def write_probe(
     out: Path, name: str, probed: "TorchReference", entries: tuple[EntryPoint, ...], factors: Factors
 ) -> None:
     """Write the goldens of a probe below `out`: outputs, intermediate values, factors."""
-    exact, tapped = probed.in_dtype("float64"), tapped_entries(entries)
-    found, taps = {}, {}
-    for entry in sorted(entries, key=lambda entry: entry not in tapped):  # the tapped first, as above
+    exact = probed.in_dtype("float64")
+    found, taps = [], {}
+    for entry in entries:
         case = dataclasses.replace(tap_case(entry), name=name)
-        if entry in tapped:
-            outputs, values = zip(*(_traced(r, entry.name, case) for r in (exact, probed)), strict=True)
-            taps[entry.name] = _intermediates(*values)
-        else:
-            outputs = tuple(r.run(entry.name, case.inputs) for r in (exact, probed))
-        found[entry.name] = goldens.golden(case, *outputs)
-    goldens.write(out, [found[entry.name] for entry in entries], taps)
+        outputs, values = zip(*(_traced(r, entry.name, case) for r in (exact, probed)), strict=True)
+        found.append(goldens.golden(case, *outputs))
+        taps[entry.name] = _intermediates(case.inputs, *values)
+    goldens.write(out, found, taps)
     (out / FACTORS).write_text(json.dumps(factors, indent=1, sort_keys=True) + "\n")
 
 
 def _traced(reference: "TorchReference", entry: str, case: Case) -> tuple[Arrays, dict[str, Value]]:
-    """Run a case; of each intermediate value, which may be large, keep a sample and what its budget is measured on."""
+    """Run a case; of each intermediate value, which may be large, keep a sample and what its budget is measured on.
+
+    The outputs count as the last of the intermediate values.
+    """
     outputs, values = reference.traced(entry, case.inputs)
-    return outputs, {name: (goldens.sample(value), _spread(value)) for name, value in values.items()}
+    return outputs, {n: (goldens.sample(value), _spread(value)) for n, value in (*values.items(), *outputs.items())}
 
 
 def _spread(value: np.ndarray) -> np.ndarray:
@@ -162,6 +164,7 @@ def _spread(value: np.ndarray) -> np.ndarray:
     return value[:, ::step].copy()
 
 
-def _intermediates(exact: Mapping[str, Value], float32: Mapping[str, Value]) -> dict[str, tuple[np.ndarray, Budget]]:
+def _intermediates(inputs: Arrays, exact: Mapping[str, Value], float32: Mapping[str, Value]) -> goldens.Intermediates:
     """Give a sample of each intermediate value with its budget."""
-    return {name: (sample, measure(spread, float32[name][1])) for name, (sample, spread) in exact.items()}
+    values = {name: (sample, measure(spread, float32[name][1])) for name, (sample, spread) in exact.items()}
+    return goldens.Intermediates(inputs, values)

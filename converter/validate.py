@@ -6,7 +6,7 @@ Needs neither the checkpoint nor PyTorch. Each format is proved in a process of 
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..validation.compare import compare
 from ..validation.entry_point import Axis, EntryPoint, TensorSpec
 from ..validation.errors import GateError, InputError
 from ..validation.goldens import Goldens
-from ..validation.probe import read_factors
+from ..validation.probe import FACTORS, read_factors
 from ..validation.report import Report, Row, junit
 from . import html_report
 from .ledger import Ledger
@@ -84,7 +84,12 @@ def validate_one(run: RunDirectory, exporter: Exporter, progress: Progress) -> N
         file.write_text(json.dumps(report.to_json(), indent=1) + "\n")
         progress.note(report.summary())
         if not report.passed:
-            raise GateError(f"validate {exporter.name}: {report.summary()}")
+            raise GateError(f"validate {exporter.name}: {told(report)}")
+
+
+def told(report: Report) -> str:
+    """Say the verdict in one line, and where to look in further ones."""
+    return "\n    ".join([report.summary(), *report.notes])
 
 
 def report_path(exporter: Exporter) -> str:
@@ -107,7 +112,23 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
         report = compare(exporter.open(opened), opened.entry_points, goldens.cases())
     except GateError as error:
         return Report(exporter.name, (*rows, Row("all", "opens", "", False, str(error))))
-    return Report(report.runner, (*rows, *report.rows, *probe_rows(exporter, opened, run.path)))
+    rows = [*rows, *report.rows, *probe_rows(exporter, opened, run.path)]
+    return Report(report.runner, tuple(rows), tuple(places(exporter, opened, run.path, rows)))
+
+
+def places(exporter: Exporter, opened: Artifact, directory: Path, rows: Sequence[Row]) -> Iterator[str]:
+    """Say where the programs that failed part from the network: on the network's own weights, else on a probe's."""
+    if exporter.locate is None:
+        return
+    for entry in sorted({row.entry_point for row in rows if not row.passed} & opened.programs.keys()):
+        for folder in (directory / GOLDENS, *probe_folders(directory)):
+            factors = read_factors(folder) if (folder / FACTORS).exists() else {}
+            place = exporter.locate(opened, entry, Goldens(folder).intermediates(entry), factors)
+            if place:
+                yield f"{place} [{folder.name}]" if factors else place
+                break
+        else:
+            yield f"{entry}: no module parts from the network on the small case; it does so only on other inputs"
 
 
 def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Row]:
@@ -172,5 +193,5 @@ def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
         (staged.out / HTML).write_bytes(page)
         failed = [report for report in reports.values() if not report.passed]
         if failed:
-            reasons = "\n  ".join(report.summary() for report in failed)
+            reasons = "\n  ".join(map(told, failed))
             raise GateError(f"validate: {len(failed)} of {len(reports)} artifacts failed\n  {reasons}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import EnvironmentFailure, GateError
+from ..validation.goldens import Intermediates
 from ..validation.runner import Runner
 from .weights import WeightsFile
 
@@ -80,6 +81,8 @@ class Exporter:
         read_weights: reads every weight back out of the artifact, as (leaf name, array in the leaf's shape).
         probe: opens with some leaves multiplied, for the probes; None for formats whose operators are
             those that JAX lowers the model to.
+        locate: says in which module an entry point's program parts from the goldens, and why, or "" where all
+            agree; with some leaves multiplied. None for formats whose programs do not show their modules.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Exporter:
     open: Callable[[Artifact], Runner]
     read_weights: Callable[[Artifact], Iterator[tuple[str, np.ndarray]]]
     probe: Callable[[Artifact, Mapping[str, float]], Runner] | None = None
+    locate: Callable[[Artifact, str, Intermediates, Mapping[str, float]], str] | None = None
 
     def require(self) -> None:
         """Raise EnvironmentFailure if a package is missing, saying how to get it."""

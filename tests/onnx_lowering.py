@@ -49,7 +49,7 @@ def to_onnx(
     """Lower with symbolic sizes, or with `sizes`, and check the result by ONNX's rules."""
     closed = trace(function, args, sizes)
     inputs = {f"x{i}": jax.ShapeDtypeStruct(a.shape, a.dtype) for i, a in enumerate(closed.in_avals)}
-    graph, outputs = lower(closed, {}, inputs, [f"y{i}" for i in range(len(closed.jaxpr.outvars))], opset)
+    graph, outputs = lower(closed, {}, inputs, [f"y{i}" for i in range(len(closed.jaxpr.outvars))], [], opset)
     proto = model(graph, outputs, opset, {}, "", "function")
     onnx.checker.check_model(proto, full_check=True)
     return proto

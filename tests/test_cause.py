@@ -13,6 +13,7 @@ from bgevis.converter import parity
 from bgevis.converter.cause import acting
 from bgevis.model.bert.config import SIZES as BERT
 from bgevis.model.visualized_bge.config import SIZES as VISUALIZED_BGE
+from bgevis.validation.cases import tapped_entries
 
 LAYERS = 4
 
@@ -90,10 +91,10 @@ def located(bench, changed) -> tuple[str, str]:
     """Judge the changed network as parity does; give what it says, and where the first changed leaf acts."""
     report = parity.judge(bench.compiled.changed(changed), bench.run.path, bench.ledger)
     assert not report.passed
-    (entry,) = [bench.net.entry_points[e] for e in parity.Goldens(bench.run.path / "goldens").tapped]
-    modules = tuple(parity.Goldens(bench.run.path / "goldens").taps(entry.name))
-    acts = acting(bench.compiled, entry, modules)
-    place = next(module for module in modules if set(acts[module]) & set(changed))
+    (entry,) = tapped_entries(bench.net.entry_points.values())
+    traced = parity.Goldens(bench.run.path / "goldens").intermediates(entry.name)
+    acts = acting(bench.compiled, entry, traced)
+    place = next(module for module in traced.values if set(acts[module]) & set(changed))
     return " ".join(report.notes), place
 
 
@@ -114,8 +115,7 @@ def test_planted_bugs_are_located(bench, planted):
 
 
 def test_what_acts_is_known_from_the_flow_of_data(bench):
-    entry = bench.net.entry_points[parity.Goldens(bench.run.path / "goldens").tapped[0]]
-    modules = tuple(parity.Goldens(bench.run.path / "goldens").taps(entry.name))
-    acts = acting(bench.compiled, entry, modules)
+    (entry,) = tapped_entries(bench.net.entry_points.values())
+    acts = acting(bench.compiled, entry, parity.Goldens(bench.run.path / "goldens").intermediates(entry.name))
     assert acts["text.layers.1.attention.query"] == [f"text.layers.1.attention.query.{p}" for p in ("bias", "kernel")]
     assert {leaf for leaves in acts.values() for leaf in leaves} == set(bench.net.used_weights(entry.name))

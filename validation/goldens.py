@@ -2,11 +2,13 @@
 
 One safetensors file per entry point, readable in any language: `<case>/inputs/<name>`,
 `<case>/outputs/<name>` (float64); `index.json` names the cases and their budgets. Beside them, for a
-few positions, the intermediate values by module path: `taps/<entry point>.safetensors`.
+few positions, the intermediate values by module path, and the inputs that they belong to:
+`taps/<entry point>.safetensors`.
 """
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,14 @@ from .budget import Budget, measure
 from .cases import Case
 from .compare import Golden
 from .errors import InputError
+from .locate import Taps
 from .runner import Arrays
 
 POSITIONS = 4
 """Of how many tokens the intermediate values are kept: a wrong parameter shows in every token."""
+
+
+INPUTS = "inputs/"
 
 
 def sample(tap: np.ndarray) -> np.ndarray:
@@ -33,8 +39,21 @@ def sample(tap: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(tap[:1, keep]).reshape(len(keep), -1)
 
 
-def write(folder: Path, goldens: Iterable[Golden], taps: Mapping[str, Mapping[str, tuple[np.ndarray, Budget]]]) -> None:
-    """Write all goldens below `folder`; `taps` is entry point -> module path -> (float64 sample, budget)."""
+@dataclass(frozen=True)
+class Intermediates:
+    """Of one small case of an entry point.
+
+    Args:
+        inputs: the case.
+        values: module path -> (float64 sample, budget), in the order of computation; the outputs are the last.
+    """
+
+    inputs: Arrays
+    values: Taps
+
+
+def write(folder: Path, goldens: Iterable[Golden], taps: Mapping[str, Intermediates]) -> None:
+    """Write all goldens below `folder`, and the intermediate values of some entry points."""
     by_entry: dict[str, list[Golden]] = {}
     for golden in goldens:
         by_entry.setdefault(golden.case.entry_point, []).append(golden)
@@ -49,9 +68,12 @@ def write(folder: Path, goldens: Iterable[Golden], taps: Mapping[str, Mapping[st
         index[entry] = {
             "cases": {g.case.name: {"inputs": list(g.case.inputs), "budgets": _budgets(g.budgets)} for g in several},
         }
-    for entry, values in taps.items():
-        _save({name: value for name, (value, _) in values.items()}, folder / "taps" / f"{entry}.safetensors")
-        index[entry]["taps"] = {name: [budget.yardstick, budget.scale] for name, (_, budget) in values.items()}
+    for entry, traced in taps.items():
+        arrays = {INPUTS + name: array for name, array in traced.inputs.items()}
+        arrays |= {name: value for name, (value, _) in traced.values.items()}
+        _save(arrays, folder / "taps" / f"{entry}.safetensors")
+        index[entry]["tap_inputs"] = list(traced.inputs)
+        index[entry]["taps"] = {name: [b.yardstick, b.scale] for name, (_, b) in traced.values.items()}
     (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
@@ -97,15 +119,20 @@ class Goldens:
             goldens.append(Golden(Case(entry, name, inputs), outputs, budgets))
         return goldens
 
-    @property
-    def tapped(self) -> list[str]:
-        """Name the entry points that have intermediate values."""
-        return [entry for entry, described in self._index.items() if "taps" in described]
+    def intermediates(self, entry: str) -> Intermediates:
+        """Read the intermediate values of an entry point.
 
-    def taps(self, entry: str) -> dict[str, tuple[np.ndarray, Budget]]:
-        """Read the intermediate values of an entry point, in the order of computation."""
-        arrays = self._read(self.folder / "taps" / f"{entry}.safetensors")
-        return {name: (arrays[name], Budget(*numbers)) for name, numbers in self._index[entry]["taps"].items()}
+        Raises:
+            InputError: they are missing or altered beyond reading.
+        """
+        file = self.folder / "taps" / f"{entry}.safetensors"
+        arrays = self._read(file)
+        try:
+            inputs = {name: arrays[INPUTS + name] for name in self._index[entry]["tap_inputs"]}
+            values = {name: (arrays[name], Budget(*pair)) for name, pair in self._index[entry]["taps"].items()}
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{file} and index.json do not fit ({error!r})") from error
+        return Intermediates(inputs, values)
 
     @staticmethod
     def _read(file: Path) -> Arrays:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from ...validation.goldens import Intermediates
 from ...validation.runner import Runner
 from ..base import PROGRAMS, Artifact, Description, Exporter, Request
 
@@ -32,6 +33,12 @@ def _probe(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
     return OnnxRunner(artifact, factors)
 
 
+def _locate(artifact: Artifact, entry_point: str, traced: Intermediates, factors: Mapping[str, float]) -> str:
+    from .taps import locate
+
+    return locate(artifact, entry_point, traced, factors)
+
+
 EXPORTER = Exporter(
     name="onnx",
     key="onnx",
@@ -42,4 +49,5 @@ EXPORTER = Exporter(
     open=_open,
     read_weights=_read_weights,
     probe=_probe,
+    locate=_locate,
 )

@@ -82,6 +82,8 @@ class Graph:
 
     def __init__(self) -> None:
         self.inputs: dict[str, Value] = {}
+        self.taps: dict[str, Value] = {}
+        """Module of the model -> what it gives, whole or at the first place of its second axis."""
         self._known: dict[object, Any] = {}
 
     def input(self, name: str, shape: Shape, dtype: np.dtype) -> Value:

@@ -5,7 +5,7 @@ for that token alone, which is a twelfth of the work of a twelve-layer encoder s
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..lowering.shapes import Shape, is_one
 from .build import VIEWS, Builder
@@ -15,9 +15,14 @@ from .graph import Node, Value, needed
 Place = tuple[int, int]
 """An axis and the only index of it that is read."""
 
+FIRST = (1, 0)
+"""Of the tokens the first."""
 
-def narrow(build: Builder, outputs: Mapping[str, Value]) -> dict[str, Value]:
-    """Recompute `outputs` from nodes that compute no more than is read of them."""
+
+def narrow(
+    build: Builder, outputs: Mapping[str, Value], taps: Mapping[str, Value]
+) -> tuple[dict[str, Value], dict[str, Value]]:
+    """Recompute `outputs` from nodes that compute no more than is read of them; follow those `taps` that are."""
     nodes = needed(list(outputs.values()))
     places = _places(build, nodes, outputs.values())
     new: dict[Value, Value] = {}
@@ -32,7 +37,32 @@ def narrow(build: Builder, outputs: Mapping[str, Value]) -> dict[str, Value]:
             new.update(
                 zip(node.outputs, build.graph.emit(node.op, inputs, results, node.attributes, node.scope), strict=True)
             )
-    return {name: new.get(value, value) for name, value in outputs.items()}
+    narrowed = {name: new.get(value, value) for name, value in outputs.items()}
+    computed = {value for node in needed(list(narrowed.values())) for value in node.outputs}
+
+    def follow(value: Value) -> Value | None:
+        """Give what computes a value, or its first place, in another view if need be."""
+        rank = len(value.shape)
+        for view in _views(value):
+            place, result = places.get(view), new.get(view, view)
+            if result in computed and (place is None or (rank > 2 and place == FIRST)):
+                return result if _alike(value.shape, view.shape) else None
+        return None
+
+    return narrowed, {name: found for name, value in taps.items() if (found := follow(value))}
+
+
+def _views(value: Value) -> Iterator[Value]:
+    """Give a value, then what it is a view of."""
+    yield value
+    while node := value.made_by(*VIEWS):
+        value = node.inputs[0]
+        yield value
+
+
+def _alike(one: Shape, other: Shape) -> bool:
+    """Say whether rows and tokens are the first axes of both; what follows may be grouped otherwise."""
+    return one[:2] == other[:2] if len(one) > 2 else one == other
 
 
 def _places(build: Builder, nodes: Sequence[Node], outputs: Iterable[Value]) -> dict[Value, Place]:

@@ -1,6 +1,6 @@
 """Reading back: running a program in onnxruntime, and its weights through its own references."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +30,15 @@ class OnnxRunner:
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute an entry point, feeding integers as the program wants them."""
         session = self._session(entry_point)
-        wanted = {value.name: value.type for value in session.get_inputs()}
-        feed = {
-            name: array.astype(np.int64) if wanted[name] == "tensor(int64)" else array for name, array in inputs.items()
-        }
+        wide = [value.name for value in session.get_inputs() if value.type == "tensor(int64)"]
         names = [value.name for value in session.get_outputs()]
-        return dict(zip(names, session.run(names, feed), strict=True))
+        return dict(zip(names, session.run(names, feed(inputs, wide)), strict=True))
 
     def _session(self, entry_point: str) -> onnxruntime.InferenceSession:
         if self._open is None or self._open[0] != entry_point:
             self._open = None
             path = self._artifact.directory / self._artifact.programs[entry_point]["path"]
-            options, changed = onnxruntime.SessionOptions(), _scaled(path, self._factors)
+            options, changed = onnxruntime.SessionOptions(), scaled(path, self._factors)
             if changed:
                 values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in changed.values()]
                 options.add_external_initializers(list(changed), values)
@@ -50,16 +47,21 @@ class OnnxRunner:
         return self._open[1]
 
 
-def _scaled(path: Path, factors: Mapping[str, float]) -> dict[str, np.ndarray]:
+def feed(inputs: Arrays, wide: Collection[str]) -> dict[str, np.ndarray]:
+    """Give inputs in the types that a program wants: some as int64."""
+    return {name: array.astype(np.int64) if name in wide else array for name, array in inputs.items()}
+
+
+def scaled(path: Path, factors: Mapping[str, float]) -> dict[str, np.ndarray]:
     """Read the weights that have a factor, by the names that the program has for them, and multiply them."""
-    scaled: dict[str, np.ndarray] = {}
+    found: dict[str, np.ndarray] = {}
     if not factors:
-        return scaled
+        return found
     for tensor in onnx.load(path, load_external_data=False).graph.initializer:
         factor = factors.get(tensor.name.partition(" ")[0])
         if factor is not None and tensor.data_location == onnx.TensorProto.EXTERNAL:
-            scaled[tensor.name] = _array(tensor, path) * np.float32(factor)
-    return scaled
+            found[tensor.name] = _array(tensor, path) * np.float32(factor)
+    return found
 
 
 def _array(tensor: onnx.TensorProto, path: Path) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A finished graph as an ONNX file: names for what is needed, weights by reference."""
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
@@ -13,6 +14,12 @@ from .graph import Graph, Node, Value, Weight
 from .tidy import tidy
 
 PRODUCER = "bgevis-convert"
+
+TAPS = "bgevis.taps"
+"""Metadata of a program: module of the model -> the edges whose sum is what it gives, as JSON.
+
+Where only the first token is computed, it is that of the first token.
+"""
 
 
 class Names:
@@ -82,7 +89,20 @@ def model(
         [_initializer(value, names.of[value], weights, file) for value in fixed],
         value_info=[_info(value, names.of[value]) for value in inner],
     )
-    return _model(proto, opset)
+    whole = _model(proto, opset)
+    whole.metadata_props.add(key=TAPS, value=json.dumps(_taps(graph, names), separators=(",", ":")))
+    return whole
+
+
+def _taps(graph: Graph, names: Names) -> dict[str, list[str]]:
+    """Name the edges of what each module gives: its own, or the terms where it became part of a longer sum."""
+    found: dict[str, list[str]] = {}
+    for module, value in graph.taps.items():
+        sum_ = value.made_by("Add", "Sum")
+        edges = [value] if value in names.of or sum_ is None else sum_.inputs
+        if all(edge in names.of for edge in edges):
+            found[module] = [names.of[edge] for edge in edges]
+    return found
 
 
 def _model(graph: onnx.GraphProto, opset: int) -> onnx.ModelProto:

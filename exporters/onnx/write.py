@@ -28,8 +28,8 @@ def write(request: Request) -> dict[str, Description]:
 
 
 def _write(request: Request, entry: EntryPoint, opset: int) -> Description:
-    program = trace(request.network, entry)
-    graph, outputs = lower(program.closed, program.weights, program.inputs, program.outputs, opset)
+    program = trace(request.network, entry, taps=True)
+    graph, outputs = lower(program.closed, program.weights, program.inputs, program.outputs, program.taps, opset)
     outputs = {tensor.name: outputs[tensor.name] for tensor in entry.outputs}
     proto = model(graph, outputs, opset, request.weights.tensors, WEIGHTS, entry.name)
     data = proto.SerializeToString(deterministic=True)
@@ -44,7 +44,7 @@ def _write(request: Request, entry: EntryPoint, opset: int) -> Description:
 
 
 def lower(
-    closed: ClosedJaxpr, weights: Specs, inputs: Specs, outputs: Sequence[str], opset: int
+    closed: ClosedJaxpr, weights: Specs, inputs: Specs, outputs: Sequence[str], taps: Sequence[str], opset: int
 ) -> tuple[Graph, dict[str, Value]]:
     """Lower a jaxpr of weights and inputs to a graph and its outputs by name."""
     graph = Graph()
@@ -52,8 +52,11 @@ def lower(
     given += [graph.input(name, spec.shape, _fed(spec.dtype)) for name, spec in inputs.items()]
     lowering = Lowering(graph, opset)
     lowering.run(closed, given)
-    results = dict(zip(outputs, map(lowering.full, closed.jaxpr.outvars), strict=True))
-    return graph, narrow(lowering, results)
+    made = closed.jaxpr.outvars
+    results = dict(zip(outputs, map(lowering.full, made[: len(outputs)]), strict=True))
+    modules = dict(zip(taps, map(lowering.index, made[len(outputs) :]), strict=True))
+    results, graph.taps = narrow(lowering, results, modules)
+    return graph, results
 
 
 def _fed(dtype: np.dtype) -> np.dtype:
