@@ -4,6 +4,7 @@ Run from the root of the repository: `python -m benchmarks.convert`.
 """
 
 import dataclasses
+import re
 import shutil
 import statistics
 import subprocess
@@ -19,7 +20,8 @@ from . import document
 from .measure import Usage, measure, require_psutil
 from .models import BUILD, Model, ensure_checkpoint, folder_bytes
 
-WORKER = "bgevis.converter.worker "
+TASK = re.compile(r"\] (\S+): pass \(\S+ s, (\S+) GB\)")
+"""What our command prints of a task that has ended: its name, and the most memory that its process had."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +120,11 @@ def help_seconds(repetitions: int = 11) -> float:
     return statistics.median(times)
 
 
-def peak_of(rows: Mapping[str, Row], *, proving: bool) -> int:
-    """Give the largest of our processes, among those that convert and export or among those that prove."""
-    peaks = [peak for name, row in rows.items() if name.startswith("ours") for run in row.runs for peak in run.peaks]
-    tasks = [(command.partition(WORKER)[2].split()[0], size) for command, size in peaks if WORKER in command]
-    return max((size for task, size in tasks if task.startswith(("prepare", "export")) is not proving), default=0)
+def peak_of(rows: Mapping[str, Row], *, proving: bool) -> float:
+    """Give the GB of the largest of our processes, among those that convert and export or among those that prove."""
+    said = [run.said for name, row in rows.items() if name.startswith("ours") for run in row.runs]
+    tasks = [(name, float(size)) for text in said for name, size in TASK.findall(text)]
+    return max((size for task, size in tasks if task.startswith(("prepare", "export")) is not proving), default=0.0)
 
 
 def results(model: Model, rows: Mapping[str, Row]) -> str:
@@ -157,9 +159,9 @@ def targets(model: Model, rows: Mapping[str, Row]) -> str:
             ratio = good[name].seconds / good["torchscript"].seconds
             line(f"{CONTENDERS[name].name}: time to TorchScript's", ratio, target, aim)
     if any(name.startswith("ours") for name in good):
-        line("largest process while converting", peak_of(good, proving=False) / 1e9, 2.0, 1.4, " GB")
+        line("largest process while converting", peak_of(good, proving=False), 2.0, 1.4, " GB")
     if "ours-proven" in good:
-        line("largest process while proving", peak_of(good, proving=True) / 1e9, 3.5, 2.0, " GB")
+        line("largest process while proving", peak_of(good, proving=True), 3.5, 2.0, " GB")
         line("files / checkpoint", good["ours-proven"].written / model.bytes, 3.1, None)
     line("bgevis-convert --help", help_seconds(), 0.25, None, " s")
     return document.table(("", "measured", "target", "aim", ""), lines)

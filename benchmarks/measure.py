@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
@@ -20,21 +20,18 @@ class Usage:
     """What a command took, with all its processes.
 
     Args:
-        peaks: of each process, its command line and the largest resident memory it ever had, in bytes.
+        peak: the largest resident memory that one of its processes ever had, in bytes.
         together: the largest resident memory of all processes that ran at the same time; shared pages count twice.
+        said: what it printed.
         error: the last line that it printed, if it failed.
     """
 
     seconds: float
     cpu_seconds: float
-    peaks: tuple[tuple[str, int], ...] = ()
+    peak: int = 0
     together: int = 0
+    said: str = ""
     error: str = ""
-
-    @property
-    def peak(self) -> int:
-        """Of the largest process."""
-        return max((peak for _, peak in self.peaks), default=0)
 
 
 @dataclass
@@ -42,7 +39,7 @@ class Watch:
     """Looks at a process and its children until told to stop."""
 
     pid: int
-    peaks: dict[int, tuple[str, int]] = field(default_factory=dict)
+    peak: int = 0
     together: int = 0
 
     def __enter__(self) -> Self:
@@ -68,8 +65,7 @@ class Watch:
             for process in [top, *top.children(recursive=True)]:
                 resident = process.memory_info().rss
                 total += resident
-                _, before = self.peaks.get(process.pid, ("", 0))
-                self.peaks[process.pid] = " ".join(process.cmdline()), max(before, peak(process.pid), resident)
+                self.peak = max(self.peak, peak(process.pid), resident)
         except psutil.Error:
             return  # one of them has ended meanwhile
         self.together = max(self.together, total)
@@ -94,15 +90,20 @@ def measure(command: Sequence[str]) -> Usage:
             _, status, spent = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
-        error = last_line(log, process.returncode) if process.returncode else ""
-    cpu_seconds = spent.ru_utime + spent.ru_stime
-    return Usage(seconds, cpu_seconds, tuple(watch.peaks.values()), watch.together, error)
+        said = everything(log)
+    error = last_line(said, process.returncode) if process.returncode else ""
+    return Usage(seconds, spent.ru_utime + spent.ru_stime, watch.peak, watch.together, said, error)
 
 
-def last_line(log: IO[bytes], code: int) -> str:
-    """Say why a command failed: the last line that speaks of an error, else its last words."""
+def everything(log: IO[bytes]) -> str:
+    """Read a log from its beginning."""
     log.seek(0)
-    lines = log.read().decode(errors="replace").strip().splitlines()
+    return log.read().decode(errors="replace")
+
+
+def last_line(said: str, code: int) -> str:
+    """Say why a command failed: the last line that speaks of an error, else its last words."""
+    lines = said.strip().splitlines()
     errors = [line for line in lines if "error" in line.lower() or line.startswith("not installed")]
     return (errors or lines or [f"exit code {code}"])[-1].strip()
 

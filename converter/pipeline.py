@@ -5,16 +5,16 @@ or environment error stops everything; a gate that says no stops only what needs
 reports everything that is wrong.
 """
 
+import contextlib
 import json
 import os
+import select
 import selectors
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -22,6 +22,7 @@ from typing import IO, Protocol
 from ..exporters.base import Exporter
 from ..validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
 from . import provenance, stages, validate
+from .nursery import Nursery
 from .run_directory import STAGING, RunDirectory, hold
 from .stages import Options
 from .worker import PREPARE
@@ -35,6 +36,11 @@ DEBUG = "BGEVIS_DEBUG"
 
 SEED = "BGEVIS_HASH_SEED"
 """Set in the environment: the workers' PYTHONHASHSEED. The bytes must not depend on it; a rebuild sets another one."""
+
+CHUNK = 1 << 16
+
+PATIENCE = 10
+"""Seconds that a worker has for cleaning up when it is told to end."""
 
 BY_CODE = {error.exit_code: error for error in (GateError, InputError, EnvironmentFailure)}
 
@@ -83,23 +89,40 @@ class Failed(ConvertError):
 
 
 @dataclass
-class _Running:
+class _Worker:
+    """A process for a task: made, warm once it has imported what it needs, told to go when its needs are met."""
+
     task: Task
-    process: subprocess.Popen[bytes]
     said: IO[bytes]
+    tell: IO[bytes]
     log: IO[bytes]
-    started: float
+    pid: int | None = None
+    warm: bool = False
+    started: float | None = None
     done: bool = False
     peak: int = 0
+    exit: int | None = None
     error: ConvertError | None = None
+    rest: bytes = b""
+
+    def go(self) -> None:
+        """Let it do its task."""
+        self.started = time.monotonic()
+        with contextlib.suppress(BrokenPipeError):  # it has ended already: that is heard from its other pipe
+            self.tell.write(b"!")
+
+    @property
+    def busy(self) -> bool:
+        """Whether it needs a processor now."""
+        return self.started is not None or not self.warm
 
 
 def tasks_for_all(formats: Sequence[Exporter]) -> list[Task]:
     """Give every task of `all`. The reference comes first: it is the longest and everything is held against it."""
     tasks = [Task(PREPARE), Task("reference", (PREPARE,), 0)]
-    tasks += [Task(f"export:{e.name}", (PREPARE,), 1) for e in formats]
+    # Backwards by name, so that what takes longest starts first and Orbax finds what parity compiled.
+    tasks += [Task(f"export:{e.name}", (PREPARE,), 1) for e in reversed(formats)]
     tasks += [Task("parity", ("reference",), 2)]
-    # Backwards by name, so that what compiles longest starts first and Orbax finds what parity compiled.
     return tasks + [Task(f"validate:{e.name}", ("reference", f"export:{e.name}"), 3) for e in reversed(formats)]
 
 
@@ -161,19 +184,24 @@ def run_tasks(
     waiting = sorted(tasks, key=lambda task: task.order)
     passed: set[str] = set()
     errors: list[ConvertError] = []
-    running: list[_Running] = []
-    with selectors.DefaultSelector() as selector:
+    workers: list[_Worker] = []
+    with selectors.DefaultSelector() as selector, Nursery(_environment(directory)) as nursery:
+
+        def make(task: Task) -> _Worker:
+            log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+            worker = _Worker(task, *nursery.start([task.name, str(directory), options.to_json()], log), log)
+            selector.register(worker.said, selectors.EVENT_READ, worker)
+            workers.append(worker)
+            return worker
+
         try:
-            while waiting or running:
-                ready = [t for t in waiting if set(t.after) <= passed][: jobs - len(running)]
-                if not ready and not running:
+            while True:
+                _employ(waiting, workers, passed, jobs, make, display)
+                if not any(worker.started for worker in workers):
                     break  # what is left needs something that failed
-                for task in ready:
-                    waiting.remove(task)
-                    running.append(_start(task, directory, options, display, selector))
-                for ended in _listen(running, display, selector):
-                    error = _finish(ended, display)
-                    running.remove(ended)
+                for ended in _listen(display, selector):
+                    error = _finish(ended, display, nursery)
+                    workers.remove(ended)
                     if error is None:
                         passed.add(ended.task.name)
                         continue
@@ -181,24 +209,33 @@ def run_tasks(
                     if error.exit_code != GateError.exit_code:
                         return errors
         finally:
-            for left in running:
+            for left in workers:
                 _stop(left)
     return errors
 
 
-def _start(
-    task: Task, directory: Path, options: Options, display: Display, selector: selectors.BaseSelector
-) -> _Running:
-    log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
-    command = [sys.executable, "-m", f"{__package__}.worker", task.name, str(directory), options.to_json()]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.PIPE, env=_environment(directory)
-    )
-    assert process.stdout  # it was asked for
-    running = _Running(task, process, process.stdout, log, time.monotonic())
-    selector.register(process.stdout, selectors.EVENT_READ, running)
-    display.start(task.name)
-    return running
+def _employ(
+    waiting: list[Task],
+    workers: Sequence[_Worker],
+    passed: set[str],
+    jobs: int,
+    make: Callable[[Task], _Worker],
+    display: Display,
+) -> None:
+    """Let tasks go whose needs are met; what processors are left free, others use to import what they will need."""
+    made = {worker.task.name: worker for worker in workers}
+    free = jobs - sum(worker.busy for worker in workers)
+    for task in [t for t in waiting if set(t.after) <= passed]:
+        worker = made.get(task.name)
+        if worker is None or not worker.busy:
+            if free <= 0:
+                continue
+            free -= 1
+        waiting.remove(task)
+        display.start(task.name)
+        (worker or make(task)).go()
+    for task in [t for t in waiting if t.name not in made][: max(free, 0)]:
+        make(task)
 
 
 def _environment(directory: Path) -> dict[str, str]:
@@ -217,21 +254,22 @@ def _environment(directory: Path) -> dict[str, str]:
     }
 
 
-def _listen(running: list[_Running], display: Display, selector: selectors.BaseSelector) -> list[_Running]:
+def _listen(display: Display, selector: selectors.BaseSelector) -> list[_Worker]:
     """Pass on what the workers say; give those that have ended."""
     ended = []
     for key, _ in selector.select():
-        worker: _Running = key.data
-        line = worker.said.readline()
-        if line:
-            _message(worker, json.loads(line), display)
+        worker: _Worker = key.data
+        if data := os.read(key.fd, CHUNK):
+            *lines, worker.rest = (worker.rest + data).split(b"\n")
+            for line in lines:
+                _message(worker, json.loads(line), display)
         else:
             selector.unregister(key.fileobj)
             ended.append(worker)
     return ended
 
 
-def _message(worker: _Running, message: dict, display: Display) -> None:
+def _message(worker: _Worker, message: dict, display: Display) -> None:
     name = worker.task.name
     if "begin" in message:
         display.begin(name, message["begin"])
@@ -243,42 +281,52 @@ def _message(worker: _Running, message: dict, display: Display) -> None:
         worker.error = BY_CODE[message["exit_code"]](message["error"])
     elif "done" in message:
         worker.done, worker.peak = True, message["peak"]
+    elif "pid" in message:
+        worker.pid = message["pid"]
+    elif "warm" in message:
+        worker.warm = True
+    elif "exit" in message:
+        worker.exit = message["exit"]
 
 
-def _finish(worker: _Running, display: Display) -> ConvertError | None:
-    code = worker.process.wait()
-    worker.said.close()
+def _finish(worker: _Worker, display: Display, nursery: Nursery) -> ConvertError | None:
     with worker.log:
-        error = worker.error or (None if worker.done else _died(worker, code))
-    seconds = time.monotonic() - worker.started
+        error = worker.error or (None if worker.done else _died(worker, nursery))
+    worker.said.close()
+    worker.tell.close()
+    seconds = time.monotonic() - (worker.started or time.monotonic())
     display.end(worker.task.name, "fail" if error else "pass", seconds, worker.peak)
     return error
 
 
-def _died(worker: _Running, code: int) -> ConvertError:
+def _died(worker: _Worker, nursery: Nursery) -> ConvertError:
     """Explain a process that ended without a word."""
     worker.log.seek(0)
-    tail = worker.log.read().decode(errors="replace").strip().splitlines()[-40:]
+    said = worker.log.read().decode(errors="replace") or nursery.last_words()
+    tail = said.strip().splitlines()[-40:]
     name = worker.task.name
-    if code < 0:
-        reason = f"was ended by {signal.Signals(-code).name}"
-        hint = "; the machine probably ran out of memory" if code == -signal.SIGKILL else ""
+    if worker.exit is not None and worker.exit < 0:
+        reason = f"was ended by {signal.Signals(-worker.exit).name}"
+        hint = "; the machine probably ran out of memory" if worker.exit == -signal.SIGKILL else ""
         return EnvironmentFailure(f"{name} {reason}{hint}; run the command again to resume")
-    last = tail[-1] if tail else f"exit code {code}"
+    last = tail[-1] if tail else f"exit code {worker.exit}"
     if os.environ.get(DEBUG):
         last = "\n".join(tail)
     return EnvironmentFailure(f"{name} failed unexpectedly: {last}\nrun again with --debug to see all that it said")
 
 
-def _stop(worker: _Running) -> None:
-    worker.process.terminate()
-    try:
-        worker.process.wait(10)
-    except subprocess.TimeoutExpired:
-        worker.process.kill()
-        worker.process.wait()
-    worker.log.close()
-    worker.said.close()
+def _stop(worker: _Worker) -> None:
+    """End a worker: it may clean up for some seconds."""
+    with worker.said, worker.tell, worker.log:
+        if worker.pid is None:
+            return  # it ends by itself when it finds that nobody tells it anything
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, number)
+            deadline = time.monotonic() + PATIENCE
+            while select.select([worker.said], [], [], max(0, deadline - time.monotonic()))[0]:
+                if not os.read(worker.said.fileno(), CHUNK):
+                    return
 
 
 def check_space(checkpoint: Path, directory: Path) -> None:

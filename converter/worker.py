@@ -1,9 +1,12 @@
-"""One task in one process: `python -m bgevis.converter.worker TASK DIR OPTIONS`, driven by `pipeline`.
+"""One task in one process, driven by `pipeline` and made by `nursery`.
 
 Speaks lines of JSON on its standard output: progress, notes, and at the end `done` or `error`. What
-frameworks print goes to standard error, which the parent keeps back unless the process dies.
+frameworks print goes to standard error, which the parent keeps back unless the process dies. It starts
+the task at the first byte of its standard input, and ends at once when that is closed.
 """
 
+import contextlib
+import importlib
 import json
 import os
 import resource
@@ -89,23 +92,45 @@ def prepare(directory: Path, options: Options, progress: Progress) -> None:
             stage(run, options, progress)
 
 
-def _end_with_parent() -> None:
-    """End when the parent does, however it ends: the directory may be another run's the moment after."""
+def warm_up(task: str, directory: Path) -> None:
+    """Import what the task will need, while the tasks that it waits for still run."""
+    kind, _, name = task.partition(":")
+    stage = f"{kind}-{name}" if name else kind
+    if (directory / "manifest.json").exists() and stage in RunDirectory(directory).manifest()["stages"]:
+        return  # done before, so probably current: nothing to import anything for
+    if kind == "export":
+        modules = exporters()[name].modules
+    elif kind == "reference":
+        modules = ("torch",)
+    else:
+        return
+    with contextlib.suppress(ImportError):  # the task itself says what is missing
+        for module in modules:
+            importlib.import_module(module)
+
+
+def _await_parent(go: threading.Event) -> None:
+    """Start when the parent says so; end when it does, however it ends: the directory may be another run's then."""
     while os.read(0, 1):
-        pass
+        go.set()
     os._exit(EnvironmentFailure.exit_code)
 
 
-def main() -> int:
-    """Run the task that the command line names."""
+def main(arguments: list[str]) -> int:
+    """Run a task: its name, the run directory, the options as JSON."""
     lines = Lines(os.fdopen(os.dup(1), "w"))
     os.dup2(2, 1)  # whatever a framework prints must not end up among the messages
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    lines.send(pid=os.getpid())
+    go = threading.Event()
+    threading.Thread(target=_await_parent, args=(go,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.umask(0o022)
-    task, directory, options = sys.argv[1:]
+    task, directory, options = arguments
     try:
+        warm_up(task, Path(directory))
+        lines.send(warm=True)
+        go.wait()
         perform(task, Path(directory), Options.from_json(options), lines)
     except ConvertError as error:
         lines.send(error=str(error), exit_code=error.exit_code)
@@ -122,4 +147,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

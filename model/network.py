@@ -24,13 +24,13 @@ class Network:
     The module is built abstractly (`nnx.eval_shape`), so no random initialisation is ever paid for.
 
     Args:
-        build: makes the NNX module; its methods are named as the entry points.
+        build: makes the NNX module from a source of random keys; its methods are named as the entry points.
         entry_points: what can be called.
     """
 
-    def __init__(self, build: Callable[[], nnx.Module], entry_points: tuple[EntryPoint, ...]):
+    def __init__(self, build: Callable[[Any], nnx.Module], entry_points: tuple[EntryPoint, ...]):
         self.entry_points = {entry.name: entry for entry in entry_points}
-        self._graph, self._state = nnx.split(nnx.eval_shape(build))
+        self._graph, self._state = nnx.split(nnx.eval_shape(lambda: build(_OneKey)))
         leaves = {_dotted(path): leaf.get_value() for path, leaf in nnx.to_flat_state(self._state)}
         self.leaves: dict[str, jax.ShapeDtypeStruct] = dict(sorted(leaves.items()))
 
@@ -79,6 +79,14 @@ class Network:
         used |= {id(v) for v in traced.jaxpr.jaxpr.outvars}
         names = list(self.leaves)  # a dict's leaves come sorted by key, as self.leaves is
         return tuple(name for name, v in zip(names, traced.jaxpr.jaxpr.invars, strict=False) if id(v) in used)
+
+
+class _OneKey:
+    """Stands for `nnx.Rngs` where only shapes are wanted: counting its keys costs most of building the module."""
+
+    @staticmethod
+    def params() -> jax.Array:
+        return jax.random.key(0)
 
 
 def _dotted(path: tuple[Any, ...]) -> str:

@@ -53,12 +53,10 @@ def encode_text(config: BertConfig) -> EntryPoint:
 
 
 def _network(config: BertConfig) -> "Network":
-    from flax import nnx
-
     from ..network import Network
     from .modeling import Bert
 
-    return Network(lambda: Bert(config, rngs=nnx.Rngs(0)), (encode_text(config),))
+    return Network(lambda rngs: Bert(config, rngs=rngs), (encode_text(config),))
 
 
 def _reference(config: BertConfig, state: Mapping[str, Any]) -> "TorchReference":

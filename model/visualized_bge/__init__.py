@@ -29,12 +29,10 @@ def _entry_points(config: VisualizedBGEConfig) -> tuple[EntryPoint, ...]:
 
 
 def _network(config: VisualizedBGEConfig) -> "Network":
-    from flax import nnx
-
     from ..network import Network
     from .modeling import BGEVisualized
 
-    return Network(lambda: BGEVisualized(config, rngs=nnx.Rngs(0)), _entry_points(config))
+    return Network(lambda rngs: BGEVisualized(config, rngs=rngs), _entry_points(config))
 
 
 def _reference(config: VisualizedBGEConfig, state: Mapping[str, Any]) -> "TorchReference":
