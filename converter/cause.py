@@ -64,6 +64,28 @@ def _behind(value: Any, made: Mapping[int, Any], leaf: Mapping[int, str], stops:
     return leaves
 
 
+def recognised(ledger: "Ledger", leaf: str, array: np.ndarray) -> str:
+    """Name the mistake that made a leaf of its source tensor, if undoing one gives the tensor's very bits."""
+    name = ledger.leaves[leaf]
+    if not array.any():
+        return "all of it is 0"
+    tries: list[tuple[str, Any]] = [("negated", -array), *_moved(array)]
+    tries += [(f"with its heads {a} and {b} swapped", mended) for (a, b), mended in _heads(leaf, array)]
+    for cause, mended in tries:
+        if ledger.digest(name, mended) == ledger.entries[name].sha256:
+            return cause
+    for other, source in ledger.leaves.items():
+        same = ledger.entries[source].shape == ledger.entries[name].shape
+        if (
+            same
+            and other != leaf
+            and _alike(leaf, other)
+            and ledger.digest(source, array) == ledger.entries[source].sha256
+        ):
+            return f"what {source} should be"
+    return ""
+
+
 def lost(weights: "Weights", leaves: list[str]) -> Iterator[str]:
     """Name what is not there at all: leaves of zeros, and copies of another."""
     for leaf in leaves:
@@ -109,7 +131,7 @@ def mistakes(weights: "Weights", leaves: list[str]) -> Iterator[tuple[str, "Weig
             yield f"{leaf} has its heads {heads[0]} and {heads[1]} swapped", {leaf: mended}
 
 
-def _moved(array: "jax.Array") -> Iterator[tuple[str, "jax.Array"]]:
+def _moved(array: Any) -> Iterator[tuple[str, Any]]:
     """Give what a kernel would be if it had not been transposed, or its heads read as (width, heads)."""
     shape = array.shape
     if array.ndim == 2 and shape[0] == shape[1]:
@@ -122,14 +144,12 @@ def _moved(array: "jax.Array") -> Iterator[tuple[str, "jax.Array"]]:
         yield "split into (width, heads)", array.swapaxes(0, 1).reshape(shape)
 
 
-def _heads(leaf: str, array: "jax.Array") -> Iterator[tuple[tuple[int, int], "jax.Array"]]:
+def _heads(leaf: str, array: Any) -> Iterator[tuple[tuple[int, int], Any]]:
     """Swap any two heads of a leaf that has them as an axis: before its last axis, or first on the way out."""
-    import jax.numpy as jnp
-
     if ".attention." not in leaf or array.ndim < 2 or (array.ndim == 2 and leaf.endswith(".kernel")):
         return
     axis = 1 if array.ndim == 3 and ".out." not in leaf else 0
     for one, other in combinations(range(array.shape[axis]), 2):
         order = list(range(array.shape[axis]))
         order[one], order[other] = other, one
-        yield (one, other), jnp.take(array, jnp.array(order), axis=axis)
+        yield (one, other), array.take(np.array(order), axis=axis)

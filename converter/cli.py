@@ -238,21 +238,21 @@ def export(format_name: str, directory: Path, as_json: bool, **given: Any) -> No
 @json_option
 def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path | None, as_json: bool) -> None:
     """Execute every artifact in its own runtime and trace its weights. Needs neither CKPT nor PyTorch."""
-    import shutil
-
     from . import pipeline
     from .display import display, report
     from .run_directory import RunDirectory
-    from .validate import JUNIT
+    from .validate import write_junit
 
-    run = RunDirectory(directory)
-    with run.locked():
-        try:
-            with display(as_json) as shown:
-                pipeline.validate_all(run, options(formats=formats), shown, jobs)
-        finally:
-            if junit and (directory / JUNIT).exists():
-                shutil.copyfile(directory / JUNIT, junit)
+    try:
+        run = RunDirectory(directory)
+        with run.locked(), display(as_json) as shown:
+            pipeline.validate_all(run, options(formats=formats), shown, jobs)
+    except ConvertError as error:
+        if junit:
+            write_junit(directory, junit, error)
+        raise
+    if junit:
+        write_junit(directory, junit)
     report(run, as_json)
 
 

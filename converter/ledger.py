@@ -5,6 +5,7 @@ tensors, bit for bit.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections import Counter
@@ -62,6 +63,11 @@ class Ledger:
         entry = self.entries[name]
         tensor = layout.parse(entry.layout).inverse.apply(leaf, self.axes)
         return tensor.astype(numpy_dtype(entry.dtype)).reshape(entry.shape)
+
+    def digest(self, name: str, leaf: np.ndarray) -> str:
+        """Give the sha256 of the tensor that a leaf leads back to."""
+        tensor = np.ascontiguousarray(self.source(name, leaf))
+        return hashlib.sha256(tensor.reshape(-1).view(np.uint8).data).hexdigest()
 
     def totals(self) -> dict[str, Any]:
         """Count tensors and bytes by fate; the sums are the checkpoint's."""

@@ -17,7 +17,7 @@ import numpy as np
 from ..exporters.jax_programs import JaxRunner
 from ..exporters.weights import WeightsFile
 from ..validation import probe
-from ..validation.cases import tapped_entries
+from ..validation.cases import cases, tapped_entries
 from ..validation.compare import compare, value_row
 from ..validation.errors import GateError
 from ..validation.goldens import Goldens, sample
@@ -52,6 +52,8 @@ def reference(run: RunDirectory, options: Options, progress: Progress) -> None:
     with run.stage("reference", reference_reads(run, options)) as staged:
         original = family.reference(config, state)
         write_goldens(staged.out / GOLDENS, original, entries, options.static, progress.note)
+        for problem in Goldens(staged.out / GOLDENS).problems(entries, cases):
+            raise GateError(f"reference: {problem}; the PyTorch original itself cannot be computed well enough")
         for name, exponents in family.probes(config).items():
             progress.note(name)
             factors = probe.factors(exponents, leaves)

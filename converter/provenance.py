@@ -22,8 +22,10 @@ PROOFS = ("ledger.json", "reports/parity.json", "reports/validate.json")
 
 
 def write(run: RunDirectory) -> None:
-    """Write the statement, if everything passed."""
-    if all(verdict == "pass" for verdict in run.manifest()["verdicts"].values()):
+    """Write the statement, if everything passed, and every artifact was proved."""
+    verdicts = run.manifest()["verdicts"]
+    proofs = {stage.replace("export-", "validate-") for stage in verdicts if stage.startswith("export-")} | {"parity"}
+    if proofs <= verdicts.keys() and set(verdicts.values()) == {"pass"}:
         write_atomically(run.path / PROVENANCE, _text(run), run.path / STAGING / PROVENANCE)
 
 

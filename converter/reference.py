@@ -4,7 +4,6 @@ Nothing of the conversion takes part: not the reader, not the rules, not the wei
 compared with these goldens is therefore compared with the network that was trained.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from ..validation import goldens
 from ..validation.budget import measure
-from ..validation.cases import Case, cases, tap_case
+from ..validation.cases import Case, cases, probe_cases, tap_case
 from ..validation.compare import Golden
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import EnvironmentFailure, InputError
@@ -141,7 +140,7 @@ def write_probe(
     exact = probed.in_dtype("float64")
     found, taps = [], {}
     for entry in entries:
-        case = dataclasses.replace(tap_case(entry), name=name)
+        (case,) = probe_cases(name, entry)
         outputs, values = zip(*(_traced(r, entry.name, case) for r in (exact, probed)), strict=True)
         found.append(goldens.golden(case, *outputs))
         taps[entry.name] = _intermediates(case.inputs, *values)

@@ -62,6 +62,7 @@ class RunDirectory:
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
             version = manifest["format_version"]
+            problem = "" if version != FORMAT_VERSION else _misshapen(manifest)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(
                 f"{self.path} is not a run directory (no {MANIFEST}); make one with `bgevis-convert load`"
@@ -70,6 +71,9 @@ class RunDirectory:
             raise InputError(f"{file} is not a manifest: {error!r}") from error
         if version != FORMAT_VERSION:
             raise InputError(f"{file}: format_version is {version}, this program reads {FORMAT_VERSION}")
+        if problem:
+            raise InputError(f"{file} is not a manifest as this program writes it: {problem}")
+        refuse_outside(self.path, {*manifest["files"], *(f for s in manifest["stages"].values() for f in s["files"])})
         return manifest
 
     def update(self, change: Callable[[Manifest], None]) -> None:
@@ -113,6 +117,7 @@ class RunDirectory:
         files = {str(p.relative_to(out)): describe(p) for p in sorted(out.rglob("*")) if p.is_file()}
         if files.keys() & self.manifest()["files"].keys():
             self.update(lambda manifest: _disown(manifest, files))  # an earlier stage's file is about to be replaced
+        refuse_outside(self.path, files)
         for relative in files:
             _move(out / relative, self.path / relative)
 
@@ -233,6 +238,34 @@ def refuse_foreign(path: Path) -> None:
     elif content - {STAGING, LOCK, SOURCE}:
         example = sorted(content)[0]
         raise InputError(f"{path} exists and is not a run directory (it holds {example}); choose another --out")
+
+
+def refuse_outside(path: Path, files: Iterable[str]) -> None:
+    """Raise InputError when a file of a run directory would lie elsewhere: by its name, or through a linked folder."""
+    for relative in files:
+        if Path(relative).is_absolute() or {"..", "."} & set(relative.split("/")) or not relative:
+            raise InputError(f"{path / MANIFEST} names {relative!r}, which is not a file of the run directory")
+    for folder in {folder for relative in files for folder in Path(relative).parents} - {Path()}:
+        if (path / folder).is_symlink():
+            raise InputError(f"{path / folder} is a link: a run directory must hold its files itself")
+
+
+def _misshapen(manifest: Manifest) -> str:
+    """Say which part of a manifest is missing or not of its form; "" if none."""
+    parts = ("tool", "source", "config", "entry_points", "files", "stages", "verdicts")
+    for part in parts:
+        if not isinstance(manifest[part], dict):
+            return f"{part} is not an object"
+    for name, entry in manifest["files"].items():
+        if not (isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)):
+            return f"files: {name} has no size and digest"
+    for name, record in manifest["stages"].items():
+        if not (isinstance(record["files"], list) and all(isinstance(file, str) for file in record["files"])):
+            return f"stages: {name} has no list of files"
+    for name, entry in manifest["entry_points"].items():
+        if not isinstance(entry["programs"], dict):
+            return f"entry_points: {name} has no programs"
+    return ""
 
 
 def describe(file: Path) -> dict[str, Any]:

@@ -260,7 +260,7 @@ def require(run: RunDirectory, *stages: str) -> None:
     for stage in stages:
         if verdicts.get(stage) != "pass":
             state = "failed" if stage in verdicts else "has not run"
-            command = stage.replace("export-", "export ")
+            command = "parity" if stage == "reference" else stage.replace("export-", "export ")
             raise InputError(f"{run.path}: {stage} {state}; run `bgevis-convert {command} {run.path}` first")
 
 

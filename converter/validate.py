@@ -3,31 +3,38 @@
 Needs neither the checkpoint nor PyTorch. Each format is proved in a process of its own.
 """
 
-import hashlib
+import functools
 import json
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..exporters.base import Artifact, Exporter
+from ..exporters.base import PROGRAMS, Artifact, Exporter
+from ..validation.cases import cases, probe_cases
 from ..validation.compare import compare
 from ..validation.entry_point import Axis, EntryPoint, TensorSpec
-from ..validation.errors import GateError, InputError
+from ..validation.errors import ConvertError, GateError, InputError
 from ..validation.goldens import Goldens
-from ..validation.probe import FACTORS, read_factors
+from ..validation.probe import FACTORS, folder_name, read_factors
 from ..validation.report import Report, Row, junit
 from . import html_report
+from .cause import recognised
 from .ledger import Ledger
-from .parity import GOLDENS, PARITY, probe_folders
+from .parity import GOLDENS, PARITY, PROBES, probe_folders
 from .progress import Progress
 from .run_directory import Manifest, RunDirectory
-from .stages import LEDGER, WEIGHTS_PATH, network
+from .stages import LEDGER, WEIGHTS_PATH, family_and_config, network
 
 VALIDATE = "reports/validate.json"
 JUNIT = "reports/junit.xml"
 HTML = "reports/report.html"
+
+EXPLAINED = 8
+"""Wrong weights whose mistake is looked for; where there are more, it is the file that is wrong."""
 
 FORBIDDEN = ("torch",)
 """Made unimportable where artifacts are proved: an artifact that needs the framework it came from is none."""
@@ -50,11 +57,44 @@ def entry_points(manifest: Manifest) -> dict[str, EntryPoint]:
     }
 
 
+def check_manifest(manifest: Manifest) -> None:
+    """Hold what the manifest says about the network against the family, which knows its entry points.
+
+    Raises:
+        GateError: an entry point is missing or another one, a stage has failed, or a program is not among the files.
+    """
+    family, config = family_and_config(manifest)
+    wanted = {entry.name: entry.to_json() for entry in family.entry_points(config)}
+    stated = {n: {k: v for k, v in e.items() if k != "programs"} for n, e in manifest["entry_points"].items()}
+    for name in sorted(wanted.keys() | stated.keys()):
+        if stated.get(name) != wanted.get(name):
+            raise GateError(f"the manifest's entry point {name} is not {family.name}'s: it was altered")
+    for stage, verdict in manifest["verdicts"].items():
+        if verdict != "pass" and not stage.startswith("validate"):
+            raise GateError(f"{stage} failed; mend that and run it again before the artifacts are validated")
+    exported = {record.get("key") for record in manifest["stages"].values()}
+    for name, entry in manifest["entry_points"].items():
+        for key in entry["programs"].keys() - exported:
+            raise GateError(f"the manifest has a {key} program of {name}, but no stage that made it: it was altered")
+        for key, program in entry["programs"].items():
+            made = [file for s in manifest["stages"].values() if s.get("key") == key for file in s["files"]]
+            for path in _paths(program):
+                if not any(file == path or file.startswith(f"{path}/") for file in made):
+                    raise GateError(f"the manifest's {key} program of {name} is {path}, which no export of it made")
+
+
+def _paths(program: Mapping[str, Any]) -> list[str]:
+    """Give the files and folders that a program is said to be."""
+    named = [program[key] for key in ("path", "jax_export") if key in program]
+    return [*named, *program.get("static", {}).values()]
+
+
 def artifact(run: RunDirectory, exporter: Exporter) -> Artifact:
     """Describe an artifact to its opener.
 
     Raises:
         InputError: the run holds no such format.
+        GateError: not every entry point has a program.
     """
     manifest = run.manifest()
     programs = {
@@ -64,6 +104,9 @@ def artifact(run: RunDirectory, exporter: Exporter) -> Artifact:
         raise InputError(
             f"{run.path} holds no {exporter.name}; run `bgevis-convert export {exporter.name} {run.path}` first"
         )
+    missing = sorted(manifest["entry_points"].keys() - programs.keys())
+    if missing:
+        raise GateError(f"the manifest has no {exporter.name} program of {', '.join(missing)}: it was altered")
     return Artifact(run.path, entry_points(manifest), programs, lambda: network(run.manifest()))
 
 
@@ -104,7 +147,9 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
     opened = artifact(run, exporter)
     goldens = Goldens(run.path / GOLDENS)
     files = run.manifest()["stages"][f"export-{exporter.name}"]["files"]
+    files += [WEIGHTS_PATH] if exporter.folder == PROGRAMS else []
     damaged = [Row("all", "files as the manifest states them", damage, False, damage) for damage in run.damaged(files)]
+    damaged += [Row("all", "goldens", "", False, problem) for problem in golden_problems(run)]
     if damaged:
         return Report(exporter.name, tuple(damaged))
     rows = weight_rows(exporter, opened, Ledger.read(run.path / LEDGER))
@@ -123,12 +168,28 @@ def places(exporter: Exporter, opened: Artifact, directory: Path, rows: Sequence
     for entry in sorted({row.entry_point for row in rows if not row.passed} & opened.programs.keys()):
         for folder in (directory / GOLDENS, *probe_folders(directory)):
             factors = read_factors(folder) if (folder / FACTORS).exists() else {}
-            place = exporter.locate(opened, entry, Goldens(folder).intermediates(entry), factors)
+            try:
+                place = exporter.locate(opened, entry, Goldens(folder).intermediates(entry), factors)
+            except MemoryError:
+                raise
+            except Exception as error:
+                yield f"{entry}: the place cannot be found: {_raised(error)}"
+                break
             if place:
                 yield f"{place} [{folder.name}]" if factors else place
                 break
         else:
             yield f"{entry}: no module parts from the network on the small case; it does so only on other inputs"
+
+
+def golden_problems(run: RunDirectory) -> Iterator[str]:
+    """Say what the goldens lack that every network of the family has, and what in them cannot have been measured."""
+    family, config = family_and_config(run.manifest())
+    entries = family.entry_points(config)
+    yield from Goldens(run.path / GOLDENS).problems(entries, cases)
+    for name in family.probes(config):
+        folder = run.path / PROBES / folder_name(name)
+        yield from Goldens(folder).problems(entries, functools.partial(probe_cases, name))
 
 
 def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Row]:
@@ -153,25 +214,32 @@ def weight_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[Ro
     try:
         for leaf, array in exporter.read_weights(opened):
             seen.add(leaf)
-            problem = _weight_problem(ledger, wanted[leaf], array) if leaf in wanted else "is no parameter"
+            explain = len(rows) < EXPLAINED
+            problem = _weight_problem(ledger, leaf, array, explain) if leaf in wanted else "is no parameter"
             if problem:
                 rows.append(Row("all", "weights", leaf, False, f"{leaf}: {problem}"))
     except MemoryError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".split("\n")[0][:300]
-        return [*rows, Row("all", "weights", "", False, f"the weights cannot be read ({reason})")]
+        return [*rows, Row("all", "weights", "", False, f"the weights cannot be read ({_raised(error)})")]
     rows += [Row("all", "weights", leaf, False, f"{leaf} is missing") for leaf in sorted(set(wanted) - seen)]
     return rows or [Row("all", f"{len(seen)} weights lead back to the source's bytes", "weights", True)]
 
 
-def _weight_problem(ledger: Ledger, name: str, array: np.ndarray) -> str:
+def _raised(error: Exception) -> str:
+    """Say in one line what a runtime raised."""
+    return f"{type(error).__name__}: {error}".split("\n")[0][:300]
+
+
+def _weight_problem(ledger: Ledger, leaf: str, array: np.ndarray, explain: bool) -> str:
+    name = ledger.leaves[leaf]
     try:
-        source = ledger.source(name, array)
+        if ledger.digest(name, array) == ledger.entries[name].sha256:
+            return ""
     except ValueError as error:
         return f"shape {array.shape} does not lead back to {name}: {error}"
-    digest = hashlib.sha256(np.ascontiguousarray(source).reshape(-1).view(np.uint8).data).hexdigest()
-    return "" if digest == ledger.entries[name].sha256 else f"differs from the checkpoint's {name}"
+    cause = recognised(ledger, leaf, array) if explain else ""
+    return f"differs from the checkpoint's {name}" + (f": it is {cause}" if cause else "")
 
 
 def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
@@ -195,3 +263,12 @@ def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
         if failed:
             reasons = "\n  ".join(map(told, failed))
             raise GateError(f"validate: {len(failed)} of {len(reports)} artifacts failed\n  {reasons}")
+
+
+def write_junit(directory: Path, file: Path, error: ConvertError | None = None) -> None:
+    """Copy the JUnit report; where the gate said no before there was one, write why in its place."""
+    if error is None or RunDirectory(directory).manifest()["verdicts"].get("validate") == "fail":
+        shutil.copyfile(directory / JUNIT, file)
+    else:
+        refused = Row("all", "can be validated", "", False, str(error))
+        file.write_text(junit({"run directory": Report("bgevis-convert", (refused,))}))

@@ -5,6 +5,7 @@ yardstick; a candidate passes when its distance to float64 is within a small mul
 hand-set tolerance in a family, and none that a user can loosen.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,10 @@ FACTOR = 4.0
 
 FLOOR = 4.0
 """Least yardstick, in units of float32's rounding error at the output's largest value: luck may be exact."""
+
+CEILING = 2.0**-10
+"""Greatest yardstick, as a share of the output's largest value. Real networks cost some 1e-6; where float32 cost this
+much, the inputs would prove nothing, and goldens that say so were altered."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,30 @@ class Budget:
         """Greatest absolute difference that passes."""
         return FACTOR * max(self.yardstick, FLOOR * self.scale * float(np.finfo(np.float32).eps) / 2)
 
+    def problem(self, exact: np.ndarray, scales: Collection[float]) -> str:
+        """Say why this cannot be what was measured on an output that is `exact` in float64; "" if it can.
+
+        Args:
+            exact: the output.
+            scales: the largest values of the entry point's cases: a case may have the budget of one that holds it.
+        """
+        if exact.size == 0:
+            return "holds no values"
+        if self.scale not in scales or self.scale < largest(exact):
+            return f"its scale is {self.scale:.9g}, but the largest value is {largest(exact):.9g}"
+        if not 0 <= self.yardstick <= CEILING * self.scale:
+            return f"float32 is said to cost {self.yardstick:.3g} of {self.scale:.3g}: that would let anything pass"
+        return ""
+
+
+def largest(array: np.ndarray) -> float:
+    """Give the largest absolute value."""
+    return float(np.max(np.abs(array), initial=0.0))
+
 
 def measure(exact: np.ndarray, float32: np.ndarray) -> Budget:
     """Derive the budget from the reference's two runs."""
-    return Budget(yardstick=distance(float32, exact), scale=float(np.max(np.abs(exact), initial=0.0)))
+    return Budget(yardstick=distance(float32, exact), scale=largest(exact))
 
 
 def distance(got: np.ndarray, exact: np.ndarray) -> float:

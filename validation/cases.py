@@ -9,7 +9,7 @@ as tell mistakes.
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,7 +62,18 @@ def _text_cases(entry: EntryPoint, seed: int) -> Iterator[Case]:
     if not pictured(entry):
         alone = {s.name: batch[s.name][1:2, : lengths[1] if "tokens" in s.shape else None] for s in entry.inputs}
         yield Case(entry.name, "its second row alone, unpadded", alone, ("ragged batch", (1,)))
-    yield Case(entry.name, f"longest text, {longest} tokens", _inputs(entry, [longest], longest, seed + 1))
+    yield Case(
+        entry.name, f"longest text, {longest} tokens", _gapped(entry, _inputs(entry, [longest], longest, seed + 1))
+    )
+
+
+def _gapped(entry: EntryPoint, inputs: Arrays) -> Arrays:
+    """Mask tokens in the middle, so that a mask that is heeded only in short texts is told, and every place is read."""
+    masks = {spec.name: inputs[spec.name].copy() for spec in entry.inputs if isinstance(spec.domain, PaddingMask)}
+    for mask in masks.values():
+        tokens = mask.shape[1]
+        mask[:, tokens // 2 : tokens // 2 + tokens // 4] = 0
+    return {**inputs, **masks}
 
 
 def _image_cases(entry: EntryPoint, seed: int) -> Iterator[Case]:
@@ -128,3 +139,8 @@ def tap_case(entry: EntryPoint, seed: int = 7) -> Case:
     tokens = min(9, entry.axes["tokens"].high or 9) if "tokens" in entry.axes else 0
     lengths = [max(tokens - 3, 1)]
     return Case(entry.name, "intermediates", _inputs(entry, lengths, tokens, seed))
+
+
+def probe_cases(probe: str, entry: EntryPoint) -> list[Case]:
+    """Draw the case on which a probe's weights are run: the small one."""
+    return [replace(tap_case(entry), name=probe)]

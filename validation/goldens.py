@@ -7,7 +7,7 @@ few positions, the intermediate values by module path, and the inputs that they 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from .budget import Budget, measure
+from .budget import Budget, largest, measure
 from .cases import Case
 from .compare import Golden
+from .entry_point import EntryPoint
 from .errors import InputError
 from .locate import Taps
 from .runner import Arrays
@@ -96,7 +97,7 @@ class Goldens:
     def __init__(self, folder: Path):
         self.folder = folder
         try:
-            self._index = json.loads((folder / "index.json").read_text())
+            self._index: dict[str, Any] = json.loads((folder / "index.json").read_text())
         except FileNotFoundError as error:
             raise InputError(f"{folder}/index.json is missing; run `bgevis-convert parity` first") from error
         except ValueError as error:
@@ -109,15 +110,34 @@ class Goldens:
     def _entry(self, entry: str) -> list[Golden]:
         arrays = self._read(self.folder / f"{entry}.safetensors")
         goldens = []
-        for name, described in self._index[entry]["cases"].items():
-            try:
+        try:
+            for name, described in self._index[entry]["cases"].items():
                 inputs = {key: arrays[f"{name}/inputs/{key}"] for key in described["inputs"]}
                 outputs = {key: arrays[f"{name}/outputs/{key}"] for key in described["budgets"]}
-            except KeyError as error:
-                raise InputError(f"{self.folder}/{entry}.safetensors holds no {error}") from error
-            budgets = {key: Budget(b["yardstick"], b["scale"]) for key, b in described["budgets"].items()}
-            goldens.append(Golden(Case(entry, name, inputs), outputs, budgets))
+                numbers = {key: (float(b["yardstick"]), float(b["scale"])) for key, b in described["budgets"].items()}
+                budgets = {key: Budget(*pair) for key, pair in numbers.items()}
+                goldens.append(Golden(Case(entry, name, inputs), outputs, budgets))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{self.folder}: {entry}.safetensors and index.json do not fit ({error!r})") from error
         return goldens
+
+    def problems(self, entries: Iterable[EntryPoint], draw: Callable[[EntryPoint], Iterable[Case]]) -> Iterator[str]:
+        """Say what these goldens cannot prove: cases that are missing or of other shapes, budgets of no measurement.
+
+        `entries` are the family's own, with the domains that `draw` draws cases from.
+        """
+        for entry in entries:
+            if entry.name not in self._index:
+                yield f"there are no goldens of {entry.name}"
+                continue
+            found = {golden.case.name: golden for golden in self._entry(entry.name)}
+            for case in draw(entry):
+                yield from _lacks(entry, case, found.get(case.name))
+            for golden in found.values():
+                for name, exact in golden.outputs.items():
+                    scales = {largest(other.outputs[name]) for other in found.values() if name in other.outputs}
+                    if problem := golden.budgets[name].problem(exact, scales):
+                        yield f"{entry.name}, {golden.case.name}: {name}: {problem}"
 
     def intermediates(self, entry: str) -> Intermediates:
         """Read the intermediate values of an entry point.
@@ -141,6 +161,23 @@ class Goldens:
                 return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
         except (FileNotFoundError, SafetensorError) as error:
             raise InputError(f"{file} cannot be read: {error}") from error
+
+
+def _lacks(entry: EntryPoint, case: Case, found: Golden | None) -> Iterator[str]:
+    """Say how a stored case differs in form from the one that is drawn."""
+    if found is None:
+        yield f"the goldens of {entry.name} lack the case {case.name!r}"
+        return
+    for name, array in case.inputs.items():
+        stored = found.case.inputs.get(name)
+        if stored is None or (stored.shape, stored.dtype) != (array.shape, array.dtype):
+            form = "missing" if stored is None else f"{stored.dtype} {stored.shape}"
+            yield f"{entry.name}, {case.name}: {name} is {form}, expected {array.dtype} {array.shape}"
+    sizes = {axis: n for s in entry.inputs for axis, n in zip(s.shape, case.inputs[s.name].shape, strict=True)}
+    for spec in entry.outputs:
+        want = spec.resolve({str(axis): size for axis, size in sizes.items()})
+        if spec.name not in found.outputs or found.outputs[spec.name].shape != want:
+            yield f"{entry.name}, {case.name}: the golden of {spec.name} is not of shape {want}"
 
 
 def golden(case: Case, exact: Arrays, float32: Arrays) -> Golden:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+ALWAYS = ("entry_point", "case", "output", "passed")
+"""What every verdict says, also where it is empty."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -71,7 +74,10 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Describe the report for programs."""
-        rows = [{k: v for k, v in dataclasses.asdict(row).items() if v not in (None, "")} for row in self.rows]
+        rows = [
+            {k: v for k, v in dataclasses.asdict(row).items() if k in ALWAYS or v not in (None, "")}
+            for row in self.rows
+        ]
         return {"runner": self.runner, "passed": self.passed, "notes": list(self.notes), "checks": rows}
 
     @classmethod
@@ -92,7 +98,8 @@ def junit(reports: Mapping[str, Report]) -> str:
     """Write JUnit XML: one suite per artifact, one case per verdict."""
     root = ElementTree.Element("testsuites", name="bgevis-convert")
     for artifact, report in reports.items():
-        rows, failures = report.rows, str(len(report.failures))
+        rows = report.rows or (Row("all", "anything at all", "", False, "nothing was compared"),)
+        failures = str(sum(not row.passed for row in rows))
         suite = ElementTree.SubElement(root, "testsuite", name=artifact, tests=str(len(rows)), failures=failures)
         for row in rows:
             name = f"{row.entry_point}: {row.case}"

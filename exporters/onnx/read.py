@@ -1,6 +1,6 @@
 """Reading back: running a program in onnxruntime, and its weights through its own references."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +9,10 @@ import onnxruntime
 from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError
 
+from ...validation.entry_point import EntryPoint
 from ...validation.errors import GateError
 from ...validation.runner import Arrays
-from ..base import Artifact
+from ..base import Artifact, UnreadableWeight
 
 
 class OnnxRunner:
@@ -67,34 +68,83 @@ def scaled(path: Path, factors: Mapping[str, float]) -> dict[str, np.ndarray]:
 def _array(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
     """Read a tensor's bytes through its reference, into a copy: a model keeps all that was ever in its memory."""
     alone = onnx.TensorProto.FromString(tensor.SerializeToString())
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return onnx.numpy_helper.to_array(alone)
     onnx.external_data_helper.load_external_data_for_tensor(alone, str(path.parent))
     return onnx.numpy_helper.to_array(alone)
 
 
 def open_(artifact: Artifact) -> OnnxRunner:
     """
-    Check every program by ONNX's own rules and give a Runner.
+    Check every program by ONNX's own rules, and its signature, and give a Runner.
 
     Raises:
-        GateError: a program is not valid ONNX.
+        GateError: a program is not valid ONNX, or takes or gives something else than its entry point.
     """
-    for program in artifact.programs.values():
+    for name, program in artifact.programs.items():
         path = artifact.directory / program["path"]
         try:
             onnx.checker.check_model(str(path), full_check=True)
         except (ValidationError, InferenceError) as error:
             raise GateError(f"{path} is not valid ONNX: {error}") from error
+        _check_signature(path, artifact.entry_points[name])
     return OnnxRunner(artifact)
 
 
+def _check_signature(path: Path, entry: EntryPoint) -> None:
+    """Hold the inputs and outputs that a program states against its entry point's: what clients go by."""
+    graph = onnx.load(path, load_external_data=False).graph
+    for kind, stated, specs in (("input", graph.input, entry.inputs), ("output", graph.output, entry.outputs)):
+        got = {v.name: _signature(v.type.tensor_type) for v in stated}
+        for spec in specs:
+            dtype = "int64" if spec.dtype == "int32" else spec.dtype
+            want = f"{dtype} ({', '.join(map(str, spec.shape))})"
+            if got.pop(spec.name, "missing") != want:
+                raise GateError(f"{path}: {kind} {spec.name} should be {want}, got {_named(stated, spec.name)}")
+        for name in got:
+            raise GateError(f"{path} has an {kind} {name} that {entry.name} has not")
+
+
+def _named(stated: Iterable[onnx.ValueInfoProto], name: str) -> str:
+    return next((_signature(value.type.tensor_type) for value in stated if value.name == name), "none")
+
+
+def _signature(tensor: onnx.TypeProto.Tensor) -> str:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return f"{dtype} ({', '.join(str(dim.dim_param or dim.dim_value) for dim in tensor.shape.dim)})"
+
+
 def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
-    """Read each leaf that a program uses from each place where one says that it lies: once, unless they disagree."""
-    leaves, seen = artifact.network().leaves, set[tuple[str, ...]]()
-    for program in artifact.programs.values():
+    """Read each leaf that a program uses from each place where one says that it lies: once, unless they disagree.
+
+    Raises:
+        UnreadableWeight: a program does not use a leaf that its entry point has.
+    """
+    network, seen = artifact.network(), set[tuple[str, ...]]()
+    leaves = network.leaves
+    for name, program in artifact.programs.items():
         path = artifact.directory / program["path"]
-        for tensor in onnx.load(path, load_external_data=False).graph.initializer:
-            leaf = tensor.name.partition(" ")[0]
+        graph = onnx.load(path, load_external_data=False).graph
+        for tensor in graph.initializer:
+            leaf, outside = tensor.name.partition(" ")[0], tensor.data_location == onnx.TensorProto.EXTERNAL
             place = (leaf, *(f"{entry.key}={entry.value}" for entry in tensor.external_data))
-            if tensor.data_location == onnx.TensorProto.EXTERNAL and place not in seen:
-                seen.add(place)
-                yield leaf, _array(tensor, path).reshape(leaves[leaf].shape)
+            if (outside or leaf in leaves) and place not in seen:
+                if outside:
+                    seen.add(place)
+                array = _array(tensor, path)
+                yield leaf, array.reshape(leaves[leaf].shape) if leaf in leaves else array
+        for leaf in sorted(set(network.used_weights(name)) - _reached(graph)):
+            raise UnreadableWeight(leaf, f"{path.name} does not use it")
+
+
+def _reached(graph: onnx.GraphProto) -> set[str]:
+    """Name the leaves that the outputs are computed from."""
+    maker = {edge: node for node in graph.node for edge in node.output}
+    seen: set[str] = set()
+    waiting = [value.name for value in graph.output]
+    while waiting:
+        edge = waiting.pop()
+        if edge not in seen:
+            seen.add(edge)
+            waiting += maker[edge].input if edge in maker else []
+    return {edge.partition(" ")[0] for edge in seen}

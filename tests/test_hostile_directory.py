@@ -1,0 +1,345 @@
+"""Run directories that somebody altered, with all digests made to fit: `validate` must not say pass.
+
+What is changed is changed as whoever may write to the folder could: manifest and digests anew, provenance taken
+away. Each time the answer is one error with its exit code, and a JUnit report that says so too.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load_file, save_file
+
+from bgevis.converter import pipeline, stages, validate, worker
+from bgevis.converter.fixture import write_fixture
+from bgevis.converter.progress import Silent
+from bgevis.converter.run_directory import RunDirectory, sha256
+from bgevis.exporters.base import exporters
+from bgevis.validation.errors import ConvertError, GateError, InputError
+
+KERNEL = "text.layers.1.attention.key.kernel"
+
+
+class Nothing:
+    """A display that shows nothing."""
+
+    def __getattr__(self, name):
+        return lambda *arguments: None
+
+
+def here(tasks, directory, options, display, jobs):
+    """Do the workers' tasks in this process."""
+    errors = []
+    for task in tasks:
+        try:
+            worker.perform(task.name, directory, options, Silent())
+        except ConvertError as error:
+            errors.append(error)
+    return errors
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_this_process():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "run_tasks", here)
+        patch.setattr(validate, "FORBIDDEN", ())
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    write_fixture("bert", "tiny", 9, "float32", folder / "tiny.safetensors")
+    options = stages.Options(checkpoint=str(folder / "tiny.safetensors"), formats=("onnx",))
+    pipeline.convert_all(folder / "run", options, Nothing(), 1)
+    return folder / "run"
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def resealed(run: Path, change=lambda manifest: None) -> None:
+    """Make manifest and digests fit what is there."""
+    file = run / "manifest.json"
+    manifest = json.loads(file.read_text())
+    for name in list(manifest["files"]):
+        if (run / name).is_file():
+            manifest["files"][name] = {"bytes": (run / name).stat().st_size, "sha256": sha256(run / name)}
+    change(manifest)
+    file.write_text(json.dumps(manifest))
+    (run / "provenance.json").unlink(missing_ok=True)
+
+
+def judged(run: Path, junit: Path | None = None, formats=()) -> None:
+    """Do what `bgevis-convert validate DIR --junit FILE` does."""
+    try:
+        directory = RunDirectory(run)
+        with directory.locked():
+            pipeline.validate_all(directory, stages.Options(formats=formats), Nothing(), 1)
+    except ConvertError as error:
+        if junit:
+            validate.write_junit(run, junit, error)
+        raise
+    if junit:
+        validate.write_junit(run, junit)
+
+
+def program(change):
+    def alter(run: Path) -> None:
+        file = run / "programs" / "encode_text.onnx"
+        model = onnx.load(file, load_external_data=False)
+        change(model)
+        file.write_bytes(model.SerializeToString())
+
+    return alter
+
+
+def node(model, name):
+    return next(n for n in model.graph.node if n.name == name)
+
+
+def weight(model, name):
+    return next(t for t in model.graph.initializer if t.name == name)
+
+
+def feed_int32(model):
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT32
+    model.graph.input[0].name = "narrow"
+    model.graph.node.insert(0, helper.make_node("Cast", ["narrow"], ["input_ids"], to=TensorProto.INT64))
+    model.graph.input[0].name = "input_ids"
+    model.graph.node[0].input[0] = "input_ids"
+    model.graph.node[0].output[0] = "wide"
+    for other in list(model.graph.node)[1:]:
+        for i, name in enumerate(other.input):
+            if name == "input_ids":
+                other.input[i] = "wide"
+
+
+def give_float64(model):
+    last = next(n for n in model.graph.node if "embeddings" in n.output)
+    last.output[0] = "narrow"
+    model.graph.node.append(helper.make_node("Cast", ["narrow"], ["embeddings"], to=TensorProto.DOUBLE))
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+
+
+def fix_the_batch(model):
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "rows"
+
+
+def forget_the_mask_of_long_texts(model):
+    """Let the mask count only where there are fewer than 30 tokens."""
+    graph = model.graph
+    for i, name in enumerate(["one", "thirty"]):
+        graph.initializer.append(numpy_helper.from_array(np.array([1, 30][i], np.int64), name))
+    new = [
+        helper.make_node("Shape", ["attention_mask"], ["tokens"], start=1, end=2),
+        helper.make_node("Less", ["tokens", "thirty"], ["short"]),
+        helper.make_node("Where", ["short", "attention_mask", "one"], ["heeded"]),
+    ]
+    for other in graph.node:
+        for i, name in enumerate(other.input):
+            if name == "attention_mask":
+                other.input[i] = "heeded"
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*new, *nodes])
+
+
+def inline(change):
+    """Put a changed weight into the program itself."""
+
+    def alter(run: Path) -> None:
+        from bgevis.exporters.weights import WeightsFile
+
+        array = WeightsFile(run / "programs" / "weights.safetensors")[KERNEL]
+
+        def swap(model):
+            tensor = weight(model, KERNEL)
+            tensor.CopyFrom(numpy_helper.from_array(change(np.array(array)).reshape(tuple(tensor.dims)), KERNEL))
+
+        program(swap)(run)
+
+    return alter
+
+
+def one_bit(array):
+    array.view(np.uint32)[3, 1, 2] ^= 1
+    return array
+
+
+def swap_heads(array):
+    return np.ascontiguousarray(array[:, [1, 0, *range(2, array.shape[1])]])
+
+
+def transpose(array):
+    return np.ascontiguousarray(array.reshape(array.shape[0], -1).T).reshape(array.shape)
+
+
+def without_the_keys_bias(model):
+    add = node(model, "text.layers.0.attention.key.Add")
+    kept = next(name for name in add.input if not name.endswith(".bias"))
+    add.CopyFrom(helper.make_node("Identity", [kept], list(add.output), add.name))
+
+
+def goldens(change, folder="goldens"):
+    def alter(run: Path) -> None:
+        file = run / folder / "index.json"
+        index = json.loads(file.read_text())
+        change(index)
+        file.write_text(json.dumps(index))
+
+    return alter
+
+
+def budgets(**numbers):
+    def change(index):
+        for case in index["encode_text"]["cases"].values():
+            case["budgets"]["embeddings"].update(numbers)
+
+    return goldens(change)
+
+
+def rowless(run: Path) -> None:
+    """Keep every golden, of no rows."""
+    file = run / "goldens" / "encode_text.safetensors"
+    save_file({name: array[:0] for name, array in load_file(file).items()}, file)
+
+
+def nan_outputs(run: Path) -> None:
+    file = run / "goldens" / "encode_text.safetensors"
+    save_file({n: np.full_like(a, np.nan) if "/outputs/" in n else a for n, a in load_file(file).items()}, file)
+
+
+def cut_weights(run: Path) -> None:
+    os.truncate(run / "programs" / "weights.safetensors", 5000)
+
+
+def stated(change):
+    """Change the manifest itself."""
+    change.of_the_manifest = True
+    return change
+
+
+ALTERED = {
+    "an epsilon of the program": (
+        program(lambda m: setattr(node(m, "text.layers.1.down_norm.LayerNormalization").attribute[1], "f", 1e-3)),
+        "text.layers.1.down_norm diverges first",
+        "epsilon is 0.001, not 1e-12",
+    ),
+    "ids are fed as int32": (program(feed_int32), "input_ids should be int64"),
+    "outputs in float64": (program(give_float64), "embeddings should be float32"),
+    "an axis by another name": (program(fix_the_batch), "should be int64 (batch, tokens), got int64 (rows, tokens)"),
+    "the mask is heeded only in short texts": (program(forget_the_mask_of_long_texts), "longest text"),
+    "one bit of a weight inside the program": (inline(one_bit), KERNEL, "differs from the checkpoint's"),
+    "a transposed weight inside the program": (inline(transpose), KERNEL, "it is transposed"),
+    "two heads swapped inside the program": (inline(swap_heads), KERNEL, "with its heads 0 and 1 swapped"),
+    "a key's bias is not read": (program(without_the_keys_bias), "text.layers.0.attention.key.bias", "does not use it"),
+    "no goldens": (goldens(lambda index: index.clear()), "no goldens of encode_text"),
+    "no cases": (goldens(lambda index: index["encode_text"]["cases"].clear()), "lack the case 'ragged batch'"),
+    "one case is gone": (
+        goldens(lambda i: i["encode_text"]["cases"].pop("its second row alone, unpadded")),
+        "lack the case 'its second row alone",
+    ),
+    "a probe has no cases": (
+        goldens(lambda index: index["encode_text"]["cases"].clear(), "goldens/probes/low_variance"),
+        "lack the case 'low variance'",
+    ),
+    "no probes": (lambda run: shutil.rmtree(run / "goldens" / "probes"), "missing"),
+    "goldens of no rows": (rowless, "expected int32 (3, 24)"),
+    "goldens of NaN": (nan_outputs, "scale"),
+    "an endless budget": (budgets(yardstick=float("inf")), "anything pass"),
+    "a wide budget": (budgets(yardstick=0.3), "anything pass"),
+    "a wide scale": (budgets(scale=1e9), "the largest value is"),
+    "a budget of NaN": (budgets(yardstick=float("nan")), "anything pass"),
+    "a budget of text": (budgets(yardstick="large"), "do not fit"),
+    "the weights are cut short": (cut_weights, "cannot be read"),
+    "the weights are gone": (lambda run: (run / "programs" / "weights.safetensors").unlink(), "weights.safetensors"),
+    "no entry points": (stated(lambda m: m.update(entry_points={})), "encode_text"),
+    "an entry point without programs": (
+        stated(lambda m: m["entry_points"]["encode_text"].update(programs={})),
+        "holds no onnx",
+    ),
+    "a format that no stage made": (
+        stated(lambda m: m["entry_points"]["encode_text"]["programs"].update(orbax={"path": "orbax"})),
+        "orbax program of encode_text, but no stage that made it",
+    ),
+    "a program elsewhere": (
+        stated(lambda m: m["entry_points"]["encode_text"]["programs"]["onnx"].update(path="../encode_text.onnx")),
+        "which no export of it made",
+    ),
+    "other axes": (
+        stated(lambda m: m["entry_points"]["encode_text"]["axes"]["tokens"].update(max=8)),
+        "entry point encode_text is not bert's",
+    ),
+    "parity failed": (stated(lambda m: m["verdicts"].update(parity="fail")), "parity failed"),
+    "a file outside": (
+        stated(lambda m: m["stages"]["validate-onnx"]["files"].append("../victim.txt")),
+        "'../victim.txt', which is not a file of the run directory",
+    ),
+    "a manifest without files": (stated(lambda m: m.pop("files")), "is not a manifest"),
+    "a manifest with a list for stages": (stated(lambda m: m.update(stages=[])), "stages is not an object"),
+    "a manifest that is a list": (lambda run: (run / "manifest.json").write_text("[]"), "is not a manifest"),
+}
+
+
+@pytest.mark.parametrize("name", ALTERED)
+def test_an_altered_directory_does_not_pass(run, tmp_path, name):
+    alter, *words = ALTERED[name]
+    (run.parent / "victim.txt").write_text("precious")
+    of_the_manifest = getattr(alter, "of_the_manifest", False)
+    if not of_the_manifest:
+        alter(run)
+    if name != "a manifest that is a list":
+        resealed(run, alter if of_the_manifest else lambda manifest: None)
+    (run / "provenance.json").unlink(missing_ok=True)
+    with pytest.raises((GateError, InputError)) as refused:
+        judged(run, tmp_path / "junit.xml" if "manifest" not in name else None)
+    for word in words:
+        assert word in str(refused.value)
+    assert (run.parent / "victim.txt").read_text() == "precious"
+    assert not (run / "provenance.json").exists()
+    if "manifest" not in name and name != "a file outside":
+        suites = ElementTree.parse(tmp_path / "junit.xml").getroot()
+        assert sum(int(suite.get("failures")) for suite in suites) > 0
+
+
+def test_an_unaltered_directory_passes(run, tmp_path):
+    resealed(run)
+    judged(run, tmp_path / "junit.xml")
+    assert (run / "provenance.json").exists()
+    assert all(suite.get("failures") == "0" for suite in ElementTree.parse(tmp_path / "junit.xml").getroot())
+
+
+@pytest.mark.parametrize("folder", ["reports", "reports/validate", "goldens"])
+def test_a_linked_folder_is_refused_and_what_it_leads_to_left_alone(run, tmp_path, folder):
+    elsewhere = tmp_path / "elsewhere"
+    (run / folder).rename(elsewhere)
+    (run / folder).symlink_to(elsewhere)
+    before = {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match="is a link"):
+        judged(run)
+    assert {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()} == before
+
+
+def test_what_was_altered_after_the_proof_leaves_no_stale_junit(run, tmp_path):
+    manifest = run / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"float32"', '"float64"', 1))
+    with pytest.raises(GateError, match=r"does not state manifest\.json as it is"):
+        judged(run, tmp_path / "junit.xml")
+    assert "<failure" in (tmp_path / "junit.xml").read_text()
+
+
+def test_nothing_is_stated_about_artifacts_that_were_not_proved(run):
+    stages.export(RunDirectory(run), exporters()["stablehlo"], stages.Options(), Silent())
+    judged(run, formats=("onnx",))
+    assert not (run / "provenance.json").exists()
+    judged(run)
+    assert (run / "provenance.json").exists()
