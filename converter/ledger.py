@@ -65,8 +65,13 @@ class Ledger:
         return tensor.astype(numpy_dtype(entry.dtype)).reshape(entry.shape)
 
     def digest(self, name: str, leaf: np.ndarray) -> str:
-        """Give the sha256 of the tensor that a leaf leads back to."""
+        """Give the sha256 of the tensor that a leaf leads back to; "" if the leaf is not exactly that tensor.
+
+        A leaf of a half-precision tensor has bits that the way back rounds off: they must be what up-casting gives.
+        """
         tensor = np.ascontiguousarray(self.source(name, leaf))
+        if tensor.dtype != leaf.dtype and self.leaf(name, tensor).tobytes() != leaf.tobytes():
+            return ""
         return hashlib.sha256(tensor.reshape(-1).view(np.uint8).data).hexdigest()
 
     def totals(self) -> dict[str, Any]:

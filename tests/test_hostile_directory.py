@@ -13,42 +13,23 @@ from xml.etree import ElementTree
 import numpy as np
 import onnx
 import pytest
+from in_process import convert, in_this_process, judge
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
-from bgevis.converter import pipeline, stages, validate, worker
+from bgevis.converter import stages
 from bgevis.converter.fixture import write_fixture
 from bgevis.converter.progress import Silent
 from bgevis.converter.run_directory import RunDirectory, sha256
 from bgevis.exporters.base import exporters
-from bgevis.validation.errors import ConvertError, GateError, InputError
+from bgevis.validation.errors import GateError, InputError
 
 KERNEL = "text.layers.1.attention.key.kernel"
 
 
-class Nothing:
-    """A display that shows nothing."""
-
-    def __getattr__(self, name):
-        return lambda *arguments: None
-
-
-def here(tasks, directory, options, display, jobs):
-    """Do the workers' tasks in this process."""
-    errors = []
-    for task in tasks:
-        try:
-            worker.perform(task.name, directory, options, Silent())
-        except ConvertError as error:
-            errors.append(error)
-    return errors
-
-
 @pytest.fixture(scope="module", autouse=True)
-def in_this_process():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "run_tasks", here)
-        patch.setattr(validate, "FORBIDDEN", ())
+def pipeline_here():
+    with in_this_process():
         yield
 
 
@@ -56,9 +37,7 @@ def in_this_process():
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     write_fixture("bert", "tiny", 9, "float32", folder / "tiny.safetensors")
-    options = stages.Options(checkpoint=str(folder / "tiny.safetensors"), formats=("onnx",))
-    pipeline.convert_all(folder / "run", options, Nothing(), 1)
-    return folder / "run"
+    return convert(folder / "tiny.safetensors", folder / "run", ("onnx",))
 
 
 @pytest.fixture
@@ -76,20 +55,6 @@ def resealed(run: Path, change=lambda manifest: None) -> None:
     change(manifest)
     file.write_text(json.dumps(manifest))
     (run / "provenance.json").unlink(missing_ok=True)
-
-
-def judged(run: Path, junit: Path | None = None, formats=()) -> None:
-    """Do what `bgevis-convert validate DIR --junit FILE` does."""
-    try:
-        directory = RunDirectory(run)
-        with directory.locked():
-            pipeline.validate_all(directory, stages.Options(formats=formats), Nothing(), 1)
-    except ConvertError as error:
-        if junit:
-            validate.write_junit(run, junit, error)
-        raise
-    if junit:
-        validate.write_junit(run, junit)
 
 
 def program(change):
@@ -301,7 +266,7 @@ def test_an_altered_directory_does_not_pass(run, tmp_path, name):
         resealed(run, alter if of_the_manifest else lambda manifest: None)
     (run / "provenance.json").unlink(missing_ok=True)
     with pytest.raises((GateError, InputError)) as refused:
-        judged(run, tmp_path / "junit.xml" if "manifest" not in name else None)
+        judge(run, tmp_path / "junit.xml" if "manifest" not in name else None)
     for word in words:
         assert word in str(refused.value)
     assert (run.parent / "victim.txt").read_text() == "precious"
@@ -313,7 +278,7 @@ def test_an_altered_directory_does_not_pass(run, tmp_path, name):
 
 def test_an_unaltered_directory_passes(run, tmp_path):
     resealed(run)
-    judged(run, tmp_path / "junit.xml")
+    judge(run, tmp_path / "junit.xml")
     assert (run / "provenance.json").exists()
     assert all(suite.get("failures") == "0" for suite in ElementTree.parse(tmp_path / "junit.xml").getroot())
 
@@ -325,7 +290,7 @@ def test_a_linked_folder_is_refused_and_what_it_leads_to_left_alone(run, tmp_pat
     (run / folder).symlink_to(elsewhere)
     before = {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()}
     with pytest.raises(InputError, match="is a link"):
-        judged(run)
+        judge(run)
     assert {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()} == before
 
 
@@ -333,13 +298,13 @@ def test_what_was_altered_after_the_proof_leaves_no_stale_junit(run, tmp_path):
     manifest = run / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"float32"', '"float64"', 1))
     with pytest.raises(GateError, match=r"does not state manifest\.json as it is"):
-        judged(run, tmp_path / "junit.xml")
+        judge(run, tmp_path / "junit.xml")
     assert "<failure" in (tmp_path / "junit.xml").read_text()
 
 
 def test_nothing_is_stated_about_artifacts_that_were_not_proved(run):
     stages.export(RunDirectory(run), exporters()["stablehlo"], stages.Options(), Silent())
-    judged(run, formats=("onnx",))
+    judge(run, formats=("onnx",))
     assert not (run / "provenance.json").exists()
-    judged(run)
+    judge(run)
     assert (run / "provenance.json").exists()

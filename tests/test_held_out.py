@@ -1,0 +1,209 @@
+"""Checkpoints of sizes that nothing else here has, from file to proven artifacts: right ones pass, wrong ones do not.
+
+The sizes are odd on purpose: heads that are no power of two, widths and ratios that no published network has, few
+patches, half precision. None of them is a published size while it is converted: what shapes do not show comes from
+the configuration files beside the checkpoint alone.
+"""
+
+import dataclasses
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from in_process import convert, in_this_process, judge
+from safetensors.numpy import load_file, save_file
+
+from bgevis.converter import stages
+from bgevis.converter.fixture import write_fixture
+from bgevis.converter.progress import Silent
+from bgevis.converter.run_directory import RunDirectory, sha256
+from bgevis.exporters.base import exporters
+from bgevis.exporters.weights import WeightsFile
+from bgevis.model.bert.config import BertConfig
+from bgevis.model.family import Rule, families
+from bgevis.model.visualized_bge.config import VisionConfig, VisualizedBGEConfig
+from bgevis.validation.errors import ConvertError
+
+THREE_HEADS = BertConfig(
+    211, 42, 3, 3, 106, 50, 1, layer_norm_eps=1e-7, hidden_act="silu", cls_token_id=5, sep_token_id=6
+)
+SEVEN_HEADS = BertConfig(
+    307, 56, 2, 7, 90, 37, 1, 1e-5, "gelu_new", "xlm-roberta", pad_token_id=1, cls_token_id=0, sep_token_id=2
+)
+TOWER = VisionConfig(30, 6, 60, 3, 3, 133, pretrained_grid=7, embed_dim=17)
+FIVE_HEADS = BertConfig(190, 60, 3, 5, 77, 64, 2, layer_norm_eps=1e-12, cls_token_id=3, sep_token_id=4)
+
+SIZES = {
+    "bert, 3 heads of 14, float16": ("bert", THREE_HEADS, "float16"),
+    "xlm-roberta, 7 heads of 8, bfloat16": ("bert", SEVEN_HEADS, "bfloat16"),
+    "visualized_bge, 25 patches of 6, bfloat16": ("visualized_bge", VisualizedBGEConfig(FIVE_HEADS, TOWER), "bfloat16"),
+}
+FAST = ("onnx",)
+EVERY = tuple(exporters())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pipeline_here():
+    with in_this_process():
+        yield
+
+
+def checkpoint(folder: Path, family: str, config, dtype: str, suffix: str = ".safetensors") -> Path:
+    """Write a checkpoint, with what its shapes do not show beside it."""
+    sizes = importlib.import_module(f"bgevis.model.{family}.config").SIZES
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sizes, "held out", config)
+        write_fixture(family, "held out", 77, dtype, folder / f"model{suffix}")
+    text = config.text if family == "visualized_bge" else config
+    document = dataclasses.asdict(text)
+    document |= {"bos_token_id": text.cls_token_id, "eos_token_id": text.sep_token_id}
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in document.items() if k not in ("pooling", "normalize")})
+    )
+    tokens = {"[CLS]": text.cls_token_id, "[SEP]": text.sep_token_id}
+    added = [{"content": token, "id": number, "special": True} for token, number in tokens.items()]
+    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    if family == "visualized_bge":
+        vision = config.vision
+        cfg = {
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "pt_hw_seq_len": vision.pretrained_grid,
+        }
+        (folder / "eva_config.json").write_text(json.dumps({"vision_cfg": cfg}))
+    return folder / f"model{suffix}"
+
+
+@pytest.mark.parametrize("formats", [FAST, pytest.param(EVERY, marks=pytest.mark.prove)], ids=["fast", "every"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_size_that_nobody_published_is_converted_and_proved(tmp_path, size, formats):
+    family, config, dtype = SIZES[size]
+    file = checkpoint(tmp_path, family, config, dtype, ".pth" if formats is EVERY else ".safetensors")
+    run = convert(file, tmp_path / "run", formats)
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert set(manifest["verdicts"].values()) == {"pass"}
+    assert stages.family_and_config(manifest)[1] == config
+    assert (run / "provenance.json").exists()
+
+
+BOTH = [
+    "bert, 3 heads of 14, float16",
+    pytest.param("visualized_bge, 25 patches of 6, bfloat16", marks=pytest.mark.prove),
+]
+
+
+@pytest.fixture(scope="module", params=BOTH)
+def scene(request, tmp_path_factory):
+    """A checkpoint and its finished run."""
+    folder = tmp_path_factory.mktemp("held_out")
+    file = checkpoint(folder, *SIZES[request.param])
+    return file, convert(file, folder / "run", ("onnx",)), SIZES[request.param][0]
+
+
+PREFIX = {"bert": "encoder.layer.1.", "visualized_bge": "bge_encoder.layer.1."}
+
+
+def changed(scene, folder: Path, change) -> Path:
+    """Write the checkpoint anew with other tensors, beside the same configuration."""
+    file, _, family = scene
+    for other in file.parent.glob("*.json"):
+        shutil.copy(other, folder)
+    tensors = load_file(file)
+    change(tensors, PREFIX[family])
+    save_file(tensors, folder / file.name)
+    return folder / file.name
+
+
+def transpose(tensors, prefix):
+    name = f"{prefix}intermediate.dense.weight"
+    tensors[name] = np.ascontiguousarray(tensors[name].T)
+
+
+DEFECTS = {
+    "missing": (lambda t, p: t.pop(f"{p}output.dense.bias"), "text.layers.1.down.bias"),
+    "extra": (lambda t, p: t.update({f"{p}attention.self.gate.weight": np.ones(3, np.float32)}), "attention.self.gate"),
+    "transposed": (transpose, "intermediate.dense.weight"),
+    "not finite": (lambda t, p: t[f"{p}output.LayerNorm.bias"].__setitem__(3, np.inf), "output.LayerNorm.bias"),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_of_the_checkpoint_is_named(scene, tmp_path, defect):
+    change, name = DEFECTS[defect]
+    file = changed(scene, tmp_path, change)
+    with pytest.raises(ConvertError, match=name):
+        convert(file, tmp_path / "run", ("onnx",))
+    assert not (tmp_path / "run" / "provenance.json").exists()
+
+
+def with_family(patch, name: str, **parts) -> None:
+    """Put other parts into a family."""
+    module = importlib.import_module(f"bgevis.model.{name}")
+    patch.setattr(module, "FAMILY", dataclasses.replace(families()[name], **parts))
+
+
+def test_a_wrong_rule_is_named(scene, tmp_path, monkeypatch):
+    file, _, name = scene
+    family = families()[name]
+
+    def mistaken(config):
+        rules = []
+        for rule in family.rules(config):
+            square = isinstance(rule, Rule) and rule.target.startswith("text.") and rule.layout == "(h d) e -> e h d"
+            rules.append(dataclasses.replace(rule, layout="(d h) e -> e h d") if square else rule)
+        return tuple(rules)
+
+    with_family(monkeypatch, name, rules=mistaken)
+    with pytest.raises(ConvertError, match=r"text\.layers\.0\.attention\.(query|key|value)"):
+        convert(file, tmp_path / "run", ("onnx",))
+
+
+def wrong_epsilon(config):
+    """Give the text encoder's norms another epsilon."""
+    if isinstance(config, VisualizedBGEConfig):
+        return dataclasses.replace(config, text=dataclasses.replace(config.text, layer_norm_eps=3e-7))
+    return dataclasses.replace(config, layer_norm_eps=3e-7)
+
+
+def test_a_wrong_epsilon_of_the_network_is_named(scene, tmp_path, monkeypatch):
+    file, _, name = scene
+    build = families()[name].network
+    with_family(monkeypatch, name, network=lambda config: build(wrong_epsilon(config)))
+    with pytest.raises(ConvertError, match=r"text\.embeddings\.norm|image_embeddings\.norm|low variance"):
+        convert(file, tmp_path / "run", ("onnx",))
+
+
+def test_a_wrong_epsilon_of_an_artifact_is_named(scene, tmp_path, monkeypatch):
+    """As if an exporter had written it: the manifest agrees."""
+    _, finished, name = scene
+    run = shutil.copytree(finished, tmp_path / "run")
+    build = families()[name].network
+    with monkeypatch.context() as patch:
+        with_family(patch, name, network=lambda config: build(wrong_epsilon(config)))
+        stages.export(RunDirectory(run), exporters()["onnx"], stages.Options(), Silent())
+    with pytest.raises(ConvertError, match=r"norm diverges first .*epsilon is 3e-07, not 1e-"):
+        judge(run)
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "stablehlo"])
+def test_one_flipped_bit_of_an_artifact_is_named(scene, tmp_path, format_name):
+    """With all digests made to fit: a bit that is lost when the leaf is rounded to the checkpoint's half precision."""
+    _, finished, _ = scene
+    run = shutil.copytree(finished, tmp_path / "run")
+    if format_name != "onnx":
+        stages.export(RunDirectory(run), exporters()[format_name], stages.Options(), Silent())
+    leaf = "text.layers.2.down.kernel"
+    file = run / "programs" / "weights.safetensors"
+    place = WeightsFile(file).tensors[leaf]
+    content = bytearray(file.read_bytes())
+    content[place.offset + place.nbytes // 2 + 1] ^= 0x10
+    file.write_bytes(content)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["files"]["programs/weights.safetensors"]["sha256"] = sha256(file)
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    (run / "provenance.json").unlink(missing_ok=True)
+    with pytest.raises(ConvertError, match=f"weights: .*{leaf}: differs from the checkpoint"):
+        judge(run, formats=(format_name,))
