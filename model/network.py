@@ -30,7 +30,7 @@ class Network:
 
     def __init__(self, build: Callable[[Any], nnx.Module], entry_points: tuple[EntryPoint, ...]):
         self.entry_points = {entry.name: entry for entry in entry_points}
-        self._graph, self._state = nnx.split(nnx.eval_shape(lambda: build(_OneKey)))
+        self._graph, self._state = nnx.split(nnx.eval_shape(lambda: build(_OneKey())))
         leaves = {_dotted(path): leaf.get_value() for path, leaf in nnx.to_flat_state(self._state)}
         self.leaves: dict[str, jax.ShapeDtypeStruct] = dict(sorted(leaves.items()))
 
@@ -81,11 +81,13 @@ class Network:
         return tuple(name for name, v in zip(names, traced.jaxpr.jaxpr.invars, strict=False) if id(v) in used)
 
 
-class _OneKey:
-    """Stands for `nnx.Rngs` where only shapes are wanted: counting its keys costs most of building the module."""
+class _OneKey(nnx.Rngs):
+    """`nnx.Rngs` where only shapes are wanted: counting its keys costs most of building the module."""
 
-    @staticmethod
-    def params() -> jax.Array:
+    def __init__(self) -> None:
+        pass
+
+    def params(self) -> jax.Array:
         return jax.random.key(0)
 
 
