@@ -1,0 +1,110 @@
+// The pack's samples through this runtime: the ids of every text, the bytes of every picture, every embedding.
+
+import { pixels } from "./pictures.js";
+
+/**
+ * Replays the pack; gives { checks, counts, differences, left }: how much was compared, what did not agree, and the
+ * pictures that this decoder cannot show.
+ * @param note called with a line for each entry point
+ */
+export async function replay(embedder, note = () => {}) {
+  const { pack, runtime } = embedder;
+  const found = { differences: [], left: [], counts: { texts: 0, pictures: 0, cases: 0 }, worst: 0 };
+  const goldens = await pack.json("goldens/index.json");
+  const raw = await pack.json("goldens/raw/index.json");
+  const texts = Object.fromEntries((raw.texts ?? []).map((text) => [text.name, text]));
+  const files = {};
+  for (const { name, file } of raw.images ?? []) files[name] = await pack.bytes(`goldens/raw/${file}`);
+
+  for (const { name, text, ids } of Object.values(texts))
+    for (const [entry, wanted] of Object.entries(ids)) {
+      found.counts.texts++;
+      const got = await embedder.ids(text, entry);
+      if (String(got) !== String(wanted))
+        found.differences.push(`text "${name}" for ${entry}: ids are ${brief(got)}, expected ${brief(wanted)}`);
+    }
+  await replayPictures(embedder, raw.images ?? [], files, found);
+
+  for (const entry of Object.keys(embedder.entryPoints)) {
+    const cases = goldens[entry]?.cases ?? {};
+    if (!Object.keys(cases).length) found.differences.push(`${entry}: the pack has no cases for it`);
+    const arrays = await pack.tensors(`goldens/${entry}.safetensors`);
+    for (const [name, { inputs, budgets }] of Object.entries(cases)) {
+      const ready = Object.fromEntries(inputs.map((input) => [input, arrays[`${name}/inputs/${input}`]]));
+      await replayCase(embedder, entry, name, ready, arrays, budgets, found);
+      const sample = raw.cases?.[entry]?.[name];
+      if (!sample) continue;
+      const fromRaw = {};
+      if (sample.images) Object.assign(fromRaw, await embedder.pictures(sample.images.map((image) => files[image])));
+      if (sample.texts) {
+        const rows = await Promise.all(sample.texts.map((text) => embedder.ids(texts[text].text, entry)));
+        Object.assign(fromRaw, embedder.batch(rows));
+      }
+      await replayCase(embedder, entry, `${name}, from texts and files`, fromRaw, arrays, budgets, found, name);
+    }
+    await embedder.close(entry);
+    note(`${entry}: ${Object.keys(cases).length} cases`);
+  }
+  return { ...found, runtime: runtime.name };
+}
+
+async function replayCase(embedder, entry, title, inputs, arrays, budgets, found, name = title) {
+  const output = embedder.pack.rules.embeddings.output;
+  const wanted = arrays[`${name}/outputs/${output}`];
+  const { allowed } = budgets[output];
+  found.counts.cases++;
+  let got;
+  try {
+    got = await embedder.run(entry, inputs);
+  } catch (error) {
+    found.differences.push(`${entry}, ${title}: ${error.message}`);
+    return;
+  }
+  if (String(got.dims) !== String(wanted.shape)) {
+    found.differences.push(`${entry}, ${title}: shape is [${got.dims}], expected [${wanted.shape}]`);
+    return;
+  }
+  const error = wanted.data.reduce((most, value, i) => maximum(most, Math.abs(got.data[i] - value)), 0);
+  if (!(error <= allowed)) found.differences.push(`${entry}, ${title}: differs by ${error}, ${allowed} is allowed`);
+  found.worst = maximum(found.worst, error / allowed);
+}
+
+/** Math.max, but NaN if either is, wherever it stands. */
+const maximum = (a, b) => (a > b || Number.isNaN(a) ? a : b);
+
+async function replayPictures(embedder, images, files, found) {
+  if (!images.length) return;
+  const { pack } = embedder;
+  const wanted = await pack.tensors("goldens/raw/pixels.safetensors");
+  const table = wanted.values.data;
+  if (!table.every((value, i) => Math.abs(value - embedder.values[i]) <= 1e-6))
+    found.differences.push("preprocess.json's mean and std do not give the pack's values");
+  for (const { name, core } of images) {
+    let got;
+    try {
+      got = pixels(await embedder.runtime.decode(files[name]), pack.rules.images);
+    } catch (error) {
+      if (core) found.differences.push(`picture "${name}": ${error.message}`);
+      else found.left.push(`${name} (${error.message})`);
+      continue;
+    }
+    found.counts.pictures++;
+    const { data } = wanted[name];
+    const different = got.data.reduce(
+      (count, byte, i) => count + (byte !== data[i]),
+      got.data.length === data.length ? 0 : 1,
+    );
+    if (different && core) found.differences.push(`picture "${name}": ${different} of ${data.length} bytes differ`);
+    else if (different) found.left.push(`${name} (${different} of ${data.length} bytes differ)`);
+  }
+}
+
+const brief = (ids) => (ids.length > 12 ? `[${ids.slice(0, 12)}, ... ${ids.length} ids]` : `[${ids}]`);
+
+/** One line for people. */
+export function summary({ counts, differences, worst, runtime }) {
+  const did = `${counts.cases} embeddings, ${counts.texts} tokenizations and ${counts.pictures} pictures`;
+  return differences.length
+    ? `FAIL: ${differences.length} differences among ${did} in ${runtime}`
+    : `pass: ${did} agree in ${runtime}, at most ${worst.toFixed(2)} of what is allowed`;
+}
