@@ -17,6 +17,8 @@ try {
   console.log(summary(result));
   process.exitCode = result.differences.length ? 1 : 0;
 } catch (error) {
-  console.error(`error: ${error instanceof PackError ? error.message : `${directory}: ${error.stack}`}`);
+  const known = error instanceof PackError;
+  console.error(`error: ${known ? error.message : `${directory} is not as docs/pack.md describes it: ${error.message}`}`);
+  if (process.env.DEBUG) console.error(error.stack);
   process.exitCode = 1;
 }

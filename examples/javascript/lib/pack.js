@@ -1,5 +1,8 @@
 // The files of a run directory, each held to its digest: docs/pack.md is the format.
 
+/** The version of the run directory's format that is read here. */
+const FORMAT = 1;
+
 export class PackError extends Error {}
 
 /** Opens a run directory through `read(path) -> Promise<Uint8Array>`; every byte that it gives out was checked. */
@@ -16,6 +19,9 @@ export class Pack {
     if (!subject) throw new PackError("provenance.json does not state the digest of manifest.json");
     pack.#files = { "manifest.json": { sha256: subject.digest?.sha256 } };
     pack.manifest = await pack.json("manifest.json");
+    const { format_version } = pack.manifest;
+    if (format_version !== FORMAT)
+      throw new PackError(`manifest.json has format_version ${format_version}, this program reads ${FORMAT}`);
     pack.#files = { ...pack.manifest.files, ...pack.#files };
     pack.rules = await pack.json("preprocess.json");
     return pack;

@@ -1,5 +1,6 @@
 // The pack's samples through this runtime: the ids of every text, the bytes of every picture, every embedding.
 
+import { PackError } from "./pack.js";
 import { pixels } from "./pictures.js";
 
 /**
@@ -35,9 +36,9 @@ export async function replay(embedder, note = () => {}) {
       const sample = raw.cases?.[entry]?.[name];
       if (!sample) continue;
       const fromRaw = {};
-      if (sample.images) Object.assign(fromRaw, await embedder.pictures(sample.images.map((image) => files[image])));
+      if (sample.images) Object.assign(fromRaw, await embedder.pictures(sample.images.map((image) => required(files, image, "goldens/raw/index.json: images"))));
       if (sample.texts) {
-        const rows = await Promise.all(sample.texts.map((text) => embedder.ids(texts[text].text, entry)));
+        const rows = await Promise.all(sample.texts.map((text) => embedder.ids(required(texts, text, "goldens/raw/index.json: texts").text, entry)));
         Object.assign(fromRaw, embedder.batch(rows));
       }
       await replayCase(embedder, entry, `${name}, from texts and files`, fromRaw, arrays, budgets, found, name);
@@ -48,10 +49,19 @@ export async function replay(embedder, note = () => {}) {
   return { ...found, runtime: runtime.name };
 }
 
+/** Gives what the pack must have. */
+function required(object, key, where) {
+  if (object?.[key] === undefined) throw new PackError(`${where} has no "${key}"`);
+  return object[key];
+}
+
 async function replayCase(embedder, entry, title, inputs, arrays, budgets, found, name = title) {
   const output = embedder.pack.rules.embeddings.output;
-  const wanted = arrays[`${name}/outputs/${output}`];
-  const { allowed } = budgets[output];
+  const wanted = required(arrays, `${name}/outputs/${output}`, `goldens/${entry}.safetensors`);
+  if (wanted.dtype !== "F64") throw new PackError(`${entry}, ${name}: ${output} is ${wanted.dtype}, expected F64`);
+  const { allowed } = required(budgets, output, `${entry}, ${name}: budgets`);
+  if (!(Number.isFinite(allowed) && allowed > 0))
+    throw new PackError(`${entry}, ${name}: ${allowed} is no budget, expected a number above 0`);
   found.counts.cases++;
   let got;
   try {
