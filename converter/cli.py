@@ -95,7 +95,12 @@ def export_options(command: Command) -> Command:
         callback=lambda context, parameter, values: tuple(parse_static(value) for value in values),
         help="Add StableHLO variants of fixed shape, e.g. batch=1,tokens=32. Repeatable.",
     )(command)
-    return click.option("--opset", type=int, help="ONNX opset; default 23.")(command)
+    help_text = "What the SavedModel computes with: one program that XLA compiles, or ordinary TensorFlow operators."
+    ops = click.Choice(["xla", "tensorflow"])
+    command = click.option("--ops", default="xla", show_default=True, type=ops, help=help_text)(command)
+    help_text = "Take another route to ONNX: TensorFlow operators, through tf2onnx; held against our own on the way."
+    command = click.option("--via", type=click.Choice(["tf2onnx"]), help=help_text)(command)
+    return click.option("--opset", type=int, help="ONNX opset; default 23, or 18 via tf2onnx.")(command)
 
 
 def json_option(command: Command) -> Command:
@@ -343,7 +348,7 @@ def options(**given: Any) -> Any:
     """Collect what was given on the command line."""
     from .stages import Options
 
-    texts = {k: "" if v is None else str(v) for k, v in given.items() if k in ("checkpoint", "tokenizer")}
+    texts = {k: "" if v is None else str(v) for k, v in given.items() if k in ("checkpoint", "tokenizer", "via")}
     configs = tuple(str(path) for path in given.pop("configs", ()))
     return Options(**(given | texts), configs=configs)
 

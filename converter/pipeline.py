@@ -130,7 +130,7 @@ def convert_all(directory: Path, options: Options, display: Display, jobs: int) 
     """Do everything: from the checkpoint to proven artifacts."""
     formats = stages.chosen(options)
     for exporter in formats:
-        exporter.require()
+        exporter.require(options.via)
     check_space(Path(options.checkpoint), directory)
     with hold(directory):
         errors = run_tasks(tasks_for_all(formats), directory, options, display, jobs)

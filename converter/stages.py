@@ -36,8 +36,12 @@ PACKAGES = (
     "orbax-checkpoint",
     "tensorflow-cpu",
     "tensorflow",
+    "tf2onnx",
     "torch",
 )
+SHAPING = ("static", "opset", "ops", "via")
+"""The options that shape the exported programs."""
+
 DISTRIBUTION = "bgevis-convert"
 SHOWN = 12
 """Problems printed in full; the ledger lists all."""
@@ -54,6 +58,8 @@ class Options:
     formats: tuple[str, ...] = ()
     static: tuple[dict[str, int], ...] = ()
     opset: int | None = None
+    ops: str = "xla"
+    via: str = ""
 
     def to_json(self) -> str:
         """Serialize for another process."""
@@ -289,21 +295,22 @@ def build(run: RunDirectory, options: Options, progress: Progress) -> None:
 
 def export(run: RunDirectory, exporter: Exporter, options: Options, progress: Progress) -> None:
     """Write one format."""
-    exporter.require()
+    exporter.require(options.via)
     require(run, "build")
     weights = WeightsFile(run.path / WEIGHTS_PATH)
     progress.begin(sum(location.nbytes for location in weights.tensors.values()))
     with run.stage(f"export-{exporter.name}", export_reads(run, exporter, options)) as staged:
         out = staged.out / exporter.folder
         out.mkdir()
-        request = Request(network(run.manifest()), weights, out, options.static, options.opset, progress.advance)
+        shaped = {name: getattr(options, name) for name in SHAPING}
+        request = Request(network(run.manifest()), weights, out, progress=progress.advance, **shaped)
         staged.programs = exporter.write(request)
         staged.key = exporter.key
 
 
 def export_reads(run: RunDirectory, exporter: Exporter, options: Options) -> str:
     """Give the digest of what an export depends on."""
-    return run.reads(WEIGHTS_PATH, exporter.name, list(options.static), options.opset)
+    return run.reads(WEIGHTS_PATH, exporter.name, *(getattr(options, name) for name in SHAPING))
 
 
 def chosen(options: Options) -> list[Exporter]:

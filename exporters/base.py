@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,10 @@ class Request:
     static: tuple[Mapping[str, int], ...] = ()
     """Static-shape variants to add, e.g. ({"batch": 1, "tokens": 32},), for formats that have them."""
     opset: int | None = None
+    ops: str = "xla"
+    """What a SavedModel computes with: "xla", one compiled program, or "tensorflow", ordinary operators."""
+    via: str = ""
+    """The route to ONNX: our own lowering, or "tf2onnx"."""
     progress: Callable[[int], None] = lambda nbytes: None
     """Called with the number of bytes written since the last call."""
 
@@ -83,6 +87,7 @@ class Exporter:
             those that JAX lowers the model to.
         locate: says in which module an entry point's program parts from the goldens, and why, or "" where all
             agree; with some leaves multiplied. None for formats whose programs do not show their modules.
+        ways: what else must be importable for a way of writing that `--via` names; the extra is called as the way.
     """
 
     name: str
@@ -95,14 +100,16 @@ class Exporter:
     read_weights: Callable[[Artifact], Iterator[tuple[str, np.ndarray]]]
     probe: Callable[[Artifact, Mapping[str, float]], Runner] | None = None
     locate: Callable[[Artifact, str, Intermediates, Mapping[str, float]], str] | None = None
+    ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def require(self) -> None:
+    def require(self, via: str = "") -> None:
         """Raise EnvironmentFailure if a package is missing, saying how to get it."""
-        for module in self.modules:
+        needed = dict.fromkeys(self.modules, self.extra) | dict.fromkeys(self.ways.get(via, ()), via)
+        for module, extra in needed.items():
             if not _installed(module):
                 raise EnvironmentFailure(
                     f"the {self.name} exporter needs the Python package {module}, which is not installed: "
-                    f"pip install 'bgevis-convert[{self.extra}]'"
+                    f"pip install 'bgevis-convert[{extra}]'"
                 )
 
 

@@ -1,6 +1,8 @@
-"""TensorFlow SavedModel: one signature per entry point around the StableHLO that JAX lowers to.
+"""TensorFlow SavedModel: one signature per entry point.
 
-The variables are named as the leaves and shared by all signatures. Loading needs TensorFlow alone.
+A signature is one operator around the StableHLO that JAX lowers to, which XLA compiles; or, for readers
+without XLA, ordinary operators. The variables are named as the leaves and shared by all signatures. Loading
+needs TensorFlow alone.
 
 Source: https://github.com/jax-ml/jax/tree/main/jax/experimental/jax2tf (native serialization, op
 XlaCallModule) and https://www.tensorflow.org/guide/saved_model.
@@ -37,8 +39,9 @@ def write(request: Request) -> dict[str, Description]:
     variables = _variables(request.weights)
     root = tf.Module()
     setattr(root, VARIABLES, _nested(variables))
+    signature = OPS[request.ops]
     with reproducible_lowering():
-        signatures = {name: _signature(request.network, name, variables) for name in request.network.entry_points}
+        signatures = {name: signature(request.network, name, variables) for name in request.network.entry_points}
     try:
         tf.saved_model.save(root, str(request.out), signatures=signatures)
     except tf.errors.OpError as error:
@@ -46,7 +49,7 @@ def write(request: Request) -> dict[str, Description]:
     (request.out / "fingerprint.pb").unlink()  # holds a random id; TensorFlow loads without it
     tensors = _normalize(request.out / "saved_model.pb")
     request.progress(sum(path.stat().st_size for path in request.out.rglob("*") if path.is_file()))
-    return {name: _describe(name, function) | tensors[name] for name, function in signatures.items()}
+    return {name: _describe(name, function, request.ops) | tensors[name] for name, function in signatures.items()}
 
 
 def open_(artifact: Artifact) -> "SavedModelRunner":
@@ -142,12 +145,32 @@ def _signature(network: "Network", entry_point: str, variables: Mapping[str, Any
         return convert(used, *inputs)
 
     call.__name__ = entry_point
-    return tf.function(call, autograph=False).get_concrete_function(
-        *(
-            tf.TensorSpec([d if isinstance(d, int) else None for d in spec.shape], spec.dtype, spec.name)
-            for spec in entry.inputs
-        )
-    )
+    return tf.function(call, autograph=False).get_concrete_function(*_tensor_specs(entry))
+
+
+def operators_signature(network: "Network", entry_point: str, variables: Mapping[str, Any]) -> Any:
+    """Trace an entry point as ordinary operators; sizes that were never legal are refused where they do not fit."""
+    tf = _tensorflow()
+    from .lowering.trace import trace
+    from .tensorflow_ops.lower import lower, scoped
+
+    entry = network.entry_points[entry_point]
+    program = trace(network, entry)
+
+    def call(*inputs: Any) -> Any:
+        weights = {name: scoped(name, tf.convert_to_tensor, variables[name]) for name in program.weights}
+        return lower(program, weights, inputs)
+
+    call.__name__ = entry_point
+    return tf.function(call, autograph=False).get_concrete_function(*_tensor_specs(entry))
+
+
+def _tensor_specs(entry: EntryPoint) -> list[Any]:
+    tf = _tensorflow()
+    return [
+        tf.TensorSpec([d if isinstance(d, int) else None for d in spec.shape], spec.dtype, spec.name)
+        for spec in entry.inputs
+    ]
 
 
 def _constraints(entry: EntryPoint) -> list[str]:
@@ -155,14 +178,17 @@ def _constraints(entry: EntryPoint) -> list[str]:
     return low + [f"{name} <= {axis.high}" for name, axis in entry.axes.items() if axis.high is not None]
 
 
-def _describe(entry_point: str, function: Any) -> Description:
-    call = next(op for op in function.graph.get_operations() if op.type == "XlaCallModule")
-    return {
-        "path": KEY,
-        "signature": entry_point,
-        "tensorflow": _tensorflow().__version__,
-        "xla_call_module": call.get_attr("version"),
-    }
+OPS = {"xla": _signature, "tensorflow": operators_signature}
+"""What `--ops` chooses from."""
+
+
+def _describe(entry_point: str, function: Any, ops: str) -> Description:
+    operators = function.graph.get_operations()
+    stated: Description = {"path": KEY, "signature": entry_point, "tensorflow": _tensorflow().__version__, "ops": ops}
+    if ops == "xla":
+        call = next(op for op in operators if op.type == "XlaCallModule")
+        return stated | {"xla_call_module": call.get_attr("version")}
+    return stated | {"operators": sorted({op.type for op in operators} - {"Placeholder"})}
 
 
 def _normalize(path: Path) -> dict[str, Description]:

@@ -1,46 +1,19 @@
 """A function, lowered to ONNX and run: what the tests of the lowering share."""
 
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
 import onnx
 import onnxruntime
-from jax import export
-from jax.extend.core import ClosedJaxpr
 
 from bgevis.exporters.onnx.serialize import model
 from bgevis.exporters.onnx.write import OPSET, lower
 
-SIZES = {"b": 2, "t": 3}
-
-
-@dataclass(frozen=True)
-class Arg:
-    """An argument: axes as "b t 4", letters being dynamic; integers are drawn from low..high-1."""
-
-    axes: str
-    dtype: str = "float32"
-    low: float = -3
-    high: float = 3
-
-    def shape(self, sizes: Mapping[str, object]) -> tuple:
-        return tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in self.axes.split())
-
-    def draw(self, rng: np.random.Generator, sizes: Mapping[str, int]) -> np.ndarray:
-        shape = self.shape(sizes)
-        if self.dtype == "bool":
-            return rng.integers(0, 2, shape).astype(bool)
-        if self.dtype.startswith(("int", "uint")):
-            return rng.integers(int(self.low), int(self.high), shape).astype(self.dtype)
-        return rng.uniform(self.low, self.high, shape).astype(self.dtype)
-
-
-def trace(function: Callable, args: tuple[Arg, ...], sizes: Mapping[str, int] | None = None) -> ClosedJaxpr:
-    """Trace with symbolic sizes, or with `sizes`."""
-    symbols = dict(zip("bt", export.symbolic_shape("b, t"), strict=True))
-    return jax.jit(function).trace(*(jax.ShapeDtypeStruct(a.shape(sizes or symbols), a.dtype) for a in args)).jaxpr
+sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+from lowering_cases import Arg, same, trace
 
 
 def to_onnx(
@@ -65,14 +38,7 @@ def run(proto: onnx.ModelProto, arrays: list[np.ndarray]) -> list[np.ndarray]:
 
 def agree(function: Callable, args: tuple[Arg, ...], proto: onnx.ModelProto, sizes: Mapping[str, int]) -> None:
     """Compare with JAX on drawn arguments: shapes, types, values."""
-    arrays = [arg.draw(np.random.default_rng(0), sizes) for arg in args]
-    want = jax.tree.leaves(jax.jit(function)(*arrays))
-    got = run(proto, arrays)
-    assert len(want) == len(got)
-    for one, other in zip(want, got, strict=True):
-        assert one.shape == other.shape
-        assert one.dtype == other.dtype
-        np.testing.assert_allclose(other, np.asarray(one), rtol=3e-6, atol=3e-6)
+    same(function, args, lambda arrays: run(proto, arrays), sizes)
 
 
 def summary(proto: onnx.ModelProto) -> str:

@@ -3,6 +3,7 @@
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -22,9 +23,9 @@ SPEC.loader.exec_module(tiny)
 NETWORK = FAMILY.network(FAMILY.sizes["tiny"])
 
 
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory):
-    return tiny.export(EXPORTER, NETWORK, tmp_path_factory.mktemp("saved_model") / "run")
+@pytest.fixture(scope="module", params=["xla", "tensorflow"])
+def artifact(request, tmp_path_factory):
+    return tiny.export(EXPORTER, NETWORK, tmp_path_factory.mktemp("saved_model") / "run", ops=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,11 @@ def test_the_description_states_the_versions(artifact):
         assert program["path"] == "saved_model"
         assert program["signature"] == name
         assert program["tensorflow"] == tf.__version__
-        assert program["xla_call_module"] >= 9
+        if program["ops"] == "xla":
+            assert program["xla_call_module"] >= 9
+        else:
+            assert {"BatchMatMulV2", "Softmax", "ReadVariableOp"} <= {*program["operators"]}
+            assert not any("xla" in operator.lower() for operator in program["operators"])
 
 
 def test_the_description_names_what_a_session_feeds_and_fetches(artifact, graph):
@@ -127,6 +132,26 @@ def test_the_description_names_what_a_session_feeds_and_fetches(artifact, graph)
         assert program["feeds"] == {tensor: info.name for tensor, info in signature.inputs.items()}
         assert program["fetches"] == {tensor: info.name for tensor, info in signature.outputs.items()}
         assert list(program["feeds"]) == sorted(spec.name for spec in artifact.entry_points[name].inputs)
+
+
+def test_ordinary_operators_are_named_after_their_modules(artifact, graph):
+    names = {node.name for function in graph.graph_def.library.function for node in function.node_def}
+    ordinary = artifact.programs["encode_text"]["ops"] == "tensorflow"
+    assert ("text.layers.0.attention.query/MatMul" in names) == ordinary
+
+
+def test_every_signature_agrees_with_jax(loaded, weights):
+    leaves = {leaf: np.array(weights[leaf]) for leaf in weights.tensors}
+    for entry, case in tiny.cases(NETWORK):
+        got = loaded.signatures[entry.name](**{name: tf.constant(array) for name, array in case.items()})["embeddings"]
+        want = jax.jit(NETWORK.function(entry.name))(leaves, *case.values())["embeddings"]
+        np.testing.assert_allclose(got.numpy(), want, rtol=0, atol=2e-6)
+
+
+def test_the_same_bytes_again(artifact, tmp_path):
+    again = tiny.export(EXPORTER, NETWORK, tmp_path / "run", ops=artifact.programs["encode_text"]["ops"])
+    one, other = ((a.directory / "saved_model" / "saved_model.pb").read_bytes() for a in (artifact, again))
+    assert one == other
 
 
 def test_a_full_disk_is_an_environment_failure(weights, tmp_path, monkeypatch):

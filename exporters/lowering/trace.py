@@ -1,6 +1,6 @@
 """Tracing: an entry point as a jaxpr with symbolic sizes and composites."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,6 +15,8 @@ from ...validation.taps import recording
 Specs: TypeAlias = Mapping[str, jax.ShapeDtypeStruct]
 """Name -> shape, which may be symbolic, and type."""
 
+Arrays: TypeAlias = dict[str, jax.Array]
+
 
 @dataclass(frozen=True)
 class Program:
@@ -27,23 +29,42 @@ class Program:
     closed: ClosedJaxpr
     weights: Specs
     inputs: Specs
-    outputs: tuple[str, ...]
+    outputs: Specs
     taps: tuple[str, ...] = ()
 
 
 def trace(network: Network, entry: EntryPoint, taps: bool = False) -> Program:
     """Trace an entry point with symbolic sizes."""
-    weights = network.weight_specs(network.used_weights(entry.name))
-    specs = network.input_specs(entry.name)
     function = network.function(entry.name)
 
     def tapped(weights: Weights, *inputs: jax.Array) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         with recording() as modules:
             return function(weights, *inputs), modules if taps else {}
 
+    return _trace(network, entry, tapped)
+
+
+def trace_modules(network: Network, entry: EntryPoint) -> tuple[Program, tuple[str, ...]]:
+    """Trace an entry point with what each module computes as outputs too; give their names in order of computation."""
+    function = network.function(entry.name)
+    modules: dict[str, None] = {}
+
+    def tapped(weights: Weights, *inputs: jax.Array) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        with recording() as taps:
+            results = function(weights, *inputs)
+        modules.update(dict.fromkeys([*taps, *results]))
+        return taps | results, {}
+
+    program = _trace(network, entry, tapped)
+    return program, tuple(modules)
+
+
+def _trace(network: Network, entry: EntryPoint, function: Callable[..., tuple[Arrays, Arrays]]) -> Program:
+    weights = network.weight_specs(network.used_weights(entry.name))
+    specs = network.input_specs(entry.name)
     with native_operators():
-        traced = jax.jit(tapped).trace(weights, *specs)
+        traced = jax.jit(function).trace(weights, *specs)
     outputs, modules = traced.out_info
     inputs = {tensor.name: spec for tensor, spec in zip(entry.inputs, specs, strict=True)}
-    names = (tuple(sorted(results)) for results in (outputs, modules))
-    return Program(traced.jaxpr, dict(sorted(weights.items())), inputs, *names)
+    results = {name: jax.ShapeDtypeStruct(info.shape, info.dtype) for name, info in sorted(outputs.items())}
+    return Program(traced.jaxpr, dict(sorted(weights.items())), inputs, results, tuple(sorted(modules)))

@@ -50,4 +50,5 @@ EXPORTER = Exporter(
     read_weights=_read_weights,
     probe=_probe,
     locate=_locate,
+    ways={"tf2onnx": ("jax", "tensorflow", "tf2onnx")},
 )

@@ -89,7 +89,7 @@ def model(
         [_initializer(value, names.of[value], weights, file) for value in fixed],
         value_info=[_info(value, names.of[value]) for value in inner],
     )
-    whole = _model(proto, opset)
+    whole = packaged(proto, opset)
     whole.metadata_props.add(key=TAPS, value=json.dumps(_taps(graph, names), separators=(",", ":")))
     return whole
 
@@ -105,7 +105,8 @@ def _taps(graph: Graph, names: Names) -> dict[str, list[str]]:
     return found
 
 
-def _model(graph: onnx.GraphProto, opset: int) -> onnx.ModelProto:
+def packaged(graph: onnx.GraphProto, opset: int) -> onnx.ModelProto:
+    """Make a model of a graph, of the oldest IR version that has the opset."""
     imports = [helper.make_opsetid("", opset)]
     ir_version = helper.find_min_ir_version_for(imports)
     return helper.make_model(
@@ -159,9 +160,18 @@ def _node(node: Node, names: Names) -> onnx.NodeProto:
 def _initializer(value: Value, name: str, weights: Mapping[str, Location], file: str) -> TensorProto:
     if not isinstance(value.source, Weight):
         return numpy_helper.from_array(np.asarray(value.array), name)
-    location = weights[value.source.leaf]
-    proto = TensorProto(name=name, dims=value.shape, data_type=helper.np_dtype_to_tensor_dtype(value.dtype))
+    return external(name, value.shape, value.dtype, weights[value.source.leaf], file)
+
+
+def external(name: str, dims: Shape, dtype: np.dtype, location: Location, file: str) -> TensorProto:
+    """Refer to a leaf in the weights file."""
+    proto = TensorProto(name=name, dims=dims, data_type=helper.np_dtype_to_tensor_dtype(dtype))
     proto.data_location = TensorProto.EXTERNAL
     for key, entry in (("location", file), ("offset", location.offset), ("length", location.nbytes)):
         proto.external_data.add(key=key, value=str(entry))
     return proto
+
+
+def fed(dtype: np.dtype) -> np.dtype:
+    """Give the type in which the ONNX ecosystem feeds an input."""
+    return np.dtype(np.int64 if dtype == np.int32 else dtype)

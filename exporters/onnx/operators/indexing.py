@@ -8,8 +8,9 @@ ONNX by itself would count from the end.
 from collections.abc import Sequence
 
 from jax.extend.core import JaxprEqn
-from jax.lax import GatherDimensionNumbers, GatherScatterMode
+from jax.lax import GatherScatterMode
 
+from ...lowering.gathers import Elements, Place, Points, Rows, Window, pattern
 from ...lowering.shapes import Dim, Shape
 from ...lowering.walk import shape_of
 from ..build import BOOL, END
@@ -24,13 +25,19 @@ def gather(c: Lowering, eqn: JaxprEqn) -> Value:
     """Recognise what the gather is for: a slice, rows, elements or points."""
     value, numbers, sizes = c.full(eqn.invars[0]), eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     result = shape_of(eqn.outvars[0])
-    if len(shape_of(eqn.invars[1])) == 1 and not numbers.operand_batching_dims:
+    found = pattern(eqn)
+    if isinstance(found, Window):
         return _window(c, eqn, value)
     indices = _clipped(c, eqn, value)
-    for pattern in (_rows, _elements, _points):
-        found = pattern(c, value, indices, numbers, sizes, result)
-        if found is not None:
-            return found
+    match found:
+        case Place(axis) | Rows(axis):
+            indices = c.reshape(indices, indices.shape[:-1])
+            return c.emit("Gather", value, indices, shape=result, dtype=value.dtype, axis=axis)
+        case Elements(axis):
+            indices = c.reshape(indices, indices.shape[:-1])
+            return c.emit("GatherElements", value, indices, shape=result, dtype=value.dtype, axis=axis)
+        case Points():
+            return c.emit("GatherND", value, c.cast(indices, INT64), shape=result, dtype=value.dtype)
     raise c.refusal(eqn, f"gather with {numbers} and slices of {sizes}")
 
 
@@ -50,21 +57,16 @@ def _clipped(c: Lowering, eqn: JaxprEqn, value: Value) -> Value:
 
 
 def _window(c: Lowering, eqn: JaxprEqn, value: Value) -> Value:
-    """One slice, at places that are a vector: x[:, 0], x[i:i + 3]."""
-    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    """Slice; at places that are known, by numbers."""
+    axes, sizes = eqn.params["dimension_numbers"].start_index_map, eqn.params["slice_sizes"]
     places = c.expand(c.index(eqn.invars[1]), shape_of(eqn.invars[1]))
-    collapsed, result = numbers.collapsed_slice_dims, shape_of(eqn.outvars[0])
-    whole = all(size == dim or i in collapsed for i, (size, dim) in enumerate(zip(sizes, value.shape, strict=True)))
-    if whole and len(collapsed) == 1 and tuple(collapsed) == tuple(numbers.start_index_map):
-        index = c.reshape(_clipped(c, eqn, value), ())
-        return c.emit("Gather", value, index, shape=result, dtype=value.dtype, axis=collapsed[0])
     if places.array is not None:
-        at = dict(zip(numbers.start_index_map, places.array.tolist(), strict=True))
+        at = dict(zip(axes, places.array.tolist(), strict=True))
         start = [at.get(axis, 0) for axis in range(len(sizes))]
         cut = c.slice(value, start, [a + size for a, size in zip(start, sizes, strict=True)])
     else:
-        cut = _cut(c, value, _clipped(c, eqn, value), numbers.start_index_map, sizes)
-    return c.reshape(cut, result)
+        cut = _cut(c, value, _clipped(c, eqn, value), axes, sizes)
+    return c.reshape(cut, shape_of(eqn.outvars[0]))
 
 
 def _cut(c: Lowering, value: Value, places: Value, axes: Sequence[int], sizes: Sequence[Dim]) -> Value:
@@ -74,51 +76,6 @@ def _cut(c: Lowering, value: Value, places: Value, axes: Sequence[int], sizes: S
     shape = [sizes[axis] if axis in axes else dim for axis, dim in enumerate(value.shape)]
     cut = c.emit("Slice", value, places, ends, c.constant(axes, INT64), shape=shape, dtype=value.dtype)
     return c.slice(cut, [0] * len(sizes), sizes)
-
-
-def _rows(
-    c: Lowering, value: Value, indices: Value, numbers: GatherDimensionNumbers, sizes: Shape, result: Shape
-) -> Value | None:
-    """Whole slices along one axis, as from an embedding table."""
-    if len(numbers.start_index_map) != 1 or numbers.operand_batching_dims:
-        return None
-    (axis,) = numbers.start_index_map
-    places = range(axis, axis + len(indices.shape) - 1)
-    whole = all(size == dim for i, (size, dim) in enumerate(zip(sizes, value.shape, strict=True)) if i != axis)
-    offset = tuple(i for i in range(len(result)) if i not in places)
-    if not whole or tuple(numbers.collapsed_slice_dims) != (axis,) or tuple(numbers.offset_dims) != offset:
-        return None
-    indices = c.reshape(indices, indices.shape[:-1])
-    return c.emit("Gather", value, indices, shape=result, dtype=value.dtype, axis=axis)
-
-
-def _elements(
-    c: Lowering, value: Value, indices: Value, numbers: GatherDimensionNumbers, sizes: Shape, result: Shape
-) -> Value | None:
-    """One element per place along an axis, the other axes in step: take_along_axis."""
-    axes = (*numbers.operand_batching_dims, *numbers.start_index_map)
-    rank = len(value.shape)
-    if len(numbers.start_index_map) != 1 or sorted(axes) != list(range(rank)) or numbers.offset_dims:
-        return None
-    (axis,) = numbers.start_index_map
-    others = tuple(i for i in range(rank) if i != axis)
-    if tuple(numbers.operand_batching_dims) != others or tuple(numbers.start_indices_batching_dims) != others:
-        return None
-    indices = c.reshape(indices, indices.shape[:-1])
-    return c.emit("GatherElements", value, indices, shape=result, dtype=value.dtype, axis=axis)
-
-
-def _points(
-    c: Lowering, value: Value, indices: Value, numbers: GatherDimensionNumbers, sizes: Shape, result: Shape
-) -> Value | None:
-    """Slices at points of the leading axes: x[i, j]."""
-    axes = tuple(range(len(numbers.start_index_map)))
-    whole = tuple(sizes[len(axes) :]) == tuple(value.shape[len(axes) :])
-    offset = tuple(range(len(indices.shape) - 1, len(result)))
-    leading = tuple(numbers.start_index_map) == tuple(numbers.collapsed_slice_dims) == axes
-    if numbers.operand_batching_dims or not whole or not leading or tuple(numbers.offset_dims) != offset:
-        return None
-    return c.emit("GatherND", value, c.cast(indices, INT64), shape=result, dtype=value.dtype)
 
 
 def _start(c: Lowering, value: Value, starts: Sequence[Value], sizes: Shape, axes: Sequence[int]) -> Value:

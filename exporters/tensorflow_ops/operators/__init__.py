@@ -1,0 +1,1 @@
+"""One module per group of operators. Importing a module registers its rules."""
