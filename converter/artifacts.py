@@ -1,14 +1,31 @@
-"""A finished run directory from Python: the NNX module with its weights, for inference or further training."""
+"""A finished run directory from Python: raw texts and pictures to embeddings through any format, or the NNX module."""
 
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ..exporters.base import Exporter, exporters
 from ..exporters.weights import WeightsFile
+from ..validation.entry_point import EntryPoint
+from ..validation.errors import ConvertError, EnvironmentFailure, InputError
+from .pack.pictures import Source
+from .pack.preprocessor import Preprocessor
 from .run_directory import RunDirectory
-from .stages import WEIGHTS_PATH, network, require
+from .stages import WEIGHTS_PATH, Options, chosen, network, require
+from .validate import artifact
 
 if TYPE_CHECKING:
     from flax import nnx
+
+PREFERRED = ("onnx", "stablehlo", "saved-model", "orbax")
+"""Which format is opened when none is named: the first that is there and whose runtime is installed."""
+
+BATCH = 32
+USUAL = 512
+"""Tokens up to which a batch is full. Attention's memory grows with their square, so longer ones come in fewer rows."""
 
 
 def load_module(directory: Path | str) -> "nnx.Module":
@@ -23,3 +40,156 @@ def load_module(directory: Path | str) -> "nnx.Module":
     require(run, "build")
     net, weights = network(run.manifest()), WeightsFile(run.path / WEIGHTS_PATH)
     return net.module(jax.device_put({name: weights[name] for name in net.leaves}))
+
+
+def open_artifacts(directory: Path | str, format: str | None = None) -> "Artifacts":  # noqa: A002 - as on the command line
+    """Open one format of a run directory.
+
+    Args:
+        directory: the run directory.
+        format: onnx, stablehlo, saved-model or orbax; by default the first that is there and can be run here.
+
+    Raises:
+        InputError: no such directory or format, or it cannot be opened.
+        EnvironmentFailure: the format's runtime is not installed.
+    """
+    return Artifacts(RunDirectory(Path(directory)), format)
+
+
+class Artifacts:
+    """One format of a run directory, open, with the tokenizer and the preprocessing of its pack."""
+
+    def __init__(self, run: RunDirectory, format: str | None = None):  # noqa: A002 - as on the command line
+        exporter = chosen(Options(formats=(format,)))[0] if format else _first(run)
+        exporter.require()
+        opened = artifact(run, exporter)
+        try:
+            self._runner = exporter.open(opened)
+        except ConvertError:
+            raise
+        except Exception as error:  # each runtime has its own
+            raise InputError(f"{run.path}: its {exporter.name} cannot be opened: {_line(error)}") from error
+        self.path = run.path
+        self.format = exporter.name
+        self.runner = self._runner.name
+        self.entry_points = opened.entry_points
+        self._compiles = exporter.compiles
+        self._preprocessor = Preprocessor(run.path)
+        self.width: int = self._preprocessor.rules["embeddings"]["width"]
+
+    def embed(
+        self,
+        texts: Sequence[str] | None = None,
+        images: Sequence[Source] | None = None,
+        *,
+        batch_size: int = BATCH,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Embed texts, pictures, or pairs of both: (rows, width) float32, in the order given.
+
+        Texts that are longer than the network's limit lose their end. Rows are run in batches of like length.
+
+        Args:
+            texts: any strings, the empty one too.
+            images: files, their bytes, arrays (height, width, 3) of uint8, or Pillow's pictures.
+            batch_size: most rows at once; longer texts come in fewer.
+            progress: show a bar on standard error.
+
+        Raises:
+            InputError: the network does not take these, or a picture cannot be read.
+            EnvironmentFailure: a package that reads them is missing, or the runtime failed.
+        """
+        for name, given in (("texts", texts), ("images", images)):
+            if isinstance(given, str | bytes | Path):
+                raise TypeError(f"{name} must be a list, got one {type(given).__name__}")
+        entry = self._entry(texts is not None, images is not None)
+        if texts is not None and images is not None and len(texts) != len(images):
+            raise ValueError(f"texts and images are pairs: got {len(texts)} texts and {len(images)} images")
+        count = len(texts if texts is not None else images or ())
+        embeddings = np.zeros((count, self.width), np.float32)
+        ids = None if texts is None else self._preprocessor.ids(entry.name, texts)
+        for rows in _shown(_batches(count, ids, batch_size), count, progress):
+            embeddings[rows] = self._run(entry, rows, ids, images)
+        return embeddings
+
+    def _entry(self, texts: bool, images: bool) -> EntryPoint:
+        """Find the entry point that takes just what is given."""
+        rules, wanted = self._preprocessor.rules, set[str]()
+        if texts and rules["texts"]:
+            wanted |= set(rules["texts"]["inputs"].values())
+        if images and rules["images"]:
+            wanted.add(rules["images"]["input"])
+        for entry in self.entry_points.values():
+            if {spec.name for spec in entry.inputs} == wanted and (not images or rules["images"]):
+                return entry
+        given = " and ".join(["texts"] * texts + ["images"] * images) or "neither texts nor images"
+        known = ", ".join(f"{e.name}({', '.join(s.name for s in e.inputs)})" for e in self.entry_points.values())
+        raise InputError(f"{self.path}: this network has no entry point for {given} (entry points: {known})")
+
+    def _run(
+        self, entry: EntryPoint, rows: list[int], ids: list[list[int]] | None, images: Sequence[Source] | None
+    ) -> np.ndarray:
+        """Run one batch. Where each shape costs a compilation, sizes are rounded up, so that there are few."""
+        size = 1 << (len(rows) - 1).bit_length() if self._compiles else len(rows)
+        filled = [*rows, *rows[-1:] * (size - len(rows))]
+        made = {} if images is None else self._preprocessor.image_inputs([images[row] for row in filled])
+        if ids is not None:
+            longest = max(len(ids[row]) for row in rows)
+            tokens = _rounded(longest, entry.axes["tokens"].high) if self._compiles else longest
+            made |= self._preprocessor.text_inputs([ids[row] for row in filled], tokens)
+        try:
+            outputs = self._runner.run(entry.name, {spec.name: made[spec.name] for spec in entry.inputs})
+        except Exception as error:  # each runtime has its own
+            raise EnvironmentFailure(f"{self.runner} could not compute {entry.name}: {_line(error)}") from error
+        return outputs[self._preprocessor.rules["embeddings"]["output"]][: len(rows)]
+
+
+def _first(run: RunDirectory) -> Exporter:
+    known, keys = exporters(), {k for entry in run.manifest()["entry_points"].values() for k in entry["programs"]}
+    there = [known[name] for name in PREFERRED if known[name].key in keys]
+    for exporter in there:
+        try:
+            exporter.require()
+        except EnvironmentFailure:
+            continue
+        return exporter
+    if there:
+        there[0].require()
+    raise InputError(f"{run.path} holds no artifacts; run `bgevis-convert export FORMAT {run.path}` first")
+
+
+def _batches(count: int, ids: list[list[int]] | None, batch_size: int) -> Iterator[list[int]]:
+    """Give the rows of each batch, the longest texts first: what does not fit into memory shows at once."""
+    order = list(range(count)) if ids is None else sorted(range(count), key=lambda row: -len(ids[row]))
+    while order:
+        longest = len(ids[order[0]]) if ids else 0
+        size = max(1, min(batch_size, batch_size * USUAL**2 // max(longest, 1) ** 2))
+        yield order[:size]
+        order = order[size:]
+
+
+def _rounded(tokens: int, limit: int | None) -> int:
+    """Round a length up: to 8, 16, ... 64, then 128, 192, ..., but not above the limit."""
+    step = 8 if tokens <= 64 else 64
+    return min(-(-tokens // step) * step, limit or sys.maxsize)
+
+
+def _shown(batches: Iterator[list[int]], total: int, progress: bool) -> Iterator[list[int]]:
+    """Pass batches on, with a bar that counts their rows."""
+    if not progress:
+        yield from batches
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("embed"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("embed", total=total)
+        for rows in batches:
+            yield rows
+            bars.advance(task, len(rows))
+
+
+def _line(error: Exception) -> str:
+    """Say what a runtime raised, in one line."""
+    return f"{type(error).__name__}: {error}".split("\n")[0][:300]

@@ -188,17 +188,19 @@ def _stage(name: str, summary: str) -> None:
     def command(directory: Path, as_json: bool) -> None:
         from . import stages
         from .display import progress, report
+        from .pack.write import pack
         from .run_directory import RunDirectory
 
         run = RunDirectory(directory)
         with run.locked(), progress(name, as_json) as shown:
-            getattr(stages, name)(run, options(), shown)
+            (pack if name == "pack" else getattr(stages, name))(run, options(), shown)
         report(run, as_json)
 
 
 _stage("remap", "Names -> ledger: what becomes of every tensor.")
 _stage("verify", "Check every tensor: used once, shape, dtype, values, layout. The ledger becomes the certificate.")
 _stage("build", "Write the weights file that the programs share.")
+_stage("pack", "Write tokenizer, preprocessing and raw samples, for runtimes without Python.")
 
 
 @main.command()
@@ -259,6 +261,46 @@ def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path |
     if junit:
         write_junit(directory, junit)
     report(run, as_json)
+
+
+@main.command()
+@directory_argument
+@click.option(
+    "--format", "format_name", help="onnx, orbax, saved-model or stablehlo; default the first that runs here."
+)
+@click.option("--text", "texts", multiple=True, help="A text. Repeatable.")
+@click.option("--image", "images", multiple=True, help="A picture's file. Repeatable; with texts, pairs in this order.")
+@click.option("--texts", "lines", metavar="FILE", help="A file with a text per line; - for standard input.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write here: .npy or .parquet by its ending, else JSON lines. Default: JSON lines on standard output.",
+)
+@click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
+def embed(
+    directory: Path,
+    format_name: str | None,
+    texts: tuple[str, ...],
+    images: tuple[str, ...],
+    lines: str | None,
+    out: Path | None,
+    batch: int,
+) -> None:
+    """Embed texts, pictures or pairs of both by the artifacts of DIR."""
+    from . import embedding
+    from .artifacts import open_artifacts
+
+    if not texts and not images and lines is None:
+        raise click.UsageError("nothing to embed: give --text, --texts or --image")
+    if out:
+        embedding.writer(out)
+    every = [*texts, *(embedding.read_lines(lines) if lines else ())]
+    if every and images and len(every) != len(images):
+        raise click.UsageError(f"texts and pictures are pairs: got {len(every)} texts and {len(images)} pictures")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    artifacts = open_artifacts(directory, format_name)
+    found = embedding.embedded(artifacts, embedding.rows(every, images), batch)
+    embedding.write(found, artifacts.width, out)
 
 
 @main.command()

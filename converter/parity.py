@@ -27,6 +27,7 @@ from ..validation.runner import Arrays
 from ..validation.taps import recording
 from .cause import explain
 from .ledger import Ledger
+from .pack.replay import Pack, packed
 from .progress import Progress
 from .reference import read_original, scaled, source_scales, write_goldens, write_probe
 from .run_directory import RunDirectory
@@ -51,7 +52,8 @@ def reference(run: RunDirectory, options: Options, progress: Progress) -> None:
     leaves, ledger = network(run.manifest()).leaves, Ledger.read(run.path / LEDGER)
     with run.stage("reference", reference_reads(run, options)) as staged:
         original = family.reference(config, state)
-        write_goldens(staged.out / GOLDENS, original, entries, options.static, progress.note)
+        raw = list(Pack(run.path).cases({entry.name: entry for entry in entries})) if packed(run) else []
+        write_goldens(staged.out / GOLDENS, original, entries, options.static, raw, progress.note)
         for problem in Goldens(staged.out / GOLDENS).problems(entries, cases):
             raise GateError(f"reference: {problem}; the PyTorch original itself cannot be computed well enough")
         for name, exponents in family.probes(config).items():
@@ -63,7 +65,7 @@ def reference(run: RunDirectory, options: Options, progress: Progress) -> None:
 
 def reference_reads(run: RunDirectory, options: Options) -> str:
     """Give the digest of what the goldens depend on."""
-    return run.reads("reference", list(options.static))
+    return run.reads("reference", list(options.static), *packed(run))
 
 
 def reads(run: RunDirectory) -> str:

@@ -5,7 +5,7 @@ compared with these goldens is therefore compared with the network that was trai
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,9 +107,10 @@ def write_goldens(
     reference: "TorchReference",
     entries: tuple[EntryPoint, ...],
     static: tuple[Mapping[str, int], ...] = (),
+    raw: Sequence[Case] = (),
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Run every case and write the goldens below `out`."""
+    """Run every case, those drawn and the raw ones, and write the goldens below `out`."""
     found: list[Golden] = []
     taps: dict[str, goldens.Intermediates] = {}
     exact = reference.in_dtype("float64")
@@ -120,7 +121,7 @@ def write_goldens(
         taps[entry.name] = _intermediates(small.inputs, *values)
     for entry in entries:
         base: dict[str, Golden] = {}
-        for case in cases(entry, static):
+        for case in [*cases(entry, static), *(case for case in raw if case.entry_point == entry.name)]:
             note(f"{entry.name}: {case.name}")
             if case.same_as:
                 other, rows = base[case.same_as[0]], list(case.same_as[1])

@@ -15,6 +15,7 @@ from ..model.family import Config, Family, Settings, config_from_json, config_to
 from ..validation.errors import GateError, InputError
 from .checkpoint import Checkpoint, open_checkpoint
 from .ledger import Ledger
+from .pack import tokenizer
 from .progress import Progress
 from .remap import assign
 from .run_directory import FORMAT_VERSION, SOURCE, Manifest, RunDirectory, sha256
@@ -34,9 +35,11 @@ PACKAGES = (
     "onnx",
     "onnxruntime",
     "orbax-checkpoint",
+    "pillow",
     "tensorflow-cpu",
     "tensorflow",
     "tf2onnx",
+    "tokenizers",
     "torch",
 )
 SHAPING = ("static", "opset", "ops", "via")
@@ -109,9 +112,11 @@ def load(out: Path, options: Options, progress: Progress) -> RunDirectory:
         progress.begin(sum(file.stat().st_size for file in checkpoint.files))
         source = describe_source(checkpoint, progress)
         check.result()
-    manifest = new_manifest(identified, source)
+    folder = tokenizer_folder(path, options)
+    manifest = new_manifest(identified, source) | {"tokenizer": describe_tokenizer(identified, folder, options)}
     run = _resume(out, manifest) or RunDirectory.create(out, manifest)
-    (out / SOURCE).write_text(json.dumps({"checkpoint": str(path.resolve()), "state": _state(checkpoint)}) + "\n")
+    note = {"checkpoint": str(path.resolve()), "state": _state(checkpoint), "tokenizer": str(folder.resolve())}
+    (out / SOURCE).write_text(json.dumps(note) + "\n")
     progress.note(f"{identified.family.name}, {source['container']}, {len(checkpoint.tensors)} tensors")
     return run
 
@@ -127,6 +132,17 @@ def describe_source(checkpoint: Checkpoint, progress: Progress) -> dict[str, Any
         total = sum(int(str(entry["bytes"])) for entry in files.values())
         described |= {"bytes": total, "sha256": hashlib.sha256(text.encode()).hexdigest(), "files": files}
     return described | {"wrappers": list(checkpoint.wrappers), "ignored": list(checkpoint.ignored)}
+
+
+def tokenizer_folder(path: Path, options: Options) -> Path:
+    """Say where a tokenizer is looked for: where the user says, else beside the checkpoint."""
+    return Path(options.tokenizer) if options.tokenizer else path if path.is_dir() else path.parent
+
+
+def describe_tokenizer(identified: Identified, folder: Path, options: Options) -> dict[str, Any] | None:
+    """State the tokenizer's files, or why there is none; None for a network that reads no text."""
+    ids = tokenizer.token_ids(identified.family.entry_points(identified.config))
+    return tokenizer.state(folder, ids, named=bool(options.tokenizer)) if ids else None
 
 
 def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
@@ -152,8 +168,8 @@ def _resume(out: Path, manifest: Manifest) -> RunDirectory | None:
         return None
     run = RunDirectory(out)
     before = run.manifest()
-    fixed = ("tool", "source", "family", "config", "images")
-    if all(before[key] == manifest[key] for key in fixed):
+    fixed = ("tool", "source", "family", "config", "images", "tokenizer")
+    if all(before.get(key) == manifest[key] for key in fixed):
         return run
     run.forget(list(before["stages"]))
     return None

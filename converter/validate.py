@@ -24,7 +24,9 @@ from ..validation.report import Report, Row, junit
 from . import html_report
 from .cause import recognised
 from .ledger import Ledger
-from .parity import GOLDENS, PARITY, PROBES, probe_folders
+    goldens = Goldens(run.path / GOLDENS).cases()
+    files = [*run.manifest()["stages"][f"export-{exporter.name}"]["files"], *packed(run)]
+    files += [WEIGHTS_PATH] if exporter.folder == PROGRAMS else []
 from .progress import Progress
 from .run_directory import Manifest, RunDirectory
 from .stages import LEDGER, WEIGHTS_PATH, family_and_config, network
@@ -33,8 +35,9 @@ VALIDATE = "reports/validate.json"
 JUNIT = "reports/junit.xml"
 HTML = "reports/report.html"
 
-EXPLAINED = 8
-"""Wrong weights whose mistake is looked for; where there are more, it is the file that is wrong."""
+    goldens = Goldens(run.path / GOLDENS).cases()
+    files = [*run.manifest()["stages"][f"export-{exporter.name}"]["files"], *packed(run)]
+    files += [WEIGHTS_PATH] if exporter.folder == PROGRAMS else []
 
 FORBIDDEN = ("torch",)
 """Made unimportable where artifacts are proved: an artifact that needs the framework it came from is none."""
@@ -114,7 +117,7 @@ def reads(run: RunDirectory, exporter: Exporter) -> str:
     """Give the digest of what the proof of a format depends on."""
     manifest = run.manifest()
     stages = (manifest["stages"].get(stage, {"files": []}) for stage in (f"export-{exporter.name}", "reference"))
-    return run.reads(LEDGER, *(file for stage in stages for file in stage["files"]))
+    return run.reads(LEDGER, *packed(run), *(file for stage in stages for file in stage["files"]))
 
 
 def validate_one(run: RunDirectory, exporter: Exporter, progress: Progress) -> None:
@@ -145,16 +148,19 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
     for module in FORBIDDEN:
         sys.modules[module] = None  # type: ignore[assignment]  # Python's way to make an import fail
     opened = artifact(run, exporter)
-    goldens = Goldens(run.path / GOLDENS)
-    files = run.manifest()["stages"][f"export-{exporter.name}"]["files"]
+    goldens = Goldens(run.path / GOLDENS).cases()
+    files = [*run.manifest()["stages"][f"export-{exporter.name}"]["files"], *packed(run)]
     files += [WEIGHTS_PATH] if exporter.folder == PROGRAMS else []
     damaged = [Row("all", "files as the manifest states them", damage, False, damage) for damage in run.damaged(files)]
     damaged += [Row("all", "goldens", "", False, problem) for problem in golden_problems(run)]
     if damaged:
         return Report(exporter.name, tuple(damaged))
     rows = weight_rows(exporter, opened, Ledger.read(run.path / LEDGER))
+    if packed(run):
+        pack = Pack(run.path)
+        rows, goldens = [*rows, *pack.rows()], pack.fed(goldens, opened.entry_points)
     try:
-        report = compare(exporter.open(opened), opened.entry_points, goldens.cases())
+        report = compare(exporter.open(opened), opened.entry_points, goldens)
     except GateError as error:
         return Report(exporter.name, (*rows, Row("all", "opens", "", False, str(error))))
     rows = [*rows, *report.rows, *probe_rows(exporter, opened, run.path)]
@@ -246,7 +252,7 @@ def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
     """Join the reports of all formats, write them for programs, CI and people, and give the verdict."""
     reports = {e.key: Report.from_json(json.loads((run.path / report_path(e)).read_text())) for e in formats}
     files = run.manifest()["files"]
-    shared = [file for file in files if file.startswith(f"{GOLDENS}/") or file in (LEDGER, WEIGHTS_PATH)]
+    shared = [file for file in files if file.startswith(f"{GOLDENS}/") or file in SHARED]
     damaged = tuple(Row("all", "files as the manifest states them", d, False, d) for d in run.damaged(shared))
     if damaged:
         reports["run directory"] = Report("run directory", damaged)

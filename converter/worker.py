@@ -20,12 +20,13 @@ from typing import TextIO
 from ..exporters.base import exporters
 from ..validation.errors import ConvertError, EnvironmentFailure
 from . import parity, stages, validate
+from .pack import write
 from .progress import Progress
 from .run_directory import RunDirectory, environment_failure
 from .stages import Options
 
 PREPARE = "prepare"
-"""load, remap, verify and build in one process: they share the opened checkpoint's pages and one import of jax."""
+"""load, remap, verify, build and pack in one process: they share the checkpoint's pages and one import of jax."""
 
 
 class Lines:
@@ -90,6 +91,9 @@ def prepare(directory: Path, options: Options, progress: Progress) -> None:
         if not run.is_current(name, run.reads(*reads)):
             progress.note(name)
             stage(run, options, progress)
+    if not run.is_current("pack", write.reads(run)):
+        progress.note("pack")
+        write.pack(run, options, progress)
 
 
 def warm_up(task: str, directory: Path) -> None:

@@ -88,6 +88,7 @@ class Exporter:
         locate: says in which module an entry point's program parts from the goldens, and why, or "" where all
             agree; with some leaves multiplied. None for formats whose programs do not show their modules.
         ways: what else must be importable for a way of writing that `--via` names; the extra is called as the way.
+        compiles: its runtime compiles the program anew for each shape.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Exporter:
     probe: Callable[[Artifact, Mapping[str, float]], Runner] | None = None
     locate: Callable[[Artifact, str, Intermediates, Mapping[str, float]], str] | None = None
     ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    compiles: bool = True
 
     def require(self, via: str = "") -> None:
         """Raise EnvironmentFailure if a package is missing, saying how to get it."""

@@ -99,7 +99,8 @@ class Family:
         sizes: published sizes by name, and a tiny one.
         layout: names and shapes of the upstream checkpoint, as `fixture` writes it.
         constants: tensors that are computed rather than trained (rotary tables), by name in the upstream checkpoint.
-        images: how pictures become `images`, for the manifest; None for families without.
+        images: how pictures become the input, as preprocess.json states it (docs/pack.md); None for families without.
+        embeddings: what the outputs are: {"pooling": "cls", "normalize": True}, for preprocess.json.
         probes: name -> what some leaves are multiplied by, see `validation/probe.py`.
     """
 
@@ -117,6 +118,7 @@ class Family:
     layout: Callable[[Config], Shapes]
     constants: Callable[[Config], Mapping[str, np.ndarray]] = lambda config: {}
     images: Callable[[Config], Mapping[str, Any]] | None = None
+    embeddings: Callable[[Config], Mapping[str, Any]] = lambda config: {}
     probes: Callable[[Config], Mapping[str, Exponents]] = lambda config: {}
 
 

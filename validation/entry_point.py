@@ -67,6 +67,10 @@ class EntryPoint:
     outputs: tuple[TensorSpec, ...]
     axes: Mapping[str, Axis]
 
+    def input_of(self, kind: type) -> TensorSpec | None:
+        """Find the input whose domain is of a kind: TokenIds, PaddingMask, Pixels."""
+        return next((spec for spec in self.inputs if isinstance(spec.domain, kind)), None)
+
     def to_json(self) -> dict[str, object]:
         """Describe the signature as the manifest states it."""
 

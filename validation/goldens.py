@@ -108,7 +108,7 @@ class Goldens:
         return [golden for entry in self._index for golden in self._entry(entry)]
 
     def _entry(self, entry: str) -> list[Golden]:
-        arrays = self._read(self.folder / f"{entry}.safetensors")
+        arrays = read_arrays(self.folder / f"{entry}.safetensors")
         goldens = []
         try:
             for name, described in self._index[entry]["cases"].items():
@@ -146,7 +146,7 @@ class Goldens:
             InputError: they are missing or altered beyond reading.
         """
         file = self.folder / "taps" / f"{entry}.safetensors"
-        arrays = self._read(file)
+        arrays = read_arrays(file)
         try:
             inputs = {name: arrays[INPUTS + name] for name in self._index[entry]["tap_inputs"]}
             values = {name: (arrays[name], Budget(*pair)) for name, pair in self._index[entry]["taps"].items()}
@@ -154,13 +154,18 @@ class Goldens:
             raise InputError(f"{file} and index.json do not fit ({error!r})") from error
         return Intermediates(inputs, values)
 
-    @staticmethod
-    def _read(file: Path) -> Arrays:
-        try:
-            with safe_open(file, framework="numpy") as tensors:
-                return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
-        except (FileNotFoundError, SafetensorError) as error:
-            raise InputError(f"{file} cannot be read: {error}") from error
+
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Read every array of a safetensors file.
+
+    Raises:
+        InputError: it is missing or altered beyond reading.
+    """
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
+    except (FileNotFoundError, SafetensorError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
 
 
 def _lacks(entry: EntryPoint, case: Case, found: Golden | None) -> Iterator[str]:

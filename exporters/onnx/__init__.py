@@ -51,4 +51,5 @@ EXPORTER = Exporter(
     probe=_probe,
     locate=_locate,
     ways={"tf2onnx": ("jax", "tensorflow", "tf2onnx")},
+    compiles=False,
 )

@@ -46,6 +46,11 @@ def embeddings_output(config: BertConfig) -> tuple[TensorSpec]:
     return (TensorSpec("embeddings", "float32", ("batch", config.hidden_size)),)
 
 
+def embeddings(config: BertConfig) -> Mapping[str, Any]:
+    """State what the embeddings are."""
+    return {"pooling": config.pooling, "normalize": config.normalize}
+
+
 def encode_text(config: BertConfig) -> EntryPoint:
     """Describe the entry point that embeds texts."""
     axes = {"batch": Axis(), "tokens": Axis(1, config.max_tokens)}
@@ -98,5 +103,6 @@ FAMILY = Family(
     reference=_reference,
     sizes=SIZES,
     layout=lambda config: text_layout(config, "embeddings.", "encoder.", "pooler."),
+    embeddings=embeddings,
     probes=probes.probes,
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...validation.entry_point import Axis, EntryPoint, Pixels, TensorSpec
-from ..bert import embeddings_output, encode_text, text_inputs, text_layout
+from ..bert import embeddings, embeddings_output, encode_text, text_inputs, text_layout
 from ..family import Family, Shapes
 from . import probes, rules
 from .config import MEAN, SIZES, STD, VISUAL, VisualizedBGEConfig, configure, rotary_tables
@@ -84,15 +84,31 @@ def _constants(config: VisualizedBGEConfig) -> Mapping[str, np.ndarray]:
 
 def _images(config: VisualizedBGEConfig) -> Mapping[str, Any]:
     """State the preprocessing of FlagEmbedding's validation transform."""
+    size = config.vision.image_size
     return {
+        "input": "images",
         "layout": "NHWC",
         "dtype": "float32",
         "colour": "RGB",
-        "size": config.vision.image_size,
-        "steps": ["resize the shorter side to size", "centre crop", "convert to RGB", "divide by 255", "normalise"],
-        "resampling": "bicubic, antialiased (Pillow); modes P and 1: nearest",
-        "mean": list(MEAN),
-        "std": list(STD),
+        "size": size,
+        "exif_orientation": "ignored",
+        "frame": 0,
+        "steps": [
+            {
+                "do": "resize",
+                "shorter_side": size,
+                "longer_side": "floor",
+                "filter": "bicubic",
+                "a": -0.5,
+                "antialias": True,
+                "arithmetic": "uint8",
+                "nearest_in_modes": ["1", "P"],
+                "alpha": "premultiplied",
+            },
+            {"do": "crop", "height": size, "width": size, "offset": "half to even"},
+            {"do": "colour", "to": "RGB", "alpha": "dropped"},
+            {"do": "normalize", "divide": 255, "mean": list(MEAN), "std": list(STD)},
+        ],
     }
 
 
@@ -111,5 +127,6 @@ FAMILY = Family(
     layout=_layout,
     constants=_constants,
     images=_images,
+    embeddings=lambda config: embeddings(config.text),
     probes=probes.probes,
 )

@@ -1,0 +1,105 @@
+"""`bgevis-convert embed`: rows of texts and pictures from the shell, embeddings to standard output or a file."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ..validation.errors import EnvironmentFailure, InputError
+from .artifacts import Artifacts
+
+CHUNK = 4096
+"""Rows that are embedded before the first of them is written."""
+
+Row = dict[str, str]
+"""What one embedding is of: {"text": ...}, {"image": ...} or both."""
+
+
+def read_lines(name: str) -> list[str]:
+    """Read a text per line from a file, "-" for standard input.
+
+    Raises:
+        InputError: it is missing or not UTF-8.
+    """
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        lines = data.decode("utf-8").split("\n")
+    except FileNotFoundError as error:
+        raise InputError(f"{name} does not exist") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} is not UTF-8: {error}") from error
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def rows(texts: Sequence[str], images: Sequence[str]) -> list[Row]:
+    """Join texts and pictures to rows: either of them, or pairs."""
+    if not images:
+        return [{"text": text} for text in texts]
+    if not texts:
+        return [{"image": image} for image in images]
+    return [{"text": text, "image": image} for text, image in zip(texts, images, strict=True)]
+
+
+def embedded(artifacts: Artifacts, given: Sequence[Row], batch: int) -> Iterator[tuple[Row, np.ndarray]]:
+    """Embed rows, a chunk at a time."""
+    for start in range(0, len(given), CHUNK):
+        chunk = given[start : start + CHUNK]
+        columns = {key: [row[key] for row in chunk] for key in chunk[0]}
+        texts, images = columns.get("text"), columns.get("image")
+        found = artifacts.embed(texts, images, batch_size=batch, progress=sys.stderr.isatty())
+        yield from zip(chunk, found, strict=True)
+
+
+def write(found: Iterator[tuple[Row, np.ndarray]], width: int, out: Path | None) -> None:
+    """Write embeddings: JSON lines, or by the ending of `out` .npy or .parquet. A file is written whole or not at all.
+
+    Raises:
+        EnvironmentFailure: Parquet was asked for and pyarrow is missing.
+    """
+    if out is None:
+        _json_lines(found, width, sys.stdout.buffer)
+        return
+    aside = out.with_name(f".{out.name}.part")
+    try:
+        with aside.open("wb") as file:
+            writer(out)(found, width, file)
+        aside.replace(out)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def writer(out: Path) -> Callable[[Iterator[tuple[Row, np.ndarray]], int, IO[bytes]], None]:
+    """Choose how a file is written; refuses before any work is done.
+
+    Raises:
+        EnvironmentFailure: Parquet was asked for and pyarrow is missing.
+    """
+    if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise EnvironmentFailure(f"{out} needs the Python package pyarrow: pip install 'bgevis-convert[parquet]'")
+    return {".npy": _npy, ".parquet": _parquet}.get(out.suffix, _json_lines)
+
+
+def _json_lines(found: Iterator[tuple[Row, np.ndarray]], width: int, file: IO[bytes]) -> None:
+    for row, embedding in found:
+        numbers = [float(f"{value:.9g}") for value in embedding]  # nine digits give a float32 back
+        file.write(json.dumps(row | {"embedding": numbers}, ensure_ascii=False).encode() + b"\n")
+        file.flush()
+
+
+def _npy(found: Iterator[tuple[Row, np.ndarray]], width: int, file: IO[bytes]) -> None:
+    np.save(file, np.array([embedding for _, embedding in found], np.float32).reshape(-1, width))
+
+
+def _parquet(found: Iterator[tuple[Row, np.ndarray]], width: int, file: IO[bytes]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    several = list(found)
+    columns: dict[str, Any] = {key: [row[key] for row, _ in several] for key in (several[0][0] if several else ())}
+    flat = np.array([embedding for _, embedding in several], np.float32).reshape(-1)
+    columns["embedding"] = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(flat), width)
+    parquet.write_table(pyarrow.table(columns), file)

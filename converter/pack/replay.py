@@ -1,0 +1,104 @@
+"""The pack replayed: raw texts and pictures through tokenizer and rules, held to what they must become."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...validation.cases import Case
+from ...validation.compare import Golden
+from ...validation.entry_point import EntryPoint
+from ...validation.errors import InputError
+from ...validation.goldens import read_arrays
+from ...validation.report import Row
+from ..run_directory import RunDirectory
+from . import INDEX, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES
+from .pictures import pixels, values
+from .preprocessor import Preprocessor
+
+WITHIN = 1e-6
+"""How far a normalised byte may lie from the golden's: runtimes divide and multiply in their own order."""
+
+
+def packed(run: RunDirectory) -> list[str]:
+    """Name the files that the replay reads; empty when the run has no pack."""
+    manifest = run.manifest()
+    if manifest["verdicts"].get("pack") != "pass":
+        return []
+    return [file for file in manifest["files"] if file in (TOKENIZER, PREPROCESS) or file.startswith(f"{RAW}/")]
+
+
+class Pack:
+    """The raw samples of a run directory.
+
+    Raises:
+        InputError: a file is missing or altered beyond reading.
+    """
+
+    def __init__(self, directory: Path):
+        self.folder = directory / RAW
+        self.preprocessor = Preprocessor(directory)
+        path = directory / INDEX
+        try:
+            self._index = json.loads(path.read_text(encoding="utf-8"))
+            self.texts: dict[str, dict[str, Any]] = {text["name"]: text for text in self._index["texts"]}
+            self.pictures: dict[str, dict[str, Any]] = {image["name"]: image for image in self._index["images"]}
+            self._cases: dict[str, dict[str, dict[str, list[str]]]] = self._index["cases"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} cannot be read ({error!r}); run `bgevis-convert pack {directory}`") from error
+
+    def picture(self, name: str) -> bytes:
+        """Read a picture's file."""
+        return (self.folder / self.pictures[name]["file"]).read_bytes()
+
+    def cases(self, entries: Mapping[str, EntryPoint]) -> Iterator[Case]:
+        """Make the raw cases, from texts and pictures to ready inputs."""
+        for entry, several in self._cases.items():
+            for name, rows in several.items():
+                texts = [self.texts[text]["text"] for text in rows["texts"]] if "texts" in rows else None
+                pictures = [self.picture(image) for image in rows["images"]] if "images" in rows else None
+                yield Case(entry, name, self.preprocessor.inputs(entries[entry], texts, pictures))
+
+    def rows(self) -> list[Row]:
+        """Judge ids and bytes of every sample, exactly."""
+        found = list(self._text_rows())
+        return [*found, *self._picture_rows()] if self.pictures else found
+
+    def _text_rows(self) -> Iterator[Row]:
+        entries = dict.fromkeys(entry for text in self.texts.values() for entry in text["ids"])
+        for entry in entries:
+            wanted = {name: text["ids"][entry] for name, text in self.texts.items()}
+            got = self.preprocessor.ids(entry, [text["text"] for text in self.texts.values()])
+            wrong = [name for (name, ids), have in zip(wanted.items(), got, strict=True) if ids != have]
+            problem = f"other ids for the texts {', '.join(wrong)}" if wrong else ""
+            yield Row(entry, f"ids of {len(wanted)} raw texts", "ids", not wrong, problem)
+
+    def _picture_rows(self) -> Iterator[Row]:
+        rules, goldens = self.preprocessor.rules["images"], read_arrays(self.folder / Path(PIXELS).name)
+        got = {name: pixels(self.picture(name), rules) for name in self.pictures}
+        wrong = [name for name, array in got.items() if not np.array_equal(array, goldens.get(name, VALUES))]
+        problem = f"other bytes for the pictures {', '.join(wrong)}" if wrong else ""
+        yield Row("all", f"bytes of {len(self.pictures)} raw pictures", "pixels", not wrong, problem)
+        error = float(np.max(np.abs(values(rules) - goldens[VALUES])))
+        yield Row(
+            "all", "normalised bytes", VALUES, error <= WITHIN, "" if error <= WITHIN else "differ", error, WITHIN
+        )
+
+    def fed(self, goldens: Sequence[Golden], entries: Mapping[str, EntryPoint]) -> list[Golden]:
+        """Give the goldens with the raw cases' inputs made anew from texts and pictures.
+
+        Raises:
+            InputError: the goldens were made without the pack.
+        """
+        found = {(golden.case.entry_point, golden.case.name): golden for golden in goldens}
+        for case in self.cases(entries):
+            key = case.entry_point, case.name
+            if key not in found:
+                raise InputError(
+                    f"the goldens have no case {case.name!r}, which the pack has: run the parity stage again"
+                )
+            found[key] = dataclasses.replace(found[key], case=case)
+        return list(found.values())

@@ -1,0 +1,149 @@
+"""The raw samples: texts and pictures chosen so that each common mistake of a runner gives something else.
+
+docs/pack.md says which sample tells which mistake. Pictures are drawn for the network's own size: flat areas,
+stripes of one sample and a slanted edge compress to a few kilobytes and show every filter.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LONG = "long"
+TEXTS = {
+    "plain": "A quick brown fox jumps over the lazy dog.",
+    "numbers": "It's $3.50 (or 12,5%) for re-used goods; e.g. #7 & co. don't cost 1_000 / kg!",
+    "spaces": "  tabs\tand\nlines\u00a0no-break\u2003wide\u200bzero\u0007bell\r\n",
+    "casing": "NASA, iPhone and McDonald's: ÄÖÜ ß ΣΊΣΥΦΟΣ İstanbul ЩИ",
+    "accents": "café naïve Ångström élève | cafe\u0301 nai\u0308ve A\u030angstro\u0308m e\u0301le\u0300ve",
+    "cjk": "東京は日本の首都。 北京大学 mixed中文text 한국어 ไทย हिन्दी",
+    "unknown": f"{'supercalifragilistic' * 6} 🙂 ☃ \U0001f9ec ok",
+    "special": "this [SEP] is </s> no [CLS] end [MASK] of <mask> text [UNK]",
+    "empty": "",
+}
+WORDS = "one small step for some long and winding texts that go on till nobody can read what they were about at all"
+
+
+def texts(limit: int | None) -> dict[str, str]:
+    """Give the texts; with a limit, one that has more tokens than that, no two places of which are alike."""
+    if limit is None:
+        return dict(TEXTS)
+    words = WORDS.split()
+    several = [f"{words[i % len(words)]} {i}" if i % 3 else words[i % len(words)] for i in range(limit + 8)]
+    return TEXTS | {LONG: " ".join(several)}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One raw picture.
+
+    Args:
+        core: every decoder gives the same bytes for it.
+    """
+
+    name: str
+    file: str
+    content: bytes
+    core: bool
+    tells: str
+
+
+def pictures(size: int) -> Iterator[Picture]:
+    """Draw the pictures for a network that sees squares of `size`."""
+    from PIL import Image
+
+    def png(name: str, image: "Image.Image", core: bool, tells: str, **options: Any) -> Picture:
+        return Picture(name, f"{name}.png", _save(image, "PNG", optimize=True, **options), core, tells)
+
+    def rgb(width: int, height: int) -> "Image.Image":
+        return Image.fromarray(scene(width, height))
+
+    wide, tall = rgb(*wide_size(size)), rgb(*tall_size(size))
+    yield png("exact", rgb(size, size), True, "channels swapped, rows for columns, wrong mean or std")
+    yield png("wide", wide, True, "no antialias, another filter, squashed, longer side rounded, crop rounded down")
+    yield png("tall", tall, True, "enlarged by another filter, crop rounded up, no bytes between the passes")
+    yield png("odd_1", rgb(size + 1, size), True, "halves of a crop rounded up")
+    yield png("odd_3", rgb(size, size + 3), True, "halves of a crop rounded down")
+    yield png("dot", Image.new("RGB", (1, 1), (200, 60, 20)), True, "one sample")
+    yield png("gray", wide.convert("L"), True, "one channel")
+    jpeg = _save(_blocks(), "JPEG", quality=100, subsampling=0)
+    yield Picture("blocks", "blocks.jpg", jpeg, True, "JPEG, of flat blocks that every exact decoder agrees on")
+    yield png("palette", _palette(wide), False, "converted to RGB before it is resized")
+    alpha = wide.copy()
+    alpha.putalpha(wide.getchannel("G"))
+    yield png("alpha", alpha, False, "resized without premultiplying, blended with a background")
+    deep = Image.fromarray(np.asarray(tall)[..., 0].astype(np.uint16) * 3)
+    yield png("deep", deep, False, "16 bits scaled instead of clipped")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = _save(_blocks(), "JPEG", quality=100, subsampling=0, exif=exif)
+    yield Picture("turned", "turned.jpg", turned, False, "the EXIF orientation applied")
+
+
+def scene(width: int, height: int) -> np.ndarray:
+    """Draw a picture that is like none of its mirror images, (height, width, 3) uint8.
+
+    Four flat quarters; upon them stripes of one sample, checks of two, a slanted edge and a disc.
+    """
+    y, x = np.mgrid[0:height, 0:width]
+    v, u = y / height, x / width
+    flat = np.array([[(230, 40, 90), (30, 160, 220)], [(250, 210, 20), (70, 20, 130)]], np.uint8)
+    drawn = flat[(v > 0.55).astype(int), (u > 0.45).astype(int)]
+    drawn[(x % 2 == 0) & (u > 0.25) & (u < 0.6) & (v < 0.4)] = (0, 0, 0)
+    drawn[((x // 2 + y // 2) % 2 == 0) & (v > 0.65) & (u > 0.55)] = (255, 255, 255)
+    drawn[(y % 2 == 0) & (u < 0.45) & (v > 0.4) & (v < 0.7)] = (10, 120, 60)
+    drawn[(v - 0.1) > 2.1 * (u - 0.55)] ^= 0x35
+    drawn[(u - 0.6) ** 2 + (v - 0.35) ** 2 < 0.02] = (250, 130, 5)
+    return drawn
+
+
+def wide_size(size: int) -> tuple[int, int]:
+    """Give a size to shrink, whose longer side has a fraction to be cut off and 3 of 4 to be cropped."""
+    return _search(size, range(round(1.4 * size), 4 * size + 40), 1.8, 3)
+
+
+def tall_size(size: int) -> tuple[int, int]:
+    """Give a size to enlarge, whose longer side has a fraction to be cut off and 1 of 4 to be cropped."""
+    width, height = _search(size, range(max(2, round(0.6 * size)), 4 * size + 40), 1.7, 1)
+    return height, width
+
+
+def _search(size: int, shorts: range, ratio: float, remainder: int) -> tuple[int, int]:
+    """Find the first (long, short) that becomes (size + remainder + 4 n + a large fraction, size)."""
+    for short in shorts:
+        for long in range(round(ratio * short), 2 * short + 4):
+            new = size * long / short
+            if short != size and new % 1 > 0.5 and (int(new) - size) % 4 == remainder:
+                return long, short
+    raise ValueError(f"no picture fits the size {size}")
+
+
+def _blocks() -> "Image.Image":
+    """Draw flat blocks of 8 x 8, whose colours lie far from where decoders round differently."""
+    from PIL import Image
+
+    colours = [(16, 16, 16), (235, 235, 235), (128, 128, 128), (200, 41, 66), (37, 92, 203), (64, 178, 61)]
+    blocks = np.array([[colours[(3 * row + column) % 6] for column in range(5)] for row in range(3)], np.uint8)
+    return Image.fromarray(np.repeat(np.repeat(blocks, 8, 0), 8, 1))
+
+
+def _palette(image: "Image.Image") -> "Image.Image":
+    """Give the same picture as indices into its own colours."""
+    from PIL import Image
+
+    array = np.asarray(image)
+    colours, indices = np.unique(array.reshape(-1, 3), axis=0, return_inverse=True)
+    found = Image.fromarray(indices.reshape(array.shape[:2]).astype(np.uint8))
+    found.putpalette(colours.astype(np.uint8).tobytes())
+    return found
+
+
+def _save(image: "Image.Image", form: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()

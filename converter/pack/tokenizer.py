@@ -1,0 +1,140 @@
+"""The tokenizer: found beside the checkpoint or where `--tokenizer` says, held to the network.
+
+Its truncation and padding become what the network means.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...validation.entry_point import EntryPoint, TokenIds
+from ...validation.errors import InputError
+from . import need
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+JSON, VOCABULARY, SETTINGS = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
+
+
+class Unusable(InputError):
+    """A tokenizer that does not belong to the network."""
+
+
+def token_ids(entries: Iterable[EntryPoint]) -> TokenIds | None:
+    """Give what the entry points know of ids; None when none reads text."""
+    found = next((spec for entry in entries if (spec := entry.input_of(TokenIds))), None)
+    return found.domain if found and isinstance(found.domain, TokenIds) else None
+
+
+def state(folder: Path, domain: TokenIds, *, named: bool) -> dict[str, Any]:
+    """Describe the tokenizer in `folder` as the manifest states it: its files and digests, or why there is none.
+
+    Args:
+        folder: where it may lie.
+        domain: the ids that the network knows.
+        named: the user asked for this one, so that one which cannot be used is an error.
+
+    Raises:
+        InputError: a named one cannot be read or does not belong to the network.
+        EnvironmentFailure: there is one, and the package that reads it is missing.
+    """
+    if not any((folder / name).is_file() for name in (JSON, VOCABULARY)):
+        reason = f"neither {JSON} nor {VOCABULARY} lies beside the checkpoint; pass --tokenizer DIR"
+        return {"files": {}, "missing": reason}
+    try:
+        read(folder, domain)
+    except Unusable as error:
+        if named:
+            raise
+        return {"files": {}, "missing": str(error).replace(f"{folder}/", "")}
+    return {"files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(folder)}}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Give the files that a tokenizer is read from."""
+    names = (JSON,) if (folder / JSON).is_file() else (VOCABULARY, SETTINGS)
+    yield from (folder / name for name in names if (folder / name).is_file())
+
+
+def read(folder: Path, domain: TokenIds) -> "Tokenizer":
+    """Read a tokenizer and hold it to the ids that the network knows.
+
+    Raises:
+        Unusable: it cannot be read, or gives ids that the network has no rows for or other special tokens.
+    """
+    need("tokenizers", f"the tokenizer in {folder}")
+    path = next(_files(folder))
+    try:
+        tokenizer = load(path) if path.name == JSON else _word_pieces(folder)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise Unusable(f"{path} is no tokenizer: {error}") from error
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if largest >= domain.vocab_size:
+        raise Unusable(f"{path} gives ids up to {largest}, but the network knows {domain.vocab_size} tokens")
+    wanted, empty = [domain.first, domain.last], tokenizer.encode("").ids
+    if empty != wanted:
+        raise Unusable(f"{path} makes {empty} of the empty text, but the network's first and last tokens are {wanted}")
+    if tokenizer.id_to_token(domain.pad) is None:
+        raise Unusable(f"{path} has no token {domain.pad}, which the network's padding is")
+    return tokenizer
+
+
+def load(path: Path) -> "Tokenizer":
+    """Read a tokenizer.json, without its truncation and padding: what was set for training is not the network's.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    from tokenizers import Tokenizer
+
+    text = path.read_text(encoding="utf-8")
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises Exception itself
+        raise ValueError(str(error)) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _word_pieces(folder: Path) -> "Tokenizer":
+    """Build BERT's tokenizer from its list of words, as its settings say."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    words = (folder / VOCABULARY).read_text(encoding="utf-8").split("\n")
+    vocabulary = {word.rstrip("\r"): i for i, word in enumerate(words) if word or i + 1 < len(words)}
+    settings: dict[str, Any] = {}
+    with contextlib.suppress(FileNotFoundError):
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    special = [word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if word in vocabulary]
+    for word in ("[UNK]", "[CLS]", "[SEP]"):
+        if word not in vocabulary:
+            raise ValueError(f"{VOCABULARY} has no {word}")
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in special])
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=bool(settings.get("do_lower_case", True)),
+        strip_accents=settings.get("strip_accents"),
+        handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(word, vocabulary[word]) for word in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def settle(tokenizer: "Tokenizer", limit: int | None, pad: int) -> None:
+    """Set truncation to the network's limit and padding to the longest of the batch."""
+    if limit is None:
+        tokenizer.no_truncation()
+    else:
+        tokenizer.enable_truncation(limit)
+    tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad))

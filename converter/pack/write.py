@@ -1,0 +1,173 @@
+"""The stage that writes the pack's part that needs no network: tokenizer, rules, raw samples and what they become."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from ...model.family import Config, Family
+from ...validation.cases import LONGEST
+from ...validation.entry_point import EntryPoint, PaddingMask, Pixels, TokenIds
+from ...validation.errors import InputError
+from ..progress import Progress
+from ..run_directory import SOURCE, Manifest, RunDirectory
+from ..stages import Options, family_and_config
+from . import FORMAT_VERSION, INDEX, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES, need, tokenizer
+from .pictures import open_, pixels, values
+from .preprocessor import Preprocessor
+from .samples import LONG, pictures, texts
+from .tokenizer import token_ids
+
+PAIR = ("plain", "casing")
+SEEN = ("wide", "tall")
+"""The pictures that are embedded: together they tell every mistake of the resampling."""
+
+
+def pack(run: RunDirectory, options: Options, progress: Progress) -> None:
+    """Write tokenizer.json, preprocess.json and the raw samples."""
+    manifest = run.manifest()
+    family, config = family_and_config(manifest)
+    entries = family.entry_points(config)
+    with run.stage("pack", reads(run)) as staged:
+        rules = preprocessing(family, config, manifest)
+        _write(staged.out / PREPROCESS, rules)
+        if rules["texts"] and rules["texts"]["tokenizer"]:
+            _tokenizer(run, entries, rules["texts"]).save(str(staged.out / TOKENIZER), pretty=False)
+        _samples(staged.out, rules, entries)
+        for text in notes(rules):
+            progress.note(text)
+
+
+def reads(run: RunDirectory) -> str:
+    """Give the digest of what the pack depends on."""
+    return run.reads("pack", run.manifest()["tokenizer"])
+
+
+def notes(rules: dict[str, Any]) -> list[str]:
+    """Say what is not in the pack."""
+    missing = rules["texts"] and rules["texts"].get("missing")
+    return [f"no raw texts: {missing}"] if missing else []
+
+
+def preprocessing(family: Family, config: Config, manifest: Manifest) -> dict[str, Any]:
+    """Make the document preprocess.json."""
+    entries = family.entry_points(config)
+    output = entries[0].outputs[0]
+    return {
+        "format_version": FORMAT_VERSION,
+        "texts": _text_rules(entries, manifest),
+        "images": manifest["images"],
+        "embeddings": {
+            "output": output.name,
+            "width": output.shape[-1],
+            "dtype": output.dtype,
+            **family.embeddings(config),
+            "similarity": "dot",
+        },
+    }
+
+
+def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest) -> dict[str, Any] | None:
+    ids = token_ids(entries)
+    if ids is None:
+        return None
+    reading = {entry.name: entry for entry in entries if entry.input_of(TokenIds)}
+    first = next(iter(reading.values()))
+    names = {"ids": first.input_of(TokenIds), "mask": first.input_of(PaddingMask)}
+    missing = manifest["tokenizer"].get("missing")
+    return {
+        "tokenizer": None if missing else TOKENIZER,
+        **({"missing": missing} if missing else {}),
+        "inputs": {key: spec.name for key, spec in names.items() if spec},
+        "vocab_size": ids.vocab_size,
+        "first_id": ids.first,
+        "last_id": ids.last,
+        "pad_id": ids.pad,
+        "max_tokens": {name: entry.axes["tokens"].high for name, entry in reading.items()},
+        "truncation": "keep the first tokens and the special tokens",
+        "padding": "after the text, to the longest of the batch",
+        "prefix": "",
+    }
+
+
+def _tokenizer(run: RunDirectory, entries: Sequence[EntryPoint], rules: dict[str, Any]) -> Any:
+    """Read the tokenizer that `load` found, and set truncation and padding to what the network means."""
+    note = run.path / SOURCE
+    folder = Path(json.loads(note.read_text())["tokenizer"]) if note.exists() else None
+    ids = token_ids(entries)
+    assert ids  # there are rules for texts
+    wanted = run.manifest()["tokenizer"]
+    if folder is None or not folder.is_dir() or tokenizer.state(folder, ids, named=True) != wanted:
+        where = folder or "its place, which this directory does not know,"
+        raise InputError(f"the tokenizer in {where} is not the one that was loaded; run `bgevis-convert load` again")
+    found = tokenizer.read(folder, ids)
+    tokenizer.settle(found, next(iter(rules["max_tokens"].values())), ids.pad)
+    return found
+
+
+def _samples(out: Path, rules: dict[str, Any], entries: Sequence[EntryPoint]) -> None:
+    """Write the raw samples below `out`, which holds tokenizer and rules, and what these make of them."""
+    folder = out / RAW
+    folder.mkdir(parents=True)
+    index: dict[str, Any] = {"format_version": FORMAT_VERSION, "texts": [], "images": []}
+    if rules["texts"] and rules["texts"]["tokenizer"]:
+        index["texts"] = _texts(Preprocessor(out), rules["texts"]["max_tokens"])
+    if rules["images"]:
+        index["images"] = _images(folder, rules["images"])
+    limits = rules["texts"]["max_tokens"] if rules["texts"] else {}
+    index["cases"] = {e.name: found for e in entries if (found := _cases(e, index, limits.get(e.name)))}
+    _write(out / INDEX, index)
+
+
+def _texts(preprocessor: Preprocessor, limits: dict[str, int | None]) -> list[dict[str, Any]]:
+    longest = None if None in limits.values() else max(limit for limit in limits.values() if limit)
+    return [
+        {"name": name, "text": text, "ids": {entry: preprocessor.ids(entry, [text])[0] for entry in limits}}
+        for name, text in texts(longest).items()
+    ]
+
+
+def _images(folder: Path, rules: dict[str, Any]) -> list[dict[str, Any]]:
+    need("PIL", "the raw goldens of a network that sees pictures")
+    described, arrays = [], {VALUES: values(rules)}
+    (folder / "images").mkdir()
+    for picture in pictures(rules["size"]):
+        (folder / "images" / picture.file).write_bytes(picture.content)
+        image = open_(picture.content)
+        arrays[picture.name] = pixels(picture.content, rules)
+        described.append(
+            {
+                "name": picture.name,
+                "file": f"images/{picture.file}",
+                "core": picture.core,
+                "mode": image.mode,
+                "width": image.width,
+                "height": image.height,
+                "tells": picture.tells,
+            }
+        )
+    (folder / Path(PIXELS).name).write_bytes(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+    return described
+
+
+def _cases(entry: EntryPoint, index: dict[str, Any], limit: int | None) -> dict[str, Any]:
+    """Choose what is embedded: as little as tells the mistakes, since each row costs every runtime a pass."""
+    reads_text, sees = entry.input_of(TokenIds) is not None, entry.input_of(Pixels) is not None
+    names = [text["name"] for text in index["texts"]]
+    if (reads_text and not names) or (sees and not index["images"]):
+        return {}
+    if reads_text and sees:
+        return {"raw pairs": {"texts": list(PAIR), "images": list(SEEN)}}
+    if sees:
+        return {"raw pictures": {"images": list(SEEN)}}
+    cases = {"raw texts": {"texts": [name for name in names if name != LONG]}}
+    if LONG in names and limit and limit <= LONGEST:
+        cases["raw long text"] = {"texts": [LONG]}
+    return cases
+
+
+def _write(file: Path, document: dict[str, Any]) -> None:
+    file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,529 @@
+"""The contract pack: does it say what the network means, and does each common mistake of a runner show?"""
+
+import dataclasses
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+
+from bgevis.converter import stages, validate
+from bgevis.converter.fixture import write_fixture
+from bgevis.converter.pack import pictures, samples, tokenizer, write
+from bgevis.converter.pack.replay import Pack
+from bgevis.converter.progress import Silent
+from bgevis.converter.reference import read_original
+from bgevis.converter.run_directory import RunDirectory
+from bgevis.validation import goldens
+from bgevis.validation.entry_point import TokenIds
+from bgevis.validation.errors import InputError
+
+WORDS = (
+    "[PAD]",
+    "[unused]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "cafe",
+    "caf",
+    "##é",
+    "nasa",
+    "NASA",
+    "東",
+    "京",
+    "a",
+)
+
+
+def packed(checkpoint: Path, out: Path, tokenizer_folder: Path | None = None):
+    """Load a checkpoint and write its pack; give the run."""
+    options = stages.Options(checkpoint=str(checkpoint), tokenizer=str(tokenizer_folder or ""))
+    run = stages.load(out, options, Silent())
+    write.pack(run, options, Silent())
+    return run
+
+
+@pytest.fixture(scope="module")
+def visualized(oracles, tmp_path_factory):
+    folder = oracles / "visualized_bge"
+    run = packed(folder / "base/Visualized_base_tiny.pth", tmp_path_factory.mktemp("v") / "run", folder / "tokenizer")
+    return run.path
+
+
+@pytest.fixture(scope="module")
+def pack(visualized):
+    return Pack(visualized)
+
+
+@pytest.fixture(scope="module")
+def identified(oracles):
+    return stages.identify(oracles / "visualized_bge/base/Visualized_base_tiny.pth", stages.Options())
+
+
+@pytest.fixture(scope="module")
+def entries(visualized):
+    return validate.entry_points(RunDirectory(visualized).manifest())
+
+
+@pytest.fixture(scope="module")
+def reference(identified):
+    return identified.family.reference(identified.config, read_original(identified.checkpoint))
+
+
+# The arithmetic that docs/pack.md states, without Pillow.
+
+
+def bicubic(t: float, a: float = -0.5) -> float:
+    t = abs(t)
+    if t < 1:
+        return ((a + 2) * t - (a + 3)) * t * t + 1
+    return (((t - 5) * t + 8) * t - 4) * a if t < 2 else 0.0
+
+
+def one_pass(samples_: np.ndarray, m: int, a: float = -0.5, antialias: bool = True) -> np.ndarray:
+    """Resample the first axis to m, as docs/pack.md says."""
+    n = len(samples_)
+    if n == m:
+        return samples_
+    scale = n / m
+    stretch = max(scale, 1) if antialias else 1
+    support = 2 * stretch
+    out = []
+    for x in range(m):
+        center = (x + 0.5) * scale
+        first, last = max(0, math.trunc(center - support + 0.5)), min(n, math.trunc(center + support + 0.5))
+        w = [bicubic((i - center + 0.5) * (1 / stretch), a) for i in range(first, last)]
+        total = sum(w)
+        k = [math.trunc(v / total * 2**22 + (0.5 if v / total >= 0 else -0.5)) for v in w]
+        several = samples_[first:last].astype(np.int64)
+        out.append(np.clip((np.tensordot(k, several, 1) + 2**21) >> 22, 0, 255))
+    return np.array(out).astype(np.uint8)
+
+
+def resized(array: np.ndarray, width: int, height: int, **how) -> np.ndarray:
+    across = one_pass(array.swapaxes(0, 1), width, **how).swapaxes(0, 1)
+    return one_pass(across, height, **how)
+
+
+@pytest.mark.parametrize(
+    ("mode", "before", "after"),
+    [("RGB", (61, 37), (16, 16)), ("RGB", (9, 13), (32, 47)), ("L", (150, 1), (20, 3)), ("RGB", (50, 31), (50, 16))],
+)
+def test_the_documented_arithmetic_is_pillows(mode, before, after):
+    shape = (before[1], before[0], 3) if mode == "RGB" else before[::-1]
+    array = np.random.default_rng(5).integers(0, 256, shape).astype(np.uint8)
+    want = np.asarray(Image.fromarray(array).resize(after, Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(resized(array, *after), want)
+
+
+def test_alpha_is_documented_too():
+    array = np.random.default_rng(6).integers(0, 256, (40, 31, 4)).astype(np.uint8)
+    array[:5, :, 3] = 0
+    want = np.asarray(Image.fromarray(array).resize((16, 21), Image.Resampling.BICUBIC).convert("RGB"))
+    product = array[..., :3].astype(np.int64) * array[..., 3:] + 128
+    premultiplied = np.concatenate([((product >> 8) + product) >> 8, array[..., 3:]], -1).astype(np.uint8)
+    small = resized(premultiplied, 16, 21).astype(np.int64)
+    colour, alpha = small[..., :3], small[..., 3:]
+    divided = np.where(alpha % 255 == 0, colour, np.minimum(255 * colour // np.maximum(alpha, 1), 255))
+    np.testing.assert_array_equal(divided, want)
+
+
+def test_pictures_become_what_upstream_makes_of_them(oracles, visualized, pack):
+    """Grey, palette, alpha, one bit, 16 bits, CMYK, EXIF, one sample, thin lines."""
+    folder = oracles / "visualized_bge/base"
+    stored = np.load(folder / "goldens.npz")["images/pixels"]
+    names, compared = json.loads((folder / "goldens_meta.json").read_text())["images"], 0
+    for name, want in zip(names, stored, strict=True):
+        if (oracles / "images" / name).exists():
+            got = pictures.images([oracles / "images" / name], pack.preprocessor.rules["images"])[0]
+            np.testing.assert_array_equal(got, want.transpose(1, 2, 0), name)
+            compared += 1
+    assert compared == 15
+
+
+def test_texts_become_what_upstream_makes_of_them(oracles, pack):
+    meta = json.loads((oracles / "visualized_bge/base/goldens_meta.json").read_text())
+    short = [(t, ids) for t, ids in zip(meta["texts"], meta["input_ids"], strict=True) if len(ids) < 48]
+    assert len(short) >= 15
+    assert pack.preprocessor.ids("encode_text", [text for text, _ in short]) == [ids for _, ids in short]
+
+
+def test_the_goldens_are_what_tokenizer_and_rules_give(pack):
+    assert all(row.passed for row in pack.rows())
+    assert len(pack.rows()) == 4  # ids for two entry points, bytes, normalised bytes
+
+
+def test_pictures_are_small_and_of_any_size():
+    for size in (8, 30, 224, 336):
+        for picture in samples.pictures(size):
+            assert len(picture.content) < 6000 + size * 8, picture.name
+
+
+# Mistakes with pictures. Each gives normalised pixels, (size, size, 3).
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How a runner prepares pictures; the defaults are right."""
+
+    filter: Image.Resampling = Image.Resampling.BICUBIC
+    a: float = -0.5
+    antialias: bool = True
+    squash: bool = False
+    longer: str = "floor"
+    offset: str = "even"
+    crop_first: bool = False
+    convert_first: bool = False
+    between: str = "bytes"
+    channels: tuple[int, int, int] = (0, 1, 2)
+    transpose: bool = False
+    mean: tuple[float, ...] = ()
+    divide: float = 255
+    exif: bool = False
+    blend: bool = False
+    deep: str = "clip"
+
+    def pixels(self, content: bytes, rules) -> np.ndarray:
+        image, size = Image.open(io.BytesIO(content)), rules["size"]
+        if self.exif:
+            image = ImageOps.exif_transpose(image)
+        if self.deep == "scale" and image.mode == "I;16":
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if self.blend and image.mode == "RGBA":
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
+        if self.convert_first:
+            image = image.convert("RGB")
+        image = self._resize(self._square(image) if self.crop_first else image, size)
+        array = np.asarray(self._crop(image, size).convert("RGB"))[..., self.channels]
+        array = array.swapaxes(0, 1) if self.transpose else array
+        step = rules["steps"][-1]
+        mean, std = (np.array(v, np.float32) for v in (self.mean or step["mean"], step["std"]))
+        return (array.astype(np.float32) / np.float32(self.divide) - mean) / std
+
+    def _square(self, image):
+        side = min(image.size)
+        return self._crop(image, side)
+
+    def _resize(self, image, size):
+        width, height = image.size
+        short, long = min(width, height), max(width, height)
+        if short == size and not self.squash:
+            return image
+        exact = size * long / short
+        other = {"floor": math.floor, "round": round, "ceil": math.ceil}[self.longer](exact)
+        new = (size, size) if self.squash else (size, other) if width == short else (other, size)
+        if image.mode != "RGB" or (self.a, self.antialias, self.between) == (-0.5, True, "bytes"):
+            return image.resize(new, self.filter)
+        if self.between == "floats":
+            channels = [c.convert("F").resize(new, self.filter) for c in image.split()]
+            return Image.fromarray(np.clip(np.rint(np.stack(channels, -1)), 0, 255).astype(np.uint8))
+        return Image.fromarray(resized(np.asarray(image), *new, a=self.a, antialias=self.antialias))
+
+    def _crop(self, image, size):
+        def at(side):
+            half = (side - size) / 2
+            return {"even": round(half), "floor": math.floor(half), "up": math.floor(half + 0.5)}[self.offset]
+
+        left, top = at(image.width), at(image.height)
+        return image.crop((left, top, left + size, top + size))
+
+
+MISTAKES = {
+    "nearest": Way(filter=Image.Resampling.NEAREST),
+    "bilinear": Way(filter=Image.Resampling.BILINEAR),
+    "box": Way(filter=Image.Resampling.BOX),
+    "lanczos": Way(filter=Image.Resampling.LANCZOS),
+    "another bicubic": Way(a=-0.75),
+    "no antialias": Way(antialias=False),
+    "squashed": Way(squash=True),
+    "longer side rounded": Way(longer="round"),
+    "longer side up": Way(longer="ceil"),
+    "crop rounded down": Way(offset="floor"),
+    "crop rounded up": Way(offset="up"),
+    "cropped before resizing": Way(crop_first=True),
+    "floats between the passes": Way(between="floats"),
+    "channels swapped": Way(channels=(2, 1, 0)),
+    "grey": Way(channels=(1, 1, 1)),
+    "rows for columns": Way(transpose=True),
+    "mean of another network": Way(mean=(0.485, 0.456, 0.406)),
+    "one mean for all": Way(mean=(0.5, 0.5, 0.5)),
+    "not divided": Way(divide=1),
+    "divided by 256": Way(divide=256),
+}
+RARE = {
+    "converted before resizing": (Way(convert_first=True), {"palette", "alpha", "deep"}),
+    "blended": (Way(blend=True), {"alpha"}),
+    "scaled to 8 bits": (Way(deep="scale"), {"deep"}),
+    "EXIF applied": (Way(exif=True), {"turned"}),
+}
+
+
+def wrong(way: Way, pack: Pack) -> set[str]:
+    rules = pack.preprocessor.rules["images"]
+    right = {name: pictures.images([pack.picture(name)], rules)[0] for name in pack.pictures}
+    return {n for n in right if np.abs(way.pixels(pack.picture(n), rules) - right[n]).max() > 1e-5}
+
+
+def test_the_right_way_is_told_from_none(pack):
+    assert wrong(Way(), pack) == set()
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_core_pictures_tell_the_mistake(mistake, pack):
+    told = wrong(MISTAKES[mistake], pack)
+    assert any(pack.pictures[name]["core"] for name in told)
+    if "crop" in mistake or "longer" in mistake:
+        assert "dot" not in told
+
+
+@pytest.mark.parametrize("mistake", RARE)
+def test_other_pictures_tell_what_only_they_can(mistake, pack):
+    way, names = RARE[mistake]
+    assert wrong(way, pack) == names
+
+
+@pytest.mark.parametrize("size", [8, 32, 56])
+def test_roundings_are_told_apart_at_any_size(size):
+    """What depends on the picture's size, for the two that are embedded and the two that are only cropped."""
+    contents = {picture.name: picture.content for picture in samples.pictures(size)}
+    rules = {"size": size, "steps": [{"mean": [0.5] * 3, "std": [0.25] * 3}]}
+    for way, names in (
+        (Way(offset="floor"), {"wide", "odd_3"}),
+        (Way(offset="up"), {"tall", "odd_1"}),
+        (Way(longer="round"), {"wide", "tall"}),
+        (Way(squash=True), {"wide", "tall", "odd_1", "odd_3"}),
+    ):
+        for name in names:
+            right, got = Way().pixels(contents[name], rules), way.pixels(contents[name], rules)
+            assert np.abs(right - got).max() > 0.1, (way, name)
+
+
+@pytest.fixture(scope="module")
+def embedded(pack, reference, entries):
+    """The raw pictures' golden, from the original in float64 and float32."""
+    case = next(case for case in pack.cases(entries) if case.entry_point == "encode_image")
+    exact = reference.in_dtype("float64").run("encode_image", case.inputs)
+    return goldens.golden(case, exact, reference.run("encode_image", case.inputs))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_embeddings_tell_the_mistake(mistake, pack, reference, embedded):
+    """For clients that only give embeddings."""
+    rules = pack.preprocessor.rules["images"]
+    images = np.stack([MISTAKES[mistake].pixels(pack.picture(name), rules) for name in write.SEEN])
+    got = reference.run("encode_image", {"images": images})["embeddings"]
+    allowed = embedded.budgets["embeddings"].allowed
+    assert np.abs(got - embedded.outputs["embeddings"]).max() > 10 * allowed
+
+
+def test_the_jpeg_is_decoded_alike_by_all(pack):
+    """Flat blocks of 8 x 8, each colour far from where an exact decoder and a rounding one differ."""
+    image = Image.open(io.BytesIO(pack.picture("blocks")))
+    image.draft("YCbCr", None)
+    planes = np.asarray(image.convert("YCbCr") if image.mode != "YCbCr" else image).astype(float)
+    y, cb, cr = planes[..., 0], planes[..., 1] - 128, planes[..., 2] - 128
+    exact = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], -1)
+    stored = np.asarray(Image.open(io.BytesIO(pack.picture("blocks"))).convert("RGB"))
+    assert np.abs(np.clip(exact, 0, 255) - stored).max() < 0.2
+    assert np.array_equal(stored[::8, ::8].repeat(8, 0).repeat(8, 1), stored)
+
+
+# Mistakes with texts.
+
+
+def changed(text: str, **model) -> Tokenizer:
+    document = json.loads(text)
+    document["model"] |= model
+    return Tokenizer.from_str(json.dumps(document))
+
+
+def normalized(text: str, **options) -> Tokenizer:
+    found = Tokenizer.from_str(text)
+    found.normalizer = normalizers.BertNormalizer(**({"lowercase": True} | options))
+    return found
+
+
+def split_at_spaces(text: str) -> Tokenizer:
+    found = Tokenizer.from_str(text)
+    found.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return found
+
+
+def without_special(text: str) -> Tokenizer:
+    document = json.loads(text)
+    document["added_tokens"] = []
+    return Tokenizer.from_str(json.dumps(document | {"post_processor": json.loads(text)["post_processor"]}))
+
+
+def truncated(text: str, length: int) -> Tokenizer:
+    found = Tokenizer.from_str(text)
+    found.enable_truncation(length)
+    return found
+
+
+TEXT_MISTAKES = {
+    "case kept": (lambda t: normalized(t, lowercase=False, strip_accents=True), {"casing"}),
+    "accents kept": (lambda t: normalized(t, strip_accents=False), {"accents", "casing"}),
+    "ideographs in words": (lambda t: normalized(t, handle_chinese_chars=False), {"cjk"}),
+    "control characters kept": (lambda t: normalized(t, clean_text=False), {"spaces"}),
+    "split at white space only": (split_at_spaces, {"plain", "numbers"}),
+    "long words in pieces": (lambda t: changed(t, max_input_chars_per_word=1000), {"unknown"}),
+    "special tokens as text": (without_special, {"special"}),
+    "truncated too early": (lambda t: truncated(t, 63), {"long"}),
+    "not truncated": (lambda t: truncated(t, 100_000), {"long"}),
+    "truncated from the left": (lambda t: _left(t), {"long"}),
+}
+
+
+def _left(text: str) -> Tokenizer:
+    found = Tokenizer.from_str(text)
+    found.enable_truncation(64, direction="left")
+    return found
+
+
+@pytest.mark.parametrize("mistake", TEXT_MISTAKES)
+def test_texts_tell_the_mistake(mistake, visualized, pack):
+    make, names = TEXT_MISTAKES[mistake]
+    wrong = make((visualized / "tokenizer.json").read_text())
+    wrong.no_padding()
+    told = {n for n, text in pack.texts.items() if wrong.encode(text["text"]).ids != text["ids"]["encode_text"]}
+    assert names <= told
+
+
+def test_the_tokenizer_is_the_networks(visualized, pack):
+    """Whoever opens tokenizer.json as it is gets the network's truncation and padding."""
+    found = Tokenizer.from_file(str(visualized / "tokenizer.json"))
+    assert found.truncation["max_length"] == 64
+    assert found.padding["length"] is None
+    assert (found.padding["pad_id"], found.padding["pad_token"]) == (0, "[PAD]")
+    texts = list(pack.texts.values())
+    batch = found.encode_batch([text["text"] for text in texts])
+    assert len({len(encoded.ids) for encoded in batch}) == 1
+    for text, encoded in zip(texts, batch, strict=True):
+        assert [i for i, m in zip(encoded.ids, encoded.attention_mask, strict=True) if m] == text["ids"]["encode_text"]
+
+
+def test_each_entry_point_has_its_limit(visualized, pack):
+    limits = json.loads((visualized / "preprocess.json").read_text())["texts"]["max_tokens"]
+    assert limits == {"encode_text": 64, "encode_multimodal": 48}
+    ids = pack.texts["long"]["ids"]
+    for entry, limit in limits.items():
+        assert len(ids[entry]) == limit
+        assert (ids[entry][0], ids[entry][-1]) == (101, 102)
+
+
+# Which tokenizer.
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    write_fixture("bert", "tiny", 0, "float32", tmp_path / "ckpt.safetensors")
+    return tmp_path / "ckpt.safetensors"
+
+
+def vocabulary(folder: Path, words=WORDS, **settings) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_without_a_tokenizer_the_pack_says_why(tiny, tmp_path):
+    run = packed(tiny, tmp_path / "run")
+    rules = json.loads((run.path / "preprocess.json").read_text())
+    assert rules["texts"]["tokenizer"] is None
+    assert "--tokenizer DIR" in rules["texts"]["missing"]
+    assert run.manifest()["tokenizer"] == {"files": {}, "missing": rules["texts"]["missing"]}
+    assert rules["embeddings"] == {
+        "output": "embeddings", "width": 32, "dtype": "float32", "pooling": "cls", "normalize": True,
+        "similarity": "dot",
+    }  # fmt: skip
+    assert Pack(run.path).rows() == []
+    assert "tokenizer.json" not in run.manifest()["files"]
+    with pytest.raises(InputError, match="has no tokenizer: neither"):
+        Pack(run.path).preprocessor.ids("encode_text", ["a"])
+
+
+def test_special_ids_come_from_the_tokenizer(tiny, tmp_path):
+    run = packed(tiny, tmp_path / "run", vocabulary(tmp_path / "words"))
+    texts = json.loads((run.path / "preprocess.json").read_text())["texts"]
+    assert (texts["first_id"], texts["last_id"], texts["pad_id"]) == (3, 4, 0)
+    assert Pack(run.path).preprocessor.ids("encode_text", ["CAFÉ 東京 NASA", ""]) == [[3, 6, 11, 12, 9, 4], [3, 4]]
+
+
+def test_settings_of_a_word_list_count(tiny, tmp_path):
+    run = packed(tiny, tmp_path / "run", vocabulary(tmp_path / "words", do_lower_case=False))
+    assert Pack(run.path).preprocessor.ids("encode_text", ["café NASA"]) == [[3, 7, 8, 10, 4]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{}", "is no tokenizer"), ("not json", "is not valid JSON"), (json.dumps({"model": 3}), "is no tokenizer")],
+)
+def test_a_tokenizer_that_cannot_be_read(tiny, tmp_path, content, message):
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        packed(tiny, tmp_path / "run", folder)
+
+
+def test_a_tokenizer_of_another_network(tiny, tmp_path):
+    """Named by the user it is an error; beside the checkpoint it is left out, and the pack says so."""
+    folder = vocabulary(tmp_path / "words", (*WORDS, *(f"w{i}" for i in range(300))))
+    with pytest.raises(InputError, match="gives ids up to 313, but the network knows 300 tokens"):
+        packed(tiny, tmp_path / "run", folder)
+    vocabulary(tiny.parent, (*WORDS, *(f"w{i}" for i in range(300))))
+    run = packed(tiny, tmp_path / "run")
+    assert "vocab.txt gives ids up to 313" in run.manifest()["tokenizer"]["missing"]
+
+
+def test_a_tokenizer_that_changed_since(tiny, tmp_path):
+    folder = vocabulary(tmp_path / "words")
+    run = packed(tiny, tmp_path / "run", folder)
+    vocabulary(folder, (*WORDS, "more"))
+    with pytest.raises(InputError, match="is not the one that was loaded"):
+        write.pack(run, stages.Options(), Silent())
+
+
+def test_the_real_tokenizer_loses_the_training_limits(minilm):
+    """The published file truncates and pads to 128."""
+    published = Tokenizer.from_file(str(minilm / "tokenizer.json"))
+    assert published.truncation
+    assert published.padding
+    found = tokenizer.read(minilm, TokenIds(30522, 0, 101, 102))
+    assert found.truncation is None
+    assert found.padding is None
+    assert len(found.encode("word " * 200).ids) == 202
+    assert found.encode("Hello world!").ids == [101, 7592, 2088, 999, 102]
+
+
+def test_word_list_and_json_agree(minilm, tmp_path):
+    (tmp_path / "vocab.txt").write_bytes((minilm / "vocab.txt").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_bytes((minilm / "tokenizer_config.json").read_bytes())
+    domain = TokenIds(30522, 0, 101, 102)
+    built, read = tokenizer.read(tmp_path, domain), tokenizer.read(minilm, domain)
+    for text in samples.texts(512).values():
+        assert built.encode(text).ids == read.encode(text).ids
+
+
+# What is in the way.
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (b"no picture", "cannot be read as a picture"),
+        (Path("/nowhere/picture.png"), "does not exist"),
+        (np.zeros((4, 4), np.uint8), r"must be \(height, width, 3\)"),
+        (np.zeros((1, 200_000, 3), np.uint8), "crop it first"),
+    ],
+)
+def test_pictures_that_cannot_be_used(source, message, pack):
+    with pytest.raises(InputError, match=message):
+        pictures.images([source], pack.preprocessor.rules["images"])
