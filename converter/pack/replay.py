@@ -74,7 +74,7 @@ class Pack:
             got = self.preprocessor.ids(entry, [text["text"] for text in self.texts.values()])
             wrong = [name for (name, ids), have in zip(wanted.items(), got, strict=True) if ids != have]
             problem = f"other ids for the texts {', '.join(wrong)}" if wrong else ""
-            yield Row(entry, f"ids of {len(wanted)} raw texts", "ids", not wrong, problem)
+            yield Row("all", f"ids of {len(wanted)} raw texts for {entry}", "ids", not wrong, problem)
 
     def _picture_rows(self) -> Iterator[Row]:
         rules, goldens = self.preprocessor.rules["images"], read_arrays(self.folder / Path(PIXELS).name)
