@@ -85,6 +85,17 @@ def format_option(command: Command) -> Command:
     return click.option("--format", "formats", multiple=True, help=help_text)(command)
 
 
+def layout_option(command: Command) -> Command:
+    """Add --layout."""
+    return click.option(
+        "--layout",
+        "layouts",
+        multiple=True,
+        type=click.Choice(["sentence-transformers"]),
+        help="Also write the folder that these clients open; sentence-transformers: optimum and Transformers.js too.",
+    )(command)
+
+
 def export_options(command: Command) -> Command:
     """Add what shapes the exported programs."""
     command = click.option(
@@ -143,6 +154,7 @@ def main(debug: bool) -> None:
 @checkpoint_argument
 @out_option
 @format_option
+@layout_option
 @source_options
 @export_options
 @jobs_option

@@ -26,6 +26,7 @@ TITLES = {
     "onnx": "ONNX",
     "orbax": "Orbax",
     "saved_model": "SavedModel",
+    "sentence_transformers": "sentence-transformers",
     "stablehlo": "StableHLO",
     "run directory": "Run directory",
 }

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from ..exporters.base import Exporter
+from ..exporters.base import Exporter, exporters
 from ..validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
 from . import provenance, stages, validate
 from .nursery import Nursery
@@ -142,7 +142,7 @@ def validate_all(run: RunDirectory, options: Options, display: Display, jobs: in
     """Prove the artifacts that are there, or those asked for."""
     formats = stages.chosen(options)
     if not options.formats:
-        formats = [e for e in formats if f"export-{e.name}" in run.manifest()["stages"]]
+        formats = [e for e in exporters().values() if f"export-{e.name}" in run.manifest()["stages"]]
     if not formats:
         raise InputError(f"{run.path} holds no artifacts; run `bgevis-convert export FORMAT {run.path}` first")
     provenance.check(run)

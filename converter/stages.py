@@ -15,7 +15,7 @@ from ..model.family import Config, Family, Settings, config_from_json, config_to
 from ..validation.errors import GateError, InputError
 from .checkpoint import Checkpoint, open_checkpoint
 from .ledger import Ledger
-from .pack import tokenizer
+from .pack import PREPROCESS, TOKENIZER, tokenizer
 from .progress import Progress
 from .remap import assign
 from .run_directory import FORMAT_VERSION, SOURCE, Manifest, RunDirectory, sha256
@@ -59,6 +59,7 @@ class Options:
     configs: tuple[str, ...] = ()
     tokenizer: str = ""
     formats: tuple[str, ...] = ()
+    layouts: tuple[str, ...] = ()
     static: tuple[dict[str, int], ...] = ()
     opset: int | None = None
     ops: str = "xla"
@@ -312,13 +313,17 @@ def build(run: RunDirectory, options: Options, progress: Progress) -> None:
 def export(run: RunDirectory, exporter: Exporter, options: Options, progress: Progress) -> None:
     """Write one format."""
     exporter.require(options.via)
-    require(run, "build")
+    require(run, *["build", *["pack"] * exporter.layout])
     weights = WeightsFile(run.path / WEIGHTS_PATH)
     progress.begin(sum(location.nbytes for location in weights.tensors.values()))
     with run.stage(f"export-{exporter.name}", export_reads(run, exporter, options)) as staged:
         out = staged.out / exporter.folder
         out.mkdir()
-        shaped = {name: getattr(options, name) for name in SHAPING}
+        shaped: dict[str, Any] = {name: getattr(options, name) for name in SHAPING}
+        if exporter.layout:
+            family, config = family_and_config(run.manifest())
+            model = family.hugging_face(config) if family.hugging_face else None
+            shaped |= {"directory": run.path, "hugging_face": model}
         request = Request(network(run.manifest()), weights, out, progress=progress.advance, **shaped)
         staged.programs = exporter.write(request)
         staged.key = exporter.key
@@ -326,17 +331,19 @@ def export(run: RunDirectory, exporter: Exporter, options: Options, progress: Pr
 
 def export_reads(run: RunDirectory, exporter: Exporter, options: Options) -> str:
     """Give the digest of what an export depends on."""
-    return run.reads(WEIGHTS_PATH, exporter.name, *(getattr(options, name) for name in SHAPING))
+    raw = (TOKENIZER, PREPROCESS) if exporter.layout else ()
+    return run.reads(WEIGHTS_PATH, exporter.name, *(getattr(options, name) for name in SHAPING), *raw)
 
 
 def chosen(options: Options) -> list[Exporter]:
-    """Give the exporters that were asked for, all by default.
+    """Give the exporters that were asked for, by default all formats and no layout.
 
     Raises:
         InputError: a format that does not exist.
     """
     known = exporters()
-    unknown = [name for name in options.formats if name not in known]
+    unknown = [name for name in (*options.formats, *options.layouts) if name not in known]
     if unknown:
         raise InputError(f"there is no format {unknown[0]!r} (formats: {', '.join(known)})")
-    return [known[name] for name in options.formats or known]
+    names = options.formats or [name for name, exporter in known.items() if not exporter.layout]
+    return [known[name] for name in dict.fromkeys([*names, *options.layouts])]

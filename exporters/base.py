@@ -17,6 +17,7 @@ from ..validation.runner import Runner
 from .weights import WeightsFile
 
 if TYPE_CHECKING:
+    from ..model.family import HuggingFace
     from ..model.network import Network
 
 PROGRAMS = "programs"
@@ -56,6 +57,10 @@ class Request:
     """The route to ONNX: our own lowering, or "tf2onnx"."""
     progress: Callable[[int], None] = lambda nbytes: None
     """Called with the number of bytes written since the last call."""
+    directory: Path = Path()
+    """The run directory, for layouts that take the pack's tokenizer.json and preprocess.json."""
+    hugging_face: "HuggingFace | None" = None
+    """For layouts that Hugging Face's clients open; None for families that they do not know."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Exporter:
             agree; with some leaves multiplied. None for formats whose programs do not show their modules.
         ways: what else must be importable for a way of writing that `--via` names; the extra is called as the way.
         compiles: its runtime compiles the program anew for each shape.
+        layout: a folder for one kind of clients, with the pack's files in it; written only when asked for.
     """
 
     name: str
@@ -103,6 +109,7 @@ class Exporter:
     locate: Callable[[Artifact, str, Intermediates, Mapping[str, float]], str] | None = None
     ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     compiles: bool = True
+    layout: bool = False
 
     def require(self, via: str = "") -> None:
         """Raise EnvironmentFailure if a package is missing, saying how to get it."""

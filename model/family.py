@@ -61,6 +61,19 @@ Rules = tuple[Rule | Tie | Drop, ...]
 
 
 @dataclass(frozen=True)
+class HuggingFace:
+    """A text encoder as Hugging Face's clients open it: they pool the states of its tokens themselves.
+
+    Args:
+        config: their config.json.
+        network: one entry point, of the inputs that they feed, that gives `last_hidden_state`.
+    """
+
+    config: Mapping[str, Any]
+    network: "Network"
+
+
+@dataclass(frozen=True)
 class Settings:
     """What files beside the checkpoint (or `--config`, `--tokenizer`) say that its shapes cannot.
 
@@ -101,6 +114,7 @@ class Family:
         constants: tensors that are computed rather than trained (rotary tables), by name in the upstream checkpoint.
         images: how pictures become the input, as preprocess.json states it (docs/pack.md); None for families without.
         embeddings: what the outputs are: {"pooling": "cls", "normalize": True}, for preprocess.json.
+        hugging_face: what Hugging Face's clients need; None for families that they do not know.
         probes: name -> what some leaves are multiplied by, see `validation/probe.py`.
     """
 
@@ -119,6 +133,7 @@ class Family:
     constants: Callable[[Config], Mapping[str, np.ndarray]] = lambda config: {}
     images: Callable[[Config], Mapping[str, Any]] | None = None
     embeddings: Callable[[Config], Mapping[str, Any]] = lambda config: {}
+    hugging_face: Callable[[Config], HuggingFace] | None = None
     probes: Callable[[Config], Mapping[str, Exponents]] = lambda config: {}
 
 

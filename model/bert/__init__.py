@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...validation.entry_point import Axis, EntryPoint, PaddingMask, TensorSpec, TokenIds
-from ..family import Family, Settings, Shapes
+from ..family import Family, HuggingFace, Settings, Shapes
 from . import probes, rules
 from .config import SIZES, BertConfig, configure_text, sizes_from_shapes
 
@@ -64,6 +64,37 @@ def _network(config: BertConfig) -> "Network":
     return Network(lambda rngs: Bert(config, rngs=rngs), (encode_text(config),))
 
 
+STATED = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_act", "model_type"),
+)
+"""Fields of the configuration whose names are Hugging Face's."""
+
+
+def _hugging_face(config: BertConfig) -> HuggingFace:
+    """Describe the encoder to transformers' BertModel and XLMRobertaModel. The latter's texts have no types."""
+    from flax import nnx
+
+    from ..network import Network
+    from .modeling import Bert
+
+    bert = config.model_type == "bert"
+    inputs = text_inputs(config)
+    types = (TensorSpec("token_type_ids", "int32", ("batch", "tokens")),) if bert else ()
+    states = TensorSpec("last_hidden_state", "float32", ("batch", "tokens", config.hidden_size))
+    entry = EntryPoint("token_states", (*inputs, *types), (states,), encode_text(config).axes)
+    named = {"pad_token_id": config.pad_token_id}
+    if not bert:
+        named |= {"bos_token_id": config.cls_token_id, "eos_token_id": config.sep_token_id}
+    document = {
+        "architectures": ["BertModel" if bert else "XLMRobertaModel"],
+        **{name: getattr(config, name) for name in STATED},
+        **named,
+        "position_embedding_type": "absolute",
+    }
+    return HuggingFace(document, Network(lambda: Bert(config, rngs=nnx.Rngs(0)), (entry,)))
+
+
 def _reference(config: BertConfig, state: Mapping[str, Any]) -> "TorchReference":
     from .reference import reference
 
@@ -104,5 +135,6 @@ FAMILY = Family(
     sizes=SIZES,
     layout=lambda config: text_layout(config, "embeddings.", "encoder.", "pooler."),
     embeddings=embeddings,
+    hugging_face=_hugging_face,
     probes=probes.probes,
 )

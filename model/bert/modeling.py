@@ -28,21 +28,27 @@ class Embeddings(nnx.Module):
         self.norm = LayerNorm(width, config.layer_norm_eps)
         self.config = config
 
-    def __call__(self, input_ids: Int[Array, "batch tokens"]) -> Float[Array, "batch tokens width"]:
+    def __call__(
+        self, input_ids: Int[Array, "batch tokens"], token_types: Int[Array, "batch tokens"] | None = None
+    ) -> Float[Array, "batch tokens width"]:
         if self.config.model_type == "bert":
             positions = self.position.embedding[: input_ids.shape[1]]
         else:
             counts = (input_ids != self.config.pad_token_id).astype(jnp.int32)
             ids = jnp.cumsum(counts, axis=1) * counts + self.config.pad_token_id
             positions = self.position(ids)
-        return self.embed(input_ids, positions)
+        return self.embed(input_ids, positions, token_types)
 
     def embed(
-        self, input_ids: Int[Array, "batch tokens"], positions: Float[Array, "... tokens width"]
+        self,
+        input_ids: Int[Array, "batch tokens"],
+        positions: Float[Array, "... tokens width"],
+        token_types: Int[Array, "batch tokens"] | None = None,
     ) -> Float[Array, "batch tokens width"]:
-        """Embed with given position vectors. Every token is of type 0."""
+        """Embed with given position vectors. Without types, every token is of type 0."""
+        types = self.token_type.embedding[0] if token_types is None else self.token_type(token_types)
         words = tapped("word", self.word, input_ids)
-        return tapped("norm", self.norm, words + (positions + self.token_type.embedding[0]))
+        return tapped("norm", self.norm, words + (positions + types))
 
 
 class Attention(nnx.Module):
@@ -110,12 +116,25 @@ class TextEncoder(nnx.Module):
         self, x: Float[Array, "batch tokens width"], attention_mask: Int[Array, "batch tokens"]
     ) -> Float[Array, "batch width"]:
         """Run the layers on embedded tokens and pool them."""
+        return self.pool(self.states(x, attention_mask), attention_mask)
+
+    def states(
+        self, x: Float[Array, "batch tokens width"], attention_mask: Int[Array, "batch tokens"]
+    ) -> Float[Array, "batch tokens width"]:
+        """Run the layers on embedded tokens."""
         mask = attention_mask.astype(x.dtype)
         bias = ((1 - mask) * MASKED_SCORE)[:, None, None, :]
         call = nnx.remat(Layer.__call__) if self.remat else Layer.__call__
         for i, layer in enumerate(self.layers):
             with scope(f"layers.{i}"):
                 x = call(layer, x, bias)
+        return x
+
+    def pool(
+        self, x: Float[Array, "batch tokens width"], attention_mask: Int[Array, "batch tokens"]
+    ) -> Float[Array, "batch width"]:
+        """Make one vector of each text's tokens."""
+        mask = attention_mask.astype(x.dtype)
         if self.config.pooling == "mean":
             total = jnp.sum(x * mask[..., None], axis=1)
             pooled = total / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1e-9)
@@ -150,6 +169,16 @@ class Bert(nnx.Module):
             return self.text(input_ids, attention_mask)
 
     __call__ = encode_text
+
+    def token_states(
+        self,
+        input_ids: Int[Array, "batch tokens"],
+        attention_mask: Int[Array, "batch tokens"],
+        token_type_ids: Int[Array, "batch tokens"] | None = None,
+    ) -> Float[Array, "batch tokens width"]:
+        """Give each token's last state, for clients that pool themselves."""
+        with scope("text"):
+            return self.text.states(self.text.embeddings(input_ids, token_type_ids), attention_mask)
 
 
 def check_text(input_ids: Array, attention_mask: Array, max_tokens: int) -> None:

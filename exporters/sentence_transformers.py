@@ -1,0 +1,185 @@
+"""The folder that sentence-transformers, optimum and Transformers.js open as it is.
+
+Its model.onnx gives the states of the tokens, which these clients pool and normalise as the files beside it
+say. Its weights are the run's own file under the name that Transformers.js asks for.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..validation.errors import InputError
+from ..validation.runner import Arrays, Runner
+from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Request
+
+if TYPE_CHECKING:
+    import onnx
+
+FOLDER = "sentence_transformers"
+DATA = "model.onnx_data"
+OPSET = 17
+"""The default here: clients bring runtimes of their own, often older ones."""
+
+MODULES = "sentence_transformers.models."
+
+
+def _write(request: Request) -> dict[str, Description]:
+    """Write the folder.
+
+    Raises:
+        InputError: the family is none of these clients', or the run has no tokenizer.
+    """
+    from .onnx.write import write
+
+    model = request.hugging_face
+    if model is None:
+        raise InputError("sentence-transformers opens text encoders of the family bert only, and this is none")
+    rules = json.loads((request.directory / "preprocess.json").read_text(encoding="utf-8"))
+    if not rules["texts"]["tokenizer"]:
+        raise InputError(f"the layout sentence-transformers needs a tokenizer: {rules['texts']['missing']}")
+    folder = request.out / "onnx"
+    folder.mkdir()
+    opset = OPSET if request.opset is None else request.opset
+    (program,) = write(Request(model.network, request.weights, folder, opset=opset)).values()
+    _rename(folder / Path(program["path"]).name, folder / "model.onnx")
+    shutil.copyfile(request.directory / PROGRAMS / WEIGHTS, folder / DATA)
+    request.progress((folder / DATA).stat().st_size)
+    for name, document in _documents(rules, model.config, request.directory / "tokenizer.json").items():
+        (request.out / name).parent.mkdir(exist_ok=True)
+        (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(request.directory / "tokenizer.json", request.out / "tokenizer.json")
+    path = f"{FOLDER}/onnx/model.onnx"
+    (entry,) = model.network.entry_points.values()
+    described = {
+        "path": path,
+        "opset": opset,
+        "ir_version": program["ir_version"],
+        "weights": f"{FOLDER}/onnx/{DATA}",
+        "inputs": [spec.name for spec in entry.inputs],
+        "pooling": rules["embeddings"]["pooling"],
+        "normalize": rules["embeddings"]["normalize"],
+    }
+    return {"encode_text": described}
+
+
+def _rename(old: Path, new: Path) -> None:
+    """Give the program its name, and its weights theirs."""
+    import onnx
+
+    model = onnx.load(old, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in _places(tensor):
+            entry.value = DATA
+    new.write_bytes(model.SerializeToString(deterministic=True))
+    old.unlink()
+
+
+def _places(tensor: "onnx.TensorProto") -> "Iterator[onnx.StringStringEntryProto]":
+    return (entry for entry in tensor.external_data if entry.key == "location")
+
+
+def _documents(rules: Mapping[str, Any], config: Mapping[str, Any], tokenizer: Path) -> dict[str, Any]:
+    """Make the JSON files, by the name that the clients have for each."""
+    texts, embeddings = rules["texts"], rules["embeddings"]
+    (limit,) = texts["max_tokens"].values()
+    special = _special(json.loads(tokenizer.read_text(encoding="utf-8")), texts)
+    modules = ["Transformer", "Pooling", *["Normalize"] * embeddings["normalize"]]
+    names = ["input_ids", *["token_type_ids"] * (config["model_type"] == "bert"), "attention_mask"]
+    return {
+        "config.json": {**config, "transformers.js_config": {"use_external_data_format": {"model.onnx": 1}}},
+        "modules.json": [
+            {"idx": i, "name": str(i), "path": f"{i}_{name}" if i else "", "type": f"{MODULES}{name}"}
+            for i, name in enumerate(modules)
+        ],
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": embeddings["width"],
+            "pooling_mode_cls_token": embeddings["pooling"] == "cls",
+            "pooling_mode_mean_tokens": embeddings["pooling"] == "mean",
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+        "sentence_bert_config.json": {"max_seq_length": limit, "do_lower_case": False},
+        "config_sentence_transformers.json": {"similarity_fn_name": "dot" if embeddings["normalize"] else "cosine"},
+        # The plain class takes tokenizer.json as it is; BERT's own would put its own normalizer in its place.
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": limit,
+            "model_input_names": names,
+            "clean_up_tokenization_spaces": False,
+            **special,
+        },
+        "special_tokens_map.json": special,
+    }
+
+
+def _special(tokenizer: Mapping[str, Any], texts: Mapping[str, Any]) -> dict[str, str]:
+    """Name the special tokens by their text."""
+    added = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
+    words = tokenizer["model"]["vocab"]
+    known = {i: w for w, i in words.items()} if isinstance(words, dict) else {i: w for i, (w, _) in enumerate(words)}
+    ids = {"cls_token": texts["first_id"], "sep_token": texts["last_id"], "pad_token": texts["pad_id"]}
+    named = {key: added.get(token) or known[token] for key, token in ids.items()}
+    unknown = tokenizer["model"].get("unk_token") or known.get(tokenizer["model"].get("unk_id"))
+    masks = [text for text in added.values() if text in ("[MASK]", "<mask>")]
+    return named | ({"unk_token": unknown} if unknown else {}) | ({"mask_token": masks[0]} if masks else {})
+
+
+def _open(artifact: Artifact) -> Runner:
+    from .onnx.read import open_
+
+    open_(artifact)
+    return _runner(artifact, {})
+
+
+def _runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
+    from .onnx.read import OnnxRunner
+
+    return Pooled(OnnxRunner(artifact, factors), artifact)
+
+
+class Pooled:
+    """Runs model.onnx as the clients do: token types of zero, then pooling and length in numpy."""
+
+    def __init__(self, states: Runner, artifact: Artifact):
+        self.name = f"{states.name}, pooled"
+        self._states = states
+        self._artifact = artifact
+
+    def run(self, entry_point: str, inputs: Arrays) -> Arrays:
+        """Compute an entry point."""
+        program = self._artifact.programs[entry_point]
+        ids, mask = inputs.values()
+        fed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        (states,) = self._states.run(entry_point, {name: fed[name] for name in program["inputs"]}).values()
+        pooled = states[:, 0]
+        if program["pooling"] == "mean":
+            weights = mask[..., None].astype(np.float32)
+            pooled = (states * weights).sum(1) / np.maximum(weights.sum(1), np.float32(1e-9))
+        if program["normalize"]:
+            pooled = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), np.float32(1e-12))
+        return {self._artifact.entry_points[entry_point].outputs[0].name: pooled}
+
+
+def _read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+    from .onnx.read import read_weights
+
+    return read_weights(artifact)
+
+
+EXPORTER = Exporter(
+    name="sentence-transformers",
+    key="sentence_transformers",
+    folder=FOLDER,
+    modules=("onnx", "onnxruntime"),
+    extra="onnx",
+    write=_write,
+    open=_open,
+    read_weights=_read_weights,
+    probe=_runner,
+    compiles=False,
+    layout=True,
+)
