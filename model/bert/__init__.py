@@ -73,8 +73,6 @@ STATED = (
 
 def _hugging_face(config: BertConfig) -> HuggingFace:
     """Describe the encoder to transformers' BertModel and XLMRobertaModel. The latter's texts have no types."""
-    from flax import nnx
-
     from ..network import Network
     from .modeling import Bert
 
@@ -92,7 +90,7 @@ def _hugging_face(config: BertConfig) -> HuggingFace:
         **named,
         "position_embedding_type": "absolute",
     }
-    return HuggingFace(document, Network(lambda: Bert(config, rngs=nnx.Rngs(0)), (entry,)))
+    return HuggingFace(document, Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
 
 
 def _reference(config: BertConfig, state: Mapping[str, Any]) -> "TorchReference":
