@@ -24,9 +24,9 @@ from ..validation.report import Report, Row, junit
 from . import html_report
 from .cause import recognised
 from .ledger import Ledger
-    goldens = Goldens(run.path / GOLDENS).cases()
-    files = [*run.manifest()["stages"][f"export-{exporter.name}"]["files"], *packed(run)]
-    files += [WEIGHTS_PATH] if exporter.folder == PROGRAMS else []
+from .pack import PREPROCESS, TOKENIZER
+from .pack.replay import Pack, packed
+from .parity import GOLDENS, PARITY, PROBES, probe_folders
 from .progress import Progress
 from .run_directory import Manifest, RunDirectory
 from .stages import LEDGER, WEIGHTS_PATH, family_and_config, network
@@ -35,9 +35,10 @@ VALIDATE = "reports/validate.json"
 JUNIT = "reports/junit.xml"
 HTML = "reports/report.html"
 
-    goldens = Goldens(run.path / GOLDENS).cases()
-    files = [*run.manifest()["stages"][f"export-{exporter.name}"]["files"], *packed(run)]
-    files += [WEIGHTS_PATH] if exporter.folder == PROGRAMS else []
+SHARED = (LEDGER, WEIGHTS_PATH, TOKENIZER, PREPROCESS)
+
+EXPLAINED = 8
+"""Wrong weights whose mistake is looked for; where there are more, it is the file that is wrong."""
 
 FORBIDDEN = ("torch",)
 """Made unimportable where artifacts are proved: an artifact that needs the framework it came from is none."""
