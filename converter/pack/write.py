@@ -55,7 +55,7 @@ def notes(rules: dict[str, Any]) -> list[str]:
 def preprocessing(family: Family, config: Config, manifest: Manifest) -> dict[str, Any]:
     """Make the document preprocess.json."""
     entries = family.entry_points(config)
-    output = entries[0].outputs[0]
+    output, stated = entries[0].outputs[0], dict(family.embeddings(config))
     return {
         "format_version": FORMAT_VERSION,
         "texts": _text_rules(entries, manifest),
@@ -64,8 +64,8 @@ def preprocessing(family: Family, config: Config, manifest: Manifest) -> dict[st
             "output": output.name,
             "width": output.shape[-1],
             "dtype": output.dtype,
-            **family.embeddings(config),
-            "similarity": "dot",
+            **stated,
+            "similarity": "dot" if stated.get("normalize") else "cosine",
         },
     }
 
