@@ -111,7 +111,32 @@ def export_options(command: Command) -> Command:
     command = click.option("--ops", default="xla", show_default=True, type=ops, help=help_text)(command)
     help_text = "Take another route to ONNX: TensorFlow operators, through tf2onnx; held against our own on the way."
     command = click.option("--via", type=click.Choice(["tf2onnx"]), help=help_text)(command)
+    command = precision_option(command)
     return click.option("--opset", type=int, help="ONNX opset; default 23, or 18 via tf2onnx.")(command)
+
+
+def precision_option(command: Command) -> Command:
+    """Add --precision."""
+    return click.option(
+        "--precision",
+        "precisions",
+        metavar="NAME,...",
+        callback=lambda context, parameter, value: parse_precisions(value),
+        help="Of the ONNX programs: float32 (the default), float16, bfloat16, int8, int8-reduced.",
+    )(command)
+
+
+def parse_precisions(text: str | None) -> tuple[str, ...]:
+    """Read "float32,int8"."""
+    if not text:
+        return ()
+    from ..exporters.precisions import PRECISIONS
+
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    unknown = [name for name in names if name not in PRECISIONS]
+    if unknown:
+        raise click.BadParameter(f"there is no precision {unknown[0]!r} ({', '.join(PRECISIONS)})")
+    return names
 
 
 def json_option(command: Command) -> Command:
@@ -242,10 +267,11 @@ def export(format_name: str, directory: Path, as_json: bool, **given: Any) -> No
     from .run_directory import RunDirectory
 
     given_options = options(formats=(format_name,), **given)
-    exporter = stages.chosen(given_options)[0]
     run = RunDirectory(directory)
-    with run.locked(), progress(f"export {format_name}", as_json) as shown:
-        stages.export(run, exporter, given_options, shown)
+    with run.locked():
+        for exporter in stages.chosen(given_options):
+            with progress(f"export {exporter.name}", as_json) as shown:
+                stages.export(run, exporter, given_options, shown)
     report(run, as_json)
 
 

@@ -24,6 +24,10 @@ TEMPLATE = "report.html.j2"
 TITLES = {
     "parity": "JAX model",
     "onnx": "ONNX",
+    "onnx_bfloat16": "ONNX bfloat16",
+    "onnx_float16": "ONNX float16",
+    "onnx_int8": "ONNX int8",
+    "onnx_int8_reduced": "ONNX int8, reduced",
     "orbax": "Orbax",
     "saved_model": "SavedModel",
     "sentence_transformers": "sentence-transformers",

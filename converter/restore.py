@@ -57,6 +57,10 @@ def restore(run: RunDirectory, exporter: Exporter, out: Path, progress: Progress
         EnvironmentFailure: a package is missing.
     """
     exporter.require()
+    if exporter.rounding:
+        raise InputError(
+            f"{exporter.name} holds rounded weights, from which no tensor can be restored; choose another format"
+        )
     if run.path.resolve() in out.resolve().parents:
         raise InputError(f"{out} lies inside the run directory {run.path}; choose another --out")
     safetensors = out.suffix == ".safetensors"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..exporters.base import PROGRAMS, WEIGHTS, Exporter, Request, exporters
+from ..exporters.precisions import FLOAT32
 from ..exporters.weights import WeightsFile, plan, write
 from ..model.family import Config, Family, Settings, config_from_json, config_to_json, families
 from ..validation.errors import GateError, InputError
@@ -64,6 +65,7 @@ class Options:
     opset: int | None = None
     ops: str = "xla"
     via: str = ""
+    precisions: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Serialize for another process."""
@@ -336,14 +338,23 @@ def export_reads(run: RunDirectory, exporter: Exporter, options: Options) -> str
 
 
 def chosen(options: Options) -> list[Exporter]:
-    """Give the exporters that were asked for, by default all formats and no layout.
+    """Give the exporters that were asked for; by default all that are neither optional nor a layout.
 
     Raises:
-        InputError: a format that does not exist.
+        InputError: a format or a precision that does not exist, or a precision of a format that has none.
     """
     known = exporters()
     unknown = [name for name in (*options.formats, *options.layouts) if name not in known]
     if unknown:
         raise InputError(f"there is no format {unknown[0]!r} (formats: {', '.join(known)})")
-    names = options.formats or [name for name, exporter in known.items() if not exporter.layout]
+    if options.precisions and options.formats and "onnx" not in options.formats:
+        raise InputError(f"--precision is for the format onnx; {', '.join(options.formats)} was asked for")
+    names = options.formats or [name for name, exporter in known.items() if not (exporter.optional or exporter.layout)]
+    if options.precisions:
+        names = [each for name in names for each in (_in_precisions(options) if name == "onnx" else [name])]
     return [known[name] for name in dict.fromkeys([*names, *options.layouts])]
+
+
+def _in_precisions(options: Options) -> list[str]:
+    """Name the ONNX formats of the precisions that were asked for."""
+    return ["onnx" if precision == FLOAT32 else f"onnx-{precision}" for precision in options.precisions]

@@ -3,6 +3,7 @@
 Needs neither the checkpoint nor PyTorch. Each format is proved in a process of its own.
 """
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -14,19 +15,23 @@ from typing import Any
 import numpy as np
 
 from ..exporters.base import PROGRAMS, Artifact, Exporter
-from ..validation.cases import cases, probe_cases
-from ..validation.compare import compare
+from ..exporters.precisions import FLOAT32, FLOORS
+from ..exporters.weights import WeightsFile
+from ..validation.cases import cases, neighbour_batches, probe_cases
+from ..validation.compare import Golden, compare
 from ..validation.entry_point import Axis, EntryPoint, TensorSpec
 from ..validation.errors import ConvertError, GateError, InputError
 from ..validation.goldens import Goldens
 from ..validation.probe import FACTORS, folder_name, read_factors
 from ..validation.report import Report, Row, junit
+from ..validation.rounded import compare_rounded
+from ..validation.runner import Runner
 from . import html_report
 from .cause import recognised
 from .ledger import Ledger
 from .pack import PREPROCESS, TOKENIZER
 from .pack.replay import Pack, packed
-from .parity import GOLDENS, PARITY, PROBES, probe_folders
+from .parity import GOLDENS, PARITY, PROBES, NNXRunner, probe_folders
 from .progress import Progress
 from .run_directory import Manifest, RunDirectory
 from .stages import LEDGER, WEIGHTS_PATH, family_and_config, network
@@ -156,14 +161,19 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
     damaged += [Row("all", "goldens", "", False, problem) for problem in golden_problems(run)]
     if damaged:
         return Report(exporter.name, tuple(damaged))
-    rows = weight_rows(exporter, opened, Ledger.read(run.path / LEDGER))
+    ledger = Ledger.read(run.path / LEDGER)
+    rows = rounding_rows(exporter, opened, ledger) if exporter.rounding else weight_rows(exporter, opened, ledger)
     if packed(run):
         pack = Pack(run.path)
         rows, goldens = [*rows, *pack.rows()], pack.fed(goldens, opened.entry_points)
     try:
-        report = compare(exporter.open(opened), opened.entry_points, goldens)
+        runner = exporter.open(opened)
     except GateError as error:
         return Report(exporter.name, (*rows, Row("all", "opens", "", False, str(error))))
+    if exporter.precision != FLOAT32:
+        report = compare_precision(exporter, runner, opened, goldens)
+        return Report(report.runner, (*rows, *report.rows))
+    report = compare(runner, opened.entry_points, goldens)
     rows = [*rows, *report.rows, *probe_rows(exporter, opened, run.path)]
     return Report(report.runner, tuple(rows), tuple(places(exporter, opened, run.path, rows)))
 
@@ -199,6 +209,17 @@ def golden_problems(run: RunDirectory) -> Iterator[str]:
         yield from Goldens(folder).problems(entries, functools.partial(probe_cases, name))
 
 
+def compare_precision(exporter: Exporter, runner: Runner, opened: Artifact, goldens: Sequence[Golden]) -> Report:
+    """Hold a program in smaller numbers to the goldens, and its neighbours to those that the NNX model finds."""
+    import jax
+
+    net = opened.network()
+    exact = NNXRunner(net, WeightsFile(opened.directory / WEIGHTS_PATH))
+    stored = exact.changed(jax.device_put(dict(exporter.read_weights(opened))))
+    inputs = {name: neighbour_batches(net.entry_points[name]) for name in opened.programs}
+    return compare_rounded(runner, exact, stored, opened.entry_points, goldens, inputs, FLOORS[exporter.precision])
+
+
 def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Row]:
     """Run the probes, for formats whose operators are this program's choice."""
     rows: list[Row] = []
@@ -208,6 +229,30 @@ def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Ro
         runner = exporter.probe(opened, read_factors(folder))
         rows += compare(runner, opened.entry_points, Goldens(folder).cases()).rows
     return rows
+
+
+def rounding_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[Row]:
+    """Lead the float32 weights back to the source, and hold each stored number to what rounding them gives."""
+    assert exporter.rounding
+    exact = dataclasses.replace(exporter, read_weights=lambda opened: _float32(opened.directory))
+    rows = weight_rows(exact, opened, ledger)
+    seen = 0
+    try:
+        for leaf, problem in exporter.rounding(opened):
+            seen += 1
+            if problem:
+                rows.append(Row("all", "rounded weights", leaf, False, f"{leaf}: {problem}"))
+    except MemoryError:
+        raise
+    except Exception as error:
+        return [*rows, Row("all", "rounded weights", "", False, f"the weights cannot be read ({_raised(error)})")]
+    passed = all(row.passed for row in rows)
+    return [*rows, Row("all", f"{seen} weights are the source's, rounded", "weights", True)] if passed else rows
+
+
+def _float32(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
+    file = WeightsFile(directory / WEIGHTS_PATH)
+    return ((leaf, file[leaf]) for leaf in file.tensors)
 
 
 def weight_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[Row]:

@@ -14,6 +14,7 @@ from ..validation.entry_point import EntryPoint
 from ..validation.errors import EnvironmentFailure, GateError
 from ..validation.goldens import Intermediates
 from ..validation.runner import Runner
+from .precisions import FLOAT32
 from .weights import WeightsFile
 
 if TYPE_CHECKING:
@@ -95,6 +96,10 @@ class Exporter:
         ways: what else must be importable for a way of writing that `--via` names; the extra is called as the way.
         compiles: its runtime compiles the program anew for each shape.
         layout: a folder for one kind of clients, with the pack's files in it; written only when asked for.
+        optional: written only when asked for.
+        precision: what the programs compute or store in. Other than float32, they are held to its floors.
+        rounding: for weights that are not the source's: says of each leaf what is wrong with how its stored
+            numbers were rounded, "" if nothing is. None where the weights are the source's, bit for bit.
     """
 
     name: str
@@ -110,6 +115,9 @@ class Exporter:
     ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     compiles: bool = True
     layout: bool = False
+    optional: bool = False
+    precision: str = FLOAT32
+    rounding: Callable[[Artifact], Iterator[tuple[str, str]]] | None = None
 
     def require(self, via: str = "") -> None:
         """Raise EnvironmentFailure if a package is missing, saying how to get it."""
@@ -130,14 +138,15 @@ def _installed(module: str) -> bool:
 
 
 def exporters() -> dict[str, Exporter]:
-    """Find the exporters: every module of this package that has an EXPORTER."""
+    """Find the exporters: every module of this package that has an EXPORTER, or several as EXPORTERS."""
     package = importlib.import_module(__package__)
     found: dict[str, Exporter] = {}
     for info in pkgutil.iter_modules(package.__path__):
-        exporter = getattr(importlib.import_module(f".{info.name}", __package__), "EXPORTER", None)
-        if exporter is None:
-            continue
-        if exporter.name in found:
-            raise ValueError(f"two exporters are called {exporter.name}")
-        found[exporter.name] = exporter
+        module = importlib.import_module(f".{info.name}", __package__)
+        for exporter in (*getattr(module, "EXPORTERS", ()), getattr(module, "EXPORTER", None)):
+            if exporter is None:
+                continue
+            if exporter.name in found:
+                raise ValueError(f"two exporters are called {exporter.name}")
+            found[exporter.name] = exporter
     return dict(sorted(found.items()))

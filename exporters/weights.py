@@ -30,6 +30,7 @@ DTYPES = {
         "I64": "<i8",
         "I32": "<i4",
         "U8": "|u1",
+        "I8": "|i1",
         "BOOL": "|b1",
     }.items()
 }
@@ -88,7 +89,7 @@ def write(
         dtype, shape = leaves[name]
         if name != expected or array.dtype != dtype or array.shape != shape:
             raise ValueError(f"expected {expected} {dtype} {shape}, got {name} {array.dtype} {array.shape}")
-        file.write(np.ascontiguousarray(array).data)
+        file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer of its own
 
 
 class WeightsFile:

@@ -128,6 +128,42 @@ def _pictures(domain: Pixels, shape: tuple[int, ...]) -> np.ndarray:
     return ((pictures / 255 - np.array(domain.mean)) / np.array(domain.std)).astype(np.float32)
 
 
+FAMILY = 16
+"""Inputs that are one input, ever further changed."""
+TEXTS, PICTURES = 256, 64
+"""Inputs among which neighbours are looked for. Each picture is a forward pass of some hundred tokens."""
+
+
+def neighbour_batches(entry: EntryPoint, seed: int = 11) -> list[Arrays]:
+    """Draw inputs that are more and less like each other, in batches of equal shape: each family grows apart."""
+    count, size = (PICTURES, 8) if pictured(entry) else (TEXTS, 32)
+    tokens = min(24, entry.axes["tokens"].high or 24) if "tokens" in entry.axes else 0
+    rng = np.random.default_rng([seed, zlib.crc32(entry.name.encode())])
+    lengths = np.repeat(rng.integers(tokens // 2, tokens + 1, count // FAMILY).clip(1), FAMILY)
+    inputs = {spec.name: _families(spec, count, tokens, lengths, rng) for spec in entry.inputs}
+    order = rng.permutation(count)  # a batch has relatives of all degrees
+    return [{name: array[order[i : i + size]] for name, array in inputs.items()} for i in range(0, count, size)]
+
+
+def _families(spec: TensorSpec, count: int, tokens: int, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    shape = spec.resolve({"batch": count, "tokens": tokens})
+    share = np.tile(np.arange(FAMILY) / FAMILY, count // FAMILY).reshape(-1, *[1] * (len(shape) - 1))
+    match spec.domain:
+        case PaddingMask():
+            return (np.arange(tokens) < lengths[:, None]).astype(spec.dtype)
+        case TokenIds():
+            drawn = _token_ids(spec.domain, shape, lengths.tolist(), rng)
+            first = np.repeat(drawn[::FAMILY], FAMILY, axis=0)
+            return np.where(rng.random(shape) < share, drawn, first)
+        case Pixels(mean=mean, std=std):
+            noise = rng.integers(0, 256, shape)
+            mixed = np.repeat(noise[::FAMILY], FAMILY, axis=0) * (1 - share) + noise * share
+            return ((mixed / 255 - np.array(mean)) / np.array(std)).astype(spec.dtype)
+        case _:
+            drawn = rng.standard_normal(shape)
+            return (np.repeat(drawn[::FAMILY], FAMILY, axis=0) * (1 - share) + drawn * share).astype(spec.dtype)
+
+
 def tapped_entries(entries: Iterable[EntryPoint]) -> list[EntryPoint]:
     """Choose the entry points whose intermediate values are compared: those whose inputs no other one has, and more."""
     inputs = [(entry, {spec.name for spec in entry.inputs}) for entry in entries]

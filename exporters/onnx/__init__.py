@@ -1,5 +1,9 @@
-"""ONNX: a traced JAX program lowered by a small compiler to thin programs that point into the weights file."""
+"""ONNX: a traced JAX program lowered by a small compiler to thin programs that point into the weights file.
 
+Each precision other than float32 is a format of its own, "onnx-int8", with a weights file of its own.
+"""
+
+import functools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -7,12 +11,19 @@ import numpy as np
 from ...validation.goldens import Intermediates
 from ...validation.runner import Runner
 from ..base import PROGRAMS, Artifact, Description, Exporter, Request
+from ..precisions import FLOORS
 
 
 def _write(request: Request) -> dict[str, Description]:
     from .write import write
 
     return write(request)
+
+
+def _write_rounded(request: Request, precision: str) -> dict[str, Description]:
+    from .write_rounded import write
+
+    return write(request, precision)
 
 
 def _open(artifact: Artifact) -> Runner:
@@ -53,3 +64,34 @@ EXPORTER = Exporter(
     ways={"tf2onnx": ("jax", "tensorflow", "tf2onnx")},
     compiles=False,
 )
+
+
+def _read_rounded(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+    from .rounded import read_weights
+
+    return read_weights(artifact)
+
+
+def _rounding(artifact: Artifact, precision: str) -> Iterator[tuple[str, str]]:
+    from .rounded import rounding
+
+    return rounding(artifact, precision)
+
+
+def _in(precision: str) -> Exporter:
+    return Exporter(
+        name=f"onnx-{precision}",
+        key=f"onnx_{precision.replace('-', '_')}",
+        folder=PROGRAMS,
+        modules=("onnx", "onnxruntime"),
+        extra="onnx",
+        write=functools.partial(_write_rounded, precision=precision),
+        open=_open,
+        read_weights=_read_rounded,
+        optional=True,
+        precision=precision,
+        rounding=functools.partial(_rounding, precision=precision),
+    )
+
+
+EXPORTERS = tuple(map(_in, FLOORS))

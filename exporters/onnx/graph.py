@@ -30,7 +30,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Weight:
-    """A leaf of the model, its bytes read with the dims of the value."""
+    """A leaf of the model, or a form of one that the weights file holds, its bytes read with the dims of the value."""
 
     leaf: str
 
@@ -94,7 +94,7 @@ class Graph:
     def weight(self, leaf: str, shape: Shape, dtype: np.dtype) -> Value:
         """Give a leaf of the model, declared with `shape`."""
         value = Value(Weight(leaf), shape, dtype, leaf.rpartition(".")[0])
-        return self._share(("weight", leaf, shape), value)
+        return self._share(("weight", leaf, shape, dtype.name), value)
 
     def constant(self, numbers: ArrayLike, dtype: DTypeLike | None = None) -> Value:
         """Give a constant."""

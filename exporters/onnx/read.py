@@ -23,7 +23,8 @@ class OnnxRunner:
     """
 
     def __init__(self, artifact: Artifact, factors: Mapping[str, float] | None = None):
-        self.name = f"onnxruntime {onnxruntime.__version__}"
+        precisions = {program["precision"] for program in artifact.programs.values() if "precision" in program}
+        self.name = " ".join(("onnxruntime", onnxruntime.__version__, *sorted(precisions)))
         self._artifact = artifact
         self._factors = factors or {}
         self._open: tuple[str, onnxruntime.InferenceSession] | None = None
@@ -61,11 +62,11 @@ def scaled(path: Path, factors: Mapping[str, float]) -> dict[str, np.ndarray]:
     for tensor in onnx.load(path, load_external_data=False).graph.initializer:
         factor = factors.get(tensor.name.partition(" ")[0])
         if factor is not None and tensor.data_location == onnx.TensorProto.EXTERNAL:
-            found[tensor.name] = _array(tensor, path) * np.float32(factor)
+            found[tensor.name] = array_of(tensor, path) * np.float32(factor)
     return found
 
 
-def _array(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
+def array_of(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
     """Read a tensor's bytes through its reference, into a copy: a model keeps all that was ever in its memory."""
     alone = onnx.TensorProto.FromString(tensor.SerializeToString())
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
@@ -131,7 +132,7 @@ def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
             if (outside or leaf in leaves) and place not in seen:
                 if outside:
                     seen.add(place)
-                array = _array(tensor, path)
+                array = array_of(tensor, path)
                 yield leaf, array.reshape(leaves[leaf].shape) if leaf in leaves else array
         for leaf in sorted(set(network.used_weights(name)) - _reached(graph)):
             raise UnreadableWeight(leaf, f"{path.name} does not use it")
@@ -148,3 +149,16 @@ def _reached(graph: onnx.GraphProto) -> set[str]:
             seen.add(edge)
             waiting += maker[edge].input if edge in maker else []
     return {edge.partition(" ")[0] for edge in seen}
+
+
+def stored(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+    """Read each tensor that a program uses from each place where one says that it lies: once, unless they disagree."""
+    seen = set[tuple[str, ...]]()
+    for program in artifact.programs.values():
+        path = artifact.directory / program["path"]
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+            name = tensor.name.partition(" ")[0]
+            place = (name, *(f"{entry.key}={entry.value}" for entry in tensor.external_data))
+            if tensor.data_location == onnx.TensorProto.EXTERNAL and place not in seen:
+                seen.add(place)
+                yield name, array_of(tensor, path)

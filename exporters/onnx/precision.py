@@ -1,0 +1,290 @@
+"""
+Precisions: a finished float32 graph rewritten to smaller numbers, and the numbers of its weights file.
+
+int8 is dynamic quantisation by rows. Each row of an activation has a scale of its own, so that a text's embedding
+does not depend on the texts beside it, and one loud token costs only itself precision; each column of a kernel has
+one. A value product stays in float32: its error is the same for every token that attends to a token, so that no
+average takes it away. Products are integers until both scales are applied; everything between them is float32.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from ..precisions import BFLOAT16, FLOAT16, INT8, INT8_REDUCED
+from ..weights import WeightsFile
+from .build import VIEWS, Builder
+from .dims import elements
+from .graph import Node, Shape, Value, Weight, needed
+
+F32 = np.dtype(np.float32)
+F16 = np.dtype(np.float16)
+BF16 = np.dtype(ml_dtypes.bfloat16)
+U8 = np.dtype(np.uint8)
+I8 = np.dtype(np.int8)
+I32 = np.dtype(np.int32)
+
+MIDDLE = 128
+"""The uint8 that stands for zero."""
+GELU_ZERO = 16
+"""The same after a Gelu, which gives nothing below minus `GELU_LEAST`: nearly twice as fine on what is above."""
+GELU_LEAST = 0.171
+SMALLEST = 1e-20
+"""Least scale of a row: one of zeros must not be divided by zero."""
+LARGEST = {INT8: 127, INT8_REDUCED: 63}
+"""Magnitude of a kernel's integers. Where a processor without VNNI adds two products in 16 bits, 255 * 127 * 2
+overflows and 255 * 63 * 2 does not."""
+TABLE_LARGEST = 127
+TABLE = 1 << 14
+"""Numbers in the smallest table that is worth a second lookup for its rows' scales."""
+
+IN_FLOAT16 = {"MatMul", "Add", "Sum", "Mul", "Gelu", "Sigmoid", "LayerNormalization", "Attention", "RotaryEmbedding"}
+"""What is computed in float16; LayerNormalization and Attention's softmax have float32 inside by their attributes."""
+MOVES = {*VIEWS, "Transpose", "Slice", "Concat", "Gather", "Expand"}
+"""What only moves numbers, in whichever type they come."""
+
+Rule = Callable[[Node, list[Value]], Value | None]
+"""Gives the new result of a node with these new inputs; None to keep the operator."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of the weights file of a precision.
+
+    Args:
+        leaf: of the model, that it is made of.
+        make: makes it of the leaf.
+    """
+
+    leaf: str
+    dtype: np.dtype
+    shape: Shape
+    make: Callable[[np.ndarray], np.ndarray]
+
+
+def rewrite(build: Builder, outputs: Mapping[str, Value], precision: str) -> tuple[dict[str, Value], dict[str, Tensor]]:
+    """Rewrite a graph in place of the one that computes `outputs`; give its outputs and the tensors that it reads."""
+    rewriter = {
+        FLOAT16: lambda: _Float16(build),
+        BFLOAT16: lambda: _Stored(build, BF16),
+        INT8: lambda: _Int8(build, outputs, LARGEST[INT8]),
+        INT8_REDUCED: lambda: _Int8(build, outputs, LARGEST[INT8_REDUCED]),
+    }[precision]()
+    results = _replay(build, outputs, rewriter.rule)
+    results = {name: build.cast(value, outputs[name].dtype) for name, value in results.items()}
+    read = dict.fromkeys(v for node in needed(list(results.values())) for v in node.inputs)
+    names = dict.fromkeys(value.source.leaf for value in read if isinstance(value.source, Weight))
+    return results, {name: rewriter.tensors[name] for name in names}
+
+
+def _replay(build: Builder, outputs: Mapping[str, Value], rule: Rule) -> dict[str, Value]:
+    """Compute `outputs` again, each node by `rule`."""
+    new: dict[Value, Value] = {}
+    for node in needed(list(outputs.values())):
+        inputs = [new.get(value, value) for value in node.inputs]
+        result = rule(node, inputs)
+        if result is not None:
+            new[node.outputs[0]] = result
+            continue
+        results = [(value.shape, value.dtype) for value in node.outputs]
+        again = build.graph.emit(node.op, inputs, results, node.attributes, node.scope)
+        new.update(zip(node.outputs, again, strict=True))
+    return {name: new.get(value, value) for name, value in outputs.items()}
+
+
+class _Rewriter:
+    """Holds the tensors that the new graph may read."""
+
+    def __init__(self, build: Builder) -> None:
+        self.build = build
+        self.tensors: dict[str, Tensor] = {}
+
+    def rule(self, node: Node, inputs: list[Value]) -> Value | None:
+        """Rewrite one node."""
+        raise NotImplementedError
+
+    def weight(self, name: str, shape: Shape, tensor: Tensor) -> Value:
+        """Read a tensor of the weights file with the dims `shape`."""
+        self.tensors[name] = tensor
+        return self.build.graph.weight(name, shape, tensor.dtype)
+
+    def same(self, value: Value, dtype: np.dtype) -> Value:
+        """Read a leaf that is stored as `dtype`."""
+        leaf = leaf_of(value)
+        return self.weight(leaf, value.shape, Tensor(leaf, dtype, value.shape, lambda array: array.astype(dtype)))
+
+
+class _Stored(_Rewriter):
+    """Weights are stored in a smaller type and converted when the program is loaded; a table's rows when looked up."""
+
+    def __init__(self, build: Builder, dtype: np.dtype) -> None:
+        super().__init__(build)
+        self.dtype = dtype
+
+    def rule(self, node: Node, inputs: list[Value]) -> Value | None:
+        """Convert the weights that a node reads."""
+        if not any(map(_is_weight, inputs)):
+            return None
+        if node.op == "Gather" and _is_weight(inputs[0]):
+            table, value = self.same(inputs[0], self.dtype), node.outputs[0]
+            rows = self.build.emit("Gather", table, *inputs[1:], shape=value.shape, dtype=self.dtype, **node.attributes)
+            return self.build.cast(rows, value.dtype)
+        inputs = [self.wide(value) if _is_weight(value) else value for value in inputs]
+        value = node.outputs[0]
+        return self.build.emit(
+            node.op, *inputs, shape=value.shape, dtype=value.dtype, scope=node.scope, **node.attributes
+        )
+
+    def wide(self, value: Value) -> Value:
+        """Give a leaf in float32."""
+        return self.build.cast(self.same(value, self.dtype), value.dtype)
+
+
+class _Float16(_Rewriter):
+    """Products, sums and what is between them in float16; norms and softmax in float32 inside, reductions outside."""
+
+    def rule(self, node: Node, inputs: list[Value]) -> Value | None:
+        """Choose the type that a node computes in, and bring its inputs there."""
+        value = node.outputs[0]
+        low = node.op in IN_FLOAT16 or (node.op in MOVES and (inputs[0].dtype == F16 or _is_weight(inputs[0])))
+        inputs = [self._typed(x, F16 if low else F32) for x in inputs]
+        dtype = F16 if low and value.dtype == F32 else value.dtype
+        attributes = dict(node.attributes)
+        if node.op == "Attention" and low:
+            attributes["softmax_precision"] = 1  # float32
+        return self.build.emit(node.op, *inputs, shape=value.shape, dtype=dtype, scope=node.scope, **attributes)
+
+    def _typed(self, value: Value, dtype: np.dtype) -> Value:
+        if _is_weight(value):
+            value = self.same(value, F16)
+        return self.build.cast(value, dtype) if value.dtype in (F16, F32) else value
+
+
+class _Int8(_Rewriter):
+    """Kernels and large tables in int8.
+
+    Args:
+        outputs: of the graph, to find the products that give attention its values.
+        largest: magnitude of a kernel's integers.
+    """
+
+    def __init__(self, build: Builder, outputs: Mapping[str, Value], largest: int) -> None:
+        super().__init__(build)
+        self.largest = largest
+        self.exact = _value_products(needed(list(outputs.values())))
+
+    def rule(self, node: Node, inputs: list[Value]) -> Value | None:
+        """Quantise products by a kernel and lookups in a large table."""
+        if node.op == "MatMul" and _is_weight(inputs[1]) and node not in self.exact:
+            return self._product(inputs[0], inputs[1], node.scope)
+        if node.op == "Gather" and _is_table(inputs[0]) and not node.attributes["axis"]:
+            return self._rows(inputs[0], inputs[1], node)
+        for value in inputs:
+            if _is_weight(value):
+                self.same(value, value.dtype)
+        return None
+
+    def _product(self, x: Value, kernel: Value, scope: str) -> Value:
+        """Multiply integers and apply both scales; onnxruntime makes one operator of the product, Cast and Mul."""
+        b, width = self.build, kernel.shape[1]
+        numbers, column_scales = self._quantised(kernel, 0)
+        rows = b.reshape(x, (elements(x.shape[:-1]), x.shape[-1]))
+        zero = GELU_ZERO if x.made_by("Gelu") or rows.made_by("Gelu") else MIDDLE
+        row_scales = self._row_scales(rows, zero, scope)
+        zeros = b.expand(b.constant(zero, U8), row_scales.shape)
+        quantised = b.emit("QuantizeLinear", rows, row_scales, zeros, shape=rows.shape, dtype=U8, scope=scope, axis=0)
+        shape = (rows.shape[0], width)
+        product = b.emit("MatMulInteger", quantised, numbers, b.constant(zero, U8), shape=shape, dtype=I32, scope=scope)
+        scales = b.elementwise("Mul", b.reshape(row_scales, (rows.shape[0], 1)), column_scales)
+        return b.reshape(b.elementwise("Mul", b.cast(product, F32), scales), (*x.shape[:-1], width))
+
+    def _row_scales(self, rows: Value, zero: int, scope: str) -> Value:
+        """Give the least scale at which a row fits into 0..255 with `zero` for zero."""
+        b = self.build
+        above = b.elementwise("Mul", b.reduce("ReduceMax", rows, [1]), b.constant(1 / (255 - zero), F32))
+        if zero == GELU_ZERO:
+            return b.elementwise("Max", above, b.constant(GELU_LEAST / zero, F32))
+        below = b.elementwise("Mul", b.reduce("ReduceMin", rows, [1]), b.constant(-1 / zero, F32))
+        return b.elementwise("Max", above, below, b.constant(SMALLEST, F32))
+
+    def _rows(self, table: Value, index: Value, node: Node) -> Value:
+        """Look up a row's integers and its scale."""
+        b, shape = self.build, node.outputs[0].shape
+        numbers, scales = self._quantised(table, 1)
+        found = b.emit("Gather", numbers, index, shape=shape, dtype=I8, scope=node.scope, axis=0)
+        scale = b.emit("Gather", scales, index, shape=(*index.shape, 1), dtype=F32, scope=node.scope, axis=0)
+        return b.elementwise("Mul", b.cast(found, F32), scale)
+
+    def _quantised(self, value: Value, axis: int) -> tuple[Value, Value]:
+        """Read a matrix as integers and the scales along `axis`, over which the largest magnitude was taken."""
+        leaf, shape, largest = leaf_of(value), value.shape, self.largest if axis == 0 else TABLE_LARGEST
+        scale_shape = shape[1:] if axis == 0 else (shape[0], 1)
+        numbers = Tensor(leaf, I8, shape, lambda array: quantise(array.reshape(shape), axis, largest)[0])
+        scales = Tensor(
+            leaf, F32, scale_shape, lambda array: quantise(array.reshape(shape), axis, largest)[1].reshape(scale_shape)
+        )
+        return (
+            self.weight(f"{leaf}.int8", shape, numbers),
+            self.weight(f"{leaf}.scale", scale_shape, scales),
+        )
+
+
+def quantise(matrix: np.ndarray, axis: int, largest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Round a matrix to integers of at most `largest` times a scale; `axis` is the one that a scale spans.
+
+    The scale of nothing but zeros is one.
+    """
+    scales = np.abs(matrix).max(axis, keepdims=True).astype(F32) / F32.type(largest)
+    scales[scales == 0] = 1
+    return np.clip(np.rint(matrix / scales), -largest, largest).astype(I8), scales
+
+
+def _value_products(nodes: Iterable[Node]) -> set[Node]:
+    """Find the products whose result, a bias added, is what attention averages."""
+    found: set[Node] = set()
+    for node in nodes:
+        of_softmax = node.op == "MatMul" and node.inputs[0].made_by("Softmax")
+        if node.op == "Attention" or of_softmax:
+            product = _product_behind(node.inputs[1 if of_softmax else 2])
+            if product:
+                found.add(product)
+    return found
+
+
+def _product_behind(value: Value) -> Node | None:
+    """Go back through views, transpositions and added weights to a product by a weight."""
+    while isinstance(value.source, Node):
+        node = value.source
+        if node.op == "MatMul":
+            return node if _is_weight(node.inputs[1]) else None
+        computed = [x for x in node.inputs if not x.fixed]
+        if node.op not in (*VIEWS, "Transpose", "Add") or not computed:
+            return None
+        value = computed[0]
+    return None
+
+
+def leaf_of(value: Value) -> str:
+    """Name the tensor of the weights file that a value is."""
+    assert isinstance(value.source, Weight)
+    return value.source.leaf
+
+
+def _is_weight(value: Value) -> bool:
+    return isinstance(value.source, Weight)
+
+
+def _is_table(value: Value) -> bool:
+    return _is_weight(value) and len(value.shape) == 2 and elements(value.shape) >= TABLE
+
+
+def arrays(
+    weights: WeightsFile, tensors: Mapping[str, Tensor], order: Sequence[str]
+) -> Iterable[tuple[str, np.ndarray]]:
+    """Make the tensors of the weights file, one in memory at a time."""
+    for name in order:
+        tensor = tensors[name]
+        made = tensor.make(weights.read(tensor.leaf))
+        yield name, np.ascontiguousarray(made).reshape(tensor.shape)

@@ -1,0 +1,64 @@
+"""Reading rounded weights back: what they stand for, and whether each is what rounding the leaf gives."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from ..base import PROGRAMS, WEIGHTS, Artifact
+from ..weights import WeightsFile
+from .precision import LARGEST, TABLE_LARGEST, quantise
+from .read import stored
+
+
+def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+    """Give every leaf that a program uses as the float32 numbers that its stored ones stand for."""
+    leaves = artifact.network().leaves
+    for leaf, forms in _by_leaf(artifact, leaves):
+        array = forms[leaf] if leaf in forms else forms[f"{leaf}.int8"] * forms[f"{leaf}.scale"]
+        yield leaf, array.astype(np.float32).reshape(leaves[leaf].shape)
+
+
+def rounding(artifact: Artifact, precision: str) -> Iterator[tuple[str, str]]:
+    """Round each leaf of the float32 weights file again and compare the bits."""
+    source = WeightsFile(artifact.directory / PROGRAMS / WEIGHTS)
+    network = artifact.network()
+    unread = {leaf for entry in artifact.programs for leaf in network.used_weights(entry)}
+    for leaf, forms in _by_leaf(artifact, source.tensors):
+        problems = (_problem(source.read(leaf), name, array, forms, precision) for name, array in forms.items())
+        yield leaf, next(filter(None, problems), "")
+        unread.discard(leaf)
+    for leaf in sorted(unread):
+        yield leaf, "is read by no program"
+
+
+def _problem(leaf: np.ndarray, name: str, array: np.ndarray, forms: Mapping[str, np.ndarray], precision: str) -> str:
+    kind = name.rpartition(".")[2]
+    if kind not in ("int8", "scale") or f"{name.rpartition('.')[0]}.int8" not in forms:
+        wanted = leaf.astype(array.dtype).reshape(array.shape)
+        return "" if array.tobytes() == wanted.tobytes() else f"is not the leaf rounded to {array.dtype}"
+    numbers, scales = (forms[f"{name.rpartition('.')[0]}.{form}"] for form in ("int8", "scale"))
+    axis, largest = (0, LARGEST[precision]) if scales.ndim == 1 else (1, TABLE_LARGEST)
+    wanted = quantise(leaf.reshape(numbers.shape), axis, largest)[kind == "scale"]
+    return "" if array.tobytes() == wanted.tobytes() else f"{kind} is not what rounding the leaf to int8 gives"
+
+
+def _by_leaf(artifact: Artifact, leaves: Mapping[str, object]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Bring the forms of each leaf together, by name: itself, or its integers and its scale.
+
+    Raises:
+        ValueError: a form is missing, or two programs read different bytes for one form.
+    """
+    waiting: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in stored(artifact):
+        leaf = name if name in leaves else name.rpartition(".")[0]
+        if leaf == name:
+            yield leaf, {name: array}
+            continue
+        forms = waiting.setdefault(leaf, {})
+        if name in forms:
+            raise ValueError(f"programs disagree where {name} lies")
+        forms[name] = array
+        if len(forms) == 2:
+            yield leaf, waiting.pop(leaf)
+    if waiting:
+        raise ValueError(f"{', '.join(waiting)}: integers without scale, or scale without integers")

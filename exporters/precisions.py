@@ -1,0 +1,25 @@
+"""Precisions: the numbers that a program computes or stores in, and how near to float32 it must stay.
+
+A program in smaller numbers is another network in a narrow sense, so the budget of float32 says nothing about it.
+What counts for embeddings is said instead: the angle to the exact vector, and whether the same neighbours are found.
+The floors are set from measurement, see docs/performance.md: about twice the distance that a right program has on
+the networks there, and less than what two exchanged heads or a wrong scale cost.
+"""
+
+from ..validation.rounded import Floors
+
+FLOAT32 = "float32"
+FLOAT16 = "float16"
+BFLOAT16 = "bfloat16"
+INT8 = "int8"
+INT8_REDUCED = "int8-reduced"
+
+
+FLOORS = {
+    FLOAT16: Floors(FLOAT16, cosine=0.9999, mean=0.99999, overlap=0.95, activations=4),
+    BFLOAT16: Floors(BFLOAT16, cosine=0.9995, mean=0.9998, overlap=0.92, activations=0.001),
+    INT8: Floors(INT8, cosine=0.98, mean=0.995, overlap=0.85, activations=6),
+    INT8_REDUCED: Floors(INT8_REDUCED, cosine=0.97, mean=0.99, overlap=0.8, activations=2),
+}
+
+PRECISIONS = (FLOAT32, *FLOORS)
