@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -32,6 +33,9 @@ CLIENTS = (
     *("huggingface_hub==0.36.2", "tokenizers==0.22.2"),
 )
 """The last that fit together: optimum-onnx 0.1.0 takes no transformers 5, and these no newer hub and tokenizers."""
+
+
+TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
 
 
 def exported(folder: Path, family: str = "bert", opset: int | None = None, **settings) -> RunDirectory:
@@ -177,6 +181,14 @@ def clients(tmp_path_factory) -> Path:
     return python
 
 
+def convert(checkpoint: Path, out: Path) -> None:
+    command = [sys.executable, "-m", "bgevis.converter", "all", checkpoint, "--out", out]
+    done = subprocess.run(
+        [*command, "--format", "onnx", "--layout", LAYOUT], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.prove
 @pytest.mark.parametrize("network", ["bert", "xlm-roberta", "all-MiniLM-L6-v2"])
 def test_real_clients_give_the_goldens(network, clients, request, tmp_path):
@@ -187,10 +199,24 @@ def test_real_clients_give_the_goldens(network, clients, request, tmp_path):
         settings = {"model_type": "xlm-roberta"} if network == "xlm-roberta" else {}
         exported(tmp_path / "ckpt", **settings)
         checkpoint = tmp_path / "ckpt" / "ckpt.safetensors"
-    convert = [sys.executable, "-m", "bgevis.converter", "all", checkpoint, "--out", tmp_path / "run"]
-    subprocess.run([*convert, "--format", "onnx", "--layout", LAYOUT], check=True, capture_output=True)
+    convert(checkpoint, tmp_path / "run")
     alone = {"USE_TF": "0", "USE_FLAX": "0", "HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [clients, ROOT / "examples" / "sentence_transformers_client.py", tmp_path / "run"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | alone)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("as the goldens") == 4
+
+
+@pytest.mark.prove
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node with npm")
+def test_transformers_js_gives_the_goldens_of_what_it_reads_alike(minilm, tmp_path):
+    """Its own tokenizer makes a final sigma of a word's last one, and drops the last token of what it truncates."""
+    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", TRANSFORMERS_JS]
+    subprocess.run(install, check=True, cwd=tmp_path, env=os.environ | {"ONNXRUNTIME_NODE_INSTALL": "skip"})
+    convert(minilm / "model.safetensors", tmp_path / "run")
+    command = ["node", ROOT / "examples" / "transformers_js_client.mjs", tmp_path / "run"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    told = dict(line.split(":", 1) for line in done.stdout.splitlines() if ": " in line)
+    assert len(told) == 10, done.stdout + done.stderr
+    assert {name for name, verdict in told.items() if "NOT" in verdict} == {"casing", "long"}
+    assert done.returncode == 1
