@@ -4,6 +4,7 @@ Its model.onnx gives the states of the tokens, which these clients pool and norm
 say. Its weights are the run's own file under the name that Transformers.js asks for.
 """
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..validation.entry_point import EntryPoint, TensorSpec
 from ..validation.errors import InputError
 from ..validation.runner import Arrays, Runner
 from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Request
@@ -131,8 +133,19 @@ def _special(tokenizer: Mapping[str, Any], texts: Mapping[str, Any]) -> dict[str
 def _open(artifact: Artifact) -> Runner:
     from .onnx.read import open_
 
-    open_(artifact)
+    open_(dataclasses.replace(artifact, entry_points=_signatures(artifact)))
     return _runner(artifact, {})
+
+
+def _signatures(artifact: Artifact) -> dict[str, EntryPoint]:
+    """Describe what the clients feed and get, which is not what the entry point takes and gives."""
+    found = {}
+    for name, program in artifact.programs.items():
+        entry = artifact.entry_points[name]
+        inputs = tuple(TensorSpec(given, "int32", ("batch", "tokens")) for given in program["inputs"])
+        states = TensorSpec("last_hidden_state", "float32", ("batch", "tokens", entry.outputs[0].shape[-1]))
+        found[name] = dataclasses.replace(entry, inputs=inputs, outputs=(states,))
+    return found
 
 
 def _runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
