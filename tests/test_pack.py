@@ -1,6 +1,7 @@
 """The contract pack: does it say what the network means, and does each common mistake of a runner show?"""
 
 import dataclasses
+import importlib.util
 import io
 import json
 import math
@@ -20,7 +21,7 @@ from bgevis.converter.reference import read_original
 from bgevis.converter.run_directory import RunDirectory
 from bgevis.validation import goldens
 from bgevis.validation.entry_point import TokenIds
-from bgevis.validation.errors import InputError
+from bgevis.validation.errors import EnvironmentFailure, InputError
 
 WORDS = (
     "[PAD]",
@@ -513,6 +514,16 @@ def test_word_list_and_json_agree(minilm, tmp_path):
 
 
 # What is in the way.
+
+
+@pytest.mark.parametrize(("module", "package"), [("tokenizers", "tokenizers"), ("PIL", "pillow")])
+def test_missing_packages_are_named(module, package, tmp_path, monkeypatch):
+    write_fixture("visualized_bge", "tiny", 0, "float32", tmp_path / "ckpt.safetensors")
+    vocabulary(tmp_path)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else found(name))
+    with pytest.raises(EnvironmentFailure, match=rf"package {package}, .*pip install 'bgevis-convert\[embed\]'"):
+        packed(tmp_path / "ckpt.safetensors", tmp_path / "run")
 
 
 @pytest.mark.parametrize(
