@@ -14,7 +14,7 @@ import click
 from .models import BUILD, ROOT
 
 DOCUMENT = ROOT / "docs" / "performance.md"
-PACKAGES = ("bgevis-convert", "jax", "flax", "torch", "onnx", "onnxruntime", "onnxscript", "tensorflow-cpu")
+PACKAGES = ("bgevis-convert", "jax", "flax", "torch", "onnx", "onnxruntime", "openvino", "onnxscript", "tensorflow-cpu")
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,11 +1,15 @@
 """The programs that are raced, made by each exporter and kept until what makes them changes."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterable
 from importlib.metadata import version
 
 from .models import ROOT, Model, ensure_checkpoint, folder_bytes, is_newer
+
+OURS = {"ours": "onnx", "openvino": "onnx", "openvino-bf16": "onnx", "int8": "onnx_int8"}
+"""Runtimes of our own programs, and which programs these are in the manifest."""
 
 NEEDS = {"torchscript": (), "dynamo": (), "optimized": ("torchscript",)}
 """Other exporters, and those whose files they start from."""
@@ -22,7 +26,15 @@ def ensure_exports(model: Model, exporters: Iterable[str]) -> dict[str, str]:
 
 def _convert(model: Model) -> None:
     """Convert with this tool, which itself skips what is current."""
-    command = [sys.executable, "-m", "benchmarks.ours", str(model.checkpoint), str(model.exports("ours")), "onnx"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.ours",
+        str(model.checkpoint),
+        str(model.exports("ours")),
+        "onnx",
+        "onnx-int8",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"converting {model} failed\n{done.stderr.strip() or done.stdout.strip()}")
@@ -47,6 +59,14 @@ def _export(model: Model, exporter: str) -> str:
 def megabytes(model: Model, exporter: str) -> float:
     """Size of all programs of an exporter with the weights that they need."""
     folder = model.exports(exporter)
-    if exporter == "ours":
-        folder = next(folder.rglob("*.onnx")).parent
-    return folder_bytes(folder) / 1e6
+    if exporter not in OURS:
+        return folder_bytes(folder) / 1e6
+    described = ours(model, exporter).values()
+    files = {file for program in described for file in (program["path"], program["weights"])}
+    return sum((model.exports("ours") / file).stat().st_size for file in files) / 1e6
+
+
+def ours(model: Model, runtime: str) -> dict[str, dict[str, str]]:
+    """Read from our manifest what the programs are that a runtime runs, by entry point."""
+    manifest = json.loads((model.exports("ours") / "manifest.json").read_text())
+    return {name: entry["programs"][OURS[runtime]] for name, entry in manifest["entry_points"].items()}

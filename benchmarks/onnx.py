@@ -13,12 +13,15 @@ import click
 import numpy as np
 
 from . import document
-from .exports import ensure_exports, megabytes
+from .exports import OURS, ensure_exports, megabytes
 from .models import Model
 from .serving import Served, output_file
 
 RUNTIMES = {
     "ours": "ours",
+    "int8": "ours, int8",
+    "openvino": "ours in OpenVINO",
+    "openvino-bf16": "ours in OpenVINO, bf16",
     "torchscript": "TorchScript",
     "dynamo": "dynamo",
     "optimized": "TorchScript + optimizer",
@@ -143,9 +146,10 @@ def times(results: Mapping[str, Mapping[str, Result]]) -> str:
         cells = ["-" if r.error else f"{1e3 * r.median:.1f}" for r in by_runtime.values()]
         peers = [by_runtime[r].median for r in PEERS if r in by_runtime and not by_runtime[r].error]
         ours = by_runtime.get("ours", Result(error="not asked for"))
-        ratio = "-" if ours.error or not peers else f"{ours.median / min(peers):.2f}"
-        rows.append((name, *cells, ratio))
-    return document.table(("median ms", *headings(results), "ours / fastest other"), rows)
+        int8 = by_runtime.get("int8", Result(error="not asked for"))
+        ratios = ("-" if r.error or not peers else f"{r.median / min(peers):.2f}" for r in (ours, int8))
+        rows.append((name, *cells, *ratios))
+    return document.table(("median ms", *headings(results), "ours / fastest other", "int8 / fastest other"), rows)
 
 
 def differences(results: Mapping[str, Mapping[str, Result]]) -> str:
@@ -161,7 +165,11 @@ def loading(work: Sequence[Workload], results: Mapping[str, Mapping[str, Result]
         cells = ("-" if r.error else f"{r.loaded:.2f} + {r.first:.2f}" for r in results[w.name].values())
         rows.append((f"{w.model} {w.entry}, s", *cells))
     for model in dict.fromkeys(w.model for w in work):
-        sizes = {r: f"{megabytes(model, r):.0f}" for r in ("ours", *EXPORTERS) if model.exports(r).exists()}
+        sizes = {
+            r: f"{megabytes(model, r):.0f}"
+            for r in ("ours", "int8", *EXPORTERS)
+            if r in OURS or model.exports(r).exists()
+        }
         rows.append((f"{model} files, MB", *(sizes.get(r, "") for r in results[work[0].name])))
     return document.table(("load + first request", *headings(results)), rows)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from bgevis.validation.entry_point import EntryPoint, PaddingMask, TokenIds
 
+from .exports import OURS, ours
 from .models import Model
 
 Arrays = Mapping[str, np.ndarray]
@@ -46,6 +47,14 @@ def onnxruntime_session(file: Path, threads: int) -> Loaded:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
     return _int64, lambda feeds: session.run(None, feeds)[0]
+
+
+def openvino_model(file: Path, threads: int, bfloat16: bool) -> Loaded:
+    import openvino
+
+    config = {"INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "INFERENCE_NUM_THREADS": threads}
+    request = openvino.Core().compile_model(file, "CPU", config).create_infer_request()
+    return _int64, lambda feeds: np.array(request.infer(feeds)[0])
 
 
 def _int64(arrays: Arrays) -> Arrays:
@@ -97,11 +106,9 @@ def jax_jit(model: Model, entry: EntryPoint) -> Loaded:
 
 def program(model: Model, runtime: str, entry: str) -> Path:
     """Find the ONNX file of an entry point."""
-    folder = model.exports(runtime)
-    if runtime != "ours":
-        return folder / f"{entry}.onnx"
-    manifest = json.loads((folder / "manifest.json").read_text())
-    return folder / manifest["entry_points"][entry]["programs"]["onnx"]["path"]
+    if runtime not in OURS:
+        return model.exports(runtime) / f"{entry}.onnx"
+    return model.exports("ours") / ours(model, runtime)[entry]["path"]
 
 
 def load(runtime: str, model: Model, entry: EntryPoint, threads: int) -> Loaded:
@@ -112,6 +119,8 @@ def load(runtime: str, model: Model, entry: EntryPoint, threads: int) -> Loaded:
             return torch_float64(model, entry, threads)
         case "jax":
             return jax_jit(model, entry)
+        case "openvino" | "openvino-bf16":
+            return openvino_model(program(model, runtime, entry.name), threads, runtime == "openvino-bf16")
         case _:
             return onnxruntime_session(program(model, runtime, entry.name), threads)
 
@@ -119,6 +128,7 @@ def load(runtime: str, model: Model, entry: EntryPoint, threads: int) -> Loaded:
 def import_packages(runtime: str) -> None:
     """Import before the clock of loading starts."""
     packages = {"torch": ("torch", "bgevis.model.bert.reference"), "float64": ("torch",), "jax": ("jax", "flax.nnx")}
+    packages |= {"openvino": ("openvino",), "openvino-bf16": ("openvino",)}
     for package in packages.get(runtime, ("onnxruntime",)):
         __import__(package)
 

@@ -81,7 +81,7 @@ def source_options(command: Command) -> Command:
 
 def format_option(command: Command) -> Command:
     """Add --format."""
-    help_text = "Only this format: onnx, orbax, saved-model, stablehlo. Repeatable; default all."
+    help_text = "Only this format: onnx, orbax, saved-model, stablehlo (all four by default), openvino. Repeatable."
     return click.option("--format", "formats", multiple=True, help=help_text)(command)
 
 

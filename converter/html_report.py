@@ -28,6 +28,7 @@ TITLES = {
     "onnx_float16": "ONNX float16",
     "onnx_int8": "ONNX int8",
     "onnx_int8_reduced": "ONNX int8, reduced",
+    "openvino": "OpenVINO",
     "orbax": "Orbax",
     "saved_model": "SavedModel",
     "sentence_transformers": "sentence-transformers",

@@ -123,7 +123,13 @@ def tasks_for_all(formats: Sequence[Exporter]) -> list[Task]:
     # Backwards by name, so that what takes longest starts first and Orbax finds what parity compiled.
     tasks += [Task(f"export:{e.name}", (PREPARE,), 1) for e in reversed(formats)]
     tasks += [Task("parity", ("reference",), 2)]
-    return tasks + [Task(f"validate:{e.name}", ("reference", f"export:{e.name}"), 3) for e in reversed(formats)]
+    names = {e.name for e in formats}
+
+    def needs(exporter: Exporter) -> tuple[str, ...]:
+        opened = [name for name in (exporter.name, *exporter.also) if name in names]
+        return ("reference", *(f"export:{name}" for name in opened))
+
+    return tasks + [Task(f"validate:{e.name}", needs(e), 3) for e in reversed(formats)]
 
 
 def convert_all(directory: Path, options: Options, display: Display, jobs: int) -> RunDirectory:

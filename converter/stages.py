@@ -35,6 +35,7 @@ PACKAGES = (
     "numpy",
     "onnx",
     "onnxruntime",
+    "openvino",
     "orbax-checkpoint",
     "pillow",
     "tensorflow-cpu",

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-from ..exporters.base import PROGRAMS, Artifact, Exporter
-from ..exporters.precisions import FLOAT32, FLOORS
+from ..exporters.base import PROGRAMS, Artifact, Exporter, exporters
+from ..exporters.precisions import BFLOAT16_COMPUTED, FLOAT32, FLOORS
 from ..exporters.weights import WeightsFile
 from ..validation.cases import cases, neighbour_batches, probe_cases
 from ..validation.compare import Golden, compare
@@ -122,7 +123,8 @@ def artifact(run: RunDirectory, exporter: Exporter) -> Artifact:
 def reads(run: RunDirectory, exporter: Exporter) -> str:
     """Give the digest of what the proof of a format depends on."""
     manifest = run.manifest()
-    stages = (manifest["stages"].get(stage, {"files": []}) for stage in (f"export-{exporter.name}", "reference"))
+    names = ("reference", *(f"export-{name}" for name in (exporter.name, *exporter.also)))
+    stages = (manifest["stages"].get(stage, {"files": []}) for stage in names)
     return run.reads(LEDGER, *packed(run), *(file for stage in stages for file in stage["files"]))
 
 
@@ -170,11 +172,9 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
         runner = exporter.open(opened)
     except GateError as error:
         return Report(exporter.name, (*rows, Row("all", "opens", "", False, str(error))))
-    if exporter.precision != FLOAT32:
-        report = compare_precision(exporter, runner, opened, goldens)
-        return Report(report.runner, (*rows, *report.rows))
-    report = compare(runner, opened.entry_points, goldens)
+    report = judge(exporter, runner, opened, goldens, exporter.precision)
     rows = [*rows, *report.rows, *probe_rows(exporter, opened, run.path)]
+    rows += more_rows(run, exporter, opened, goldens)
     return Report(report.runner, tuple(rows), tuple(places(exporter, opened, run.path, rows)))
 
 
@@ -209,15 +209,36 @@ def golden_problems(run: RunDirectory) -> Iterator[str]:
         yield from Goldens(folder).problems(entries, functools.partial(probe_cases, name))
 
 
-def compare_precision(exporter: Exporter, runner: Runner, opened: Artifact, goldens: Sequence[Golden]) -> Report:
-    """Hold a program in smaller numbers to the goldens, and its neighbours to those that the NNX model finds."""
+def judge(exporter: Exporter, runner: Runner, opened: Artifact, goldens: Sequence[Golden], precision: str) -> Report:
+    """Hold float32 to the budget; smaller numbers to their floors, and their neighbours to those of the NNX model."""
+    if precision == FLOAT32:
+        return compare(runner, opened.entry_points, goldens)
     import jax
 
     net = opened.network()
     exact = NNXRunner(net, WeightsFile(opened.directory / WEIGHTS_PATH))
-    stored = exact.changed(jax.device_put(dict(exporter.read_weights(opened))))
+    rounded = {leaf: _rounded(array, precision) for leaf, array in exporter.read_weights(opened)}
     inputs = {name: neighbour_batches(net.entry_points[name]) for name in opened.programs}
-    return compare_rounded(runner, exact, stored, opened.entry_points, goldens, inputs, FLOORS[exporter.precision])
+    stored = exact.changed(jax.device_put(rounded))
+    return compare_rounded(runner, exact, stored, opened.entry_points, goldens, inputs, FLOORS[precision])
+
+
+def _rounded(array: np.ndarray, precision: str) -> np.ndarray:
+    """Round what the runtime rounds, and not the artifact."""
+    return array.astype(ml_dtypes.bfloat16).astype(np.float32) if precision == BFLOAT16_COMPUTED else array
+
+
+def more_rows(run: RunDirectory, exporter: Exporter, opened: Artifact, goldens: Sequence[Golden]) -> list[Row]:
+    """Judge the other ways in which a runtime runs what is there."""
+    rows: list[Row] = []
+    if exporter.more is None:
+        return rows
+    there = [name for name in exporter.also if f"export-{name}" in run.manifest()["stages"]]
+    programs = {name: artifact(run, exporters()[name]).programs for name in there}
+    for runner, precision in exporter.more(opened, programs):
+        report = judge(exporter, runner, opened, goldens, precision)
+        rows += [dataclasses.replace(row, case=f"{runner.name}: {row.case}") for row in report.rows]
+    return rows
 
 
 def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Row]:

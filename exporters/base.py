@@ -100,6 +100,9 @@ class Exporter:
         precision: what the programs compute or store in. Other than float32, they are held to its floors.
         rounding: for weights that are not the source's: says of each leaf what is wrong with how its stored
             numbers were rounded, "" if nothing is. None where the weights are the source's, bit for bit.
+        also: formats whose programs its runtime runs too, if the run directory holds them.
+        more: gives further Runners of the artifact and of the programs of `also`, by format, each with the
+            precision that it is held to.
     """
 
     name: str
@@ -118,6 +121,8 @@ class Exporter:
     optional: bool = False
     precision: str = FLOAT32
     rounding: Callable[[Artifact], Iterator[tuple[str, str]]] | None = None
+    also: tuple[str, ...] = ()
+    more: Callable[[Artifact, Mapping[str, Mapping[str, Description]]], Iterator[tuple[Runner, str]]] | None = None
 
     def require(self, via: str = "") -> None:
         """Raise EnvironmentFailure if a package is missing, saying how to get it."""

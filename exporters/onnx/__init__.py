@@ -11,7 +11,7 @@ import numpy as np
 from ...validation.goldens import Intermediates
 from ...validation.runner import Runner
 from ..base import PROGRAMS, Artifact, Description, Exporter, Request
-from ..precisions import FLOORS
+from ..precisions import FLOAT32, PRECISIONS
 
 
 def _write(request: Request) -> dict[str, Description]:
@@ -94,4 +94,4 @@ def _in(precision: str) -> Exporter:
     )
 
 
-EXPORTERS = tuple(map(_in, FLOORS))
+EXPORTERS = tuple(_in(precision) for precision in PRECISIONS if precision != FLOAT32)
