@@ -113,6 +113,7 @@ CASES = {
     "special": (lambda x: (lax.erf_inv(x), lax.lgamma(x + 2), lax.digamma(x + 2)), UNIT),
     "nextafter": (lambda x, y: lax.nextafter(x, y), X, Y),
     "shifts": (lambda n, m: (n << m, n >> m, n << m + 30, n >> m + 30), N, M),
+    "shift_right_logical": (lambda n, m: (lax.shift_right_logical(n, m), lax.shift_right_logical(n, m + 30)), N, M),
     # reductions
     "sum": (lambda x: (x.sum(), x.sum(0), x.sum((0, 2)), x.sum(-1, keepdims=True)), X),
     "mean var": (lambda x: (x.mean(-1), x.var(-1), x.mean((0, 1), keepdims=True)), X),
@@ -123,6 +124,18 @@ CASES = {
     "cumsum": (lambda x, n: (jnp.cumsum(x, 1), lax.cumsum(n, 1, reverse=True)), X, N),
     "cumprod": (lambda x: (jnp.cumprod(x, 1), lax.cumprod(x, 2, reverse=True)), X),
     "cumlogsumexp": (lambda x: (lax.cumlogsumexp(x, 1), lax.cumlogsumexp(x, 0, reverse=True)), X),
+    "cummax cummin": (lambda x, n: (lax.cummax(x, 1), lax.cummin(x, 0, reverse=True), lax.cummax(n, 1)), X, N),
+    "max_pool": (
+        lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 3, 1), (1, 2, 1, 1), ((0, 0), (0, 0), (1, 1), (0, 0))),
+        IMAGE,
+    ),
+    "min_pool sum_pool": (
+        lambda x: (
+            lax.reduce_window(x, jnp.inf, lax.min, (1, 3, 3, 1), (1, 2, 2, 1), "VALID"),
+            lax.reduce_window(x, 0.0, lax.add, (1, 1, 2, 1), (1, 1, 2, 1), "SAME"),
+        ),
+        IMAGE,
+    ),
     "softmax": (lambda x: (jax.nn.softmax(x), jax.nn.log_softmax(x, axis=1)), X),
     "logsumexp": (lambda x: jax.nn.logsumexp(x, axis=1), X),
     "norm": (lambda x: jnp.linalg.norm(x, axis=-1), X),
@@ -160,6 +173,11 @@ CASES = {
     "take clipped": (lambda x, n: jnp.take(x, n * 5, axis=0, mode="clip"), Arg("5 4"), N),
     "take from the end": (lambda x, n: x[n], Arg("4 4"), N),
     "take_along_axis": (lambda x, n: jnp.take_along_axis(x, n, axis=1), Arg("b 4"), IDS),
+    "put rows": (lambda x, n, y: (x.at[n].set(1.0), x.at[:, 1].set(7.0), x.at[n].add(y)), Arg("5 4"), IDS, X),
+    "put points": (lambda x, n: (x.at[n, n + 1].add(2.0), x.at[n, n + 1].multiply(2.0)), Arg("5 6 3"), IDS),
+    "put extremes": (lambda x, n, y: (x.at[n].max(y), x.at[n].min(y)), Arg("5 4"), IDS, X),
+    "put a window": (lambda x: (x.at[:, 1:3].set(0.0), x.at[1:3, :2].add(1.0)), Arg("4 5")),
+    "put one row": (lambda x, i: x.at[i].set(0.0), Arg("7 t"), PLACE),
     "points": (lambda x, n: x[n, n + 1], Arg("5 6 7"), IDS),
     "dynamic index": (lambda x, i: (x[i], lax.dynamic_index_in_dim(x, i, 1)), Arg("7 9"), PLACE),
     "dynamic_slice": (lambda x, i: lax.dynamic_slice(x, (i, 0, i), (2, x.shape[1], 3)), Arg("7 t 4"), PLACE),
@@ -186,6 +204,12 @@ CASES = {
     "conv dilated": (conv(rhs_dilation=(2, 1)), IMAGE),
     "conv channels first": (conv(kernel=(4, 8, 3, 3), layout=("NCHW", "OIHW", "NCHW")), Arg("b 8 6 6")),
     "conv 1d": (conv((1,), "SAME", (3, 6, 4), ("NWC", "WIO", "NWC")), Arg("b 8 6")),
+    # control
+    "scan": (lambda x: lax.scan(lambda c, y: (c + y, c * y), x[0] * 0, x), Arg("4 b t")),
+    "scan reversed": (lambda x: lax.scan(lambda c, y: (c * 0.5 + y.sum(), c), 0.0, x, reverse=True), Arg("3 b")),
+    "fori_loop": (lambda x: lax.fori_loop(0, 3, lambda i, y: y * 0.5 + i, x), X),
+    "cond": (lambda x, i: lax.cond(i > 2, lambda y: (y + 1, y > 0), lambda y: (y * 2, y < 0), x), X, PLACE),
+    "switch": (lambda x, i: lax.switch(i - 1, [jnp.sin, jnp.cos, jnp.tanh], x), X, PLACE),
     # calls
     "jit": (lambda x: jax.jit(lambda y: y + 1)(x) * jax.nn.relu(x) + jax.nn.silu(x), X),
     "gelu": (lambda x: jax.nn.gelu(x, approximate=False), X),
@@ -197,9 +221,10 @@ def primitives(jaxpr):
     """Name the primitives of a jaxpr and of those inside it."""
     for eqn in jaxpr.eqns:
         yield eqn.primitive.name
-        for inner in eqn.params.values():
-            if isinstance(inner, (ClosedJaxpr, Jaxpr)):
-                yield from primitives(getattr(inner, "jaxpr", inner))
+        for parameter in eqn.params.values():
+            for inner in parameter if isinstance(parameter, tuple) else (parameter,):
+                if isinstance(inner, (ClosedJaxpr, Jaxpr)):
+                    yield from primitives(getattr(inner, "jaxpr", inner))
 
 
 def used(function, args):

@@ -135,6 +135,20 @@ def bert(tmp_path_factory) -> Artifact:
     return export(BERT.network(TINY), tmp_path_factory.mktemp("bert"))
 
 
+@pytest.mark.parametrize("opset", [17, 23, 26])
+@pytest.mark.parametrize("family", [BERT, VISUALIZED_BGE], ids=lambda family: family.name)
+def test_every_program_passes_the_full_check_and_strict_shape_inference(tmp_path, family, opset):
+    artifact = export(family.network(family.sizes["tiny"]), tmp_path, opset)
+    assert set(artifact.programs) == set(artifact.entry_points)
+    for program in artifact.programs.values():
+        path = tmp_path / program["path"]
+        onnx.checker.check_model(str(path), full_check=True)
+        proto = onnx.load(path, load_external_data=False)
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        assert program["opset"] == opset
+        assert {v.name for v in inferred.graph.value_info} >= {v.name for v in proto.graph.value_info}
+
+
 def test_structure_of_a_text_encoder(bert):
     first = LAYER.replace("Attention", f"{MASK} Attention")
     assert summary(text(bert)) == " ".join(f"{EMBEDDINGS} {first} {LAST_LAYER} {POOLING}".split())

@@ -154,6 +154,25 @@ def test_the_same_bytes_again(artifact, tmp_path):
     assert one == other
 
 
+@pytest.mark.prove
+@pytest.mark.filterwarnings("ignore")  # the converter's and the interpreter's own
+def test_litert_runs_the_ordinary_operators_but_holds_not_every_weight(artifact, weights):
+    """What docs/operators.md says of LiteRT."""
+    if artifact.programs["encode_text"]["ops"] == "xla":
+        pytest.skip("LiteRT has no XLA")
+    signatures = list(NETWORK.entry_points)
+    folder = str(artifact.directory / "saved_model")
+    data = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=signatures).convert()
+    interpreter = tf.lite.Interpreter(model_content=data)
+    leaves = {leaf: np.array(weights[leaf]) for leaf in weights.tensors}
+    for entry, case in tiny.cases(NETWORK):
+        got = interpreter.get_signature_runner(entry.name)(**case)["embeddings"]
+        want = jax.jit(NETWORK.function(entry.name))(leaves, *case.values())["embeddings"]
+        np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
+    assert leaves["text.embeddings.token_type.embedding"].tobytes() not in data
+    assert leaves["text.embeddings.token_type.embedding"][0].tobytes() not in data
+
+
 def test_a_full_disk_is_an_environment_failure(weights, tmp_path, monkeypatch):
     def full(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")

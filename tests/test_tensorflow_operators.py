@@ -1,5 +1,6 @@
 """Every rule of the TensorFlow table against JAX, in TensorFlow."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -68,6 +69,14 @@ def test_every_rule_has_a_case():
     TABLE.load()
     seen = {primitive for function, *args in CASES.values() for primitive in used(function, args)}
     assert set(TABLE.primitives) - seen - {"add_any", "expand_dims", "reduce_precision"} == set()
+
+
+def test_the_table_in_the_docs_is_the_tables_of_rules():
+    path = Path(__file__).parents[1] / "docs" / "make_operators.py"
+    spec = importlib.util.spec_from_file_location("make_operators", path)
+    make_operators = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_operators)
+    assert make_operators.PAGE.read_text() == make_operators.page(), "run python docs/make_operators.py"
 
 
 def test_unknown_primitive_names_itself_and_the_line():

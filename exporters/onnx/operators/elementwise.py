@@ -143,6 +143,53 @@ def _where_small(c: Lowering, x: Value, limit: float, near: Value, far: Value) -
     return c.elementwise("Where", small, near, far, dtype=x.dtype)
 
 
+@primitive("atan2", emits="Atan Div Abs Less Equal Or Where Sub Add Neg")
+def atan2(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Take the angle from the axis that is nearer, and turn it into the quadrant; a zero keeps no sign."""
+    y, x = map(c.read, eqn.invars)
+    zero, half = c.constant(0, x.dtype), c.constant(np.pi / 2, x.dtype)
+    flat = c.elementwise("Less", c.elementwise("Abs", y), c.elementwise("Abs", x), dtype=BOOL)
+    one = c.constant(1, x.dtype)
+    steep = c.elementwise("Where", c.elementwise("Equal", y, zero, dtype=BOOL), one, y, dtype=x.dtype)
+    near = c.elementwise("Atan", c.elementwise("Div", y, c.elementwise("Where", flat, x, one, dtype=x.dtype)))
+    over = c.elementwise("Atan", c.elementwise("Div", x, c.elementwise("Where", flat, one, steep, dtype=x.dtype)))
+    below, left = (c.elementwise("Less", value, zero, dtype=BOOL) for value in (y, x))
+    up = c.elementwise("Where", below, c.elementwise("Neg", half), half, dtype=x.dtype)
+    turned = c.elementwise("Where", left, c.elementwise("Add", up, up), zero, dtype=x.dtype)
+    origin = c.elementwise(
+        "Equal", c.elementwise("Add", c.elementwise("Abs", x), c.elementwise("Abs", y)), zero, dtype=BOOL
+    )
+    angle = c.elementwise(
+        "Where", flat, c.elementwise("Add", near, turned), c.elementwise("Sub", up, over), dtype=x.dtype
+    )
+    return c.elementwise("Where", origin, zero, angle, dtype=x.dtype)
+
+
+@primitive("shift_left", "shift_right_logical", emits="BitShift Cast Greater Where")
+def shift(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Shift the bits as of a number without sign; by as many places as there are bits or more, all are lost."""
+    x, places = map(c.read, eqn.invars)
+    wide = np.dtype(f"u{x.dtype.name.removeprefix('u')}")
+    direction = "LEFT" if eqn.primitive.name == "shift_left" else "RIGHT"
+    lost = c.elementwise("Greater", places, c.constant(8 * x.dtype.itemsize - 1, x.dtype), dtype=BOOL)
+    kept = c.elementwise("Where", lost, c.constant(0, x.dtype), places, dtype=x.dtype)
+    shifted = c.elementwise("BitShift", c.cast(x, wide), c.cast(kept, wide), direction=direction)
+    return c.elementwise("Where", lost, c.constant(0, x.dtype), c.cast(shifted, x.dtype), dtype=x.dtype)
+
+
+@primitive("shift_right_arithmetic", emits="Pow Mod Sub Div Cast Min")
+def shift_right_arithmetic(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Divide by a power of two, rounding down, in more bits than came; ONNX shifts no numbers with a sign."""
+    x, places = map(c.read, eqn.invars)
+    if x.dtype == np.dtype(np.int64):
+        raise c.refusal(eqn, "shift_right_arithmetic of int64 has no ONNX operator")
+    last = c.constant(8 * x.dtype.itemsize - 1, np.int64)
+    factor = c.elementwise("Pow", c.constant(2, np.int64), c.elementwise("Min", c.cast(places, np.int64), last))
+    value = c.cast(x, np.int64)
+    rest = c.elementwise("Mod", value, factor)
+    return c.cast(c.elementwise("Div", c.elementwise("Sub", value, rest), factor), x.dtype)
+
+
 @primitive("erfc", emits="Erf Sub")
 def erfc(c: Lowering, eqn: JaxprEqn) -> Value:
     """Subtract erf from 1."""

@@ -1,17 +1,18 @@
 """
-gather, dynamic_slice: taking by computed places.
+gather, scatter, dynamic_slice: taking from and putting at computed places.
 
 An index outside the array makes onnxruntime raise where JAX's "fill" mode gives NaN, also a negative one, which
 ONNX by itself would count from the end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from jax.extend.core import JaxprEqn
 from jax.lax import GatherScatterMode
 
 from ...lowering.gathers import Elements, Place, Points, Rows, Window, pattern
-from ...lowering.shapes import Dim, Shape
+from ...lowering.shapes import Dim, Shape, inverse
 from ...lowering.walk import shape_of
 from ..build import BOOL, END
 from ..dims import INT64
@@ -42,12 +43,19 @@ def gather(c: Lowering, eqn: JaxprEqn) -> Value:
 
 
 def _clipped(c: Lowering, eqn: JaxprEqn, value: Value) -> Value:
-    """Give the indices, brought into range or, where JAX would give NaN, kept from counting from the end."""
-    axes, mode = eqn.params["dimension_numbers"].start_index_map, eqn.params["mode"]
+    """Give the indices of a gather."""
     indices = c.expand(c.index(eqn.invars[1]), shape_of(eqn.invars[1]))
-    zero = c.constant(0, indices.dtype)
+    axes = eqn.params["dimension_numbers"].start_index_map
+    return _inside(c, eqn, indices, value, eqn.params["slice_sizes"], axes)
+
+
+def _inside(
+    c: Lowering, eqn: JaxprEqn, indices: Value, value: Value, sizes: Sequence[Dim], axes: Sequence[int]
+) -> Value:
+    """Bring indices into range or, where JAX gives NaN or leaves out, keep them from counting from the end."""
+    mode, zero = eqn.params["mode"], c.constant(0, indices.dtype)
     if mode == GatherScatterMode.CLIP:
-        limits = c.sizes.vector([value.shape[axis] - eqn.params["slice_sizes"][axis] for axis in axes])
+        limits = c.sizes.vector([value.shape[axis] - sizes[axis] for axis in axes])
         return c.elementwise("Min", c.elementwise("Max", indices, zero), c.cast(limits, indices.dtype))
     if mode != GatherScatterMode.FILL_OR_DROP or (indices.array is not None and (indices.array >= 0).all()):
         return indices
@@ -98,16 +106,80 @@ def dynamic_slice(c: Lowering, eqn: JaxprEqn) -> Value:
 
 @primitive("dynamic_update_slice", emits="Slice Max Min Concat Add")
 def dynamic_update_slice(c: Lowering, eqn: JaxprEqn) -> Value:
-    """Put a piece in place along one axis: what is before it, the piece, what is after it."""
+    """Put a piece in place, moved so that it fits."""
     value, piece = c.full(eqn.invars[0]), c.full(eqn.invars[1])
     axes = [i for i, (size, dim) in enumerate(zip(piece.shape, value.shape, strict=True)) if size != dim]
-    if len(axes) > 1:
-        raise c.refusal(eqn, f"dynamic_update_slice of {piece.shape} in {value.shape}, along several axes")
     if not axes:
         return piece
     start = _start(c, value, list(map(c.index, eqn.invars[2:])), piece.shape, axes)
-    end = c.elementwise("Add", start, c.sizes.vector([piece.shape[axes[0]]]))
-    axis, unknown = c.constant(axes, INT64), [None if i in axes else dim for i, dim in enumerate(value.shape)]
-    before = c.emit("Slice", value, c.constant([0], INT64), start, axis, shape=unknown, dtype=value.dtype)
-    after = c.emit("Slice", value, end, c.constant([END], INT64), axis, shape=unknown, dtype=value.dtype)
-    return c.emit("Concat", before, piece, after, shape=value.shape, dtype=value.dtype, axis=axes[0])
+    return _put(c, value, piece, {axis: c.slice(start, [i], [i + 1]) for i, axis in enumerate(axes)})
+
+
+def _put(c: Lowering, value: Value, piece: Value, start: Mapping[int, Value]) -> Value:
+    """Put a piece in place axis by axis: what is before it, the piece, what is after it."""
+    if not start:
+        return piece
+    axis, *others = start
+    first, size = start[axis], c.sizes.vector([piece.shape[axis]])
+    end, along = c.elementwise("Add", first, size), c.constant([axis], INT64)
+    unknown = [None if i == axis else dim for i, dim in enumerate(value.shape)]
+    slab = [piece.shape[axis] if i == axis else dim for i, dim in enumerate(value.shape)]
+    before = c.emit("Slice", value, c.constant([0], INT64), first, along, shape=unknown, dtype=value.dtype)
+    after = c.emit("Slice", value, end, c.constant([END], INT64), along, shape=unknown, dtype=value.dtype)
+    within = c.emit("Slice", value, first, end, along, shape=slab, dtype=value.dtype) if others else piece
+    inner = _put(c, within, piece, {other: start[other] for other in others})
+    return c.emit("Concat", before, inner, after, shape=value.shape, dtype=value.dtype, axis=axis)
+
+
+COMBINE = {
+    "scatter": ("none", 16, ""),
+    "scatter-add": ("add", 16, "Add"),
+    "scatter-mul": ("mul", 16, "Mul"),
+    "scatter-max": ("max", 18, "Max"),
+    "scatter-min": ("min", 18, "Min"),
+}
+"""How ScatterND combines what was there with what comes, since which opset, and the operator that does it alone."""
+
+
+@primitive(*COMBINE, emits="ScatterND Transpose Slice Concat Add Mul Max Min Less Where")
+def scatter(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Put slices at points of some axes, or one window at a known place. A place outside raises."""
+    value, updates = c.full(eqn.invars[0]), c.full(eqn.invars[2])
+    numbers, (how, since, alone) = eqn.params["dimension_numbers"], COMBINE[eqn.primitive.name]
+    axes, rank = tuple(numbers.scatter_dims_to_operand_dims), len(value.shape)
+    if c.opset < since:
+        raise c.refusal(eqn, f"{eqn.primitive.name} needs opset {since}, this is opset {c.opset}")
+    if numbers.operand_batching_dims:
+        raise c.refusal(eqn, f"{eqn.primitive.name} with batched axes")
+    if sorted(axes) != sorted(numbers.inserted_window_dims):
+        return _scatter_window(c, eqn, value, updates, alone)
+    window = tuple(numbers.update_window_dims)
+    points = [i for i in range(len(updates.shape)) if i not in window]
+    indices = _inside(c, eqn, c.expand(c.index(eqn.invars[1]), shape_of(eqn.invars[1])), value, [1] * rank, axes)
+    order = [*axes, *(i for i in range(rank) if i not in axes)]
+    moved, news = c.transpose(value, order), c.transpose(updates, [*points, *window])
+    if value.dtype.kind == "b":
+        moved, news = c.cast(moved, np.int32), c.cast(news, np.int32)
+    operands = [moved, c.cast(indices, INT64), news]
+    result = c.emit("ScatterND", *operands, shape=moved.shape, dtype=moved.dtype, reduction=how)
+    return c.transpose(c.cast(result, value.dtype), inverse(order))
+
+
+def _scatter_window(c: Lowering, eqn: JaxprEqn, value: Value, updates: Value, alone: str) -> Value:
+    """Put one window at a place that is known: x.at[:, 1:3].set."""
+    numbers = eqn.params["dimension_numbers"]
+    place = c.expand(c.index(eqn.invars[1]), shape_of(eqn.invars[1])).array
+    if place is None or place.ndim != 1:
+        raise c.refusal(eqn, f"{eqn.primitive.name} of windows at computed places, with {numbers}")
+    kept = iter(updates.shape)
+    piece = c.reshape(
+        updates, [1 if i in numbers.inserted_window_dims else next(kept) for i in range(len(value.shape))]
+    )
+    start = [0] * len(value.shape)
+    for axis, at in zip(numbers.scatter_dims_to_operand_dims, place.tolist(), strict=True):
+        start[axis] = at
+    if alone:
+        old = c.slice(value, start, [a + size for a, size in zip(start, piece.shape, strict=True)])
+        piece = c.elementwise(alone, old, piece)
+    axes = [i for i, (size, dim) in enumerate(zip(piece.shape, value.shape, strict=True)) if size != dim]
+    return _put(c, value, piece, {axis: c.constant([start[axis]], INT64) for axis in axes})
