@@ -366,6 +366,26 @@ def restore(directory: Path, format_name: str, out: Path, as_json: bool) -> None
 
 
 @main.command()
+@directory_argument
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="RUNTIME==VERSION",
+    help="A release that must open its artifacts: onnxruntime==1.17, tensorflow==2.16, ... Repeatable.",
+)
+@json_option
+def doctor(directory: Path, targets: tuple[str, ...], as_json: bool) -> None:
+    """Say which runtimes and releases open each artifact of DIR; exit 1 if a named one does not, and what to do."""
+    from . import doctor as examination
+    from .run_directory import RunDirectory
+
+    examined = examination.examine(RunDirectory(directory), targets)
+    click.echo(json.dumps(examined, indent=1) if as_json else examination.tell(examined))
+    examination.gate(examined, targets)
+
+
+@main.command()
 @checkpoint_argument
 @source_options
 @json_option

@@ -232,6 +232,9 @@ def refuse_foreign(path: Path) -> None:
         return
     if not path.is_dir():
         raise InputError(f"{path} exists and is not a directory; choose another --out")
+    for name in (STAGING, LOCK, SOURCE, MANIFEST, PROVENANCE):
+        if (path / name).is_symlink():
+            raise InputError(f"{path / name} is a link: a run directory must hold its files itself")
     content = {p.name for p in path.iterdir()}
     if MANIFEST in content:
         RunDirectory(path)

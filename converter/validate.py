@@ -335,7 +335,8 @@ def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
         failed = [report for report in reports.values() if not report.passed]
         if failed:
             reasons = "\n  ".join(map(told, failed))
-            raise GateError(f"validate: {len(failed)} of {len(reports)} artifacts failed\n  {reasons}")
+            count = f"{len(failed)} of {len(reports)} artifacts failed\n  " if len(failed) > 1 else ""
+            raise GateError(f"validate: {count}{reasons}")
 
 
 def write_junit(directory: Path, file: Path, error: ConvertError | None = None) -> None:

@@ -15,6 +15,7 @@ from ..validation.errors import EnvironmentFailure, GateError
 from ..validation.goldens import Intermediates
 from ..validation.runner import Runner
 from .precisions import FLOAT32
+from .releases import Need
 from .weights import WeightsFile
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Exporter:
         also: formats whose programs its runtime runs too, if the run directory holds them.
         more: gives further Runners of the artifact and of the programs of `also`, by format, each with the
             precision that it is held to.
+        needs: says what each file asks of the runtime that opens it.
     """
 
     name: str
@@ -123,6 +125,7 @@ class Exporter:
     rounding: Callable[[Artifact], Iterator[tuple[str, str]]] | None = None
     also: tuple[str, ...] = ()
     more: Callable[[Artifact, Mapping[str, Mapping[str, Description]]], Iterator[tuple[Runner, str]]] | None = None
+    needs: Callable[[Artifact], Iterator[Need]] | None = None
 
     def require(self, via: str = "") -> None:
         """Raise EnvironmentFailure if a package is missing, saying how to get it."""

@@ -24,24 +24,34 @@ Source: https://openxla.org/stablehlo/compatibility
 FRAMES = "jax_traceback_in_locations_limit"
 """JAX's setting for how many of the callers' source lines an operation names."""
 
+CONVENTION = "jax_export_calling_convention_version"
+OLDEST = 9
+"""The calling convention that programs are written for: the oldest that JAX still writes. What 10 adds is the
+partitioner of programs for several devices; TensorFlow before 2.19 does not take it.
+
+Source: https://docs.jax.dev/en/latest/export/export.html#calling-convention-versions
+"""
+
 PASSES = "func.func(stablehlo-legalize-composite-to-call)"
 
 
 @contextmanager
 def reproducible_lowering() -> Iterator[None]:
-    """Lower to full float32 products, and without the source paths of the machine that lowers.
+    """Lower to full float32 products, for old readers too, and without the source paths of the machine that lowers.
 
     Unless told otherwise, an accelerator multiplies float32 matrices in a shorter format.
     """
     import jax
 
-    frames = getattr(jax.config, FRAMES)
+    before = {name: getattr(jax.config, name) for name in (FRAMES, CONVENTION)}
     jax.config.update(FRAMES, 0)
+    jax.config.update(CONVENTION, OLDEST)
     try:
         with jax.default_matmul_precision("highest"):
             yield
     finally:
-        jax.config.update(FRAMES, frames)
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def named_function(network: "Network", entry_point: str) -> "Function":

@@ -21,6 +21,7 @@ from ..validation.errors import EnvironmentFailure
 from ..validation.runner import Arrays
 from .base import Artifact, Description, Exporter, Request, UnreadableWeight
 from .jax_programs import named_function, portable, reproducible_lowering
+from .releases import TENSORFLOW, Need
 from .weights import WeightsFile
 
 if TYPE_CHECKING:
@@ -239,6 +240,18 @@ def _renumber(graph: Any, objects: Any) -> None:
             wrapped.concrete_function_name = names[wrapped.concrete_function_name]
 
 
+def needs(artifact: Artifact) -> Iterator[Need]:
+    """Say which version of XlaCallModule the signatures have, as the manifest states it."""
+    versions = [program["xla_call_module"] for program in artifact.programs.values() if "xla_call_module" in program]
+    if versions:
+        since = next((v for v, known in TENSORFLOW.items() if known >= max(versions)), "999")
+        yield Need(KEY, "tensorflow", f"XlaCallModule version {max(versions)}", since, _older_tensorflow)
+
+
+def _older_tensorflow(version: str) -> str:
+    return f"TensorFlow {version} cannot be written for: use ONNX, or a newer TensorFlow"
+
+
 EXPORTER = Exporter(
     name="saved-model",
     key=KEY,
@@ -248,4 +261,5 @@ EXPORTER = Exporter(
     write=write,
     open=open_,
     read_weights=read_weights,
+    needs=needs,
 )

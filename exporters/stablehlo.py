@@ -11,16 +11,18 @@ https://docs.jax.dev/en/latest/export/export.html. Each argument carries its nam
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..validation.entry_point import EntryPoint
-from ..validation.errors import InputError
+from ..validation.errors import GateError, InputError
 from ..validation.runner import Arrays
 from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Request
 from .jax_programs import STABLEHLO, JaxRunner, named_function, portable, reproducible_lowering
+from .releases import JAX, Need
 from .weights import WeightsFile
 
 if TYPE_CHECKING:
@@ -179,6 +181,37 @@ def _save(request: Request, name: str, exported: "Exported") -> str:
     return f"{PROGRAMS}/{name}"
 
 
+VERSION = re.compile(rb"StableHLO_v(\d+\.\d+\.\d+)")
+"""How a portable artifact begins, after four bytes that say that it is MLIR's bytecode."""
+
+
+def needs(artifact: Artifact) -> Iterator[Need]:
+    """Read the StableHLO version of the portable programs, and the calling convention of those for JAX.
+
+    Raises:
+        GateError: a file is no portable artifact.
+    """
+    for program in artifact.programs.values():
+        for path in (program["path"], *program["static"].values()):
+            found = VERSION.search((artifact.directory / path).read_bytes()[:64])
+            if found is None:
+                raise GateError(f"{artifact.directory / path} is not a portable StableHLO artifact")
+            version = found[1].decode()
+            yield Need(path, "stablehlo", f"StableHLO {version}", version, _newer_stablehlo)
+        convention = program["calling_convention_version"]
+        since = next((v for v, known in JAX.items() if known >= convention), "999")
+        asks = f"calling convention {convention} of jax.export"
+        yield Need(program["jax_export"], "jax", asks, since, _older_jax)
+
+
+def _newer_stablehlo(version: str) -> str:
+    return f"{version} is older than the window of portable artifacts, which began with 1.0.0: ask for a newer reader"
+
+
+def _older_jax(version: str) -> str:
+    return "use the .mlirbc program, which older readers open, or a newer JAX"
+
+
 EXPORTER = Exporter(
     name="stablehlo",
     key=KEY,
@@ -188,4 +221,5 @@ EXPORTER = Exporter(
     write=write,
     open=open_,
     read_weights=read_weights,
+    needs=needs,
 )

@@ -151,6 +151,10 @@ def families() -> dict[str, Family]:
     return found
 
 
+KINDS: Mapping[type, tuple[type, ...]] = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
+"""Type of a configuration's field -> what JSON may hold for it."""
+
+
 def config_from_json(cls: Any, document: Mapping[str, Any]) -> Config:
     """Rebuild a configuration from the manifest.
 
@@ -167,6 +171,10 @@ def config_from_json(cls: Any, document: Mapping[str, Any]) -> Config:
         for name, hint in hints.items()
         if name in names
     }
+    for name, value in values.items():
+        if hints[name] in KINDS and type(value) not in KINDS[hints[name]]:
+            kind = hints[name].__name__
+            raise InputError(f"the manifest's config: {cls.__name__}.{name} is {value!r}, expected {kind}")
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

@@ -75,8 +75,34 @@ for folder in sorted((work / "saved_model").iterdir()):
                     said[name] = f"differs by {share:.2f} of what is allowed"
         found[folder.name] = said or "ok"
     except Exception as error:
-        found[folder.name] = str(error).split("\\n")[0][:300]
+        found[folder.name] = " ".join(str(error).split())[:300]
 print("RESULT", json.dumps({"xla_call_module": xla.call_module_maximum_supported_version(), "models": found}))
+"""
+
+TRY_JAX = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import jax
+from jax import export
+
+work, found = Path(sys.argv[1]), {}
+for program in sorted(work.glob("stablehlo/*/*.jax_export")):
+    variant, name = program.parts[-2], program.stem
+    try:
+        exported = export.deserialize(bytearray(program.read_bytes()))
+        weights = dict(np.load(program.with_suffix(".npz")))
+        worst = 0.0
+        for case in sorted((work / "cases" / variant / name).iterdir()):
+            arrays = np.load(case)
+            given = [arrays[n] for n in arrays.files if n not in ("want", "allowed")]
+            got = np.asarray(exported.call(weights, *given)["embeddings"])
+            worst = max(worst, float(np.abs(got - arrays["want"]).max() / arrays["allowed"]))
+        found[f"{variant} {name}"] = "ok" if worst <= 1 else f"differs by {worst:.2f} of what is allowed"
+    except Exception as error:
+        found[f"{variant} {name}"] = str(error).split("\\n")[0][:300]
+newest = export.maximum_supported_calling_convention_version
+print("RESULT", json.dumps({"calling_convention": newest, "programs": found}))
 """
 
 OPSETS = (17, 18, 19, 20, 21, 22, 23, 24, 25, 26)
@@ -115,6 +141,11 @@ def prepare(work: Path) -> None:
                 exporters()["onnx"].write(Request(bench.net, weights, out, opset=opset))
                 (out / "weights.safetensors").write_bytes(weights.path.read_bytes())
             stages.export(RunDirectory(bench.run.path), exporters()["saved-model"], stages.Options(), Silent())
+            stablehlo = work / "stablehlo" / variant
+            stablehlo.mkdir(parents=True)
+            programs = exporters()["stablehlo"].write(Request(bench.net, weights, stablehlo))
+            for entry, program in programs.items():
+                np.savez(stablehlo / f"{entry}.npz", **{leaf: weights[leaf] for leaf in program["weights"]})
             (work / "saved_model").mkdir(exist_ok=True)
             (bench.run.path / "saved_model").rename(work / "saved_model" / variant)
             for golden in Goldens(bench.run.path / "goldens").cases():
@@ -127,12 +158,13 @@ def prepare(work: Path) -> None:
 
 def attempt(requirement: str, work: Path) -> dict:
     """Install one release and let it try everything."""
-    script = TRY_TENSORFLOW if requirement.startswith("tensorflow") else TRY_ONNX
+    scripts = {"tensorflow": TRY_TENSORFLOW, "onnxruntime": TRY_ONNX, "jax": TRY_JAX}
+    script = next(script for name, script in scripts.items() if requirement.startswith(name))
     with tempfile.TemporaryDirectory() as folder:
         python = Path(folder) / "bin" / "python"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
         pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-cache-dir"]
-        wanted = [requirement, "setuptools<81"] + (["numpy<2"] if older(requirement) else [])
+        wanted = [requirement, "setuptools<81", "flatbuffers"] + (["numpy<2"] if older(requirement) else [])
         installed = subprocess.run([*pip, *wanted], capture_output=True, text=True, check=False)
         if installed.returncode:
             return {"not installed": installed.stderr.strip().splitlines()[-1:]}

@@ -244,6 +244,10 @@ ALTERED = {
         stated(lambda m: m["entry_points"]["encode_text"]["axes"]["tokens"].update(max=8)),
         "entry point encode_text is not bert's",
     ),
+    "a configuration of nonsense": (
+        stated(lambda m: m["config"].update(max_position_embeddings="many")),
+        "BertConfig.max_position_embeddings is 'many', expected int",
+    ),
     "parity failed": (stated(lambda m: m["verdicts"].update(parity="fail")), "parity failed"),
     "a file outside": (
         stated(lambda m: m["stages"]["validate-onnx"]["files"].append("../victim.txt")),
@@ -292,6 +296,20 @@ def test_a_linked_folder_is_refused_and_what_it_leads_to_left_alone(run, tmp_pat
     with pytest.raises(InputError, match="is a link"):
         judge(run)
     assert {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("name", [".lock", ".tmp", ".source.json", "provenance.json"])
+def test_a_link_in_place_of_the_tools_own_files_is_refused(run, tmp_path, name):
+    """Opening, emptying or replacing these would change what the link leads to."""
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "validate-onnx").mkdir(parents=True)
+    (elsewhere / "validate-onnx" / "precious.txt").write_text("precious")
+    target = elsewhere if name == ".tmp" else elsewhere / "validate-onnx" / "precious.txt"
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(target)
+    with pytest.raises(InputError, match="is a link"):
+        judge(run)
+    assert (elsewhere / "validate-onnx" / "precious.txt").read_text() == "precious"
 
 
 def test_what_was_altered_after_the_proof_leaves_no_stale_junit(run, tmp_path):

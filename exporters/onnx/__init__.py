@@ -12,6 +12,7 @@ from ...validation.goldens import Intermediates
 from ...validation.runner import Runner
 from ..base import PROGRAMS, Artifact, Description, Exporter, Request
 from ..precisions import FLOAT32, PRECISIONS
+from ..releases import Need
 
 
 def _write(request: Request) -> dict[str, Description]:
@@ -50,6 +51,12 @@ def _locate(artifact: Artifact, entry_point: str, traced: Intermediates, factors
     return locate(artifact, entry_point, traced, factors)
 
 
+def _needs(artifact: Artifact) -> Iterator[Need]:
+    from .needs import needs
+
+    return needs(artifact)
+
+
 EXPORTER = Exporter(
     name="onnx",
     key="onnx",
@@ -63,6 +70,7 @@ EXPORTER = Exporter(
     locate=_locate,
     ways={"tf2onnx": ("jax", "tensorflow", "tf2onnx")},
     compiles=False,
+    needs=_needs,
 )
 
 
