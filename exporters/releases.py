@@ -58,10 +58,12 @@ ONNXRUNTIME: Mapping[str, Opset] = {
     "1.24": Opset(13, 25, 25),
     "1.25": Opset(13, 26, 26),
 }
-TENSORFLOW: Mapping[str, int] = {}
+TENSORFLOW: Mapping[str, int] = {"2.18": 9}
 """Release -> newest version of XlaCallModule that it takes (tensorflow.compiler.tf2xla.python.xla)."""
-JAX: Mapping[str, int] = {}
-"""Release -> newest calling convention of `jax.export` that it takes."""
+
+JAX: Mapping[str, int] = {"0.8": 10}
+"""Release -> newest calling convention of `jax.export` that it takes, of those that read what today's JAX serializes:
+0.4.38 to 0.7.2 read "exported for 0 devices"."""
 
 
 @dataclass(frozen=True)

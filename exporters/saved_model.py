@@ -245,11 +245,17 @@ def needs(artifact: Artifact) -> Iterator[Need]:
     versions = [program["xla_call_module"] for program in artifact.programs.values() if "xla_call_module" in program]
     if versions:
         since = next((v for v, known in TENSORFLOW.items() if known >= max(versions)), "999")
-        yield Need(KEY, "tensorflow", f"XlaCallModule version {max(versions)}", since, _older_tensorflow)
+        yield Need(KEY, "tensorflow", f"XlaCallModule version {max(versions)}", since, _without_xla)
+    else:
+        yield Need(KEY, "tensorflow", "ordinary operators", next(iter(TENSORFLOW), "999"), _not_tried)
 
 
-def _older_tensorflow(version: str) -> str:
-    return f"TensorFlow {version} cannot be written for: use ONNX, or a newer TensorFlow"
+def _without_xla(version: str) -> str:
+    return "run `bgevis-convert export saved-model DIR --ops tensorflow`, then `bgevis-convert validate DIR`"
+
+
+def _not_tried(version: str) -> str:
+    return f"{version} was not tried: ask for {next(iter(TENSORFLOW), 'a newer one')} or a newer one"
 
 
 EXPORTER = Exporter(

@@ -66,7 +66,7 @@ for folder in sorted((work / "saved_model").iterdir()):
         said = {}
         for name, signature in loaded.signatures.items():
             specs = signature.structured_input_signature[1]
-            for case in sorted((work / "cases" / folder.name / name).iterdir()):
+            for case in sorted((work / "cases" / folder.name.split()[0] / name).iterdir()):
                 arrays = np.load(case)
                 given = {n: tf.constant(arrays[n], spec.dtype) for n, spec in specs.items()}
                 got = signature(**given)["embeddings"].numpy()
@@ -117,8 +117,6 @@ def prepare(work: Path) -> None:
     from mutants.bench import VARIANTS, Bench
 
     from bgevis.converter import stages
-    from bgevis.converter.progress import Silent
-    from bgevis.converter.run_directory import RunDirectory
     from bgevis.exporters.base import Request, exporters
     from bgevis.exporters.weights import WeightsFile
     from bgevis.validation.goldens import Goldens
@@ -140,14 +138,15 @@ def prepare(work: Path) -> None:
                 out.mkdir(parents=True)
                 exporters()["onnx"].write(Request(bench.net, weights, out, opset=opset))
                 (out / "weights.safetensors").write_bytes(weights.path.read_bytes())
-            stages.export(RunDirectory(bench.run.path), exporters()["saved-model"], stages.Options(), Silent())
             stablehlo = work / "stablehlo" / variant
             stablehlo.mkdir(parents=True)
             programs = exporters()["stablehlo"].write(Request(bench.net, weights, stablehlo))
             for entry, program in programs.items():
                 np.savez(stablehlo / f"{entry}.npz", **{leaf: weights[leaf] for leaf in program["weights"]})
-            (work / "saved_model").mkdir(exist_ok=True)
-            (bench.run.path / "saved_model").rename(work / "saved_model" / variant)
+            for ops in ("xla", "tensorflow"):
+                out = work / "saved_model" / f"{variant} {ops}"
+                out.mkdir(parents=True)
+                exporters()["saved-model"].write(Request(bench.net, weights, out, ops=ops))
             for golden in Goldens(bench.run.path / "goldens").cases():
                 folder = work / "cases" / variant / golden.case.entry_point
                 folder.mkdir(parents=True, exist_ok=True)
@@ -164,7 +163,7 @@ def attempt(requirement: str, work: Path) -> dict:
         python = Path(folder) / "bin" / "python"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
         pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-cache-dir"]
-        wanted = [requirement, "setuptools<81", "flatbuffers"] + (["numpy<2"] if older(requirement) else [])
+        wanted = [requirement, "setuptools<81", "flatbuffers", "absl-py"] + (["numpy<2"] if older(requirement) else [])
         installed = subprocess.run([*pip, *wanted], capture_output=True, text=True, check=False)
         if installed.returncode:
             return {"not installed": installed.stderr.strip().splitlines()[-1:]}
