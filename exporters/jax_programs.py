@@ -27,7 +27,7 @@ FRAMES = "jax_traceback_in_locations_limit"
 CONVENTION = "jax_export_calling_convention_version"
 OLDEST = 9
 """The calling convention that programs are written for: the oldest that JAX still writes. What 10 adds is the
-partitioner of programs for several devices; TensorFlow before 2.19 does not take it.
+partitioner of programs for several devices; TensorFlow 2.16 to 2.19 do not take it.
 
 Source: https://docs.jax.dev/en/latest/export/export.html#calling-convention-versions
 """

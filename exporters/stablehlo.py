@@ -175,9 +175,9 @@ def _export(
 
 def _save(request: Request, name: str, exported: "Exported") -> str:
     """Write a program and give its path in the run directory."""
-    data: bytes | bytearray = portable(exported.mlir_module_serialized)
+    data = portable(exported.mlir_module_serialized)
     if name.endswith(".jax_export"):
-        data = dataclasses.replace(exported, mlir_module_serialized=data).serialize()
+        data = bytes(dataclasses.replace(exported, mlir_module_serialized=data).serialize())
     (request.out / name).write_bytes(data)
     request.progress(len(data))
     return f"{PROGRAMS}/{name}"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import onnx
 import onnxruntime
@@ -123,6 +124,14 @@ def test_the_tables_go_up(finished):
         versions, taken = list(table), list(table.values())
         assert versions == sorted(versions, key=releases.release)
         assert taken == sorted(taken)
+
+
+def test_the_page_says_what_the_tables_say():
+    page = (Path(__file__).parents[1] / "docs" / "runtimes.md").read_text()
+    for version, taken in releases.ONNXRUNTIME.items():
+        assert f"| {version} | {taken.ir} | {taken.opset} | {taken.ran} |" in page
+    for version, taken in (*releases.TENSORFLOW.items(), *releases.JAX.items()):
+        assert f"| {version} | {taken} |" in page
 
 
 def test_json_is_for_programs(finished):

@@ -99,6 +99,7 @@ def _in(precision: str) -> Exporter:
         optional=True,
         precision=precision,
         rounding=functools.partial(_rounding, precision=precision),
+        needs=_needs,
     )
 
 
