@@ -386,6 +386,27 @@ def doctor(directory: Path, targets: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
+@directory_argument
+@click.argument("url")
+@json_option
+def publish(directory: Path, url: str, as_json: bool) -> None:
+    """Copy the proven DIR to URL (s3://..., gs://..., any file system of fsspec's) and read every byte back."""
+    from .display import progress
+    from .publish import publish as copy
+    from .run_directory import RunDirectory
+
+    run = RunDirectory(directory)
+    with progress("publish", as_json) as shown:
+        shown.begin(sum(entry["bytes"] for entry in run.manifest()["files"].values()))
+        sent = copy(run, url, shown.advance)
+    files = len(run.manifest()["files"]) + 2
+    if as_json:
+        click.echo(json.dumps({"url": url, "files": files, "sent": sent + 2}, indent=1))
+    else:
+        click.echo(f"{url}: {files} files, {sent + 2} sent, all read back as they are in {directory}")
+
+
+@main.command()
 @checkpoint_argument
 @source_options
 @json_option
