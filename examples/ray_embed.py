@@ -1,0 +1,87 @@
+"""Embed a column of texts with an artifact, on all machines of a Ray cluster, or on this one.
+
+    python examples/ray_embed.py DIR CORPUS OUT [--column text] [--actors 2] [--format onnx]
+
+CORPUS and OUT are folders of Parquet files, local or by URL. Each part of the corpus becomes a file of its own in
+OUT, named after it; a part whose file is there already is skipped, so that a run that was stopped goes on.
+"""
+
+import argparse
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from pyarrow import fs
+
+PART = 4096
+"""Rows that are read and held at once; `embed` cuts them into batches of like length."""
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line; folders become URIs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", help="the run directory; it must lie at this path on every machine")
+    parser.add_argument("corpus")
+    parser.add_argument("out")
+    parser.add_argument("--column", default="text")
+    parser.add_argument("--actors", type=int, default=2)
+    parser.add_argument("--cpus", type=int, default=1, help="of each actor; also its runtime's threads")
+    parser.add_argument("--format", default="onnx")
+    given = parser.parse_args()
+    for name in ("corpus", "out"):
+        place = getattr(given, name)
+        setattr(given, name, place if "://" in place else Path(place).absolute().as_uri())
+    return given
+
+
+class Embed:
+    """An open artifact, made once in each actor."""
+
+    def __init__(self, given: argparse.Namespace):
+        from bgevis.converter import open_artifacts
+
+        self.model = open_artifacts(given.directory, given.format)
+        self.given = given
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Embed one Parquet file into another, by way of a name that no reader takes for a finished one."""
+        source, root = fs.FileSystem.from_uri(self.given.corpus)
+        sink, out = fs.FileSystem.from_uri(self.given.out)
+        name = PurePosixPath(row["path"]).name
+        done, unfinished = f"{out}/{name}", f"{out}/_{name}.part"
+        with source.open_input_file(f"{root}/{name}") as file, sink.open_output_stream(unfinished) as written:
+            parquet = pq.ParquetFile(file)
+            vector = pa.list_(pa.float32(), self.model.width)
+            schema = parquet.schema_arrow.append(pa.field("embedding", vector))
+            with pq.ParquetWriter(written, schema) as writer:
+                for batch in parquet.iter_batches(PART):
+                    vectors = self.model.embed(texts=batch.column(self.given.column).to_pylist())
+                    embeddings = pa.FixedSizeListArray.from_arrays(vectors.reshape(-1), type=vector)
+                    writer.write_batch(pa.record_batch([*batch.columns, embeddings], schema))
+            rows = parquet.metadata.num_rows
+        sink.move(unfinished, done)
+        return {"path": done, "rows": rows}
+
+
+def main() -> None:
+    """Embed the parts that OUT does not have yet."""
+    given = arguments()
+    source, root = fs.FileSystem.from_uri(given.corpus)
+    sink, out = fs.FileSystem.from_uri(given.out)
+    sink.create_dir(out)
+    present = {info.base_name for info in sink.get_file_info(fs.FileSelector(out))}
+    parts = [info.base_name for info in source.get_file_info(fs.FileSelector(root)) if info.extension == "parquet"]
+    todo = [{"path": name} for name in sorted(parts) if name not in present]
+    print(f"{len(parts)} parts, {len(parts) - len(todo)} done before")
+    if not todo:
+        return
+    embedded = ray.data.from_items(todo, override_num_blocks=len(todo)).map(
+        Embed, fn_constructor_args=(given,), concurrency=given.actors, num_cpus=given.cpus
+    )
+    print(f"{sum(row['rows'] for row in embedded.iter_rows())} rows embedded")
+
+
+if __name__ == "__main__":
+    main()
