@@ -24,7 +24,7 @@ SPEC = spec_from_file_location("tiny_exports", HERE / "tiny_exports.py")
 tiny = module_from_spec(SPEC)
 SPEC.loader.exec_module(tiny)
 
-FORMATS = sorted(name for name, exporter in exporters().items() if not exporter.optional)
+FORMATS = sorted(name for name, exporter in exporters().items() if not (exporter.optional or exporter.layout))
 NETWORKS = ("bert", "xlm-roberta", "visualized_bge")
 FORBIDDEN = {
     "onnx": ("torch", "tensorflow", "orbax"),

@@ -20,7 +20,7 @@ from bgevis.converter.run_directory import RunDirectory
 from bgevis.exporters.base import exporters
 from bgevis.validation.errors import GateError, InputError
 
-FORMATS = {name: exporter for name, exporter in exporters().items() if not exporter.rounding}
+FORMATS = {name: exporter for name, exporter in exporters().items() if not (exporter.optional or exporter.layout)}
 SOURCES = [
     ("bert", "float32", "pth", tuple(FORMATS)),
     ("bert", "float16", "safetensors", tuple(FORMATS)),
