@@ -58,7 +58,7 @@ ONNXRUNTIME: Mapping[str, Opset] = {
     "1.24": Opset(13, 25, 25),
     "1.25": Opset(13, 26, 26),
 }
-TENSORFLOW: Mapping[str, int] = {"2.15": 8, "2.16": 9}
+TENSORFLOW: Mapping[str, int] = {"2.15": 8, "2.16": 9, "2.20": 10}
 """Release -> newest version of XlaCallModule that it takes (tensorflow.compiler.tf2xla.python.xla)."""
 
 JAX: Mapping[str, int] = {"0.8": 10}

@@ -36,9 +36,9 @@ def locate(artifact: Artifact, entry_point: str, traced: Intermediates, factors:
     """Say where a program parts from the network, and why if undoing a mistake mends it; "" if all modules agree."""
     path = artifact.directory / artifact.programs[entry_point]["path"]
     program = Program(onnx.load(path, load_external_data=False), path.parent, scaled(path, factors))
-    values = program.values(traced.inputs, program.places)
-    samples = {module: sample(value) for module, value in values.items()}
-    wanted = _computed(traced.values, samples)
+    values = program.all_values(traced)
+    samples = {module: sample(value) if value.size else value.reshape(0) for module, value in values.items()}
+    wanted = _computed({m: traced.values[m] for m in traced.values if m in program.places}, samples)
     found = first_divergence(wanted, samples)
     if found is None:
         return ""
@@ -59,9 +59,8 @@ def _computed(wanted: Taps, samples: Arrays) -> dict:
     """Keep of the goldens what a program computes: of some modules the first token alone."""
     found = {}
     for module, (exact, budget) in wanted.items():
-        if module in samples:
-            one = samples[module].shape[0] == 1 and samples[module].size * exact.shape[0] == exact.size
-            found[module] = exact[:1] if one else exact, budget
+        got = samples.get(module, exact)
+        found[module] = exact[:1] if got.shape[0] == 1 and got.size * exact.shape[0] == exact.size else exact, budget
     return found
 
 
@@ -92,8 +91,24 @@ class Program:
         feeds = feed(inputs, self.wide)
         return self.run(with_sums(self.model, places), feeds, {m: _edge(m, edges) for m, edges in places.items()})
 
+    def all_values(self, traced: Intermediates) -> dict[str, np.ndarray]:
+        """Compute what every module gives; of a program that fails at run time, what those before the failure give."""
+        modules = [module for module in traced.values if module in self.places]
+        try:
+            return self.values(traced.inputs, modules)
+        except Exception:  # what the runtime says is in the report already; here it is asked where
+            found: dict[str, np.ndarray] = {}
+            for module in modules:
+                try:
+                    found |= self.values(traced.inputs, [module])
+                except Exception:
+                    return found
+            return found
+
     def run(self, model: ModelProto, feeds: Arrays, edges: Mapping[str, str]) -> dict[str, np.ndarray]:
         """Run a model of these weights in onnxruntime; give some edges, by names of one's own."""
+        if not edges:
+            return {}
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.add_session_config_entry(FOLDER, str(self.folder))
@@ -104,26 +119,19 @@ class Program:
         asked = ModelProto.FromString(model.SerializeToString())
         del asked.graph.output[:]
         asked.graph.output.extend(ValueInfoProto(name=edge) for edge in dict.fromkeys(edges.values()))
+        computed = _behind(asked, edges.values())
+        needed = [node for node in asked.graph.node if computed & set(node.output)]
+        del asked.graph.node[:]
+        asked.graph.node.extend(needed)
         session = onnxruntime.InferenceSession(asked.SerializeToString(), options, providers=["CPUExecutionProvider"])
         names = list(dict.fromkeys(edges.values()))
         results = dict(zip(names, session.run(names, dict(feeds)), strict=True))
         return {name: results[edge] for name, edge in edges.items()}
 
-    def behind(self, edges: Iterable[str]) -> set[str]:
-        """Give all edges that some edges are computed from, with them."""
-        seen: set[str] = set()
-        waiting = list(edges)
-        while waiting:
-            edge = waiting.pop()
-            if edge not in seen:
-                seen.add(edge)
-                waiting += self.maker[edge].input if edge in self.maker else []
-        return seen
-
     def segment(self, module: str, agreeing: Iterable[str]) -> list[NodeProto]:
         """Give the nodes that a module's value depends on and none that agrees does."""
-        cleared = self.behind(edge for other in agreeing for edge in self.places[other])
-        suspect = self.behind(self.places[module]) - cleared
+        cleared = _behind(self.model, (edge for other in agreeing for edge in self.places[other]))
+        suspect = _behind(self.model, self.places[module]) - cleared
         return [node for node in self.model.graph.node if suspect & set(node.output)]
 
     def leaves(self, nodes: Iterable[NodeProto]) -> set[str]:
@@ -177,6 +185,19 @@ class Program:
         part = ModelProto.FromString(self.model.SerializeToString())
         part.graph.CopyFrom(graph)
         return with_sums(part, {module: self.places[module]})
+
+
+def _behind(model: ModelProto, edges: Iterable[str]) -> set[str]:
+    """Give all edges that some edges are computed from, with them."""
+    maker = {edge: node for node in model.graph.node for edge in node.output}
+    seen: set[str] = set()
+    waiting = list(edges)
+    while waiting:
+        edge = waiting.pop()
+        if edge not in seen:
+            seen.add(edge)
+            waiting += maker[edge].input if edge in maker else []
+    return seen
 
 
 def with_sums(model: ModelProto, places: Mapping[str, list[str]]) -> ModelProto:

@@ -92,7 +92,8 @@ def modules(root: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
 
 
 def _with_constant(bench: Bench, place: str, attribute: str, value: float) -> str:
-    def build() -> nnx.Module:
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        del rngs  # it is built already
         root = bench.net.module({})
         setattr(dict(modules(root))[place], attribute, value)
         return root
