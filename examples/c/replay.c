@@ -1,0 +1,255 @@
+/* Replays the contract pack of a run directory: every entry point, every case, within what is allowed.
+ *
+ *     replay_tensorflow DIR        replay_onnxruntime DIR
+ *
+ * Ids come ready from the pack, since tokenizing is not the business of C; pixels are made of its bytes. Exit codes:
+ * 0 all agree, 1 anything differs or is damaged, 2 usage. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime.h"
+
+#define MAX_INPUTS 8
+#define CLOSE 1e-6 /* normalised pixels, by docs/pack.md */
+
+static const char *const RAW = "goldens/raw/index.json";
+
+typedef struct {
+    const Json *texts;  /* preprocess.json's, or NULL */
+    const Json *images; /* preprocess.json's, or NULL */
+    const Json *index;  /* goldens/raw/index.json, or NULL when the run has none */
+    Tensors pixels;
+} Raw;
+
+typedef struct {
+    const char *entry, *name;
+    const Json *signature; /* the manifest's */
+    const Tensors *goldens;
+    const char *axes[MAX_RANK]; /* names and sizes of the dynamic axes, as far as they are known */
+    int64_t sizes[MAX_RANK];
+    size_t known;
+} Case;
+
+/* Hold a tensor's shape against the signature; a dynamic axis has one size in all tensors of a case. */
+static void check_shape(Case *c, const Json *spec, const Tensor *tensor) {
+    const Json *shape = json_member(spec, "shape", JSON_ARRAY), *axes = json_member(c->signature, "axes", JSON_OBJECT);
+    if (tensor->rank != shape->count) fail("%s, case '%s': %s has %zu axes", c->entry, c->name, tensor->name, tensor->rank);
+    for (size_t i = 0; i < shape->count; i++) {
+        int64_t size = tensor->shape[i], want = -1;
+        if (shape->items[i].kind != JSON_STRING) {
+            want = json_size(&shape->items[i]);
+        } else {
+            const char *axis = shape->items[i].string;
+            for (size_t k = 0; k < c->known; k++)
+                if (!strcmp(c->axes[k], axis)) want = c->sizes[k];
+            if (want < 0) {
+                const Json *bounds = json_member(axes, axis, JSON_OBJECT), *most = json_find(bounds, "max");
+                if (size < json_size(json_member(bounds, "min", JSON_NUMBER)) ||
+                    (most && most->kind == JSON_NUMBER && size > json_size(most)) || c->known == MAX_RANK)
+                    fail("%s, case '%s': %" PRId64 " %s are not legal", c->entry, c->name, size, axis);
+                c->axes[c->known] = axis;
+                c->sizes[c->known++] = want = size;
+            }
+        }
+        if (size != want)
+            fail("%s, case '%s': %s has size %" PRId64 " instead of %" PRId64 " in axis %zu", c->entry, c->name,
+                 tensor->name, size, want, i);
+    }
+}
+
+static Tensor read_input(Case *c, const Json *spec) {
+    const char *name = json_string(spec, "name"), *type = json_string(spec, "dtype");
+    Tensor input = *tensor_named(c->goldens, text("%s/inputs/%s", c->name, name));
+    if (input.type != type_named(type)) fail("%s, case '%s': %s is not %s", c->entry, c->name, input.name, type);
+    check_shape(c, spec, &input);
+    input.name = name;
+    return input;
+}
+
+/* Find a raw text or picture by its name. */
+static const Json *raw_named(const Raw *raw, const char *kind, const Json *row) {
+    const Json *all = json_member(raw->index, kind, JSON_ARRAY);
+    for (size_t i = 0; i < all->count && row->kind == JSON_STRING; i++)
+        if (!strcmp(json_string(&all->items[i], "name"), row->string)) return &all->items[i];
+    fail("%s: a case names %s that are not there: %s", RAW, kind, row->kind == JSON_STRING ? row->string : "no text");
+}
+
+static float normalised(const Raw *raw, unsigned byte, size_t channel) {
+    const Json *steps = json_member(raw->images, "steps", JSON_ARRAY);
+    if (!steps->count) fail("%s: there are no steps", steps->file);
+    const Json *last = &steps->items[steps->count - 1];
+    if (strcmp(json_string(last, "do"), "normalize")) fail("%s: the last step is not normalize", last->file);
+    const Json *mean = json_member(last, "mean", JSON_ARRAY), *std = json_member(last, "std", JSON_ARRAY);
+    if (channel >= mean->count || channel >= std->count) fail("%s: no mean for channel %zu", last->file, channel);
+    float unit = (float)byte / (float)json_member(last, "divide", JSON_NUMBER)->number;
+    return (unit - (float)mean->items[channel].number) / (float)std->items[channel].number;
+}
+
+/* Hold the table of what every byte becomes against the rule of preprocess.json. */
+static void check_values(const Raw *raw) {
+    const Tensor *values = tensor_named(&raw->pixels, "values");
+    if (values->type != F32 || values->rank != 2 || values->shape[0] != 256) fail("%s: values is no table", raw->pixels.file);
+    size_t channels = (size_t)values->shape[1];
+    for (size_t i = 0; i < values->count; i++) {
+        float made = normalised(raw, (unsigned)(i / channels), i % channels), stated = ((float *)values->data)[i];
+        if (!(fabsf(made - stated) <= CLOSE))
+            fail("%s: byte %zu of channel %zu is %.9g by preprocess.json, and %.9g in values", raw->pixels.file,
+                 i / channels, i % channels, made, stated);
+    }
+}
+
+/* Make the pixels of the raw pictures' bytes, hold them against the ready ones, and run with what was made. */
+static void pixels_of_bytes(const Case *c, const Raw *raw, const Json *rows, Tensor *input) {
+    const Tensor *values = tensor_named(&raw->pixels, "values");
+    if ((int64_t)rows->count != input->shape[0]) fail("%s, case '%s': not %zu pictures", c->entry, c->name, rows->count);
+    size_t each = input->count / rows->count, channels = (size_t)values->shape[1];
+    float *made = allocate(input->bytes), *ready = input->data;
+    for (size_t row = 0; row < rows->count; row++) {
+        const Tensor *bytes = tensor_named(&raw->pixels, json_string(raw_named(raw, "images", &rows->items[row]), "name"));
+        if (bytes->type != U8 || bytes->count != each) fail("%s: %s is not %zu bytes", raw->pixels.file, bytes->name, each);
+        for (size_t i = 0, to = row * each; i < each; i++, to++) {
+            made[to] = ((float *)values->data)[((uint8_t *)bytes->data)[i] * channels + i % channels];
+            if (!(fabsf(made[to] - ready[to]) <= CLOSE))
+                fail("%s, case '%s': pixel %zu of %s is %.9g made of its bytes, and %.9g in the ready pixels", c->entry,
+                     c->name, i, bytes->name, made[to], ready[to]);
+        }
+    }
+    input->data = made;
+}
+
+/* Hold the ready ids and mask against the raw texts' ids. */
+static void check_ids(const Case *c, const Raw *raw, const Json *rows, const Tensor *input, bool mask) {
+    if (input->type != I32 || input->rank != 2 || (int64_t)rows->count != input->shape[0])
+        fail("%s, case '%s': %s is not (%zu, tokens) of int32", c->entry, c->name, input->name, rows->count);
+    int64_t tokens = input->shape[1], pad = json_size(json_member(raw->texts, "pad_id", JSON_NUMBER));
+    for (size_t row = 0; row < rows->count; row++) {
+        const Json *found = raw_named(raw, "texts", &rows->items[row]);
+        const Json *ids = json_member(json_member(found, "ids", JSON_OBJECT), c->entry, JSON_ARRAY);
+        if ((int64_t)ids->count > tokens) fail("%s, case '%s': the text %zu is longer", c->entry, c->name, row);
+        for (int64_t i = 0; i < tokens; i++) {
+            bool word = i < (int64_t)ids->count;
+            int64_t want = mask ? word : word ? json_size(&ids->items[i]) : pad, got = ((int32_t *)input->data)[row * (size_t)tokens + (size_t)i];
+            if (got != want)
+                fail("%s, case '%s': %s of the text '%s' at %" PRId64 " is %" PRId64 ", expected %" PRId64, c->entry,
+                     c->name, input->name, json_string(found, "name"), i, got, want);
+        }
+    }
+}
+
+static void apply_raw(const Case *c, const Raw *raw, const Json *rows, Tensor *input) {
+    const Json *images = json_find(rows, "images"), *texts = json_find(rows, "texts");
+    if (images && raw->images && !strcmp(input->name, json_string(raw->images, "input")))
+        pixels_of_bytes(c, raw, images, input);
+    if (!texts || !raw->texts) return;
+    const Json *inputs = json_member(raw->texts, "inputs", JSON_OBJECT);
+    if (!strcmp(input->name, json_string(inputs, "ids"))) check_ids(c, raw, texts, input, false);
+    if (!strcmp(input->name, json_string(inputs, "mask"))) check_ids(c, raw, texts, input, true);
+}
+
+/* What is expected of one output, and how far from it a result may lie. */
+static const Tensor *read_expected(Case *c, const Json *spec, const Json *described, double *allowed) {
+    const char *name = json_string(spec, "name");
+    const Tensor *want = tensor_named(c->goldens, text("%s/outputs/%s", c->name, name));
+    const Json *budget = json_member(json_member(described, "budgets", JSON_OBJECT), name, JSON_OBJECT);
+    *allowed = json_member(budget, "allowed", JSON_NUMBER)->number;
+    if (!(*allowed > 0)) fail("goldens/index.json: %s, case '%s': %g is no budget", c->entry, c->name, *allowed);
+    if (want->type != F64) fail("%s: %s is not float64", c->goldens->file, want->name);
+    if (type_named(json_string(spec, "dtype")) != F32) fail("manifest.json: %s of %s is not float32", name, c->entry);
+    check_shape(c, spec, want);
+    for (size_t i = 0; i < want->count; i++)
+        if (!isfinite(((double *)want->data)[i])) fail("%s: %s is not finite", c->goldens->file, want->name);
+    return want;
+}
+
+/* Run one output of a case; give its greatest difference as a part of what is allowed. */
+static double compare(const Case *c, void *opened, const Tensor *inputs, size_t count, const Tensor *want,
+                      const char *name, double allowed) {
+    double worst = 0;
+    Tensor got = *want;
+    got.name = name;
+    got.type = F32;
+    got.bytes = got.count * type_bytes(F32);
+    got.data = allocate(got.bytes);
+    runtime_run(opened, inputs, count, &got);
+    for (size_t i = 0; i < got.count; i++) {
+        double difference = fabs((double)((float *)got.data)[i] - ((double *)want->data)[i]);
+        if (!(difference <= allowed)) /* so written, NaN is a difference too */
+            fail("%s, case '%s': %s[%zu] is %.9g, expected %.9g; %.3g apart, %.3g allowed", c->entry, c->name, name, i,
+                 ((float *)got.data)[i], ((double *)want->data)[i], difference, allowed);
+        if (difference > worst) worst = difference;
+    }
+    return worst / allowed;
+}
+
+/* Read and check everything that the pack has of an entry point; run it unless `opened` is NULL. */
+static size_t replay_entry(const Pack *pack, const Raw *raw, const Json *index, const char *entry,
+                           const Json *signature, void *opened) {
+    const Json *cases = json_member(json_member(index, entry, JSON_OBJECT), "cases", JSON_OBJECT);
+    if (!cases->count) fail("goldens/index.json: there are no cases of %s", entry);
+    const Json *raw_cases = raw->index ? json_find(json_member(raw->index, "cases", JSON_OBJECT), entry) : NULL;
+    for (size_t i = 0; raw_cases && i < raw_cases->count; i++) json_member(cases, raw_cases->keys[i], JSON_OBJECT);
+    const Json *inputs = json_member(signature, "inputs", JSON_ARRAY);
+    const Json *outputs = json_member(signature, "outputs", JSON_ARRAY);
+    if (!inputs->count || inputs->count > MAX_INPUTS || !outputs->count)
+        fail("manifest.json: %s has %zu inputs and %zu outputs", entry, inputs->count, outputs->count);
+    Tensors goldens = pack_tensors(pack, text("goldens/%s.safetensors", entry));
+    double worst = 0, allowed;
+    for (size_t i = 0; i < cases->count; i++) {
+        Case c = {.entry = entry, .name = cases->keys[i], .signature = signature, .goldens = &goldens};
+        const Json *rows = raw_cases ? json_find(raw_cases, c.name) : NULL;
+        Tensor ready[MAX_INPUTS];
+        for (size_t k = 0; k < inputs->count; k++) {
+            ready[k] = read_input(&c, &inputs->items[k]);
+            if (rows) apply_raw(&c, raw, rows, &ready[k]);
+        }
+        for (size_t k = 0; k < outputs->count; k++) {
+            const Tensor *want = read_expected(&c, &outputs->items[k], &cases->items[i], &allowed);
+            const char *name = json_string(&outputs->items[k], "name");
+            if (opened) worst = fmax(worst, compare(&c, opened, ready, inputs->count, want, name, allowed));
+        }
+    }
+    if (opened) printf("  %s: %zu cases, at worst %.0f %% of what is allowed\n", entry, cases->count, 100 * worst);
+    return cases->count;
+}
+
+/* Read what the pack says of raw texts and pictures, if the run has it. */
+static Raw read_raw(const Pack *pack) {
+    Raw raw = {0};
+    if (!pack_has(pack, RAW)) return raw;
+    const Json *rules = pack_json(pack, "preprocess.json"), *texts = json_find(rules, "texts"), *images = json_find(rules, "images");
+    raw.index = pack_json(pack, RAW);
+    raw.texts = texts && texts->kind == JSON_OBJECT ? texts : NULL;
+    raw.images = images && images->kind == JSON_OBJECT ? images : NULL;
+    if (!raw.images) return raw;
+    raw.pixels = pack_tensors(pack, "goldens/raw/pixels.safetensors");
+    check_values(&raw);
+    return raw;
+}
+
+int main(int count, char **arguments) {
+    if (count != 2 || arguments[1][0] == '-') {
+        fprintf(stderr, "usage: %s DIR    replays the contract pack of the run directory DIR in %s\n", arguments[0],
+                runtime_name());
+        return 2;
+    }
+    Pack pack = pack_open(arguments[1]);
+    const Json *entries = json_member(pack.manifest, "entry_points", JSON_OBJECT);
+    const Json *index = pack_json(&pack, "goldens/index.json");
+    Raw raw = read_raw(&pack);
+    for (size_t i = 0; index->kind == JSON_OBJECT && i < index->count; i++)
+        json_member(entries, index->keys[i], JSON_OBJECT);
+    if (!entries->count) fail("manifest.json: there are no entry points");
+    size_t cases = 0;
+    for (size_t i = 0; i < entries->count; i++) /* the whole pack is known to be sound before anything is run */
+        cases += replay_entry(&pack, &raw, index, entries->keys[i], &entries->items[i], NULL);
+    for (size_t i = 0; i < entries->count; i++) {
+        const Json *programs = json_member(&entries->items[i], "programs", JSON_OBJECT);
+        const Json *program = json_member(programs, RUNTIME_FORMAT, JSON_OBJECT);
+        void *opened = runtime_open(&pack, program);
+        replay_entry(&pack, &raw, index, entries->keys[i], &entries->items[i], opened);
+    }
+    printf("%s: %zu entry points, %zu cases: all within what is allowed\n", runtime_name(), entries->count, cases);
+    return 0;
+}
