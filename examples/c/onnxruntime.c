@@ -1,4 +1,6 @@
 /* The ONNX programs in onnxruntime's C API. */
+#include <string.h>
+
 #include "ort.h"
 #include "runtime.h"
 
@@ -13,7 +15,7 @@ static OrtMemoryInfo *memory;
 const char *runtime_name(void) { return text("onnxruntime %s", OrtGetApiBase()->GetVersionString()); }
 
 static void check(const OrtStatus *status, const char *doing) {
-    if (status) fail("onnxruntime, %s: %s", doing, ort->GetErrorMessage(status));
+    if (status) fail("onnxruntime, %s: %s", doing, first_line(ort->GetErrorMessage(status)));
 }
 
 static void start(void) {
@@ -26,9 +28,10 @@ static void start(void) {
 /* The program is some kilobytes; onnxruntime finds the weights beside it, in the file that is verified here. */
 void *runtime_open(const Pack *pack, const Json *program) {
     if (!ort) start();
-    const char *path = json_string(program, "path");
+    static const char *verified = ""; /* the weights file, which all programs share */
+    const char *path = json_string(program, "path"), *weights = json_string(program, "weights");
     pack_check(pack, path);
-    pack_check(pack, json_string(program, "weights"));
+    if (strcmp(verified, weights)) pack_check(pack, verified = weights);
     OrtSessionOptions *options;
     OrtSession *session;
     check(ort->CreateSessionOptions(&options), "making options");
@@ -49,11 +52,8 @@ static OrtValue *value_of(const Tensor *tensor) {
 
 /* Ids are int64 in ONNX and int32 in the goldens. */
 static Tensor widened(const Tensor *tensor) {
-    Tensor wide = *tensor;
-    if (tensor->type != I32) return wide;
-    wide.type = I64;
-    wide.bytes = wide.count * type_bytes(I64);
-    wide.data = allocate(wide.bytes);
+    if (tensor->type != I32) return *tensor;
+    Tensor wide = tensor_new(tensor->name, I64, tensor->rank, tensor->shape);
     for (size_t i = 0; i < wide.count; i++) ((int64_t *)wide.data)[i] = ((int32_t *)tensor->data)[i];
     return wide;
 }

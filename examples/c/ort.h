@@ -37,8 +37,9 @@ typedef struct {
     void *places_4_6[3];
     OrtStatus *(*CreateSession)(const OrtEnv *, const char *path, const OrtSessionOptions *, OrtSession **);
     void *place_8;
-    OrtStatus *(*Run)(OrtSession *, const OrtRunOptions *, const char *const *input_names, const OrtValue *const *inputs,
-                      size_t inputs_count, const char *const *output_names, size_t outputs_count, OrtValue **outputs);
+    OrtStatus *(*Run)(OrtSession *, const OrtRunOptions *, const char *const *input_names,
+                      const OrtValue *const *inputs, size_t inputs_count, const char *const *output_names,
+                      size_t outputs_count, OrtValue **outputs);
     OrtStatus *(*CreateSessionOptions)(OrtSessionOptions **);
     void *places_11_48[38];
     OrtStatus *(*CreateTensorWithDataAsOrtValue)(const OrtMemoryInfo *, void *data, size_t bytes, const int64_t *shape,

@@ -40,6 +40,8 @@ char *text(const char *format, ...) {
     return made;
 }
 
+char *first_line(const char *message) { return text("%.*s", (int)strcspn(message, "\r\n"), message); }
+
 /* ---- SHA-256, FIPS 180-4 ---- */
 
 typedef struct {
@@ -85,8 +87,8 @@ static void sha256_block(Sha256 *sha) {
 }
 
 static Sha256 sha256_begin(void) {
-    return (Sha256){.state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-                              0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
+    return (Sha256){
+        .state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
 }
 
 static void sha256_add(Sha256 *sha, const uint8_t *data, size_t size) {
@@ -310,8 +312,10 @@ static size_t read_file(const char *path, char hex[65], char **data) {
     if (ferror(file)) fail("%s cannot be read: %s", path, strerror(errno));
     fclose(file);
     sha256_end(&sha, hex);
-    if (data) *data = buffer;
-    else free(buffer);
+    if (data)
+        *data = buffer;
+    else
+        free(buffer);
     return size;
 }
 
@@ -322,7 +326,8 @@ static size_t read_checked(const Pack *pack, const char *name, char **data) {
     size_t size = read_file(pack_path(pack, name), hex, data);
     if ((int64_t)size != json_size(json_member(entry, "bytes", JSON_NUMBER)))
         fail("%s has %zu bytes, manifest.json says %.0f", name, size, json_find(entry, "bytes")->number);
-    if (strcmp(hex, json_string(entry, "sha256"))) fail("%s was altered: its sha256 is not that of manifest.json", name);
+    if (strcmp(hex, json_string(entry, "sha256")))
+        fail("%s was altered: its sha256 is not that of manifest.json", name);
     return size;
 }
 
@@ -357,12 +362,20 @@ Pack pack_open(const char *directory) {
     return pack;
 }
 
+const Json *pack_program(const Pack *pack, const char *entry_point, const char *format) {
+    const Json *entries = json_member(pack->manifest, "entry_points", JSON_OBJECT);
+    const Json *entry = json_member(entries, entry_point, JSON_OBJECT);
+    return json_member(json_member(entry, "programs", JSON_OBJECT), format, JSON_OBJECT);
+}
+
 /* ---- safetensors ---- */
 
 Type type_named(const char *name) {
-    static const struct { const char *name; Type type; } known[] = {
-        {"F32", F32}, {"F64", F64}, {"I32", I32}, {"I64", I64}, {"U8", U8}, {"float32", F32}, {"int32", I32},
-        {"int64", I64}};
+    static const struct {
+        const char *name;
+        Type type;
+    } known[] = {{"F32", F32}, {"F64", F64},     {"I32", I32},   {"I64", I64},
+                 {"U8", U8},   {"float32", F32}, {"int32", I32}, {"int64", I64}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!strcmp(name, known[i].name)) return known[i].type;
     return OTHER;
@@ -370,11 +383,20 @@ Type type_named(const char *name) {
 
 size_t type_bytes(Type type) { return (const size_t[]){4, 8, 4, 8, 1, 0}[type]; }
 
+Tensor tensor_new(const char *name, Type type, size_t rank, const int64_t *shape) {
+    Tensor tensor = {.name = name, .type = type, .rank = rank, .count = 1};
+    for (size_t i = 0; i < rank; i++) tensor.count *= (size_t)(tensor.shape[i] = shape[i]);
+    tensor.bytes = tensor.count * type_bytes(type);
+    tensor.data = allocate(tensor.bytes);
+    return tensor;
+}
+
 static Tensor read_tensor(const char *name, const Json *entry, const char *data, size_t size) {
     Tensor tensor = {.name = name, .type = type_named(json_string(entry, "dtype")), .count = 1};
     if (tensor.type == OTHER) fail("%s: %s is of the type %s", entry->file, name, json_string(entry, "dtype"));
     const Json *shape = json_member(entry, "shape", JSON_ARRAY), *span = json_member(entry, "data_offsets", JSON_ARRAY);
-    if (shape->count > MAX_RANK || span->count != 2) fail("%s: %s has more than %d axes, or no beginning and end", entry->file, name, MAX_RANK);
+    if (shape->count > MAX_RANK || span->count != 2)
+        fail("%s: %s has more than %d axes, or no beginning and end", entry->file, name, MAX_RANK);
     tensor.rank = shape->count;
     for (size_t i = 0; i < shape->count; i++) {
         tensor.shape[i] = json_size(&shape->items[i]);

@@ -11,6 +11,8 @@
 #define MAX_RANK 8
 
 _Noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* The first line of a runtime's message, which goes on for pages. */
+char *first_line(const char *message);
 void *allocate(size_t size);
 /* printf into new memory. */
 char *text(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -19,12 +21,12 @@ typedef enum { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_
 
 typedef struct Json {
     JsonKind kind;
-    double number;       /* also of true and false: 1 and 0 */
-    const char *string;  /* UTF-8 */
-    size_t count;        /* of items */
-    const char **keys;   /* of an object's items */
+    double number;      /* also of true and false: 1 and 0 */
+    const char *string; /* UTF-8 */
+    size_t count;       /* of items */
+    const char **keys;  /* of an object's items */
     struct Json *items;
-    const char *file;    /* for messages */
+    const char *file; /* for messages */
 } Json;
 
 /* Parse a whole text. Refuses what RFC 8259 does not have, double keys, and numbers that are not finite. */
@@ -54,6 +56,8 @@ typedef struct {
     Tensor *items;
 } Tensors;
 
+/* A tensor of zeros. */
+Tensor tensor_new(const char *name, Type type, size_t rank, const int64_t *shape);
 Type type_named(const char *name); /* "float32" or "F32" */
 size_t type_bytes(Type type);
 
@@ -64,6 +68,8 @@ typedef struct {
 
 /* Read the manifest, which must be the one that the provenance states. */
 Pack pack_open(const char *directory);
+/* What the manifest says of an entry point's program in a format. */
+const Json *pack_program(const Pack *pack, const char *entry_point, const char *format);
 /* Whether the manifest names a file. */
 bool pack_has(const Pack *pack, const char *name);
 /* Compare a file's size and sha256 with the manifest, for files that a runtime reads by itself. */

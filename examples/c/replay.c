@@ -35,7 +35,8 @@ typedef struct {
 /* Hold a tensor's shape against the signature; a dynamic axis has one size in all tensors of a case. */
 static void check_shape(Case *c, const Json *spec, const Tensor *tensor) {
     const Json *shape = json_member(spec, "shape", JSON_ARRAY), *axes = json_member(c->signature, "axes", JSON_OBJECT);
-    if (tensor->rank != shape->count) fail("%s, case '%s': %s has %zu axes", c->entry, c->name, tensor->name, tensor->rank);
+    if (tensor->rank != shape->count)
+        fail("%s, case '%s': %s has %zu axes", c->entry, c->name, tensor->name, tensor->rank);
     for (size_t i = 0; i < shape->count; i++) {
         int64_t size = tensor->shape[i], want = -1;
         if (shape->items[i].kind != JSON_STRING) {
@@ -90,7 +91,8 @@ static float normalised(const Raw *raw, unsigned byte, size_t channel) {
 /* Hold the table of what every byte becomes against the rule of preprocess.json. */
 static void check_values(const Raw *raw) {
     const Tensor *values = tensor_named(&raw->pixels, "values");
-    if (values->type != F32 || values->rank != 2 || values->shape[0] != 256) fail("%s: values is no table", raw->pixels.file);
+    if (values->type != F32 || values->rank != 2 || values->shape[0] != 256 || values->shape[1] < 1)
+        fail("%s: values is no table", raw->pixels.file);
     size_t channels = (size_t)values->shape[1];
     for (size_t i = 0; i < values->count; i++) {
         float made = normalised(raw, (unsigned)(i / channels), i % channels), stated = ((float *)values->data)[i];
@@ -103,12 +105,15 @@ static void check_values(const Raw *raw) {
 /* Make the pixels of the raw pictures' bytes, hold them against the ready ones, and run with what was made. */
 static void pixels_of_bytes(const Case *c, const Raw *raw, const Json *rows, Tensor *input) {
     const Tensor *values = tensor_named(&raw->pixels, "values");
-    if ((int64_t)rows->count != input->shape[0]) fail("%s, case '%s': not %zu pictures", c->entry, c->name, rows->count);
+    if ((int64_t)rows->count != input->shape[0])
+        fail("%s, case '%s': not %zu pictures", c->entry, c->name, rows->count);
     size_t each = input->count / rows->count, channels = (size_t)values->shape[1];
     float *made = allocate(input->bytes), *ready = input->data;
     for (size_t row = 0; row < rows->count; row++) {
-        const Tensor *bytes = tensor_named(&raw->pixels, json_string(raw_named(raw, "images", &rows->items[row]), "name"));
-        if (bytes->type != U8 || bytes->count != each) fail("%s: %s is not %zu bytes", raw->pixels.file, bytes->name, each);
+        const Tensor *bytes =
+            tensor_named(&raw->pixels, json_string(raw_named(raw, "images", &rows->items[row]), "name"));
+        if (bytes->type != U8 || bytes->count != each)
+            fail("%s: %s is not %zu bytes", raw->pixels.file, bytes->name, each);
         for (size_t i = 0, to = row * each; i < each; i++, to++) {
             made[to] = ((float *)values->data)[((uint8_t *)bytes->data)[i] * channels + i % channels];
             if (!(fabsf(made[to] - ready[to]) <= CLOSE))
@@ -130,7 +135,10 @@ static void check_ids(const Case *c, const Raw *raw, const Json *rows, const Ten
         if ((int64_t)ids->count > tokens) fail("%s, case '%s': the text %zu is longer", c->entry, c->name, row);
         for (int64_t i = 0; i < tokens; i++) {
             bool word = i < (int64_t)ids->count;
-            int64_t want = mask ? word : word ? json_size(&ids->items[i]) : pad, got = ((int32_t *)input->data)[row * (size_t)tokens + (size_t)i];
+            int64_t want = mask   ? word
+                           : word ? json_size(&ids->items[i])
+                                  : pad,
+                    got = ((int32_t *)input->data)[row * (size_t)tokens + (size_t)i];
             if (got != want)
                 fail("%s, case '%s': %s of the text '%s' at %" PRId64 " is %" PRId64 ", expected %" PRId64, c->entry,
                      c->name, input->name, json_string(found, "name"), i, got, want);
@@ -167,11 +175,7 @@ static const Tensor *read_expected(Case *c, const Json *spec, const Json *descri
 static double compare(const Case *c, void *opened, const Tensor *inputs, size_t count, const Tensor *want,
                       const char *name, double allowed) {
     double worst = 0;
-    Tensor got = *want;
-    got.name = name;
-    got.type = F32;
-    got.bytes = got.count * type_bytes(F32);
-    got.data = allocate(got.bytes);
+    Tensor got = tensor_new(name, F32, want->rank, want->shape);
     runtime_run(opened, inputs, count, &got);
     for (size_t i = 0; i < got.count; i++) {
         double difference = fabs((double)((float *)got.data)[i] - ((double *)want->data)[i]);
@@ -218,7 +222,8 @@ static size_t replay_entry(const Pack *pack, const Raw *raw, const Json *index, 
 static Raw read_raw(const Pack *pack) {
     Raw raw = {0};
     if (!pack_has(pack, RAW)) return raw;
-    const Json *rules = pack_json(pack, "preprocess.json"), *texts = json_find(rules, "texts"), *images = json_find(rules, "images");
+    const Json *rules = pack_json(pack, "preprocess.json"), *texts = json_find(rules, "texts"),
+               *images = json_find(rules, "images");
     raw.index = pack_json(pack, RAW);
     raw.texts = texts && texts->kind == JSON_OBJECT ? texts : NULL;
     raw.images = images && images->kind == JSON_OBJECT ? images : NULL;
@@ -245,9 +250,7 @@ int main(int count, char **arguments) {
     for (size_t i = 0; i < entries->count; i++) /* the whole pack is known to be sound before anything is run */
         cases += replay_entry(&pack, &raw, index, entries->keys[i], &entries->items[i], NULL);
     for (size_t i = 0; i < entries->count; i++) {
-        const Json *programs = json_member(&entries->items[i], "programs", JSON_OBJECT);
-        const Json *program = json_member(programs, RUNTIME_FORMAT, JSON_OBJECT);
-        void *opened = runtime_open(&pack, program);
+        void *opened = runtime_open(&pack, pack_program(&pack, entries->keys[i], RUNTIME_FORMAT));
         replay_entry(&pack, &raw, index, entries->keys[i], &entries->items[i], opened);
     }
     printf("%s: %zu entry points, %zu cases: all within what is allowed\n", runtime_name(), entries->count, cases);

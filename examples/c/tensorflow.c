@@ -19,7 +19,7 @@ typedef struct {
 const char *runtime_name(void) { return text("TensorFlow %s", TF_Version()); }
 
 static void check(const TF_Status *status, const char *doing) {
-    if (TF_GetCode(status) != TF_OK) fail("TensorFlow, %s: %s", doing, TF_Message(status));
+    if (TF_GetCode(status) != TF_OK) fail("TensorFlow, %s: %s", doing, first_line(TF_Message(status)));
 }
 
 /* All signatures are in one graph: it is verified and loaded once. */
@@ -44,7 +44,8 @@ void *runtime_open(const Pack *pack, const Json *program) {
     static TF_Session *session;
     if (!session) load(pack, json_string(program, "path"), &graph, &session);
     Opened *opened = allocate(sizeof *opened);
-    *opened = (Opened){graph, session, json_member(program, "feeds", JSON_OBJECT), json_member(program, "fetches", JSON_OBJECT)};
+    *opened = (Opened){graph, session, json_member(program, "feeds", JSON_OBJECT),
+                       json_member(program, "fetches", JSON_OBJECT)};
     return opened;
 }
 

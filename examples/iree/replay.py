@@ -28,7 +28,7 @@ TYPES = {"F32": ("float32", "f32", 4), "I32": ("int32", "i32", 4), "F64": ("floa
 SCOPE = "weights"
 """The name under which the compiled programs look for their parameters."""
 
-SECONDS = 1.0
+SECONDS = 0.5
 """How long each program is timed."""
 
 MAIN = re.compile(r"util\.func public @main\((?P<arguments>.*?)\) -> ")
