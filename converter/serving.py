@@ -70,7 +70,8 @@ def _next(folder: Path) -> int:
 
 def _requests(run: RunDirectory, warm: Sequence[Mapping[str, int]]) -> list[tuple[str, Arrays]]:
     """Choose what is asked of each entry point."""
-    goldens, requests = Goldens(run.path / GOLDENS).cases(), []
+    goldens = Goldens(run.path / GOLDENS).cases()
+    requests: list[tuple[str, Arrays]] = []
     for name, entry in entry_points(run.manifest()).items():
         cases = [golden.case.inputs for golden in goldens if golden.case.entry_point == name]
         smallest = min(cases, key=lambda inputs: sum(array.size for array in inputs.values()))

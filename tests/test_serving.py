@@ -12,20 +12,35 @@ tf = pytest.importorskip("tensorflow")
 # ruff: noqa: E402 - what follows needs TensorFlow
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
-from bgevis.converter import serving
+from bgevis.converter import parity, serving, stages, worker
+from bgevis.converter.fixture import write_fixture
 from bgevis.converter.progress import Silent
 from bgevis.converter.run_directory import RunDirectory
+from bgevis.exporters.saved_model import EXPORTER
 from bgevis.exporters.serving import at_sizes, record
 from bgevis.validation.errors import GateError, InputError
 from bgevis.validation.goldens import Goldens
 
-ENTRIES = ["encode_image", "encode_multimodal", "encode_text"]
+ENTRIES = ["encode_text"]
 
 
 @pytest.fixture(scope="module")
-def proved(replayable, tmp_path_factory):
-    """The run with the verdict that its SavedModel has not been given."""
-    path = shutil.copytree(replayable, tmp_path_factory.mktemp("serving") / "run")
+def unproved(tmp_path_factory):
+    """A run with a SavedModel and goldens that has not been validated."""
+    folder = tmp_path_factory.mktemp("serving")
+    write_fixture("bert", "tiny", 5, "float32", folder / "tiny.safetensors")
+    options = stages.Options(checkpoint=str(folder / "tiny.safetensors"))
+    worker.prepare(folder / "run", options, Silent())
+    run = RunDirectory(folder / "run")
+    parity.reference(run, options, Silent())
+    stages.export(run, EXPORTER, options, Silent())
+    return run.path
+
+
+@pytest.fixture(scope="module")
+def proved(unproved, tmp_path_factory):
+    """The same with the verdict; how that is reached is other tests' matter."""
+    path = shutil.copytree(unproved, tmp_path_factory.mktemp("proved") / "run")
     corruptions.Run(path, "").manifest(lambda manifest: manifest["verdicts"].update({serving.PROOF: "pass"}))
     corruptions.seal(path)
     return path
@@ -87,12 +102,11 @@ def test_one_request_for_each_signature_gives_what_the_goldens_say(proved, serve
 
 
 def test_sizes_to_warm_up(proved, tmp_path):
-    warm = ({"batch": 1, "tokens": 8}, {"batch": 5, "tokens": 3})
+    warm = ({"batch": 1, "tokens": 8}, {"batch": 5, "tokens": 3}, {"batch": 1, "tokens": 8})
     asked = list(requests(serve(proved, tmp_path, warm=warm)))
-    assert [spec.signature_name for spec, _ in asked] == [entry for entry in ENTRIES for _ in warm]
+    assert [spec.signature_name for spec, _ in asked] == 2 * ENTRIES
     shapes = [{name: array.shape for name, array in inputs.items()} for _, inputs in asked]
-    assert shapes[:2] == [{"images": (1, 16, 16, 3)}, {"images": (5, 16, 16, 3)}]
-    assert shapes[5] == {"input_ids": (5, 3), "attention_mask": (5, 3)}
+    assert shapes == [{"input_ids": size, "attention_mask": size} for size in ((1, 8), (5, 3))]
 
 
 def test_versions_count_on_and_have_the_same_bytes(proved, served):
@@ -109,16 +123,16 @@ def test_a_version_that_exists_is_left_alone(proved, served):
         serve(proved, served.parents[1], version=1)
 
 
-def test_what_was_not_proved_is_not_served(replayable, tmp_path):
+def test_what_was_not_proved_is_not_served(unproved, tmp_path):
     with pytest.raises(InputError, match=r"has not been proved; run `bgevis-convert validate .* --format saved-model`"):
-        serve(replayable, tmp_path)
+        serve(unproved, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("file", ["saved_model/saved_model.pb", "goldens/index.json", "manifest.json"])
 def test_what_was_altered_is_not_served(proved, tmp_path, file):
     copied = shutil.copytree(proved, tmp_path / "run")
-    (copied / file).write_bytes((copied / file).read_bytes().replace(b"encode_image", b"encode_imagf"))
+    (copied / file).write_bytes((copied / file).read_bytes().replace(b"encode_text", b"encode_texs"))
     with pytest.raises((GateError, InputError)):
         serve(copied, tmp_path / "models")
     assert not (tmp_path / "models").exists()

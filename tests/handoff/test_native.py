@@ -1,7 +1,9 @@
 """The runners without Python: C with TensorFlow and with onnxruntime, StableHLO in IREE. Each replays and refuses."""
 
 import importlib.util
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,15 +11,14 @@ import sysconfig
 from pathlib import Path
 
 import corruptions
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUIET = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
 SLOW = ("only zeros expected, sealed", "other ids among the ready inputs, sealed")
 """Refused only after much has been compiled. The runner in onnxruntime, which need not compile, shows that they are."""
-
-if not EXAMPLES.is_dir():
-    pytest.skip("the runners belong to a checkout, not to an installation", allow_module_level=True)
 
 CASES = {"tensorflow": 14, "onnxruntime": 14, "iree": 3}
 FORMATS = {"tensorflow": "saved_model", "onnxruntime": "onnx", "iree": "stablehlo"}
@@ -67,12 +68,13 @@ def replay(built):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_replays_every_entry_point_and_case(name, replay, replayable):
-    done = replay(name, replayable, *(["--xla"] if name == "iree" else []))
+def test_replays_every_entry_point_and_case(name, replay, visualized, tell):
+    done = replay(name, visualized, *(["--xla"] if name == "iree" else []))
     assert done.returncode == 0, done.stderr
     assert f"3 entry points, {CASES[name]} cases: all within what is allowed" in done.stdout
     if name == "iree":
         assert done.stdout.count(" ms, XLA ") == CASES[name]
+    tell(f"pass: {done.stdout.splitlines()[-1]}")
 
 
 def kinds() -> list:
@@ -86,13 +88,53 @@ def kinds() -> list:
 
 
 @pytest.mark.parametrize(("name", "kind"), kinds())
-def test_refuses_a_damaged_run(name, kind, replay, replayable, tmp_path):
-    damaged = corruptions.corrupted(replayable, kind, tmp_path / "run", FORMATS[name])
+def test_refuses_a_damaged_run(name, kind, replay, visualized, tmp_path):
+    damaged = corruptions.corrupted(visualized, kind, tmp_path / "run", FORMATS[name])
     done = replay(name, damaged)
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert done.stderr.count("error: ") == 1
     assert "all within what is allowed" not in done.stdout
+
+
+PROGRAM = """
+#include <stdio.h>
+#include "runtime.h"
+
+int main(void) {
+    enum { rows = 1, tokens = %d, width = %d };
+    Tensor ids = tensor_new("input_ids", I32, 2, (int64_t[]){rows, tokens});
+    Tensor mask = tensor_new("attention_mask", I32, 2, (int64_t[]){rows, tokens});
+    for (int i = 0; i < tokens; i++) ((int32_t *)ids.data)[i] = (int[]){%s}[i], ((int32_t *)mask.data)[i] = 1;
+%s
+    for (int i = 0; i < width; i++) printf("%%.9g\\n", ((float *)embeddings.data)[i]);
+}
+"""
+
+
+@pytest.mark.parametrize("page", ["README.md", "examples/README.md"])
+def test_the_lines_in_the_documentation_give_the_embedding(page, built, visualized, tmp_path):
+    """With the ids of the first raw text in place of `ids`, as a program that somebody else writes."""
+    built("onnxruntime")
+    lines = re.search(
+        r"```c\n(?:#include \"runtime.h\"\n\n)?(.*?)```", (EXAMPLES.parent / page).read_text(), re.DOTALL
+    )[1]
+    raw = json.loads((visualized / "goldens/raw/index.json").read_text())
+    ids = raw["texts"][0]["ids"]["encode_text"]
+    assert raw["cases"]["encode_text"]["raw texts"]["texts"][0] == raw["texts"][0]["name"]
+    want = load_file(visualized / "goldens/encode_text.safetensors")["raw texts/outputs/embeddings"][0]
+    (tmp_path / "replay.c").write_text(PROGRAM % (len(ids), len(want), ", ".join(map(str, ids)), lines))
+    for file in (EXAMPLES / "c").iterdir():
+        if file.is_file() and file.name != "replay.c":
+            shutil.copy(file, tmp_path)
+    make = ["make", "-C", tmp_path, "onnxruntime", f"PYTHON={sys.executable}"]
+    made = subprocess.run(make, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    (tmp_path / "artifacts").symlink_to(visualized)
+    run = [tmp_path / "build/replay_onnxruntime"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.array(done.stdout.split(), float), want, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", FORMATS)
