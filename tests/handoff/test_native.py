@@ -17,9 +17,6 @@ from safetensors.numpy import load_file
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUIET = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-SLOW = ("only zeros expected, sealed", "other ids among the ready inputs, sealed")
-"""Refused only after much has been compiled. The runner in onnxruntime, which need not compile, shows that they are."""
-
 CASES = {"tensorflow": 14, "onnxruntime": 14, "iree": 3}
 FORMATS = {"tensorflow": "saved_model", "onnxruntime": "onnx", "iree": "stablehlo"}
 PARTS = {
@@ -77,17 +74,10 @@ def test_replays_every_entry_point_and_case(name, replay, visualized, tell):
     tell(f"pass: {done.stdout.splitlines()[-1]}")
 
 
-def kinds() -> list:
-    """Every runner with every kind of damage that it reads."""
-    found = []
-    for name, format_ in FORMATS.items():
-        for kind in corruptions.names(*PARTS[name], format_):
-            slow = kind in SLOW and name != "onnxruntime"
-            found.append(pytest.param(name, kind, marks=[pytest.mark.prove] if slow else []))
-    return found
+KINDS = [(name, kind) for name, format_ in FORMATS.items() for kind in corruptions.names(*PARTS[name], format_)]
 
 
-@pytest.mark.parametrize(("name", "kind"), kinds())
+@pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_refuses_a_damaged_run(name, kind, replay, visualized, tmp_path):
     damaged = corruptions.corrupted(visualized, kind, tmp_path / "run", FORMATS[name])
     done = replay(name, damaged)
