@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ..validation.errors import InputError
 from ..validation.runner import Arrays
-from ..validation.taps import is_recording, recording
+from ..validation.taps import is_recording, record, recording
 
 
 class Linear(nn.Module):
@@ -67,20 +67,28 @@ class RowByRow:
     """Applies a function to each row of a batch by itself, and to the same row only once.
 
     For towers whose rows do not depend on each other and that cost more than all the rest, such as the one that
-    turns a picture into tokens. While intermediate values are recorded, every row is computed.
+    turns a picture into tokens. Intermediate values, which are large, are kept of the last row that was recorded.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]):
         self._function = function
         self._known: dict[tuple[torch.dtype, bytes], Tensor] = {}
+        self._recorded: dict[torch.dtype, tuple[bytes, dict[str, Tensor]]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         """(batch, ...) -> (batch, ...), what the function gives for each row."""
         return torch.cat([self._row(row) for row in x.split(1)])
 
     def _row(self, row: Tensor) -> Tensor:
-        key = row.dtype, hashlib.sha256(row.contiguous().numpy().data).digest()
-        if key not in self._known or is_recording():
+        digest = hashlib.sha256(row.contiguous().numpy().data).digest()
+        key = row.dtype, digest
+        if is_recording():
+            if self._recorded.get(row.dtype, (b"",))[0] != digest:
+                with recording() as taps:
+                    self._known[key] = self._function(row)
+                self._recorded[row.dtype] = digest, taps
+            record(self._recorded[row.dtype][1])
+        elif key not in self._known:
             self._known[key] = self._function(row)
         return self._known[key]
 

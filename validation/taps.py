@@ -4,7 +4,7 @@ A model calls `tap("attention.out", x)` inside `scope("text.layers.0")`. Outside
 returns x and costs nothing. Works on any array type, also on traced ones.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -29,6 +29,13 @@ def recording() -> Iterator[dict[str, Any]]:
 def is_recording() -> bool:
     """Say whether somebody collects what is tapped now."""
     return _record.get() is not None
+
+
+def record(taps: Mapping[str, Any]) -> None:
+    """Add values that were recorded before to what is recorded now."""
+    collected = _record.get()
+    if collected is not None:
+        collected.update(taps)
 
 
 @contextmanager
