@@ -46,6 +46,18 @@ class Group(click.Group):
         return list(self.commands)
 
 
+class TokenizerFolder(click.Path):
+    """A folder, or a name on the hub, which becomes the folder that it was fetched into."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Fetch what is named; check what is a folder."""
+        if isinstance(value, str) and value.startswith("hf:"):
+            from .hub import tokenizer
+
+            return tokenizer(value)
+        return super().convert(value, param, ctx)
+
+
 def checkpoint_argument(command: Command) -> Command:
     """Add CKPT."""
     return click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))(command)
@@ -74,8 +86,9 @@ def source_options(command: Command) -> Command:
     )(command)
     return click.option(
         "--tokenizer",
-        type=click.Path(path_type=Path, file_okay=False, exists=True),
-        help="The folder of the tokenizer, for the ids of the special tokens.",
+        type=TokenizerFolder(path_type=Path, file_okay=False, exists=True),
+        metavar="DIR",
+        help="The folder of the tokenizer, or hf:ORG/MODEL[@REVISION] to fetch it from the hub.",
     )(command)
 
 
