@@ -18,6 +18,9 @@ from typing import IO, NoReturn
 
 PRELOADED = ("jax", "jax.numpy", "jax.export", "flax.nnx")
 MESSAGE = 1 << 20
+PATIENCE = 10
+"""Seconds that the nursery has to end when it is left."""
+
 FORKS = sys.platform != "darwin"
 """Apple's frameworks do not survive a fork: there a worker is a fresh interpreter."""
 
@@ -45,9 +48,12 @@ class Nursery:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
-        self._process.terminate()
-        self._process.wait()
+        self._socket.close()  # which it takes as the end, after its last worker's
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._log.close()
 
     def start(self, arguments: list[str], log: IO[bytes]) -> tuple[IO[bytes], IO[bytes]]:
@@ -91,11 +97,12 @@ def main() -> None:
             ready = [key.fileobj for key, _ in selector.select()]
             if woken in ready:
                 woken.recv(MESSAGE)
-                _bury(workers)
+                while workers and (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                    _bury(workers, ended)
             if orders in ready:
                 message, descriptors, _, _ = socket.recv_fds(orders, MESSAGE, 3)
                 if not message:
-                    return
+                    break
                 worker = os.fork()
                 if not worker:
                     selector.close()
@@ -108,21 +115,20 @@ def main() -> None:
                 os.close(heard)
                 os.close(log)
                 workers[worker] = said
+    while workers:  # they were told to end; whoever leaves before them leaves their remains to the system
+        _bury(workers, os.waitpid(-1, 0))
 
 
-def _bury(workers: dict[int, int]) -> None:
-    """Say of every worker that has ended how it ended."""
-    while workers:
-        worker, status = os.waitpid(-1, os.WNOHANG)
-        if not worker:
-            return
-        pipe = workers.pop(worker)
-        try:
-            os.write(pipe, json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
-        except BrokenPipeError:
-            pass  # nobody listens any more
-        finally:
-            os.close(pipe)
+def _bury(workers: dict[int, int], ended: tuple[int, int]) -> None:
+    """Say of a worker that has ended how it ended."""
+    worker, status = ended
+    pipe = workers.pop(worker)
+    try:
+        os.write(pipe, json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+    except BrokenPipeError:
+        pass  # nobody listens any more
+    finally:
+        os.close(pipe)
 
 
 def _become_worker(arguments: list[str], descriptors: list[int]) -> NoReturn:

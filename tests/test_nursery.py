@@ -54,6 +54,16 @@ def test_one_worker_does_not_keep_another_from_ending(tmp_path, log):
             assert told(first)[-1] == {"exit": 4}
 
 
+def test_nobody_is_left_when_the_nursery_is(tmp_path, log):
+    with Nursery(os.environ) as nursery:
+        listen, tell = ask(nursery, log, tmp_path)
+        pid = json.loads(listen.readline())["pid"]
+        tell.close()
+    listen.close()
+    with pytest.raises(ProcessLookupError):  # a zombie would still be found
+        os.kill(pid, 0)
+
+
 def test_what_kept_the_nursery_from_starting_is_known(tmp_path, log):
     (tmp_path / "jax.py").write_text("raise ImportError('this jax is broken')\n")
     with Nursery(os.environ | {"PYTHONPATH": str(tmp_path)}) as nursery:
