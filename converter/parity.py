@@ -61,6 +61,7 @@ def reference(run: RunDirectory, options: Options, progress: Progress) -> None:
             factors = probe.factors(exponents, leaves)
             probed = family.reference(config, scaled(state, source_scales(ledger, factors)))
             write_probe(staged.out / PROBES / probe.folder_name(name), name, probed, entries, factors)
+            del probed  # with what it remembers, before the next one is made
 
 
 def reference_reads(run: RunDirectory, options: Options) -> str:

@@ -67,7 +67,8 @@ class RowByRow:
     """Applies a function to each row of a batch by itself, and to the same row only once.
 
     For towers whose rows do not depend on each other and that cost more than all the rest, such as the one that
-    turns a picture into tokens. Intermediate values, which are large, are kept of the last row that was recorded.
+    turns a picture into tokens. Intermediate values, which are large, are kept of the last row that was recorded, until
+    a row comes that is not.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]):
@@ -88,7 +89,9 @@ class RowByRow:
                     self._known[key] = self._function(row)
                 self._recorded[row.dtype] = digest, taps
             record(self._recorded[row.dtype][1])
-        elif key not in self._known:
+            return self._known[key]
+        self._recorded.clear()
+        if key not in self._known:
             self._known[key] = self._function(row)
         return self._known[key]
 
