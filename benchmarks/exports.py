@@ -43,6 +43,7 @@ def _convert(model: Model) -> None:
 def _export(model: Model, exporter: str) -> str:
     out = model.exports(exporter)
     sources = [ROOT / "benchmarks" / name for name in ("peer.py", "network.py", "models.py")]
+    sources += [ROOT / "model" / "torch_reference.py", *(ROOT / "model").glob("*/reference.py")]  # what they subclass
     by = f"torch {version('torch')} onnxruntime {version('onnxruntime')}"
     if is_newer(out / "done", [model.checkpoint, *sources]) and (out / "done").read_text() == by:
         return ""

@@ -10,7 +10,7 @@ import numpy as np
 from ..exporters.base import Exporter, exporters
 from ..exporters.weights import WeightsFile
 from ..validation.entry_point import EntryPoint
-from ..validation.errors import ConvertError, EnvironmentFailure, InputError
+from ..validation.errors import ConvertError, EnvironmentFailure, InputError, raised
 from .pack.pictures import Source
 from .pack.preprocessor import Preprocessor
 from .run_directory import RunDirectory
@@ -68,7 +68,7 @@ class Artifacts:
         except ConvertError:
             raise
         except Exception as error:  # each runtime has its own
-            raise InputError(f"{run.path}: its {exporter.name} cannot be opened: {_line(error)}") from error
+            raise InputError(f"{run.path}: its {exporter.name} cannot be opened: {raised(error)}") from error
         self.path = run.path
         self.format = exporter.name
         self.runner = self._runner.name
@@ -140,7 +140,7 @@ class Artifacts:
         try:
             outputs = self._runner.run(entry.name, {spec.name: made[spec.name] for spec in entry.inputs})
         except Exception as error:  # each runtime has its own
-            raise EnvironmentFailure(f"{self.runner} could not compute {entry.name}: {_line(error)}") from error
+            raise EnvironmentFailure(f"{self.runner} could not compute {entry.name}: {raised(error)}") from error
         return outputs[self._preprocessor.rules["embeddings"]["output"]][: len(rows)]
 
 
@@ -188,8 +188,3 @@ def _shown(batches: Iterator[list[int]], total: int, progress: bool) -> Iterator
         for rows in batches:
             yield rows
             bars.advance(task, len(rows))
-
-
-def _line(error: Exception) -> str:
-    """Say what a runtime raised, in one line."""
-    return f"{type(error).__name__}: {error}".split("\n")[0][:300]

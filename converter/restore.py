@@ -17,7 +17,7 @@ import numpy as np
 
 from ..exporters.base import Exporter, UnreadableWeight
 from ..exporters.weights import plan
-from ..validation.errors import EnvironmentFailure, GateError, InputError
+from ..validation.errors import EnvironmentFailure, GateError, InputError, raised
 from .ledger import Entry, Ledger, numpy_dtype
 from .progress import Progress
 from .run_directory import RunDirectory
@@ -137,8 +137,7 @@ def _weights(run: RunDirectory, exporter: Exporter) -> Iterator[tuple[str, np.nd
     except (GateError, MemoryError):
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".split("\n")[0][:300]
-        raise GateError(f"restore: the weights of {exporter.name} cannot be read ({reason})") from error
+        raise GateError(f"restore: the weights of {exporter.name} cannot be read ({raised(error)})") from error
 
 
 def _nbytes(entry: Entry) -> int:

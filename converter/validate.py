@@ -21,7 +21,7 @@ from ..exporters.weights import WeightsFile
 from ..validation.cases import cases, neighbour_batches, probe_cases
 from ..validation.compare import Golden, compare
 from ..validation.entry_point import Axis, EntryPoint, TensorSpec
-from ..validation.errors import ConvertError, GateError, InputError
+from ..validation.errors import ConvertError, GateError, InputError, raised
 from ..validation.goldens import Goldens
 from ..validation.probe import FACTORS, folder_name, read_factors
 from ..validation.report import Report, Row, junit
@@ -190,7 +190,7 @@ def places(exporter: Exporter, opened: Artifact, directory: Path, rows: Sequence
             except MemoryError:
                 raise
             except Exception as error:
-                yield f"{entry}: the place cannot be found: {_raised(error)}"
+                yield f"{entry}: the place cannot be found: {raised(error)}"
                 break
             if place:
                 yield f"{place} [{folder.name}]" if factors else place
@@ -266,7 +266,7 @@ def rounding_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[
     except MemoryError:
         raise
     except Exception as error:
-        return [*rows, Row("all", "rounded weights", "", False, f"the weights cannot be read ({_raised(error)})")]
+        return [*rows, Row("all", "rounded weights", "", False, f"the weights cannot be read ({raised(error)})")]
     passed = all(row.passed for row in rows)
     return [*rows, Row("all", f"{seen} weights are the source's, rounded", "weights", True)] if passed else rows
 
@@ -294,14 +294,9 @@ def weight_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[Ro
     except MemoryError:
         raise
     except Exception as error:
-        return [*rows, Row("all", "weights", "", False, f"the weights cannot be read ({_raised(error)})")]
+        return [*rows, Row("all", "weights", "", False, f"the weights cannot be read ({raised(error)})")]
     rows += [Row("all", "weights", leaf, False, f"{leaf} is missing") for leaf in sorted(set(wanted) - seen)]
     return rows or [Row("all", f"{len(seen)} weights lead back to the source's bytes", "weights", True)]
-
-
-def _raised(error: Exception) -> str:
-    """Say in one line what a runtime raised."""
-    return f"{type(error).__name__}: {error}".split("\n")[0][:300]
 
 
 def _weight_problem(ledger: Ledger, leaf: str, array: np.ndarray, explain: bool) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from .budget import Budget, distance
 from .cases import Case
 from .entry_point import EntryPoint
+from .errors import raised
 from .report import Report, Row
 from .runner import Arrays, Runner
 
@@ -52,7 +53,7 @@ def _run(runner: Runner, case: Case) -> "Result":
     try:
         return Result(runner.run(case.entry_point, case.inputs))
     except Exception as error:
-        return Result({}, f"{type(error).__name__}: {error}".split("\n")[0][:300])
+        return Result({}, raised(error))
 
 
 def _judge(entries: Mapping[str, EntryPoint], golden: Golden, got: Results) -> Iterator[Row]:

@@ -23,3 +23,8 @@ class EnvironmentFailure(ConvertError):
     """The machine cannot do it: a missing package, a full disk, no permission. Exit code 4."""
 
     exit_code = 4
+
+
+def raised(error: Exception) -> str:
+    """Say in one line what a library raised: its type and the first line of what it said."""
+    return f"{type(error).__name__}: {error}".split("\n")[0][:300]

@@ -16,6 +16,7 @@ import numpy as np
 
 from .compare import Golden
 from .entry_point import EntryPoint
+from .errors import raised
 from .report import Report, Row
 from .runner import Arrays, Runner
 
@@ -133,7 +134,7 @@ def _run(runner: Runner, entry: EntryPoint, inputs: Arrays) -> Arrays | str:
     try:
         outputs = runner.run(entry.name, inputs)
     except Exception as error:
-        return f"{type(error).__name__}: {error}".split("\n")[0][:300]
+        return raised(error)
     missing = [spec.name for spec in entry.outputs if spec.name not in outputs]
     wrong = [s for s in entry.outputs if s.name in outputs and outputs[s.name].dtype != np.dtype(s.dtype)]
     if missing or wrong:

@@ -7,6 +7,7 @@ than JAX knows, such as an int32 that came in as int64: `index` gives it as it i
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -58,33 +59,33 @@ class Traced(Protocol):
 V = TypeVar("V", bound=Traced)
 
 
-class Walk(Generic[V]):
-    """Lowers equations by the rules of a table. A target says what a value is by the methods that raise here."""
+class Walk(ABC, Generic[V]):
+    """Lowers equations by the rules of a table. A target says what a value is by the abstract methods."""
 
     def __init__(self, table: Table):
         table.load()
         self._table = table
         self._values: dict[Var, V] = {}
 
+    @abstractmethod
     def constant(self, numbers: ArrayLike, dtype: DTypeLike | None = None) -> V:
         """Give a constant."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cast(self, value: V, dtype: DTypeLike) -> V:
         """Convert to another type."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reshape(self, value: V, shape: Sequence[Dim]) -> V:
         """Give the same elements another shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def expand(self, value: V, shape: Sequence[Dim]) -> V:
         """Repeat along the axes of size one, so that the value really has `shape`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def has(self, entry: Entry) -> bool:
         """Tell whether the target has the operators of a composite."""
-        raise NotImplementedError
 
     def apply(self, entry: Entry, eqn: JaxprEqn) -> Any:
         """Lower an equation by its rule."""

@@ -7,6 +7,7 @@ one. A value product stays in float32: its error is the same for every token tha
 average takes it away. Products are integers until both scales are applied; everything between them is float32.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -94,16 +95,16 @@ def _replay(build: Builder, outputs: Mapping[str, Value], rule: Rule) -> dict[st
     return {name: new.get(value, value) for name, value in outputs.items()}
 
 
-class _Rewriter:
+class _Rewriter(ABC):
     """Holds the tensors that the new graph may read."""
 
     def __init__(self, build: Builder) -> None:
         self.build = build
         self.tensors: dict[str, Tensor] = {}
 
+    @abstractmethod
     def rule(self, node: Node, inputs: list[Value]) -> Value | None:
         """Rewrite one node."""
-        raise NotImplementedError
 
     def weight(self, name: str, shape: Shape, tensor: Tensor) -> Value:
         """Read a tensor of the weights file with the dims `shape`."""
