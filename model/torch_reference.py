@@ -6,7 +6,8 @@ weights, and half-precision checkpoints are up-cast exactly.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -103,11 +104,14 @@ class TorchReference:
         module: has a method for each entry point, taking float tensors of `dtype` or int64 ones, and computes
             what it embeds in its attribute `dtype`.
         dtype: "float32" or "float64": what the activations are computed in.
+        by_row: methods of the module that are replaced while an entry point runs, and only then: whoever takes the
+            module itself, to train or to export it, gets the network as it is.
     """
 
-    def __init__(self, module: nn.Module, dtype: str = "float32"):
+    def __init__(self, module: nn.Module, dtype: str = "float32", by_row: Mapping[str, RowByRow] | None = None):
         self.module = module
         self.dtype: torch.dtype = getattr(torch, dtype)
+        self._by_row = by_row or {}
 
     @property
     def name(self) -> str:
@@ -116,16 +120,26 @@ class TorchReference:
 
     def in_dtype(self, dtype: str) -> "TorchReference":
         """Give the same network, on the same memory, computing in another dtype."""
-        return TorchReference(self.module, dtype)
+        return TorchReference(self.module, dtype, self._by_row)
 
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute an entry point."""
         setattr(self.module, "dtype", self.dtype)  # noqa: B010 - for entry points without a float among their inputs
-        with torch.inference_mode():
+        with torch.inference_mode(), self._replaced():
             result = getattr(self.module, entry_point)(*(self._tensor(array) for array in inputs.values()))
         return (
             {"embeddings": result.numpy()} if isinstance(result, Tensor) else {k: v.numpy() for k, v in result.items()}
         )
+
+    @contextmanager
+    def _replaced(self) -> Iterator[None]:
+        for name, method in self._by_row.items():
+            setattr(self.module, name, method)
+        try:
+            yield
+        finally:
+            for name in self._by_row:
+                delattr(self.module, name)
 
     def traced(self, entry_point: str, inputs: Arrays) -> tuple[Arrays, Arrays]:
         """Compute an entry point; give its outputs, and its intermediate values by module path."""

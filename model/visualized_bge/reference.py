@@ -207,5 +207,4 @@ def reference(config: VisualizedBGEConfig, state: Mapping[str, Tensor]) -> Torch
         module = VisualizedBGE(config)
     state = {name.replace(".gamma", ".weight").replace(".beta", ".bias"): t for name, t in state.items()}
     load_strict(module, {n: tensor for n, tensor in state.items() if n not in buffers})
-    setattr(module, "see", RowByRow(module.see))  # noqa: B010 - mypy takes a method for fixed
-    return TorchReference(module)
+    return TorchReference(module, by_row={"see": RowByRow(module.see)})

@@ -1,0 +1,71 @@
+"""The reference's short cut for towers: each row once, the same values and taps; the network itself is untouched."""
+
+import numpy as np
+import pytest
+import torch
+
+from bgevis.converter.fixture import write_fixture
+from bgevis.model.family import families
+from bgevis.model.torch_reference import RowByRow
+from bgevis.validation.taps import recording, scope, tap
+
+
+@pytest.fixture
+def counted():
+    seen: list[int] = []
+
+    def double(x):
+        seen.append(len(x))
+        return tap("second", tap("first", 2 * x) + 1)
+
+    return RowByRow(double), seen
+
+
+ROWS = torch.arange(6.0).reshape(2, 3)
+
+
+def test_each_row_is_computed_once_for_each_dtype(counted):
+    rows, seen = counted
+    for x in (ROWS, ROWS.flip(0), ROWS[:1], ROWS.double(), ROWS.double()):
+        torch.testing.assert_close(rows(x), 2 * x + 1)
+    assert seen == [1, 1, 1, 1]
+
+
+def test_what_was_recorded_is_recorded_again_until_another_row_comes(counted):
+    rows, seen = counted
+    taps = []
+    for _ in range(2):
+        with recording() as found, scope("vision"):
+            rows(ROWS[:1])
+        taps.append(found)
+    assert seen == [1]
+    assert list(taps[1]) == ["vision.first", "vision.second"]
+    torch.testing.assert_close(taps[0], taps[1])
+    rows(ROWS)
+    with recording() as found:
+        rows(ROWS[:1])
+    assert list(found) == ["first", "second"]
+    assert seen == [1, 1, 1]
+
+
+@pytest.fixture
+def reference(tmp_path):
+    family = families()["visualized_bge"]
+    write_fixture(family.name, "tiny", 0, "float32", tmp_path / "ckpt.pth")
+    return family.reference(family.sizes["tiny"], torch.load(tmp_path / "ckpt.pth", weights_only=True))
+
+
+def test_the_network_by_itself_computes_whole_batches(reference):
+    """Who exports or trains the module must not get the short cut: it would fix the batch, or remember old weights."""
+    size = reference.module.config.vision.image_size
+    images = np.random.default_rng(0).standard_normal((2, size, size, 3)).astype(np.float32)
+    seen: list[int] = []
+    tower = reference.module.model_visual.visual
+    tower.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    (apart,) = reference.run("encode_image", {"images": images}).values()
+    assert seen == [1, 1]
+    with torch.inference_mode():
+        for _ in range(2):
+            together = reference.module.encode_image(torch.from_numpy(images)).numpy()
+    assert seen == [1, 1, 2, 2]
+    np.testing.assert_allclose(together, apart, rtol=0, atol=2e-6)
