@@ -84,6 +84,22 @@ class Walk(ABC, Generic[V]):
         """Repeat along the axes of size one, so that the value really has `shape`."""
 
     @abstractmethod
+    def transpose(self, value: V, axes: Sequence[int]) -> V:
+        """Permute the axes."""
+
+    @abstractmethod
+    def concat(self, values: Sequence[V], axis: int) -> V:
+        """Join along an axis."""
+
+    @abstractmethod
+    def slice(self, value: V, start: Sequence[Dim], stop: Sequence[Dim], step: Sequence[int] | None = None) -> V:
+        """Take a range of every axis."""
+
+    @abstractmethod
+    def elementwise(self, op: str, *inputs: V) -> V:
+        """Apply one of the target's operators to each element of inputs that broadcast together."""
+
+    @abstractmethod
     def has(self, entry: Entry) -> bool:
         """Tell whether the target has the operators of a composite."""
 

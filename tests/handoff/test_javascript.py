@@ -1,12 +1,16 @@
 """The runners in JavaScript: they agree on what was proved, and refuse every damaged copy of it."""
 
+import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import corruptions
+import numpy as np
 import pytest
+
+from bgevis.converter import open_artifacts
 
 FOLDER = Path(__file__).parents[2] / "examples" / "javascript"
 PARTS = ("cases", "several", "ready", "raw", "texts", "pixels", "pictures", "onnx")
@@ -43,8 +47,6 @@ def test_node_refuses(name, visualized, tmp_path):
 
 
 def test_node_embeds_what_python_embeds(visualized, tmp_path):
-    from bgevis.converter import open_artifacts
-
     picture = visualized / "goldens" / "raw" / "images" / "wide.png"
     script = tmp_path / "embed.mjs"
     script.write_text(
@@ -63,10 +65,6 @@ def test_node_embeds_what_python_embeds(visualized, tmp_path):
         *model.embed(images=[picture]),
         *model.embed(texts=["a dog?"], images=[picture]),
     ]
-    import json
-
-    import numpy as np
-
     np.testing.assert_allclose(json.loads(done.stdout), ours, rtol=0, atol=2e-6)
 
 

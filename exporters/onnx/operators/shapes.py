@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from ...lowering import rules
 from ...lowering.shapes import is_zero
 from ...lowering.walk import shape_of
 from ..build import END
@@ -12,6 +13,11 @@ from ..dims import INT64
 from ..graph import Value
 from ..lower import Lowering
 from ..registry import primitive
+
+primitive("broadcast_in_dim", emits="Unsqueeze")(rules.broadcast_in_dim)
+primitive("transpose", emits="Transpose")(rules.transpose)
+primitive("concatenate", emits="Concat")(rules.concatenate)
+primitive("slice", emits="Slice")(rules.slice_)
 
 
 @primitive("reshape", emits="Reshape Squeeze Unsqueeze")
@@ -28,44 +34,12 @@ def squeeze(c: Lowering, eqn: JaxprEqn) -> Value:
     return c.reshape(c.full(eqn.invars[0]), shape_of(eqn.outvars[0]))
 
 
-@primitive("broadcast_in_dim", emits="Unsqueeze")
-def broadcast_in_dim(c: Lowering, eqn: JaxprEqn) -> Value:
-    """Put the axes in their places; what reads the result repeats them, or `Lowering.full` does."""
-    value = c.index(eqn.invars[0])
-    value = c.reshape(value, (1,) * (len(shape_of(eqn.invars[0])) - len(value.shape)) + value.shape)
-    places = eqn.params["broadcast_dimensions"]
-    first = min(places, default=len(eqn.params["shape"]))  # broadcasting adds the axes before it
-    shape = [1] * len(eqn.params["shape"])
-    for axis, dim in zip(places, value.shape, strict=True):
-        shape[axis] = dim
-    return c.reshape(value, shape[first:])
-
-
-@primitive("transpose", emits="Transpose")
-def transpose(c: Lowering, eqn: JaxprEqn) -> Value:
-    """Permute the axes."""
-    return c.transpose(c.ranked(eqn.invars[0]), eqn.params["permutation"])
-
-
-@primitive("concatenate", emits="Concat")
-def concatenate(c: Lowering, eqn: JaxprEqn) -> Value:
-    """Join along an axis."""
-    return c.concat([c.full(atom) for atom in eqn.invars], eqn.params["dimension"])
-
-
 @primitive("split", emits="Split")
 def split(c: Lowering, eqn: JaxprEqn) -> Sequence[Value]:
     """Cut an axis into pieces."""
     value, axis = c.full(eqn.invars[0]), eqn.params["axis"]
     results = [(shape_of(var), value.dtype) for var in eqn.outvars]
     return c.graph.emit("Split", [value, c.sizes.vector(eqn.params["sizes"])], results, {"axis": axis})
-
-
-@primitive("slice", emits="Slice")
-def slice_(c: Lowering, eqn: JaxprEqn) -> Value:
-    """Take a range of every axis."""
-    p = eqn.params
-    return c.slice(c.full(eqn.invars[0]), p["start_indices"], p["limit_indices"], p["strides"])
 
 
 @primitive("rev", emits="Slice")

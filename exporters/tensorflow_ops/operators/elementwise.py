@@ -3,6 +3,7 @@
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from ...lowering import rules
 from ...lowering.walk import dtype_of
 from ..lower import BOOL, INT32, Lowering, Value
 from ..registry import primitive
@@ -66,21 +67,6 @@ def _power(c: Lowering, x: Value, exponent: int) -> Value:
     return c.elementwise("Mul", square, x) if exponent % 2 else square
 
 
-@primitive("cbrt", emits="Abs Pow Sign Mul")
-def cbrt(c: Lowering, eqn: JaxprEqn) -> Value:
-    """Take the root of the magnitude and give it the sign."""
-    x = c.read(eqn.invars[0])
-    root = c.elementwise("Pow", c.elementwise("Abs", x), c.constant(1 / 3, x.dtype))
-    return c.elementwise("Mul", c.elementwise("Sign", x), root)
-
-
-@primitive("exp2", emits="Pow")
-def exp2(c: Lowering, eqn: JaxprEqn) -> Value:
-    """Raise 2 to the power of x."""
-    x = c.read(eqn.invars[0])
-    return c.elementwise("Pow", c.constant(2, x.dtype), x)
-
-
 @primitive("round", emits="Round Abs Sign Floor Mul AddV2")
 def round_(c: Lowering, eqn: JaxprEqn) -> Value:
     """Round halves to even, or away from zero."""
@@ -128,10 +114,6 @@ def convert_element_type(c: Lowering, eqn: JaxprEqn) -> Value:
     return c.cast(c.read(eqn.invars[0]), eqn.params["new_dtype"])
 
 
-@primitive("reduce_precision", emits="")
-def reduce_precision(c: Lowering, eqn: JaxprEqn) -> Value:
-    """Give what came, if it has no more bits than asked for."""
-    value, info = c.read(eqn.invars[0]), np.finfo(dtype_of(eqn.invars[0]))
-    if eqn.params["exponent_bits"] < info.iexp or eqn.params["mantissa_bits"] < info.nmant:
-        raise c.refusal(eqn, "reduce_precision that drops bits has no TensorFlow operator")
-    return value
+primitive("cbrt", emits="Abs Pow Sign Mul")(rules.cbrt)
+primitive("exp2", emits="Pow")(rules.exp2)
+primitive("reduce_precision", emits="")(rules.reduce_precision)

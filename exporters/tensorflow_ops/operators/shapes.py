@@ -5,10 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from ...lowering import rules
 from ...lowering.shapes import is_zero
 from ...lowering.walk import shape_of
 from ..lower import INT32, Lowering, Value
 from ..registry import primitive
+
+primitive("broadcast_in_dim", emits="Reshape")(rules.broadcast_in_dim)
+primitive("transpose", emits="Transpose")(rules.transpose)
+primitive("concatenate", emits="ConcatV2")(rules.concatenate)
+primitive("slice", emits="StridedSlice")(rules.slice_)
 
 
 @primitive("reshape", "squeeze", "expand_dims", emits="Reshape")
@@ -19,43 +25,12 @@ def reshape(c: Lowering, eqn: JaxprEqn) -> Value:
     return c.reshape(c.full(eqn.invars[0]), shape_of(eqn.outvars[0]))
 
 
-@primitive("broadcast_in_dim", emits="Reshape")
-def broadcast_in_dim(c: Lowering, eqn: JaxprEqn) -> Value:
-    """Put the axes in their places; what reads the result repeats them, or `Lowering.full` does."""
-    value = c.ranked(eqn.invars[0])
-    places = eqn.params["broadcast_dimensions"]
-    first = min(places, default=len(eqn.params["shape"]))  # broadcasting adds the axes before it
-    shape = [1] * len(eqn.params["shape"])
-    for axis, dim in zip(places, value.shape, strict=True):
-        shape[axis] = dim
-    return c.reshape(value, shape[first:])
-
-
-@primitive("transpose", emits="Transpose")
-def transpose(c: Lowering, eqn: JaxprEqn) -> Value:
-    """Permute the axes."""
-    return c.transpose(c.ranked(eqn.invars[0]), eqn.params["permutation"])
-
-
-@primitive("concatenate", emits="ConcatV2")
-def concatenate(c: Lowering, eqn: JaxprEqn) -> Value:
-    """Join along an axis."""
-    return c.concat([c.full(atom) for atom in eqn.invars], eqn.params["dimension"])
-
-
 @primitive("split", emits="SplitV")
 def split(c: Lowering, eqn: JaxprEqn) -> Sequence[Value]:
     """Cut an axis into pieces."""
     sizes, axis = c.vector(eqn.params["sizes"]), c.constant(eqn.params["axis"], INT32)
     pieces = c.raw("SplitV", c.full(eqn.invars[0]), sizes, axis, num_split=len(eqn.outvars))
     return c.values(pieces, [shape_of(var) for var in eqn.outvars])
-
-
-@primitive("slice", emits="StridedSlice")
-def slice_(c: Lowering, eqn: JaxprEqn) -> Value:
-    """Take a range of every axis."""
-    p = eqn.params
-    return c.slice(c.full(eqn.invars[0]), p["start_indices"], p["limit_indices"], p["strides"])
 
 
 @primitive("rev", emits="ReverseV2")
