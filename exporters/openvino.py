@@ -12,6 +12,7 @@ Source: https://docs.openvino.ai/2026/documentation/openvino-ir-format.html
 import hashlib
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -27,6 +28,9 @@ from .precisions import BFLOAT16_COMPUTED, FLOAT32
 
 if TYPE_CHECKING:
     import openvino
+
+# Without this, importing OpenVINO reports to a web service and writes into the user's home.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # Python's way to make an import fail
 
 KEY = "openvino"
 HINTS = {FLOAT32: "f32", BFLOAT16_COMPUTED: "bf16"}

@@ -1,6 +1,8 @@
 """OpenVINO: our ONNX programs in its own format, and as they are; the same bytes, the same weights, every hint."""
 
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -75,6 +77,14 @@ def test_every_way_that_this_machine_has_is_offered(written, tmp_path):
     for runner, precision in ways:
         got = runner.run("encode_text", inputs)["embeddings"]
         np.testing.assert_allclose(got, want, atol=2e-6 if precision == FLOAT32 else 0.1)
+
+
+def test_openvino_does_not_report_to_anybody(tmp_path):
+    """Its telemetry forks a process, asks a web service, and leaves a number of the user in the home folder."""
+    program = "from bgevis.exporters.base import exporters; exporters(); import openvino; openvino.Core()"
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    subprocess.run([sys.executable, "-c", program], env=environment | {"HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_program_is_refused(written, tmp_path):
