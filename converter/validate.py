@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ..exporters.base import PROGRAMS, Artifact, Exporter, exporters
-from ..exporters.precisions import BFLOAT16_COMPUTED, FLOAT32, FLOORS
+from ..exporters.precisions import BFLOAT16_COMPUTED, DTYPES, FLOAT32, FLOORS, typically_rounded
 from ..exporters.weights import WeightsFile
 from ..validation.cases import cases, neighbour_batches, probe_cases
 from ..validation.compare import Golden, compare
@@ -213,19 +212,26 @@ def judge(exporter: Exporter, runner: Runner, opened: Artifact, goldens: Sequenc
     """Hold float32 to the budget; smaller numbers to their floors, and their neighbours to those of the NNX model."""
     if precision == FLOAT32:
         return compare(runner, opened.entry_points, goldens)
+    net, file = opened.network(), WeightsFile(opened.directory / WEIGHTS_PATH)
+    inputs = {name: neighbour_batches(net.entry_points[name]) for name in opened.programs}
+    rounded = {leaf: _rounded(array, precision) for leaf, array in exporter.read_weights(opened)}
+    exact, stored, typical = float32_runners(NNXRunner(net, file), file, rounded, precision)
+    return compare_rounded(runner, exact, stored, typical, opened.entry_points, goldens, inputs, FLOORS[precision])
+
+
+def float32_runners(
+    exact: NNXRunner, file: WeightsFile, rounded: Mapping[str, np.ndarray], precision: str
+) -> tuple[NNXRunner, NNXRunner, NNXRunner]:
+    """Give the float32 networks that one in smaller numbers is judged by: exact, on its weights, on typical ones."""
     import jax
 
-    net = opened.network()
-    exact = NNXRunner(net, WeightsFile(opened.directory / WEIGHTS_PATH))
-    rounded = {leaf: _rounded(array, precision) for leaf, array in exporter.read_weights(opened)}
-    inputs = {name: neighbour_batches(net.entry_points[name]) for name in opened.programs}
-    stored = exact.changed(jax.device_put(rounded))
-    return compare_rounded(runner, exact, stored, opened.entry_points, goldens, inputs, FLOORS[precision])
+    stored, moved = exact.changed(jax.device_put(rounded)), typically_rounded(file, rounded, precision)
+    return exact, stored, stored if moved is rounded else exact.changed(jax.device_put(moved))
 
 
 def _rounded(array: np.ndarray, precision: str) -> np.ndarray:
     """Round what the runtime rounds, and not the artifact."""
-    return array.astype(ml_dtypes.bfloat16).astype(np.float32) if precision == BFLOAT16_COMPUTED else array
+    return array.astype(DTYPES[precision]).astype(np.float32) if precision == BFLOAT16_COMPUTED else array
 
 
 def more_rows(run: RunDirectory, exporter: Exporter, opened: Artifact, goldens: Sequence[Golden]) -> list[Row]:

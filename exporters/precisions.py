@@ -6,7 +6,13 @@ The floors are set from measurement, see docs/performance.md: about twice the di
 the networks there, and less than what two exchanged heads or a wrong scale cost.
 """
 
+from collections.abc import Mapping
+
+import ml_dtypes
+import numpy as np
+
 from ..validation.rounded import Floors
+from .weights import WeightsFile
 
 FLOAT32 = "float32"
 FLOAT16 = "float16"
@@ -27,3 +33,25 @@ FLOORS = {
 
 PRECISIONS = (FLOAT32, FLOAT16, BFLOAT16, INT8, INT8_REDUCED)
 """Those that programs are written in."""
+
+DTYPES = {FLOAT16: np.float16, BFLOAT16: ml_dtypes.bfloat16, BFLOAT16_COMPUTED: ml_dtypes.bfloat16}
+"""What rounds a weight by itself, whatever its neighbours are."""
+
+OFF_GRID = np.float32(4 / 3)
+"""A number that fits into a few bits does not fit any more when it is multiplied by this."""
+
+
+def typically_rounded(
+    exact: WeightsFile, rounded: Mapping[str, np.ndarray], precision: str
+) -> Mapping[str, np.ndarray]:
+    """Give weights as far from the exact ones as rounding to `precision` moves weights of no particular kind.
+
+    That is `rounded`, unless most numbers were of that precision before, as those of a checkpoint in half
+    precision are: rounding these costs nothing, and says nothing about what rounding activations may cost.
+    """
+    if precision not in DTYPES:
+        return rounded
+    moved = sum(np.count_nonzero(array != exact[leaf]) for leaf, array in rounded.items())
+    if 2 * moved > sum(array.size for array in rounded.values()):
+        return rounded
+    return {leaf: (exact[leaf] * OFF_GRID).astype(DTYPES[precision]) / OFF_GRID for leaf in rounded}

@@ -7,12 +7,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import jax
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 
 from bgevis.converter.parity import NNXRunner
+from bgevis.converter.validate import float32_runners
 from bgevis.exporters.base import PROGRAMS, WEIGHTS, Artifact, Request, exporters
 from bgevis.exporters.onnx.precision import quantise
 from bgevis.exporters.precisions import FLOORS, PRECISIONS
@@ -43,14 +44,16 @@ def trained_looking(name: str, shape: tuple[int, ...], rng: np.random.Generator)
     return numbers.astype(np.float32)
 
 
-def export(precision: str, network, folder: Path, **options) -> Artifact:
+def export(precision: str, network, folder: Path, dtype=np.float32, **options) -> Artifact:
+    """Write random weights that `dtype` can hold, and the programs over them."""
     out = folder / PROGRAMS
     out.mkdir(parents=True)
     rng = np.random.default_rng(3)
     leaves = {name: (np.dtype(np.float32), spec.shape) for name, spec in network.leaves.items()}
     _, order = plan(leaves, {})
     with (out / WEIGHTS).open("wb") as file:
-        write(file, leaves, ((name, trained_looking(name, leaves[name][1], rng)) for name in order), {})
+        drawn = ((name, trained_looking(name, leaves[name][1], rng)) for name in order)
+        write(file, leaves, ((name, array.astype(dtype).astype(np.float32)) for name, array in drawn), {})
     request = Request(network, WeightsFile(out / WEIGHTS), out, **options)
     return Artifact(folder, network.entry_points, exporter_of(precision).write(request), lambda: network)
 
@@ -72,10 +75,11 @@ def written(tmp_path_factory) -> dict[tuple[str, str], Artifact]:
 def judge(artifact: Artifact, precision: str, clean: Artifact | None = None) -> Report:
     """Hold the programs of `artifact` to the gate; the rounded weights are those of `clean`."""
     network, exporter = artifact.network(), exporter_of(precision)
-    exact = NNXRunner(network, WeightsFile(artifact.directory / PROGRAMS / WEIGHTS))
-    stored = exact.changed(jax.device_put(dict(exporter.read_weights(clean or artifact))))
+    file = WeightsFile(artifact.directory / PROGRAMS / WEIGHTS)
+    rounded = dict(exporter.read_weights(clean or artifact))
+    float32 = float32_runners(NNXRunner(network, file), file, rounded, precision)
     inputs = {"encode_text": neighbour_batches(network.entry_points["encode_text"])[:2]}
-    return compare_rounded(exporter.open(artifact), exact, stored, network.entry_points, [], inputs, FLOORS[precision])
+    return compare_rounded(exporter.open(artifact), *float32, network.entry_points, [], inputs, FLOORS[precision])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -84,6 +88,16 @@ def test_every_network_passes_in_every_precision(written, name, precision):
     report = judge(written[name, precision], precision)
     assert report.passed, list(report.failures)
     assert {row.case.partition(":")[0] for row in report.rows} == {"64 inputs"}
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_weights_that_are_of_that_precision_already(tmp_path, precision):
+    """Rounding them costs nothing; rounding the activations still does, and a mistake still costs more."""
+    dtype = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[precision]
+    artifact = export(precision, tiny.networks()["bert"], tmp_path / "run", dtype)
+    assert judge(artifact, precision).passed
+    wrong = edited(artifact, tmp_path, exchanged_heads)
+    assert not judge(wrong, precision, artifact).passed
 
 
 @pytest.mark.parametrize("precision", ROUNDED)

@@ -6,7 +6,9 @@ there is an order to get wrong; the exact vectors of these come from the network
 
 Floors that any network reaches are too low to see a mistake in a network that rounds well. So a third run, in float32
 on the rounded weights, gives a yardstick: what rounding the weights costs this network. The program may lie a few
-times as far from that run, for rounding its activations too; what it computes otherwise wrongly costs more.
+times as far from that run, for rounding its activations too; what it computes otherwise wrongly costs more. Where the
+checkpoint's numbers are of that precision already, rounding costs them nothing: then the yardstick is a run on weights
+that are moved as rounding moves any others.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +37,7 @@ class Floors:
         mean: of the cosines of the neighbour inputs with float32's.
         overlap: share of the ten nearest neighbours that are the same.
         activations: greatest distance (squared) from float32 on the rounded weights, in units of what rounding
-            the weights costs.
+            weights costs.
     """
 
     precision: str
@@ -49,6 +51,7 @@ def compare_rounded(
     runner: Runner,
     exact: Runner,
     stored: Runner,
+    typical: Runner,
     entries: Mapping[str, EntryPoint],
     goldens: Sequence[Golden],
     inputs: Mapping[str, Sequence[Arrays]],
@@ -60,6 +63,7 @@ def compare_rounded(
         runner: the program in smaller numbers.
         exact: the same network in float32.
         stored: the same in float32 on the program's rounded weights.
+        typical: the same in float32 on weights that rounding has moved; may be `stored`.
         entries: by name.
         goldens: what the reference gives.
         inputs: entry point -> batches among which neighbours are looked for.
@@ -67,7 +71,7 @@ def compare_rounded(
     """
     rows = [row for golden in goldens for row in _golden_rows(runner, entries[golden.case.entry_point], golden, floors)]
     for name, batches in inputs.items():
-        rows += _neighbour_rows(runner, exact, stored, entries[name], batches, floors)
+        rows += _neighbour_rows(runner, (exact, stored, typical), entries[name], batches, floors)
     return Report(runner.name, tuple(rows))
 
 
@@ -84,12 +88,15 @@ def _golden_rows(runner: Runner, entry: EntryPoint, golden: Golden, floors: Floo
 
 
 def _neighbour_rows(
-    runner: Runner, exact: Runner, stored: Runner, entry: EntryPoint, batches: Sequence[Arrays], floors: Floors
+    runner: Runner, float32: tuple[Runner, Runner, Runner], entry: EntryPoint, batches: Sequence[Arrays], floors: Floors
 ) -> Iterator[Row]:
-    wanted, rounded = ([each.run(entry.name, batch) for batch in batches] for each in (exact, stored))
+    runs = {each: [each.run(entry.name, batch) for batch in batches] for each in dict.fromkeys(float32)}
+    wanted, rounded, moved = (runs[each] for each in float32)
     found = [_run(runner, entry, batch) for batch in batches]
     for name in (spec.name for spec in entry.outputs):
-        want = np.concatenate([outputs[name] for outputs in wanted])
+        want, on_rounded, on_moved = (
+            np.concatenate([outputs[name] for outputs in each]) for each in (wanted, rounded, moved)
+        )
         place = (entry.name, f"{len(want)} inputs", name)
         problems = [outputs for outputs in found if isinstance(outputs, str)]
         if problems:
@@ -101,9 +108,9 @@ def _neighbour_rows(
             float(cosines(have, want).mean()),
             floors.mean,
         )
-        on_rounded = np.concatenate([outputs[name] for outputs in rounded])
         case = f"{place[1]}: rounded activations of {floors.precision}"
-        yield _activations_row((entry.name, case, name), have, want, on_rounded, floors)
+        yardstick = float(1 - cosines(on_moved, want).mean())
+        yield _activations_row((entry.name, case, name), have, on_rounded, yardstick, floors)
         overlap = shared_neighbours(have, want)
         yield _row(
             (entry.name, f"{place[1]}: same among the {NEAREST} nearest of {floors.precision}", name),
@@ -120,10 +127,9 @@ def _row(place: tuple[str, str, str], value: float, floor: float) -> Row:
 
 
 def _activations_row(
-    place: tuple[str, str, str], have: np.ndarray, want: np.ndarray, rounded: np.ndarray, floors: Floors
+    place: tuple[str, str, str], have: np.ndarray, rounded: np.ndarray, yardstick: float, floors: Floors
 ) -> Row:
-    """Judge the distance from float32 on the rounded weights by what rounding the weights costs."""
-    yardstick = float(1 - cosines(rounded, want).mean())
+    """Judge the distance from float32 on the rounded weights by what rounding weights costs."""
     error, allowed = float(1 - cosines(have, rounded).mean()), max(floors.activations * yardstick, NOISE)
     problem = "" if error <= allowed else "rounding its activations cannot cost as much"
     return Row(*place, not problem, problem, error, allowed, yardstick)
