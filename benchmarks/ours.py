@@ -6,9 +6,8 @@ from pathlib import Path
 
 from bgevis.converter import stages
 from bgevis.converter.display import display
-from bgevis.converter.pipeline import Task, run_tasks
+from bgevis.converter.pipeline import run_tasks, tasks_for_exports
 from bgevis.converter.run_directory import hold
-from bgevis.converter.worker import PREPARE
 
 
 def main() -> None:
@@ -17,9 +16,8 @@ def main() -> None:
     exporters = stages.chosen(options)
     for exporter in exporters:
         exporter.require()
-    tasks = [Task(PREPARE), *(Task(f"export:{e.name}", (PREPARE,), 1) for e in exporters)]
     with hold(Path(out)), display(as_json=False) as shown:
-        errors = run_tasks(tasks, Path(out), options, shown, jobs=min(2, os.cpu_count() or 1))
+        errors = run_tasks(tasks_for_exports(exporters), Path(out), options, shown, jobs=min(2, os.cpu_count() or 1))
     if errors:
         sys.exit("\n".join(f"error: {error}" for error in errors))
 

@@ -119,17 +119,23 @@ class _Worker:
 
 def tasks_for_all(formats: Sequence[Exporter]) -> list[Task]:
     """Give every task of `all`. The reference comes first: it is the longest and everything is held against it."""
-    tasks = [Task(PREPARE), Task("reference", (PREPARE,), 0)]
-    # Backwards by name, so that what takes longest starts first and Orbax finds what parity compiled.
-    tasks += [Task(f"export:{e.name}", (PREPARE,), 1) for e in reversed(formats)]
-    tasks += [Task("parity", ("reference",), 2)]
+    tasks = [*tasks_for_exports(formats), Task("reference", (PREPARE,)), Task("parity", ("reference",), 2)]
     names = {e.name for e in formats}
 
     def needs(exporter: Exporter) -> tuple[str, ...]:
         opened = [name for name in (exporter.name, *exporter.also) if name in names]
         return ("reference", *(f"export:{name}" for name in opened))
 
-    return tasks + [Task(f"validate:{e.name}", needs(e), 3) for e in reversed(formats)]
+    return tasks + [Task(f"validate:{e.name}", needs(e), 3) for e in _longest_first(formats)]
+
+
+def tasks_for_exports(formats: Sequence[Exporter]) -> list[Task]:
+    """Give the tasks that make artifacts, without any that proves them."""
+    return [Task(PREPARE), *(Task(f"export:{e.name}", (PREPARE,), 1) for e in _longest_first(formats))]
+
+
+def _longest_first(formats: Sequence[Exporter]) -> list[Exporter]:
+    return sorted(formats, key=lambda exporter: -exporter.effort)
 
 
 def convert_all(directory: Path, options: Options, display: Display, jobs: int) -> RunDirectory:

@@ -1,15 +1,17 @@
 """The converting stages: load, remap, verify, build, export. Each reads the run directory and writes into it."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..exporters.base import PROGRAMS, WEIGHTS, Exporter, Request, exporters
+from ..exporters.base import PROGRAMS, WEIGHTS, Exporter, Plan, Request, exporters
 from ..exporters.precisions import FLOAT32
 from ..exporters.weights import WeightsFile, plan, write
 from ..model.family import Config, Family, Settings, config_from_json, config_to_json, families
@@ -233,9 +235,15 @@ def family_and_config(manifest: Manifest) -> tuple[Family, Config]:
 
 
 def network(manifest: Manifest) -> "Network":
-    """Build the NNX model that a manifest describes, without weights."""
+    """Give the NNX model that a manifest describes, without weights."""
     family, config = family_and_config(manifest)
-    return family.network(config)
+    return _built(family.network, config)
+
+
+@functools.lru_cache(maxsize=1)
+def _built(network: Callable[[Config], "Network"], config: Config) -> "Network":
+    """Build a model once for all stages of a process, and with it what is traced of it."""
+    return network(config)
 
 
 def remap(run: RunDirectory, options: Options, progress: Progress) -> None:
@@ -243,7 +251,7 @@ def remap(run: RunDirectory, options: Options, progress: Progress) -> None:
     manifest = run.manifest()
     family, config = family_and_config(manifest)
     checkpoint = reopen(run)
-    found = assign(checkpoint.tensors, family.rules(config), family.network(config).leaves)
+    found = assign(checkpoint.tensors, family.rules(config), network(manifest).leaves)
     ledger = Ledger(family.name, family.axes(config), found.entries, found.problems)
     run.forget(["verify"])  # it had completed the ledger that is replaced now
     with run.stage("remap", run.reads("remap")) as staged:
@@ -257,7 +265,7 @@ def verify(run: RunDirectory, options: Options, progress: Progress) -> None:
     manifest = run.manifest()
     family, config = family_and_config(manifest)
     checkpoint = reopen(run)
-    leaves = {name: leaf.shape for name, leaf in family.network(config).leaves.items()}
+    leaves = {name: leaf.shape for name, leaf in network(manifest).leaves.items()}
     reads = run.reads("verify")
     found = assign(checkpoint.tensors, family.rules(config), leaves)
     names = Ledger(family.name, family.axes(config), found.entries, found.problems)
@@ -322,7 +330,7 @@ def export(run: RunDirectory, exporter: Exporter, options: Options, progress: Pr
     with run.stage(f"export-{exporter.name}", export_reads(run, exporter, options)) as staged:
         out = staged.out / exporter.folder
         out.mkdir()
-        shaped: dict[str, Any] = {name: getattr(options, name) for name in SHAPING}
+        shaped = shaping(options)
         if exporter.layout:
             family, config = family_and_config(run.manifest())
             model = family.hugging_face(config) if family.hugging_face else None
@@ -332,10 +340,21 @@ def export(run: RunDirectory, exporter: Exporter, options: Options, progress: Pr
         staged.key = exporter.key
 
 
+def trace(manifest: Manifest, exporter: Exporter, options: Options) -> None:
+    """Do what of an export needs no weights."""
+    if exporter.trace:
+        exporter.trace(Plan(network(manifest), **shaping(options)))
+
+
+def shaping(options: Options) -> dict[str, Any]:
+    """Give the options that shape the exported programs."""
+    return {name: getattr(options, name) for name in SHAPING}
+
+
 def export_reads(run: RunDirectory, exporter: Exporter, options: Options) -> str:
     """Give the digest of what an export depends on."""
     raw = (TOKENIZER, PREPROCESS) if exporter.layout else ()
-    return run.reads(WEIGHTS_PATH, exporter.name, *(getattr(options, name) for name in SHAPING), *raw)
+    return run.reads(WEIGHTS_PATH, exporter.name, *shaping(options).values(), *raw)
 
 
 def chosen(options: Options) -> list[Exporter]:

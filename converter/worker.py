@@ -96,21 +96,24 @@ def prepare(directory: Path, options: Options, progress: Progress) -> None:
         write.pack(run, options, progress)
 
 
-def warm_up(task: str, directory: Path) -> None:
-    """Import what the task will need, while the tasks that it waits for still run."""
+def warm_up(task: str, directory: Path, options: Options, go: threading.Event) -> None:
+    """Import and trace what the task will need, while the tasks that it waits for still run.
+
+    The network may turn out to be another one, when another checkpoint was here before: that costs only time.
+    """
     kind, _, name = task.partition(":")
     stage = f"{kind}-{name}" if name else kind
     if (directory / "manifest.json").exists() and stage in RunDirectory(directory).manifest()["stages"]:
         return  # done before, so probably current: nothing to import anything for
-    if kind == "export":
-        modules = exporters()[name].modules
-    elif kind == "reference":
-        modules = ("torch",)
-    else:
+    if kind not in ("export", "reference"):
         return
-    with contextlib.suppress(ImportError):  # the task itself says what is missing
-        for module in modules:
+    with contextlib.suppress(Exception):  # the task itself says what is missing or wrong
+        for module in exporters()[name].modules if kind == "export" else ("torch",):
             importlib.import_module(module)
+        while not ((directory / "manifest.json").exists() or go.wait(0.01)):
+            pass  # for the configuration, which is known long before the weights are
+        if kind == "export":
+            stages.trace(RunDirectory(directory).manifest(), exporters()[name], options)
 
 
 def _await_parent(go: threading.Event) -> None:
@@ -130,17 +133,17 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.umask(0o022)
-    task, directory, options = arguments
+    task, directory, options = arguments[0], Path(arguments[1]), Options.from_json(arguments[2])
     try:
-        warm_up(task, Path(directory))
+        warm_up(task, directory, options, go)
         lines.send(warm=True)
         go.wait()
-        perform(task, Path(directory), Options.from_json(options), lines)
+        perform(task, directory, options, lines)
     except ConvertError as error:
         lines.send(error=str(error), exit_code=error.exit_code)
         return error.exit_code
     except OSError as error:
-        failure = environment_failure(error, Path(directory))
+        failure = environment_failure(error, directory)
         lines.send(error=str(failure), exit_code=failure.exit_code)
         return failure.exit_code
     except MemoryError:

@@ -40,23 +40,29 @@ class UnreadableWeight(GateError):
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to export, and where to.
+class Plan:
+    """What to export."""
+
+    network: "Network"
+    static: tuple[Mapping[str, int], ...] = field(default=(), kw_only=True)
+    """Static-shape variants to add, e.g. ({"batch": 1, "tokens": 32},), for formats that have them."""
+    opset: int | None = field(default=None, kw_only=True)
+    ops: str = field(default="xla", kw_only=True)
+    """What a SavedModel computes with: "xla", one compiled program, or "tensorflow", ordinary operators."""
+    via: str = field(default="", kw_only=True)
+    """The route to ONNX: our own lowering, or "tf2onnx"."""
+
+
+@dataclass(frozen=True)
+class Request(Plan):
+    """What to export, of which weights, and where to.
 
     The exporter writes below `out`, an empty directory that will be moved into place as a whole
     (`Exporter.folder`) or merged into the programs folder.
     """
 
-    network: "Network"
     weights: WeightsFile
     out: Path
-    static: tuple[Mapping[str, int], ...] = ()
-    """Static-shape variants to add, e.g. ({"batch": 1, "tokens": 32},), for formats that have them."""
-    opset: int | None = None
-    ops: str = "xla"
-    """What a SavedModel computes with: "xla", one compiled program, or "tensorflow", ordinary operators."""
-    via: str = ""
-    """The route to ONNX: our own lowering, or "tf2onnx"."""
     progress: Callable[[int], None] = lambda nbytes: None
     """Called with the number of bytes written since the last call."""
     directory: Path = Path()
@@ -88,6 +94,7 @@ class Exporter:
         modules: what must be importable.
         extra: the pip extra that brings these.
         write: makes the files and describes the program of each entry point.
+        trace: does what of `write` needs no weights, for it to find done; None if that is nothing.
         open: gives a Runner that computes in the format's own runtime, with that runtime's defaults.
         read_weights: reads every weight back out of the artifact, as (leaf name, array in the leaf's shape).
         probe: opens with some leaves multiplied, for the probes; None for formats whose operators are
@@ -96,6 +103,7 @@ class Exporter:
             agree; with some leaves multiplied. None for formats whose programs do not show their modules.
         ways: what else must be importable for a way of writing that `--via` names; the extra is called as the way.
         compiles: its runtime compiles the program anew for each shape.
+        effort: how long writing and proving takes, compared with other formats: what takes longest starts first.
         layout: a folder for one kind of clients, with the pack's files in it; written only when asked for.
         optional: written only when asked for.
         precision: what the programs compute or store in. Other than float32, they are held to its floors.
@@ -115,10 +123,12 @@ class Exporter:
     write: Callable[[Request], dict[str, Description]]
     open: Callable[[Artifact], Runner]
     read_weights: Callable[[Artifact], Iterator[tuple[str, np.ndarray]]]
+    trace: Callable[[Plan], object] | None = None
     probe: Callable[[Artifact, Mapping[str, float]], Runner] | None = None
     locate: Callable[[Artifact, str, Intermediates, Mapping[str, float]], str] | None = None
     ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     compiles: bool = True
+    effort: int = 0
     layout: bool = False
     optional: bool = False
     precision: str = FLOAT32

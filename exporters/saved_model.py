@@ -9,6 +9,8 @@ XlaCallModule) and https://www.tensorflow.org/guide/saved_model.
 """
 
 import functools
+import math
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import EnvironmentFailure
 from ..validation.runner import Arrays
-from .base import Artifact, Description, Exporter, Request, UnreadableWeight
+from .base import Artifact, Description, Exporter, Plan, Request, UnreadableWeight
 from .jax_programs import named_function, portable, reproducible_lowering
 from .releases import TENSORFLOW, Need
 from .weights import WeightsFile
@@ -35,14 +37,12 @@ VALUE = ".ATTRIBUTES/VARIABLE_VALUE"
 
 
 def write(request: Request) -> dict[str, Description]:
-    """Trace every entry point, save, and take out what differs from run to run."""
+    """Save what was traced, and take out what differs from run to run."""
     tf = _tensorflow()
-    variables = _variables(request.weights)
+    variables, signatures = trace(request)
+    _fill(variables, request.weights)
     root = tf.Module()
     setattr(root, VARIABLES, _nested(variables))
-    signature = OPS[request.ops]
-    with reproducible_lowering():
-        signatures = {name: signature(request.network, name, variables) for name in request.network.entry_points}
     try:
         tf.saved_model.save(root, str(request.out), signatures=signatures)
     except tf.errors.OpError as error:
@@ -51,6 +51,18 @@ def write(request: Request) -> dict[str, Description]:
     tensors = _normalize(request.out / "saved_model.pb")
     request.progress(sum(path.stat().st_size for path in request.out.rglob("*") if path.is_file()))
     return {name: _describe(name, function, request.ops) | tensors[name] for name, function in signatures.items()}
+
+
+def trace(plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give variables without values, by leaf, and the signatures that read them, by entry point."""
+    return _traced(plan.network, plan.ops)
+
+
+@functools.cache
+def _traced(network: "Network", ops: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    variables = _variables(network)
+    with reproducible_lowering():
+        return variables, {name: OPS[ops](network, name, variables) for name in network.entry_points}
 
 
 def open_(artifact: Artifact) -> "SavedModelRunner":
@@ -103,20 +115,32 @@ def _tensorflow() -> Any:
     return tensorflow
 
 
-def _variables(weights: WeightsFile) -> dict[str, Any]:
-    """Make variables that lie on the pages of the weights file: TensorFlow's own way in copies twice.
+def _variables(network: "Network") -> dict[str, Any]:
+    """Make variables, all on the same pages that nobody has written to: there is no such memory yet."""
+    tf = _tensorflow()
+    largest = max(leaf.size * leaf.dtype.itemsize for leaf in network.leaves.values())
+    zeros = np.frombuffer(mmap.mmap(-1, largest), np.uint8)
+    return {
+        name: tf.Variable(_tensor(zeros, 0, leaf.dtype, leaf.shape), trainable=False, name=name)
+        for name, leaf in sorted(network.leaves.items())
+    }
+
+
+def _fill(variables: Mapping[str, Any], weights: WeightsFile) -> None:
+    """Lay the variables on the pages of the weights file: TensorFlow's own way in copies twice.
 
     The mapping is private to this process, since DLPack has no word for arrays that must not be written.
     """
-    tf = _tensorflow()
     private = np.memmap(weights.path, dtype=np.uint8, mode="c")
-    variables = {}
-    for name, location in sorted(weights.tensors.items()):
-        data = private[location.offset : location.offset + location.nbytes]
-        array = data.view(location.dtype).reshape(location.shape)
-        tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-        variables[name] = tf.Variable(tensor, trainable=False, name=name)
-    return variables
+    for name, location in weights.tensors.items():
+        tensor = _tensor(private, location.offset, location.dtype, location.shape)
+        variables[name].assign(tensor, read_value=False)
+
+
+def _tensor(memory: np.ndarray, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> Any:
+    """Give bytes of `memory` as a tensor, without a copy."""
+    data = memory[offset : offset + math.prod(shape) * dtype.itemsize]
+    return _tensorflow().experimental.dlpack.from_dlpack(data.view(dtype).reshape(shape).__dlpack__())
 
 
 def _nested(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,11 +176,11 @@ def _signature(network: "Network", entry_point: str, variables: Mapping[str, Any
 def operators_signature(network: "Network", entry_point: str, variables: Mapping[str, Any]) -> Any:
     """Trace an entry point as ordinary operators; sizes that were never legal are refused where they do not fit."""
     tf = _tensorflow()
-    from .lowering.trace import trace
+    from .lowering.trace import trace as trace_program
     from .tensorflow_ops.lower import lower, scoped
 
     entry = network.entry_points[entry_point]
-    program = trace(network, entry)
+    program = trace_program(network, entry_point)
 
     def call(*inputs: Any) -> Any:
         weights = {name: scoped(name, tf.convert_to_tensor, variables[name]) for name in program.weights}
@@ -265,6 +289,8 @@ EXPORTER = Exporter(
     modules=("jax", "tensorflow"),
     extra="saved-model",
     write=write,
+    trace=trace,
+    effort=2,
     open=open_,
     read_weights=read_weights,
     needs=needs,

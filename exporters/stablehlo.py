@@ -13,14 +13,14 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import GateError, InputError
 from ..validation.runner import Arrays
-from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Request
+from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Plan, Request
 from .jax_programs import STABLEHLO, JaxRunner, named_function, portable, reproducible_lowering
 from .releases import JAX, Need
 from .weights import WeightsFile
@@ -37,30 +37,42 @@ PORTABLE = ("cpu",)
 JAX_PLATFORMS = ("cpu", "cuda", "tpu")
 
 Shapes = tuple[tuple[int, ...], ...]
+Sizes = tuple[tuple[str, int], ...]
+"""(Axis, size) of each axis that is fixed."""
 
 
 def write(request: Request) -> dict[str, Description]:
     """Write the programs of every entry point."""
-    variants = {name: _variants(entry, request.static) for name, entry in request.network.entry_points.items()}
-    return {name: _write_entry(request, name, variants[name]) for name in request.network.entry_points}
+    traced = trace(request)
+    return {name: _write_entry(request, name, exported) for name, exported in traced.items()}
 
 
-def _write_entry(request: Request, entry_point: str, variants: Mapping[str, Mapping[str, int]]) -> Description:
-    network = request.network
-    dynamic = _export(network, entry_point, PORTABLE)
-    fixed = {
-        label: _save(request, f"{entry_point}.{label}.mlirbc", _export(network, entry_point, PORTABLE, sizes))
-        for label, sizes in variants.items()
-    }
-    portable = _export(network, entry_point, JAX_PLATFORMS)
+def trace(plan: Plan) -> dict[str, dict[str, "Exported"]]:
+    """Make the programs: entry point -> ending of the file's name -> program."""
+    variants = {name: _variants(entry, plan.static) for name, entry in plan.network.entry_points.items()}
     return {
-        "path": _save(request, f"{entry_point}.mlirbc", dynamic),
-        "jax_export": _save(request, f"{entry_point}.jax_export", portable),
-        "weights": list(network.used_weights(entry_point)),
-        "outputs": sorted(spec.name for spec in network.entry_points[entry_point].outputs),
-        "static": fixed,
+        name: {
+            "mlirbc": _export(plan.network, name, PORTABLE),
+            "jax_export": _export(plan.network, name, JAX_PLATFORMS),
+            **{
+                f"{label}.mlirbc": _export(plan.network, name, PORTABLE, tuple(sizes.items()))
+                for label, sizes in variants[name].items()
+            },
+        }
+        for name in plan.network.entry_points
+    }
+
+
+def _write_entry(request: Request, entry_point: str, programs: Mapping[str, "Exported"]) -> Description:
+    paths = {ending: _save(request, f"{entry_point}.{ending}", exported) for ending, exported in programs.items()}
+    return {
+        "path": paths.pop("mlirbc"),
+        "jax_export": paths.pop("jax_export"),
+        "weights": list(request.network.used_weights(entry_point)),
+        "outputs": sorted(spec.name for spec in request.network.entry_points[entry_point].outputs),
+        "static": {ending.removesuffix(".mlirbc"): path for ending, path in paths.items()},
         "stablehlo": STABLEHLO,
-        "calling_convention_version": portable.calling_convention_version,
+        "calling_convention_version": programs["jax_export"].calling_convention_version,
     }
 
 
@@ -161,23 +173,32 @@ def _checked(entry: EntryPoint, axis: str, sizes: Mapping[str, int]) -> int:
     return sizes[axis]
 
 
-def _export(
-    network: "Network", entry_point: str, platforms: tuple[str, ...], sizes: Mapping[str, int] | None = None
-) -> "Exported":
-    import jax
+@functools.cache
+def _export(network: "Network", entry_point: str, platforms: tuple[str, ...], sizes: Sizes = ()) -> "Exported":
+    """Lower an entry point to a module for older readers too."""
     from jax import export
 
-    function = jax.jit(named_function(network, entry_point))
-    weights = network.weight_specs(network.used_weights(entry_point))
+    function, arguments = _traceable(network, entry_point, sizes)
     with reproducible_lowering():
-        return export.export(function, platforms=platforms)(weights, *network.input_specs(entry_point, sizes))
+        exported = export.export(function, platforms=platforms)(*arguments)
+    return dataclasses.replace(exported, mlir_module_serialized=portable(exported.mlir_module_serialized))
+
+
+@functools.cache
+def _traceable(network: "Network", entry_point: str, sizes: Sizes) -> tuple[Any, tuple[Any, ...]]:
+    """Give a function and its arguments; the same ones are traced once, however many platforms they are lowered for."""
+    import jax
+
+    weights = network.weight_specs(network.used_weights(entry_point))
+    arguments = (weights, *network.input_specs(entry_point, dict(sizes)))
+    return jax.jit(named_function(network, entry_point)), arguments
 
 
 def _save(request: Request, name: str, exported: "Exported") -> str:
     """Write a program and give its path in the run directory."""
-    data = portable(exported.mlir_module_serialized)
+    data = exported.mlir_module_serialized
     if name.endswith(".jax_export"):
-        data = bytes(dataclasses.replace(exported, mlir_module_serialized=data).serialize())
+        data = bytes(exported.serialize())
     (request.out / name).write_bytes(data)
     request.progress(len(data))
     return f"{PROGRAMS}/{name}"
@@ -221,6 +242,8 @@ EXPORTER = Exporter(
     modules=("jax",),
     extra="all",
     write=write,
+    trace=trace,
+    effort=1,
     open=open_,
     read_weights=read_weights,
     needs=needs,

@@ -1,5 +1,6 @@
 """Tracing: an entry point as a jaxpr with symbolic sizes and composites."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -33,15 +34,16 @@ class Program:
     taps: tuple[str, ...] = ()
 
 
-def trace(network: Network, entry: EntryPoint, taps: bool = False) -> Program:
+@functools.cache  # a network lives as long as its process
+def trace(network: Network, entry_point: str, taps: bool = False) -> Program:
     """Trace an entry point with symbolic sizes."""
-    function = network.function(entry.name)
+    function = network.function(entry_point)
 
     def tapped(weights: Weights, *inputs: jax.Array) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         with recording() as modules:
             return function(weights, *inputs), modules if taps else {}
 
-    return _trace(network, entry, tapped)
+    return _trace(network, network.entry_points[entry_point], tapped)
 
 
 def trace_modules(network: Network, entry: EntryPoint) -> tuple[Program, tuple[str, ...]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...validation.goldens import Intermediates
 from ...validation.runner import Runner
-from ..base import PROGRAMS, Artifact, Description, Exporter, Request
+from ..base import PROGRAMS, Artifact, Description, Exporter, Plan, Request
 from ..precisions import FLOAT32, PRECISIONS
 from ..releases import Need
 
@@ -19,6 +19,13 @@ def _write(request: Request) -> dict[str, Description]:
     from .write import write
 
     return write(request)
+
+
+def _trace(plan: Plan) -> None:
+    from ..lowering.trace import trace
+
+    for name in plan.network.entry_points:
+        trace(plan.network, name, taps=True)
 
 
 def _write_rounded(request: Request, precision: str) -> dict[str, Description]:
@@ -64,6 +71,7 @@ EXPORTER = Exporter(
     modules=("onnx", "onnxruntime"),
     extra="onnx",
     write=_write,
+    trace=_trace,
     open=_open,
     read_weights=_read_weights,
     probe=_probe,

@@ -34,7 +34,7 @@ def write(request: Request) -> dict[str, Description]:
 
 
 def _write(request: Request, entry: EntryPoint, opset: int) -> Description:
-    program = trace(request.network, entry, taps=True)
+    program = trace(request.network, entry.name, taps=True)
     proto = own(program, entry, opset, request.weights)
     if request.via:
         ours, proto = proto, through_tensorflow.model(program, entry, opset, request.weights)
