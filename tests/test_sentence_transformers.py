@@ -30,7 +30,8 @@ ROOT = Path(__file__).parents[1]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two", "three", "##s", "a"]
 CLIENTS = (
     *("sentence-transformers==5.7.0", "transformers==4.57.6", "optimum-onnx==0.1.0", "optimum==2.1.0"),
-    *("huggingface_hub==0.36.2", "tokenizers==0.22.2"),
+    *("huggingface_hub==0.36.2", "tokenizers==0.22.2", "regex==2026.11.15"),
+    *("scikit-learn==1.9.1", "joblib==1.6.0", "threadpoolctl==3.8.0", "narwhals==2.29.0", "cloudpickle==3.1.2"),
 )
 """The last that fit together: optimum-onnx 0.1.0 takes no transformers 5, and these no newer hub and tokenizers."""
 
