@@ -103,6 +103,7 @@ class Exporter:
             agree; with some leaves multiplied. None for formats whose programs do not show their modules.
         ways: what else must be importable for a way of writing that `--via` names; the extra is called as the way.
         compiles: its runtime compiles the program anew for each shape.
+        weights_only: the files hold no program; what runs is the NNX model, which parity runs on every case.
         effort: how long writing and proving takes, compared with other formats: what takes longest starts first.
         layout: a folder for one kind of clients, with the pack's files in it; written only when asked for.
         optional: written only when asked for.
@@ -128,6 +129,7 @@ class Exporter:
     locate: Callable[[Artifact, str, Intermediates, Mapping[str, float]], str] | None = None
     ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     compiles: bool = True
+    weights_only: bool = False
     effort: int = 0
     layout: bool = False
     optional: bool = False

@@ -151,4 +151,5 @@ EXPORTER = Exporter(
     write=write,
     open=open_,
     read_weights=read_weights,
+    weights_only=True,
 )
