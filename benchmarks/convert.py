@@ -31,15 +31,21 @@ class Contender:
     Args:
         command: (model, folder to write) -> command line.
         once: too slow to be repeated.
+        peer: somebody else's, whose files are opened in onnxruntime to see that they are good.
     """
 
     name: str
     command: Callable[[Model, Path], Sequence[str]]
     once: bool = False
+    peer: bool = False
 
 
 def python(module: str, *arguments: object) -> list[str]:
     return [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
+
+
+def peer(exporter: str, name: str, *, once: bool = False) -> Contender:
+    return Contender(name, lambda model, out: python("benchmarks.peer", exporter, model, out), once, peer=True)
 
 
 CONTENDERS = {
@@ -48,18 +54,16 @@ CONTENDERS = {
     "ours-proven": Contender(
         "ours: four formats, each proven", lambda m, out: python("bgevis.converter", "all", m.checkpoint, "--out", out)
     ),
-    "torchscript": Contender(
-        "torch.onnx, TorchScript: ONNX", lambda m, out: python("benchmarks.peer", "torchscript", m, out)
-    ),
-    "dynamo": Contender("torch.onnx, dynamo: ONNX", lambda m, out: python("benchmarks.peer", "dynamo", m, out), True),
+    "torchscript": peer("torchscript", "torch.onnx, TorchScript: ONNX"),
+    "dynamo": peer("dynamo", "torch.onnx, dynamo: ONNX", once=True),
 }
-PEERS = ("torchscript", "dynamo")
 
 
 @dataclass(frozen=True)
 class Row:
     """What is known of a contender: every repetition, the bytes it left, and whether its ONNX files open."""
 
+    name: str
     runs: tuple[Usage, ...]
     written: int
     note: str = ""
@@ -76,33 +80,32 @@ class Row:
         return self.median(lambda run: run.seconds)
 
 
-def run_all(model: Model, names: Sequence[str], repetitions: int) -> dict[str, Row]:
+def run_all(model: Model, contenders: Mapping[str, Contender], repetitions: int) -> dict[str, Row]:
     """Measure the contenders in turn, as often as wanted."""
     rows: dict[str, Row] = {}
     for repetition in range(repetitions):
-        for name in names:
-            if repetition and (CONTENDERS[name].once or not rows[name].ok):
+        for key, contender in contenders.items():
+            if repetition and (contender.once or not rows[key].ok):
                 continue
-            new = run_one(model, name, first=not repetition)
-            before = rows.get(name, Row((), 0))
-            rows[name] = Row(before.runs + new.runs, new.written, before.note or new.note)
-            click.echo(f"{name} {repetition + 1}: {new.runs[0].seconds:.1f} s {new.note}", err=True)
+            new = run_one(model, contender, BUILD / "convert" / key, first=not repetition)
+            before = rows.get(key, Row(contender.name, (), 0))
+            rows[key] = Row(contender.name, before.runs + new.runs, new.written, before.note or new.note)
+            click.echo(f"{contender.name}, {repetition + 1}: {new.runs[0].seconds:.1f} s {new.note}", err=True)
     return rows
 
 
-def run_one(model: Model, name: str, *, first: bool) -> Row:
+def run_one(model: Model, contender: Contender, out: Path, *, first: bool) -> Row:
     """Measure a contender once, in an empty folder."""
-    out = BUILD / "convert" / name
     shutil.rmtree(out, ignore_errors=True)
     try:
-        usage = measure(CONTENDERS[name].command(model, out))
+        usage = measure(contender.command(model, out))
         written = folder_bytes(out)
         note = usage.error
-        if first and not note and name in PEERS:
+        if first and not note and contender.peer:
             note = refusal(measure(python("benchmarks.peer", "check", model, out)).error)
     finally:
         shutil.rmtree(out, ignore_errors=True)
-    return Row((usage,), written, note)
+    return Row(contender.name, (usage,), written, note)
 
 
 def refusal(error: str) -> str:
@@ -131,8 +134,8 @@ def results(model: Model, rows: Mapping[str, Row]) -> str:
     """Lay out what each contender took."""
     base = rows["torchscript"].seconds if "torchscript" in rows and rows["torchscript"].ok else None
     headings = ("", "wall s", "to TorchScript", "CPU s", "largest process GB", "all at once GB", "files / checkpoint")
-    lines = [(CONTENDERS[name].name, *cells(row, base, model.bytes)) for name, row in rows.items()]
-    notes = [f"{CONTENDERS[name].name}: {row.note}" for name, row in rows.items() if row.note]
+    lines = [(row.name, *cells(row, base, model.bytes)) for row in rows.values()]
+    notes = [f"{row.name}: {row.note}" for row in rows.values() if row.note]
     return "\n\n".join([document.table(headings, lines), *notes])
 
 
@@ -148,23 +151,20 @@ def cells(row: Row, base: float | None, checkpoint: int) -> tuple[str, ...]:
 def targets(model: Model, rows: Mapping[str, Row]) -> str:
     """Hold our figures against what they should be."""
     lines = []
-
-    def line(name: str, value: float, target: float, aim: float | None, unit: str = "") -> None:
-        verdict = "aim met" if aim and value <= aim else "met" if value <= target else "MISSED"
-        lines.append((name, f"{value:.2f}{unit}", f"{target}{unit}", f"{aim}{unit}" if aim else "", verdict))
-
     good = {name: row for name, row in rows.items() if row.ok}
     for name, target, aim in (("ours", 0.6, 0.3), ("ours-proven", 2.0, 1.0)):
         if {name, "torchscript"} <= set(good):
             ratio = good[name].seconds / good["torchscript"].seconds
-            line(f"{CONTENDERS[name].name}: time to TorchScript's", ratio, target, aim)
+            lines.append(document.held(f"{good[name].name}: time to TorchScript's", ratio, target, aim))
     if any(name.startswith("ours") for name in good):
-        line("largest process while converting", peak_of(good, proving=False), 2.0, 1.4, " GB")
+        peak = peak_of(good, proving=False)
+        lines.append(document.held("largest process while converting", peak, 2.0, 1.4, " GB"))
     if "ours-proven" in good:
-        line("largest process while proving", peak_of(good, proving=True), 3.5, 2.0, " GB")
-        line("files / checkpoint", good["ours-proven"].written / model.bytes, 3.1, None)
-    line("bgevis-convert --help", help_seconds(), 0.25, None, " s")
-    return document.table(("", "measured", "target", "aim", ""), lines)
+        peak, files = peak_of(good, proving=True), good["ours-proven"].written / model.bytes
+        lines.append(document.held("largest process while proving", peak, 3.5, 2.0, " GB"))
+        lines.append(document.held("files / checkpoint", files, 3.1))
+    lines.append(document.held("bgevis-convert --help", help_seconds(), 0.25, unit=" s"))
+    return document.table(document.TARGETS, lines)
 
 
 @click.command()
@@ -179,7 +179,7 @@ def main(size: str | None, repetitions: int | None, names: tuple[str, ...], quic
     require_psutil()
     model = Model("visualized_bge", size or ("tiny" if quick else "base"))
     ensure_checkpoint(model)
-    rows = run_all(model, names or tuple(CONTENDERS), repetitions or (1 if quick else 3))
+    rows = run_all(model, {n: CONTENDERS[n] for n in names or CONTENDERS}, repetitions or (1 if quick else 3))
     where = document.environment()
     text = "\n\n".join([f"Measured {document.sentence(where)}", results(model, rows)])
     if not quick:

@@ -4,7 +4,7 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import click
 from .models import BUILD, ROOT
 
 DOCUMENT = ROOT / "docs" / "performance.md"
-PACKAGES = ("bgevis-convert", "jax", "flax", "torch", "onnx", "onnxruntime", "openvino", "onnxscript", "tensorflow-cpu")
+PACKAGES = ("bgevis-convert", "jax", "flax", "torch", "onnx", "onnxruntime", "openvino", "onnxscript", "jax2onnx")
+PACKAGES += ("tensorflow-cpu",)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -26,6 +27,16 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+TARGETS = ("", "measured", "target", "aim", "")
+"""Headings of a table of `held`."""
+
+
+def held(name: str, value: float, target: float, aim: float | None = None, unit: str = "") -> tuple[str, ...]:
+    """Give a table's line of a figure that should be small, what it should be at most, and whether it is."""
+    verdict = "aim met" if aim and value <= aim else "met" if value <= target else "MISSED"
+    return (name, f"{value:.2f}{unit}", f"{target}{unit}", f"{aim}{unit}" if aim else "", verdict)
+
+
 def environment() -> dict[str, Any]:
     """State when and on what was measured."""
     return {
@@ -35,7 +46,7 @@ def environment() -> dict[str, Any]:
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in PACKAGES if (found := installed(name))},
     }
 
 
@@ -47,14 +58,15 @@ def cpu_model() -> str:
     )
 
 
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """Give the version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def sentence(where: dict[str, Any]) -> str:
+def sentence(where: Mapping[str, Any]) -> str:
     """Say the environment in one line."""
     packages = ", ".join(f"{name} {found}" for name, found in where["packages"].items())
     machine = f"{where['cpu']}, {where['cpus']} CPUs, {where['memory'] / 1e9:.0f} GB, {where['system']}"

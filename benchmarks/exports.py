@@ -4,15 +4,23 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
-from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from .document import installed
+from .measure import last_words
 from .models import ROOT, Model, ensure_checkpoint, folder_bytes, is_newer
 
-OURS = {"ours": "onnx", "openvino": "onnx", "openvino-bf16": "onnx", "int8": "onnx_int8"}
-"""Runtimes of our own programs, and which programs these are in the manifest."""
+if TYPE_CHECKING:
+    from bgevis.model.network import Network
 
-NEEDS = {"torchscript": (), "dynamo": (), "optimized": ("torchscript",)}
+OURS = {"ours": "onnx", "int8": "onnx_int8"}
+"""Our own programs, and what the manifest calls them."""
+
+NEEDS: dict[str, tuple[str, ...]] = {"torchscript": (), "optimized": ("torchscript",), "dynamo": (), "jax2onnx": ()}
 """Other exporters, and those whose files they start from."""
+
+MAKERS = ("torch", "onnxruntime", "onnxscript", "jax2onnx", "jax")
 
 
 def ensure_exports(model: Model, exporters: Iterable[str]) -> dict[str, str]:
@@ -44,15 +52,17 @@ def _export(model: Model, exporter: str) -> str:
     out = model.exports(exporter)
     sources = [ROOT / "benchmarks" / name for name in ("peer.py", "network.py", "models.py")]
     sources += [ROOT / "model" / "torch_reference.py", *(ROOT / "model").glob("*/reference.py")]  # what they subclass
-    by = f"torch {version('torch')} onnxruntime {version('onnxruntime')}"
+    sources += (ROOT / "model").glob("*/modeling.py") if exporter == "jax2onnx" else ()
+    by = " ".join(f"{name} {installed(name)}" for name in MAKERS)
     if is_newer(out / "done", [model.checkpoint, *sources]) and (out / "done").read_text() == by:
         return ""
+    (out / "done").unlink(missing_ok=True)
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.peer", exporter, str(model), str(out)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     out.mkdir(parents=True, exist_ok=True)
     (out / "log").write_text(done.stdout)
     if done.returncode:
-        return done.stdout.strip().splitlines()[-1]
+        return last_words(done.stdout, done.returncode)
     (out / "done").write_text(by)
     return ""
 
@@ -62,12 +72,33 @@ def megabytes(model: Model, exporter: str) -> float:
     folder = model.exports(exporter)
     if exporter not in OURS:
         return folder_bytes(folder) / 1e6
-    described = ours(model, exporter).values()
+    described = _ours(model, exporter).values()
     files = {file for program in described for file in (program["path"], program["weights"])}
     return sum((model.exports("ours") / file).stat().st_size for file in files) / 1e6
 
 
-def ours(model: Model, runtime: str) -> dict[str, dict[str, str]]:
-    """Read from our manifest what the programs are that a runtime runs, by entry point."""
+def program(model: Model, exporter: str, entry: str) -> Path:
+    """Find the ONNX file of an entry point."""
+    if exporter not in OURS:
+        return model.exports(exporter) / f"{entry}.onnx"
+    return model.exports("ours") / _ours(model, exporter)[entry]["path"]
+
+
+def _ours(model: Model, exporter: str) -> dict[str, dict[str, str]]:
+    """Read from our manifest what our programs are, by entry point."""
     manifest = json.loads((model.exports("ours") / "manifest.json").read_text())
-    return {name: entry["programs"][OURS[runtime]] for name, entry in manifest["entry_points"].items()}
+    return {name: entry["programs"][OURS[exporter]] for name, entry in manifest["entry_points"].items()}
+
+
+def converted(model: Model, entry: str) -> tuple["Network", dict[str, Any]]:
+    """Give our NNX model, and of the weights that we converted those that an entry point reads."""
+    import jax.numpy as jnp
+
+    from bgevis.converter import stages
+    from bgevis.converter.run_directory import RunDirectory
+    from bgevis.exporters.weights import WeightsFile
+
+    run = RunDirectory(model.exports("ours"))
+    network = stages.network(run.manifest())
+    file = WeightsFile(run.path / stages.WEIGHTS_PATH)
+    return network, {name: jnp.asarray(file[name]) for name in network.used_weights(entry)}

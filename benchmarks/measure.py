@@ -13,6 +13,8 @@ from typing import IO, Self
 
 INTERVAL = 0.1
 """Seconds between two looks at the processes."""
+LONGEST = 500
+"""Characters of an error that are worth repeating."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Usage:
         peak: the largest resident memory that one of its processes ever had, in bytes.
         together: the largest resident memory of all processes that ran at the same time; shared pages count twice.
         said: what it printed.
-        error: the last line that it printed, if it failed.
+        error: why it failed, in its own words, if it did.
     """
 
     seconds: float
@@ -91,7 +93,7 @@ def measure(command: Sequence[str]) -> Usage:
             seconds = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
         said = everything(log)
-    error = last_line(said, process.returncode) if process.returncode else ""
+    error = last_words(said, process.returncode) if process.returncode else ""
     return Usage(seconds, spent.ru_utime + spent.ru_stime, watch.peak, watch.together, said, error)
 
 
@@ -101,11 +103,12 @@ def everything(log: IO[bytes]) -> str:
     return log.read().decode(errors="replace")
 
 
-def last_line(said: str, code: int) -> str:
-    """Say why a command failed: the last line that speaks of an error, else its last words."""
-    lines = said.strip().splitlines()
-    errors = [line for line in lines if "error" in line.lower() or line.startswith("not installed")]
-    return (errors or lines or [f"exit code {code}"])[-1].strip()
+def last_words(said: str, code: int) -> str:
+    """Say why a command failed: the last line that speaks of an error and what follows, else its last line."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [i for i, line in enumerate(lines) if "error" in line.lower() or line.startswith("not installed")]
+    words = " ".join(lines[errors[-1] if errors else -1 :]) or f"exit code {code}"
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
 
 
 def require_psutil() -> None:

@@ -1,18 +1,20 @@
 """The networks as ordinary PyTorch programs: what the other exporters are given and what eager PyTorch runs.
 
-The modules are the families' own references. Only attention is written as users of PyTorch write it: with
-`view` for the exporters, whose graphs then have the shape that graph optimizers look for, and with
-`scaled_dot_product_attention` for eager execution, where that is the fast way.
+The modules are the families' own references, with two differences. Attention is written as users of PyTorch write it:
+with `view` for the exporters, whose graphs then have the shape that graph optimizers look for, and with
+`scaled_dot_product_attention` for eager execution, where that is the fast way. And nothing is tapped: `torch.compile`
+would cut the graph at every tap.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bgevis.model.bert.reference import Encoder, SelfAttention
+from bgevis.model.bert import reference as bert
 from bgevis.model.family import families
 from bgevis.model.torch_reference import linear
 from bgevis.model.visualized_bge import reference as visualized_bge
@@ -43,6 +45,9 @@ def load(model: Model, attend: Attend) -> nn.Module:
         state = torch.load(model.checkpoint, map_location="cpu", weights_only=True)
     network = families()[model.family].reference(model.config, state).module
     _write_attention(network, attend)
+    for reference in (bert, visualized_bge):
+        reference.tap = lambda name, value: value
+        reference.scope = nullcontext
     return network
 
 
@@ -57,7 +62,7 @@ def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> 
 
 
 def _write_attention(network: nn.Module, attend: Attend) -> None:
-    def text(self: SelfAttention, x: Tensor, mask: Tensor) -> Tensor:
+    def text(self: bert.SelfAttention, x: Tensor, mask: Tensor) -> Tensor:
         q, k, v = (_split(self, getattr(self, name)(x)) for name in ("query", "key", "value"))
         return _merge(self, attend(q, k, v, mask))
 
@@ -67,17 +72,17 @@ def _write_attention(network: nn.Module, attend: Attend) -> None:
         v = _split(self, linear(x, self.v_proj.weight, self.v_bias))
         return self.proj(self.inner_attn_ln(_merge(self, attend(self.rope(q), self.rope(k), v, None))))
 
-    def encoder(self: Encoder, x: Tensor, mask: Tensor) -> Tensor:
+    def encoder(self: bert.Encoder, x: Tensor, mask: Tensor) -> Tensor:
         additive = (1.0 - mask[:, None, None, :].to(x.dtype)) * torch.finfo(torch.float16).min
         for layer in self.layer:
             x = layer(x, additive)
         return x
 
-    Encoder.forward = encoder
-    SelfAttention.forward, visualized_bge.Attention.forward = text, vision
+    bert.Encoder.forward = encoder
+    bert.SelfAttention.forward, visualized_bge.Attention.forward = text, vision
     for module in network.modules():
-        if isinstance(module, SelfAttention | visualized_bge.Attention):
-            projection = module.query if isinstance(module, SelfAttention) else module.q_proj
+        if isinstance(module, bert.SelfAttention | visualized_bge.Attention):
+            projection = module.query if isinstance(module, bert.SelfAttention) else module.q_proj
             module.width = len(projection.weight)
             module.head_dim = module.width // module.heads
 

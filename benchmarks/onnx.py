@@ -5,32 +5,30 @@ Run from the root of the repository: `python -m benchmarks.onnx`.
 
 import contextlib
 import os
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import click
 import numpy as np
 
-from . import document
-from .exports import OURS, ensure_exports, megabytes
-from .models import Model
+from . import document, plot, report
+from .convert import CONTENDERS, Row, peer, run_all
+from .exports import NEEDS, ensure_exports
+from .measure import require_psutil
+from .models import BUILD, Model
+from .report import Result
+from .runtimes import RUNTIMES
 from .serving import Served, output_file
 
-RUNTIMES = {
-    "ours": "ours",
-    "int8": "ours, int8",
-    "openvino": "ours in OpenVINO",
-    "openvino-bf16": "ours in OpenVINO, bf16",
-    "torchscript": "TorchScript",
-    "dynamo": "dynamo",
-    "optimized": "TorchScript + optimizer",
-    "torch": "PyTorch eager",
-    "jax": "JAX, our model",
+EXPORTING = {
+    "ours": CONTENDERS["ours-onnx"],
+    "torchscript": CONTENDERS["torchscript"],
+    "optimized": peer("optimized", "onnxruntime's optimizer, on TorchScript's files"),
+    "dynamo": replace(CONTENDERS["dynamo"], once=False),  # a text encoder alone takes it seconds
+    "jax2onnx": peer("jax2onnx", "jax2onnx, on our converted weights"),
 }
-EXPORTERS = ("torchscript", "dynamo", "optimized")
-PEERS = ("torchscript", "dynamo", "optimized", "torch")
-"""What ours is held against; JAX runs our own model."""
+PLOT = "performance-onnx.svg"
 WARM_UP = 3
 FEWEST, MOST = 5, 50
 
@@ -44,21 +42,6 @@ class Workload:
     entry: str
     batch: int
     tokens: int = 0
-
-
-@dataclass
-class Result:
-    """What a runtime did with a workload."""
-
-    seconds: list[float] = field(default_factory=list)
-    first: float = 0.0
-    loaded: float = 0.0
-    difference: float = 0.0
-    error: str = ""
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
 
 
 def workloads(quick: bool) -> list[Workload]:
@@ -134,51 +117,6 @@ def rotated(runners: list[Served], turn: int) -> list[Served]:
     return runners[start:] + runners[:start]
 
 
-def headings(results: Mapping[str, Mapping[str, Result]]) -> list[str]:
-    """Name the runtimes that took part."""
-    return [RUNTIMES[runtime] for runtime in next(iter(results.values()))]
-
-
-def times(results: Mapping[str, Mapping[str, Result]]) -> str:
-    """Lay out the medians in milliseconds, and ours against the fastest other."""
-    rows = []
-    for name, by_runtime in results.items():
-        cells = ["-" if r.error else f"{1e3 * r.median:.1f}" for r in by_runtime.values()]
-        peers = [by_runtime[r].median for r in PEERS if r in by_runtime and not by_runtime[r].error]
-        ours = by_runtime.get("ours", Result(error="not asked for"))
-        int8 = by_runtime.get("int8", Result(error="not asked for"))
-        ratios = ("-" if r.error or not peers else f"{r.median / min(peers):.2f}" for r in (ours, int8))
-        rows.append((name, *cells, *ratios))
-    return document.table(("median ms", *headings(results), "ours / fastest other", "int8 / fastest other"), rows)
-
-
-def differences(results: Mapping[str, Mapping[str, Result]]) -> str:
-    """Lay out the largest difference of any output from float64."""
-    rows = [(n, *("-" if r.error else f"{r.difference:.0e}" for r in by.values())) for n, by in results.items()]
-    return document.table(("largest error", *headings(results)), rows)
-
-
-def loading(work: Sequence[Workload], results: Mapping[str, Mapping[str, Result]]) -> str:
-    """Lay out loading time by entry point, and file sizes by network."""
-    rows = []
-    for w in (same[0] for same in grouped(work)):
-        cells = ("-" if r.error else f"{r.loaded:.2f} + {r.first:.2f}" for r in results[w.name].values())
-        rows.append((f"{w.model} {w.entry}, s", *cells))
-    for model in dict.fromkeys(w.model for w in work):
-        sizes = {
-            r: f"{megabytes(model, r):.0f}"
-            for r in ("ours", "int8", *EXPORTERS)
-            if r in OURS or model.exports(r).exists()
-        }
-        rows.append((f"{model} files, MB", *(sizes.get(r, "") for r in results[work[0].name])))
-    return document.table(("load + first request", *headings(results)), rows)
-
-
-def failures(results: Mapping[str, Mapping[str, Result]]) -> str:
-    found = {(RUNTIMES[r], result.error) for by in results.values() for r, result in by.items() if result.error}
-    return "\n".join(f"- {runtime}: {error}" for runtime, error in sorted(found))
-
-
 def chosen(work: Iterable[Workload], rows: Sequence[str]) -> list[Workload]:
     found = [w for w in work if not rows or any(row in w.name for row in rows)]
     if not found:
@@ -186,15 +124,23 @@ def chosen(work: Iterable[Workload], rows: Sequence[str]) -> list[Workload]:
     return found
 
 
-def measure_all(
+def measure_running(
     work: Sequence[Workload], runtimes: Sequence[str], threads: int, seconds: float
 ) -> dict[str, dict[str, Result]]:
     results: dict[str, dict[str, Result]] = {}
-    exporters = [runtime for runtime in runtimes if runtime in EXPORTERS]
+    exporters = [name for name in NEEDS if name in {RUNTIMES[r].exporter for r in runtimes}]
     failed = {model: ensure_exports(model, exporters) for model in dict.fromkeys(w.model for w in work)}
     for same in grouped(work):
-        results |= race(same, {r: failed[same[0].model].get(r, "") for r in runtimes}, threads, seconds)
+        errors = failed[same[0].model]
+        results |= race(same, {r: errors.get(RUNTIMES[r].exporter, "") for r in runtimes}, threads, seconds)
     return results
+
+
+def measure_exporting(model: Model, runtimes: Sequence[str], repetitions: int) -> dict[str, Row]:
+    """Measure those exporters whose programs are run. Two of them start from what others have made."""
+    ensure_exports(model, ["torchscript"])
+    exporters = {RUNTIMES[r].exporter for r in runtimes}
+    return run_all(model, {e: contender for e, contender in EXPORTING.items() if e in exporters}, repetitions)
 
 
 @click.command()
@@ -202,24 +148,66 @@ def measure_all(
 @click.option("--runtimes", multiple=True, type=click.Choice(list(RUNTIMES)), help="Only these; repeatable.")
 @click.option("--threads", default=os.cpu_count(), show_default=True, type=click.IntRange(1), help="Of each runtime.")
 @click.option("--seconds", default=60.0, show_default=True, help="Spent on each workload, roughly.")
+@click.option("--exporting/--no-exporting", default=True, show_default=True, help="Also measure the exporters.")
 @click.option("--quick", is_flag=True, help="See that everything works, on a tiny network; the numbers say nothing.")
 @click.option("--write-docs", is_flag=True, help="Put the tables into docs/performance.md.")
 def main(
-    rows: tuple[str, ...], runtimes: tuple[str, ...], threads: int, seconds: float, quick: bool, write_docs: bool
+    rows: tuple[str, ...],
+    runtimes: tuple[str, ...],
+    threads: int,
+    seconds: float,
+    exporting: bool,
+    quick: bool,
+    write_docs: bool,
 ) -> None:
-    """Measure the speed, the accuracy and the loading time of the exported ONNX programs."""
+    """Measure the ONNX programs: speed, accuracy and loading time, and what exporting them takes."""
     document.refuse_quick(quick, write_docs)
-    work = chosen(workloads(quick), rows)
-    results = measure_all(work, runtimes or tuple(RUNTIMES), threads, 0.0 if quick else seconds)
+    require_psutil()
+    work, runtimes = chosen(workloads(quick), rows), runtimes or tuple(RUNTIMES)
+    results = measure_running(work, runtimes, threads, 0.0 if quick else seconds)
+    exported = Model("bert", "tiny" if quick else "base")
+    costs = measure_exporting(exported, runtimes, 1 if quick else 3) if exporting else {}
     where = document.environment() | {"threads": threads}
-    measured = f"Measured {document.sentence(where)} {threads} threads for each runtime."
-    parts = [measured, times(results), differences(results), loading(work, results), failures(results)]
-    text = "\n\n".join(part for part in parts if part)
+    text = said(work, results, exported, costs, where)
     click.echo(text)
-    raw = {name: {r: asdict(result) for r, result in by.items()} for name, by in results.items()}
-    document.save("onnx-quick" if quick else "onnx", {"environment": where, "workloads": raw})
+    document.save(
+        "onnx-quick" if quick else "onnx",
+        {
+            "environment": where,
+            "workloads": {name: {r: asdict(result) for r, result in by.items()} for name, by in results.items()},
+            "exporting": {name: asdict(row) for name, row in costs.items()},
+        },
+    )
+    picture = (document.DOCUMENT.parent if write_docs else BUILD) / PLOT
+    picture.write_text(plot.svg(report.to_fastest(results)), encoding="utf-8")
+    click.echo(f"plot: {picture}", err=True)
     if write_docs:
         document.rewrite("onnx", text)
+
+
+def said(
+    work: Sequence[Workload],
+    results: report.Results,
+    exported: Model,
+    costs: Mapping[str, Row],
+    where: Mapping[str, Any],
+) -> str:
+    """Put the tables in order, what matters most first."""
+    parts = [
+        f"Measured {document.sentence(where)} {where['threads']} threads for each runtime.",
+        f"![Time of each runtime over that of the fastest float32 peer]({PLOT})",
+        report.ratios(results),
+        report.targets(results, exported, costs),
+        report.times(results),
+        report.differences(results),
+        report.loading(
+            {f"{w.model} {w.entry}": results[w.name] for w, *_ in grouped(work)},
+            list(dict.fromkeys(w.model for w in work)),
+        ),
+        report.exporting(exported, costs) if costs else "",
+        report.failures(results, costs),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Other exporters, one in one process: `python -m benchmarks.peer torchscript|dynamo|optimized MODEL OUT`."""
+"""Other exporters, one in one process: `python -m benchmarks.peer torchscript|dynamo|optimized|jax2onnx MODEL OUT`."""
 
+import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from bgevis.validation.entry_point import EntryPoint as Signature
 
+from .exports import converted
 from .models import Model
 
 OPSET = 17
@@ -48,6 +50,18 @@ def optimized(model: Model, out: Path) -> None:
         rewritten.save_model_to_file(str(out / f"{name}.onnx"))
 
 
+def jax2onnx(model: Model, out: Path) -> None:
+    """Trace our own NNX model on the weights that we converted; its symbols keep the bounds that the model asks for."""
+    from jax2onnx import to_onnx
+
+    for entry in model.entry_points.values():
+        network, weights = converted(model, entry.name)
+        function = functools.partial(network.function(entry.name), weights)
+        names = {"input_names": [s.name for s in entry.inputs], "output_names": [s.name for s in entry.outputs]}
+        file = out / f"{entry.name}.onnx"
+        to_onnx(function, network.input_specs(entry.name), return_mode="file", output_path=file, **names)
+
+
 def check(model: Model, out: Path) -> None:
     """Open every program in onnxruntime."""
     import onnxruntime
@@ -79,8 +93,9 @@ def _example(entry: Signature) -> tuple[Any, ...]:
 def main() -> None:
     task, model, out = sys.argv[1], Model.parse(sys.argv[2]), Path(sys.argv[3])
     out.mkdir(parents=True, exist_ok=True)
+    tasks = {f.__name__: f for f in (torchscript, dynamo, optimized, jax2onnx, check)}
     try:
-        {"torchscript": torchscript, "dynamo": dynamo, "optimized": optimized, "check": check}[task](model, out)
+        tasks[task](model, out)
     except ModuleNotFoundError as error:
         sys.exit(f"not installed: {error.name}")
 

@@ -6,9 +6,11 @@ starts; it stops when the embeddings are a numpy array.
 
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,55 @@ import numpy as np
 
 from bgevis.validation.entry_point import EntryPoint, PaddingMask, TokenIds
 
-from .exports import OURS, ours
-from .models import Model
+from .exports import converted, program
+from .models import BUILD, Model
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A way to run an entry point.
+
+    Args:
+        title: as tables name it.
+        engine: what computes.
+        exporter: whose program it is; none where a framework runs its own network.
+    """
+
+    title: str
+    engine: str
+    exporter: str = ""
+
+
+RUNTIMES = {
+    "ours": Runtime("ours", "onnxruntime", "ours"),
+    "int8": Runtime("ours, int8", "onnxruntime", "int8"),
+    "torchscript": Runtime("TorchScript", "onnxruntime", "torchscript"),
+    "optimized": Runtime("TorchScript + optimizer", "onnxruntime", "optimized"),
+    "dynamo": Runtime("dynamo", "onnxruntime", "dynamo"),
+    "jax2onnx": Runtime("jax2onnx", "onnxruntime", "jax2onnx"),
+    "torch": Runtime("PyTorch eager", "torch"),
+    "compiled": Runtime("PyTorch compiled", "torch-compiled"),
+    "torch-bf16": Runtime("PyTorch eager, bf16", "torch-bf16"),
+    "jax": Runtime("JAX, our model", "jax"),
+    "openvino": Runtime("OpenVINO: ours", "openvino", "ours"),
+    "openvino-torchscript": Runtime("OpenVINO: TorchScript", "openvino", "torchscript"),
+    "openvino-dynamo": Runtime("OpenVINO: dynamo", "openvino", "dynamo"),
+    "openvino-jax2onnx": Runtime("OpenVINO: jax2onnx", "openvino", "jax2onnx"),
+    "openvino-bf16": Runtime("OpenVINO, bf16: ours", "openvino-bf16", "ours"),
+    "openvino-bf16-torchscript": Runtime("OpenVINO, bf16: TorchScript", "openvino-bf16", "torchscript"),
+}
+TORCH = ("torch", "bgevis.model.bert.reference")
+OPENVINO = ("bgevis.exporters.openvino", "openvino")  # ours first: it keeps OpenVINO from reporting to anybody
+PACKAGES = {
+    "onnxruntime": ("onnxruntime",),
+    "openvino": OPENVINO,
+    "openvino-bf16": OPENVINO,
+    "torch": TORCH,
+    "torch-bf16": TORCH,
+    "torch-compiled": (*TORCH, "torch._inductor.compile_fx"),
+    "jax": ("jax", "flax.nnx"),
+}
+"""What an engine needs, imported before the clock of loading starts."""
 
 Arrays = Mapping[str, np.ndarray]
 Loaded = tuple[Callable[[Arrays], Any], Callable[[Any], np.ndarray]]
@@ -46,34 +95,58 @@ def onnxruntime_session(file: Path, threads: int) -> Loaded:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
-    return _int64, lambda feeds: session.run(None, feeds)[0]
+    wide = {i.name for i in session.get_inputs() if i.type == "tensor(int64)"}
+    return lambda arrays: _int64(arrays, wide), lambda feeds: session.run(None, feeds)[0]
 
 
-def openvino_model(file: Path, threads: int, bfloat16: bool) -> Loaded:
+def openvino_model(file: Path, threads: int, precision: str) -> Loaded:
     import openvino
 
-    config = {"INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "INFERENCE_NUM_THREADS": threads}
-    request = openvino.Core().compile_model(file, "CPU", config).create_infer_request()
-    return _int64, lambda feeds: np.array(request.infer(feeds)[0])
+    config = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+    model = openvino.Core().compile_model(file, "CPU", config)
+    request = model.create_infer_request()
+    wide = {port.any_name for port in model.inputs if port.element_type == openvino.Type.i64}
+    return lambda arrays: _int64(arrays, wide), lambda feeds: np.array(request.infer(feeds)[0])
 
 
-def _int64(arrays: Arrays) -> Arrays:
-    return {name: a.astype(np.int64) if a.dtype == np.int32 else a for name, a in arrays.items()}
+def _int64(arrays: Arrays, wide: Collection[str]) -> Arrays:
+    """Give the inputs that a program wants in 64 bits in 64 bits."""
+    return {name: a.astype(np.int64) if name in wide else a for name, a in arrays.items()}
 
 
-def torch_eager(model: Model, entry: EntryPoint, threads: int) -> Loaded:
+def torch_module(model: Model, entry: EntryPoint, threads: int, way: str) -> Loaded:
+    """Run PyTorch's network as it is, compiled for each shape, or with weights and activations in bfloat16."""
     import torch
 
     from .network import load, scaled_dot_product
 
     torch.set_num_threads(threads)
-    compute = getattr(load(model, scaled_dot_product), entry.name)
+    network = load(model, scaled_dot_product)
+    if way == "bf16":
+        network.bfloat16().dtype = torch.bfloat16
+    compute = getattr(network, entry.name)
+    if way == "compiled":
+        compute = _compiled(compute)
+
+    def prepare(arrays: Arrays) -> list[Any]:
+        tensors = (torch.from_numpy(a) for a in arrays.values())
+        return [t.to(network.dtype) if t.is_floating_point() else t.long() for t in tensors]
 
     def run(tensors: list[Any]) -> np.ndarray:
         with torch.inference_mode():
-            return compute(*tensors).numpy()
+            return compute(*tensors).float().numpy()
 
-    return lambda arrays: [torch.from_numpy(a) for a in _int64(arrays).values()], run
+    return prepare, run
+
+
+def _compiled(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile the whole graph for each shape; nothing is left from the last process."""
+    import torch
+
+    cache = BUILD / "inductor"
+    shutil.rmtree(cache, ignore_errors=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+    return torch.compile(compute, dynamic=False, fullgraph=True)
 
 
 def torch_float64(model: Model, entry: EntryPoint, threads: int) -> Loaded:
@@ -90,46 +163,31 @@ def torch_float64(model: Model, entry: EntryPoint, threads: int) -> Loaded:
 
 def jax_jit(model: Model, entry: EntryPoint) -> Loaded:
     import jax
-    import jax.numpy as jnp
 
-    from bgevis.converter import stages
-    from bgevis.converter.run_directory import RunDirectory
-    from bgevis.exporters.weights import WeightsFile
-
-    run = RunDirectory(model.exports("ours"))
-    network = stages.network(run.manifest())
-    file = WeightsFile(run.path / stages.WEIGHTS_PATH)
-    weights = {name: jnp.asarray(file[name]) for name in network.used_weights(entry.name)}
+    network, weights = converted(model, entry.name)
     compute = jax.jit(network.function(entry.name))
     return lambda arrays: list(arrays.values()), lambda inputs: np.asarray(compute(weights, *inputs)["embeddings"])
 
 
-def program(model: Model, runtime: str, entry: str) -> Path:
-    """Find the ONNX file of an entry point."""
-    if runtime not in OURS:
-        return model.exports(runtime) / f"{entry}.onnx"
-    return model.exports("ours") / ours(model, runtime)[entry]["path"]
-
-
 def load(runtime: str, model: Model, entry: EntryPoint, threads: int) -> Loaded:
-    match runtime:
+    """Load an entry point into a runtime, or into `float64`, which all are compared with."""
+    if runtime == "float64":
+        return torch_float64(model, entry, threads)
+    engine, _, way = RUNTIMES[runtime].engine.partition("-")
+    match engine:
         case "torch":
-            return torch_eager(model, entry, threads)
-        case "float64":
-            return torch_float64(model, entry, threads)
+            return torch_module(model, entry, threads, way)
         case "jax":
             return jax_jit(model, entry)
-        case "openvino" | "openvino-bf16":
-            return openvino_model(program(model, runtime, entry.name), threads, runtime == "openvino-bf16")
+        case "openvino":
+            return openvino_model(program(model, RUNTIMES[runtime].exporter, entry.name), threads, way or "f32")
         case _:
-            return onnxruntime_session(program(model, runtime, entry.name), threads)
+            return onnxruntime_session(program(model, RUNTIMES[runtime].exporter, entry.name), threads)
 
 
 def import_packages(runtime: str) -> None:
-    """Import before the clock of loading starts."""
-    packages = {"torch": ("torch", "bgevis.model.bert.reference"), "float64": ("torch",), "jax": ("jax", "flax.nnx")}
-    packages |= {"openvino": ("openvino",), "openvino-bf16": ("openvino",)}
-    for package in packages.get(runtime, ("onnxruntime",)):
+    engine = "torch" if runtime == "float64" else RUNTIMES[runtime].engine
+    for package in PACKAGES[engine]:
         __import__(package)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from .measure import everything, last_line
+from .measure import everything, last_words
 from .models import BUILD, Model
 
 SETTLE = 0.02
@@ -65,7 +65,7 @@ class Served:
 
     def _answer(self) -> float:
         line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"error": last_line(everything(self._log), self._process.wait())}
+        answer = json.loads(line) if line else {"error": last_words(everything(self._log), self._process.wait())}
         self.error = answer.get("error", "")
         return answer.get("seconds", 0.0)
 

@@ -1,9 +1,11 @@
 """The benchmarks run: on the tiny network, with the quickest of what they measure."""
+# ruff: noqa: E402 - what follows is found only in a checkout
 
 import json
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,11 @@ if not (ROOT / "benchmarks").is_dir():
     pytest.skip("benchmarks belong to a checkout, not to an installation", allow_module_level=True)
 for package in ("torch", "onnx", "onnxruntime", "psutil"):
     pytest.importorskip(package)
+sys.path.append(str(ROOT))
+
+from benchmarks import convert, plot, report
+from benchmarks.measure import Usage, last_words
+from benchmarks.models import Model
 
 
 def bench(name: str, build: Path, *arguments: str) -> dict:
@@ -36,13 +43,85 @@ def test_converting_is_measured(tmp_path):
 
 
 def test_running_is_measured(tmp_path):
-    chosen = ("--rows", "text 1x16", "--runtimes", "ours", "--runtimes", "torchscript", "--runtimes", "optimized")
-    (results,) = bench("onnx", tmp_path, *chosen)["workloads"].values()
-    assert set(results) == {"ours", "torchscript", "optimized"}
-    for result in results.values():
+    runtimes = ("ours", "torchscript", "optimized", "torch-bf16")
+    chosen = ("--rows", "text 1x16", *(word for name in runtimes for word in ("--runtimes", name)))
+    measured = bench("onnx", tmp_path, *chosen)
+    (results,) = measured["workloads"].values()
+    assert set(results) == set(runtimes)
+    for name, result in results.items():
         assert not result["error"]
         assert len(result["seconds"]) >= 5
-        assert result["difference"] < 1e-5
+        assert result["difference"] < (1e-2 if name == "torch-bf16" else 1e-5)
+    assert set(measured["exporting"]) == {"ours", "torchscript", "optimized"}
+    for row in measured["exporting"].values():
+        assert not row["note"]
+        assert row["runs"][0]["peak"] > 10e6
+        assert row["written"] > 1e4
+    ElementTree.parse(tmp_path / "performance-onnx.svg")
+
+
+def some_results():
+    """Two workloads: PyTorch is the fastest peer of both; ours is faster on one; compiling failed on the other."""
+    medians = {
+        "short": {"ours": 0.9, "int8": 0.4, "torchscript": 3.0, "torch": 1.0, "compiled": 2.0, "torch-bf16": 0.1},
+        "long": {"ours": 9.9, "int8": 4.5, "torchscript": 30.0, "torch": 10.0, "compiled": None, "torch-bf16": 1.0},
+    }
+    return {
+        workload: {
+            name: report.Result([s], difference=1e-7) if s else report.Result(error="RuntimeError: no compiler")
+            for name, s in by_runtime.items()
+        }
+        for workload, by_runtime in medians.items()
+    }
+
+
+def lines(table):
+    cells = ([cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines())
+    return {first: rest for first, *rest in cells}
+
+
+def test_ours_is_held_against_the_fastest_float32_peer():
+    found = lines(report.ratios(some_results()))
+    assert found["short"] == ["PyTorch eager", "0.90", "0.40", "-", "-", "1.00"]
+    assert found["long"] == ["PyTorch eager", "0.99", "0.45", "-", "-", "1.00"]
+
+
+def test_targets_name_the_rows_that_miss():
+    slow = convert.Row("ours", (Usage(4.0, 4.0, peak=int(1.4e9)),), 0)
+    dynamo = convert.Row("dynamo", (Usage(20.0, 20.0),), 0)
+    found = lines(report.targets(some_results(), Model("bert", "tiny"), {"ours": slow, "dynamo": dynamo}))
+    assert found["ours / fastest, on every row"] == ["0.99", "0.95", "", "MISSED: long"]
+    assert found["ours / fastest, geometric mean"] == ["0.94", "0.75", "0.65", "MISSED"]
+    assert found["int8 / fastest, on every row"] == ["0.45", "0.5", "0.35", "met"]
+    assert found["exporting bert:tiny: time to dynamo's"] == ["0.20", "0.25", "", "met"]
+    assert found["exporting bert:tiny: largest process"] == ["1.40 GB", "1.3 GB", "", "MISSED"]
+    assert not any("JAX" in name or "OpenVINO" in name for name in found)  # nothing was measured of them
+
+
+def test_what_failed_is_said_once_with_its_rows():
+    assert report.failures(some_results(), {}) == "- PyTorch compiled failed on long: RuntimeError: no compiler"
+    assert lines(report.times(some_results()))["PyTorch compiled"] == ["2000.0", "-"]
+
+
+def test_the_plot_marks_every_time_where_it_belongs():
+    ratios = report.to_fastest(some_results())
+    assert set(ratios["long"]) == {"ours", "int8", "torchscript", "torch", "torch-bf16"}
+    drawing = plot.svg(ratios)
+    assert drawing == plot.svg(ratios)
+    root = ElementTree.fromstring(drawing)
+    space = "{http://www.w3.org/2000/svg}"
+    marks = [e for e in root if e.find(f"{space}title") is not None]
+    assert len(marks) == sum(map(len, ratios.values())) + 6  # and the legend's
+    eager = [e.get("cx") for e in marks if e.find(f"{space}title").text == "PyTorch eager"]
+    one = next(e.get("x1") for e in root if e.get("class") == "one")
+    assert eager[:2] == [one, one]
+
+
+def test_errors_keep_their_last_words():
+    said = "Traceback (most recent call last):\n  File\nRuntimeError: in node.cpp:\n\n[cpu] shapes conflict\n"
+    assert last_words(said, 1) == "RuntimeError: in node.cpp: [cpu] shapes conflict"
+    assert last_words("", 3) == "exit code 3"
+    assert len(last_words("error " * 1000, 1)) < 1000
 
 
 def test_a_quick_run_is_not_published(tmp_path):
