@@ -255,8 +255,12 @@ def _environment(directory: Path) -> dict[str, str]:
     """Give the workers an environment in which their bytes do not depend on the caller's.
 
     They share what XLA compiles: Orbax holds weights without a program, so its proof runs the NNX model again.
+    What frameworks leave among the temporary files goes when the command ends.
     """
+    scratch = directory.absolute() / STAGING / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
     return os.environ | {
+        "TMPDIR": str(scratch),
         "PYTHONHASHSEED": os.environ.get(SEED, "0"),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "JAX_PLATFORMS": "cpu",

@@ -37,7 +37,8 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(checkpoint, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
-    done = run("all", checkpoint, "--out", out)
+    (out.parent / "temporary").mkdir()
+    done = run("all", checkpoint, "--out", out, env={"TMPDIR": str(out.parent / "temporary")})
     assert done.returncode == 0, done.stderr
     return out
 
@@ -94,6 +95,10 @@ def test_all_proves_every_format(finished):
     ran = {key: [check["case"].split(",")[0] for check in r["checks"]] for key, r in report.items()}
     assert all("ragged batch" in cases for cases in ran.values())
     assert {key for key, cases in ran.items() if "longest text" in cases} == {"onnx", "saved_model", "stablehlo"}
+
+
+def test_frameworks_leave_nothing_among_the_temporary_files(finished):
+    assert list((finished.parent / "temporary").iterdir()) == []
 
 
 def test_all_again_does_nothing_and_changes_nothing(finished, checkpoint):
