@@ -3,8 +3,9 @@ Precisions: a finished float32 graph rewritten to smaller numbers, and the numbe
 
 int8 is dynamic quantisation by rows. Each row of an activation has a scale of its own, so that a text's embedding
 does not depend on the texts beside it, and one loud token costs only itself precision; each column of a kernel has
-one. A value product stays in float32: its error is the same for every token that attends to a token, so that no
-average takes it away. Products are integers until both scales are applied; everything between them is float32.
+one. What attention averages is multiplied twice, the second time by what rounding left over: its error is the same
+for every token that attends to a token, so that no average takes it away. Products are integers until both scales
+are applied; everything between them is float32.
 """
 
 from abc import ABC, abstractmethod
@@ -174,12 +175,12 @@ class _Int8(_Rewriter):
     def __init__(self, build: Builder, outputs: Mapping[str, Value], largest: int) -> None:
         super().__init__(build)
         self.largest = largest
-        self.exact = _value_products(needed(list(outputs.values())))
+        self.fine = _value_products(needed(list(outputs.values())))
 
     def rule(self, node: Node, inputs: list[Value]) -> Value | None:
         """Quantise products by a kernel and lookups in a large table."""
-        if node.op == "MatMul" and _is_weight(inputs[1]) and node not in self.exact:
-            return self._product(inputs[0], inputs[1], node.scope)
+        if node.op == "MatMul" and _is_weight(inputs[1]):
+            return self._product(inputs[0], inputs[1], node.scope, node in self.fine)
         if node.op == "Gather" and _is_table(inputs[0]) and not node.attributes["axis"]:
             return self._rows(inputs[0], inputs[1], node)
         for value in inputs:
@@ -187,19 +188,36 @@ class _Int8(_Rewriter):
                 self.same(value, value.dtype)
         return None
 
-    def _product(self, x: Value, kernel: Value, scope: str) -> Value:
-        """Multiply integers and apply both scales; onnxruntime makes one operator of the product, Cast and Mul."""
-        b, width = self.build, kernel.shape[1]
-        numbers, column_scales = self._quantised(kernel, 0)
+    def _product(self, x: Value, kernel: Value, scope: str, fine: bool) -> Value:
+        """Multiply by a kernel; if it is to be fine, multiply what rounding leaves over as well."""
+        b = self.build
         rows = b.reshape(x, (elements(x.shape[:-1]), x.shape[-1]))
         zero = GELU_ZERO if x.made_by("Gelu") or rows.made_by("Gelu") else MIDDLE
-        row_scales = self._row_scales(rows, zero, scope)
-        zeros = b.expand(b.constant(zero, U8), row_scales.shape)
-        quantised = b.emit("QuantizeLinear", rows, row_scales, zeros, shape=rows.shape, dtype=U8, scope=scope, axis=0)
-        shape = (rows.shape[0], width)
-        product = b.emit("MatMulInteger", quantised, numbers, b.constant(zero, U8), shape=shape, dtype=I32, scope=scope)
-        scales = b.elementwise("Mul", b.reshape(row_scales, (rows.shape[0], 1)), column_scales)
-        return b.reshape(b.elementwise("Mul", b.cast(product, F32), scales), (*x.shape[:-1], width))
+        scales = self._row_scales(rows, zero, scope)
+        integers = self._linear("QuantizeLinear", rows, scales, zero, scope)
+        result = self._multiplied(integers, scales, zero, kernel, scope)
+        if fine:
+            rest = b.elementwise("Sub", rows, self._linear("DequantizeLinear", integers, scales, zero, scope))
+            scales = b.elementwise("Mul", scales, b.constant(0.5 / (MIDDLE - 1), F32))
+            integers = self._linear("QuantizeLinear", rest, scales, MIDDLE, scope)
+            result = b.elementwise("Add", result, self._multiplied(integers, scales, MIDDLE, kernel, scope))
+        # The view stands between the product and a bias. Otherwise onnxruntime 1.31 takes the bias into the operator
+        # and multiplies it by the rows' scales too.
+        return b.reshape(result, (*x.shape[:-1], kernel.shape[1]))
+
+    def _linear(self, op: str, rows: Value, scales: Value, zero: int, scope: str) -> Value:
+        """Round rows to integers of their scales, or give what these stand for."""
+        b, dtype = self.build, U8 if op == "QuantizeLinear" else F32
+        zeros = b.expand(b.constant(zero, U8), scales.shape)
+        return b.emit(op, rows, scales, zeros, shape=rows.shape, dtype=dtype, scope=scope, axis=0)
+
+    def _multiplied(self, integers: Value, row_scales: Value, zero: int, kernel: Value, scope: str) -> Value:
+        """Multiply integers and apply both scales; onnxruntime makes one operator of the product, Cast and Mul."""
+        b, shape = self.build, (integers.shape[0], kernel.shape[1])
+        numbers, column_scales = self._quantised(kernel, 0)
+        product = b.emit("MatMulInteger", integers, numbers, b.constant(zero, U8), shape=shape, dtype=I32, scope=scope)
+        scales = b.elementwise("Mul", b.reshape(row_scales, (shape[0], 1)), column_scales)
+        return b.elementwise("Mul", b.cast(product, F32), scales)
 
     def _row_scales(self, rows: Value, zero: int, scope: str) -> Value:
         """Give the least scale at which a row fits into 0..255 with `zero` for zero."""
