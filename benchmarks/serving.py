@@ -12,8 +12,8 @@ from typing import Self
 from .measure import everything, last_words
 from .models import BUILD, Model
 
-SETTLE = 0.02
-"""Seconds before each request: a runtime's threads spin for a while after an answer."""
+SETTLE = 0.06
+"""Seconds before each request: onnxruntime's threads spin for some 30 ms after an answer."""
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Where workers come from: one process imports JAX once, and every worker is a fork of it.
 
-Importing JAX costs nearly a second, more than most tasks take for a small model. The nursery computes nothing
-and starts no threads of its own, so forking it is safe. It ends when its parent does, however that ends.
+Importing JAX and this package costs nearly a second, more than most tasks take for a small model. The nursery
+computes nothing and starts no threads of its own, so forking it is safe. It ends when its parent does, however
+that ends.
 """
 
 import gc
@@ -17,7 +18,10 @@ import tempfile
 from collections.abc import Mapping
 from typing import IO, NoReturn
 
-PRELOADED = ("jax", "jax.numpy", "jax.export", "flax.nnx")
+from ..exporters.base import exporters
+from ..model.family import families
+
+PRELOADED = ("jax", "jax.numpy", "jax.export", "flax.nnx", f"{__package__}.worker")
 MESSAGE = 1 << 20
 PATIENCE = 10
 """Seconds that the nursery has to end when it is left."""
@@ -86,6 +90,8 @@ def main() -> None:
     if FORKS:
         for module in PRELOADED:
             importlib.import_module(module)
+        exporters()
+        families()
     orders = socket.socket(fileno=os.dup(0))
     woken, wake = socket.socketpair()
     wake.setblocking(False)
@@ -119,6 +125,7 @@ def main() -> None:
                 workers[worker] = said
     while workers:  # they were told to end; whoever leaves before them leaves their remains to the system
         _bury(workers, os.waitpid(-1, 0))
+    os._exit(0)  # as its workers do, without the farewells of the frameworks
 
 
 def _bury(workers: dict[int, int], ended: tuple[int, int]) -> None:

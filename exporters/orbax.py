@@ -152,4 +152,5 @@ EXPORTER = Exporter(
     open=open_,
     read_weights=read_weights,
     weights_only=True,
+    effort=1,
 )
