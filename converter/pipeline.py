@@ -143,8 +143,8 @@ def convert_all(directory: Path, options: Options, display: Display, jobs: int) 
     formats = stages.chosen(options)
     for exporter in formats:
         exporter.require(options.via)
-    check_space(Path(options.checkpoint), directory)
     with hold(directory):
+        check_space(Path(options.checkpoint), directory)  # now that nobody else moves files in it
         errors = run_tasks(tasks_for_all(formats), directory, options, display, jobs)
         conclude(directory, formats, errors)
     return RunDirectory(directory)

@@ -10,12 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from in_process import Nothing
 from safetensors.numpy import load_file, save_file
 
+from bgevis.converter import pipeline
 from bgevis.converter.fixture import write_fixture
+from bgevis.converter.run_directory import hold
+from bgevis.converter.stages import Options
+from bgevis.validation.errors import EnvironmentFailure
 
 COMMAND = [sys.executable, "-m", "bgevis.converter"]
 
@@ -343,6 +349,17 @@ def test_an_interruption_leaves_no_process_and_is_resumed_from(checkpoint, tmp_p
     assert not children(process.pid)
     assert run("all", checkpoint, "--out", out).returncode == 0
     assert differences(finished, out) == []
+
+
+def test_too_small_a_disk_is_told_before_any_work_and_after_who_works_there(checkpoint, tmp_path, monkeypatch):
+    """The files of another command come and go while they are counted, so they are not."""
+    out, options = tmp_path / "run", Options(checkpoint=str(checkpoint))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(EnvironmentFailure, match="MB free, but the artifacts need about"):
+        pipeline.convert_all(out, options, Nothing(), 1)
+    assert not out.exists()
+    with hold(out), pytest.raises(EnvironmentFailure, match="in use by another"):
+        pipeline.convert_all(out, options, Nothing(), 1)
 
 
 def children(session: int) -> list[str]:
