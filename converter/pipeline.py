@@ -198,6 +198,7 @@ def run_tasks(
     passed: set[str] = set()
     errors: list[ConvertError] = []
     workers: list[_Worker] = []
+    _scratch(directory).mkdir(parents=True, exist_ok=True)
     with selectors.DefaultSelector() as selector, Nursery(_environment(directory)) as nursery:
 
         def make(task: Task) -> _Worker:
@@ -251,16 +252,18 @@ def _employ(
         make(task)
 
 
+def _scratch(directory: Path) -> Path:
+    return directory.absolute() / STAGING / "scratch"
+
+
 def _environment(directory: Path) -> dict[str, str]:
     """Give the workers an environment in which their bytes do not depend on the caller's.
 
     They share what XLA compiles: Orbax holds weights without a program, so its proof runs the NNX model again.
     What frameworks leave among the temporary files goes when the command ends.
     """
-    scratch = directory.absolute() / STAGING / "scratch"
-    scratch.mkdir(parents=True, exist_ok=True)
     return os.environ | {
-        "TMPDIR": str(scratch),
+        "TMPDIR": str(_scratch(directory)),
         "PYTHONHASHSEED": os.environ.get(SEED, "0"),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "JAX_PLATFORMS": "cpu",
