@@ -1,5 +1,7 @@
 """What the formats that come from JAX share: how a program is lowered, and how one is run."""
 
+import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +14,10 @@ from ..validation.entry_point import EntryPoint
 from ..validation.runner import Arrays
 
 if TYPE_CHECKING:
-    from ..model.network import Function, Network
+    import jax
+    from jax.export import Exported
+
+    from ..model.network import Function, Network, Traced, Weights
 
 STABLEHLO = "1.0.0"
 """The version that programs for other readers ask for. JAX writes one that is weeks old, newer than what
@@ -31,6 +36,12 @@ partitioner of programs for several devices; TensorFlow 2.16 to 2.19 do not take
 
 Source: https://docs.jax.dev/en/latest/export/export.html#calling-convention-versions
 """
+
+PLATFORMS = ("cpu",)
+"""One platform: with several, a program would take the platform's index as its first argument."""
+
+Sizes = tuple[tuple[str, int], ...]
+"""(Axis, size) of each axis that is fixed."""
 
 PASSES = "func.func(stablehlo-legalize-composite-to-call)"
 
@@ -54,13 +65,44 @@ def reproducible_lowering() -> Iterator[None]:
             jax.config.update(name, value)
 
 
-def named_function(network: "Network", entry_point: str) -> "Function":
-    """Give the function of an entry point with its inputs' names, which JAX writes into the program."""
-    function = network.function(entry_point)
-    names = ("weights", *(spec.name for spec in network.entry_points[entry_point].inputs))
+@functools.cache  # a network lives as long as its process
+def lowered(network: "Network", entry_point: str, sizes: Sizes = ()) -> "Exported":
+    """Lower an entry point, for readers older than JAX too: a program of the weights that it reads and its inputs.
+
+    Sizes that are not fixed are symbolic. Nothing in a program depends on the platform that it was lowered for, so
+    readers are told not to ask for it.
+    """
+    import jax
+    from jax import export
+
+    inputs = network.input_specs(entry_point, dict(sizes))
+    with reproducible_lowering():
+        traced = network.trace(network.function(entry_point), *inputs)
+        function = jax.jit(_named(traced, network.entry_points[entry_point]))
+        checks = [export.DisabledSafetyCheck.platform()]
+        exported = export.export(function, platforms=PLATFORMS, disabled_checks=checks)(traced.weights, *inputs)
+    return dataclasses.replace(exported, mlir_module_serialized=portable(exported.mlir_module_serialized))
+
+
+def _named(traced: "Traced", entry: EntryPoint) -> "Function":
+    """Give what was traced as a function whose arguments have names, which JAX writes into the program."""
+    from jax.extend.core import jaxpr_as_fun
+
+    def call(weights: "Weights", *inputs: "jax.Array") -> dict[str, "jax.Array"]:
+        results = jaxpr_as_fun(traced.closed)(*(weights[name] for name in traced.weights), *inputs)
+        return dict(zip(sorted(traced.out_info), results, strict=True))
+
+    names = ("weights", *(spec.name for spec in entry.inputs))
     parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in names]
-    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return function
+    call.__name__ = entry.name
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return call
+
+
+def weights_of(exported: "Exported") -> list[str]:
+    """Name the weights that a program of `lowered` takes, in their order."""
+    (weights, *_), _ = exported.in_tree.unflatten(exported.in_avals)
+    return list(weights)
 
 
 def portable(module: bytes) -> bytes:

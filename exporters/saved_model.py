@@ -4,8 +4,8 @@ A signature is one operator around the StableHLO that JAX lowers to, which XLA c
 without XLA, ordinary operators. The variables are named as the leaves and shared by all signatures. Loading
 needs TensorFlow alone.
 
-Source: https://github.com/jax-ml/jax/tree/main/jax/experimental/jax2tf (native serialization, op
-XlaCallModule) and https://www.tensorflow.org/guide/saved_model.
+Source: https://www.tensorflow.org/guide/saved_model; of the operator XlaCallModule, its registration in
+tensorflow/compiler/tf2xla/ops/xla_ops.cc and what jax.experimental.jax2tf gives it.
 """
 
 import functools
@@ -22,7 +22,7 @@ from ..validation.entry_point import EntryPoint
 from ..validation.errors import EnvironmentFailure
 from ..validation.runner import Arrays
 from .base import Artifact, Description, Exporter, Plan, Request, UnreadableWeight
-from .jax_programs import named_function, portable, reproducible_lowering
+from .jax_programs import lowered, reproducible_lowering, weights_of
 from .releases import TENSORFLOW, Need
 from .weights import WeightsFile
 
@@ -154,20 +154,22 @@ def _nested(variables: Mapping[str, Any]) -> dict[str, Any]:
 def _signature(network: "Network", entry_point: str, variables: Mapping[str, Any]) -> Any:
     """Trace an entry point for every size of its axes."""
     tf = _tensorflow()
-    from jax.experimental import jax2tf
+    from tensorflow.compiler.tf2xla.python.xla import call_module  # the operator has no other name in Python
 
-    entry = network.entry_points[entry_point]
-    convert = jax2tf.convert(
-        named_function(network, entry_point),
-        polymorphic_shapes=[None, *(f"({', '.join(map(str, spec.shape))},)" for spec in entry.inputs)],
-        polymorphic_constraints=_constraints(entry),
-        with_gradient=False,
-        native_serialization_platforms=("cpu",),
-    )
-    used = {name: variables[name] for name in network.used_weights(entry_point)}
+    entry, program = network.entry_points[entry_point], lowered(network, entry_point)
+    names = weights_of(program)
 
     def call(*inputs: Any) -> Any:
-        return convert(used, *inputs)
+        results = call_module(
+            [*(variables[name] for name in names), *inputs],
+            version=program.calling_convention_version,
+            module=program.mlir_module_serialized,
+            Sout=[[d if isinstance(d, int) else None for d in result.shape] for result in program.out_avals],
+            Tout=[result.dtype for result in program.out_avals],
+            platforms=[platform.upper() for platform in program.platforms],
+            disabled_checks=[str(check) for check in program.disabled_safety_checks],
+        )
+        return dict(zip(sorted(spec.name for spec in entry.outputs), results, strict=True))
 
     call.__name__ = entry_point
     return tf.function(call, autograph=False).get_concrete_function(*_tensor_specs(entry))
@@ -198,11 +200,6 @@ def _tensor_specs(entry: EntryPoint) -> list[Any]:
     ]
 
 
-def _constraints(entry: EntryPoint) -> list[str]:
-    low = [f"{name} >= {axis.low}" for name, axis in entry.axes.items() if axis.low > 1]
-    return low + [f"{name} <= {axis.high}" for name, axis in entry.axes.items() if axis.high is not None]
-
-
 OPS = {"xla": _signature, "tensorflow": operators_signature}
 """What `--ops` chooses from."""
 
@@ -231,9 +228,6 @@ def _normalize(path: Path) -> dict[str, Description]:
             name = argument.attr.get("_user_specified_name")
             if name is not None and name.s.isdigit():  # the number of a variable's handle
                 del argument.attr["_user_specified_name"]
-        for node in function.node_def:
-            if node.op == "XlaCallModule":
-                node.attr["module"].s = portable(node.attr["module"].s)
     path.write_bytes(model.SerializeToString(deterministic=True))
     return {
         name: {"feeds": _tensors(signature.inputs), "fetches": _tensors(signature.outputs)}

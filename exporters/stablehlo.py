@@ -13,7 +13,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from ..validation.entry_point import EntryPoint
 from ..validation.errors import GateError, InputError
 from ..validation.runner import Arrays
 from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Plan, Request
-from .jax_programs import STABLEHLO, JaxRunner, named_function, portable, reproducible_lowering
+from .jax_programs import STABLEHLO, JaxRunner, lowered, weights_of
 from .releases import JAX, Need
 from .weights import WeightsFile
 
@@ -29,50 +29,43 @@ if TYPE_CHECKING:
     import jax
     from jax.export import Exported
 
-    from ..model.network import Network
 
 KEY = "stablehlo"
-PORTABLE = ("cpu",)
-"""One platform: with several, the program would take the platform's index as its first argument."""
-JAX_PLATFORMS = ("cpu", "cuda", "tpu")
 
 Shapes = tuple[tuple[int, ...], ...]
-Sizes = tuple[tuple[str, int], ...]
-"""(Axis, size) of each axis that is fixed."""
 
 
 def write(request: Request) -> dict[str, Description]:
     """Write the programs of every entry point."""
     traced = trace(request)
-    return {name: _write_entry(request, name, exported) for name, exported in traced.items()}
+    return {name: _write_entry(request, name, programs) for name, programs in traced.items()}
 
 
 def trace(plan: Plan) -> dict[str, dict[str, "Exported"]]:
-    """Make the programs: entry point -> ending of the file's name -> program."""
-    variants = {name: _variants(entry, plan.static) for name, entry in plan.network.entry_points.items()}
+    """Make the programs: entry point -> label of the sizes that are fixed, "" where none is -> program."""
+    entries = plan.network.entry_points.items()
+    variants = {name: {"": {}, **_variants(entry, plan.static)} for name, entry in entries}
     return {
-        name: {
-            "mlirbc": _export(plan.network, name, PORTABLE),
-            "jax_export": _export(plan.network, name, JAX_PLATFORMS),
-            **{
-                f"{label}.mlirbc": _export(plan.network, name, PORTABLE, tuple(sizes.items()))
-                for label, sizes in variants[name].items()
-            },
-        }
-        for name in plan.network.entry_points
+        name: {label: lowered(plan.network, name, tuple(sizes.items())) for label, sizes in labelled.items()}
+        for name, labelled in variants.items()
     }
 
 
 def _write_entry(request: Request, entry_point: str, programs: Mapping[str, "Exported"]) -> Description:
-    paths = {ending: _save(request, f"{entry_point}.{ending}", exported) for ending, exported in programs.items()}
+    """Write the dynamic program in both forms, the static ones as bytecode."""
+    exported = programs[""]
+    bytecode = {
+        label: _save(request, f"{entry_point}.{label}.mlirbc".replace("..", "."), program.mlir_module_serialized)
+        for label, program in programs.items()
+    }
     return {
-        "path": paths.pop("mlirbc"),
-        "jax_export": paths.pop("jax_export"),
-        "weights": list(request.network.used_weights(entry_point)),
+        "path": bytecode.pop(""),
+        "jax_export": _save(request, f"{entry_point}.jax_export", bytes(exported.serialize())),
+        "weights": weights_of(exported),
         "outputs": sorted(spec.name for spec in request.network.entry_points[entry_point].outputs),
-        "static": {ending.removesuffix(".mlirbc"): path for ending, path in paths.items()},
+        "static": bytecode,
         "stablehlo": STABLEHLO,
-        "calling_convention_version": programs["jax_export"].calling_convention_version,
+        "calling_convention_version": exported.calling_convention_version,
     }
 
 
@@ -118,9 +111,8 @@ def _bind(artifact: Artifact, entry_point: str, weights: Callable[[str], "jax.Ar
         return functools.partial(jax.jit(exported.call), arguments)
 
     def read(path: str) -> "Exported":
-        """Give bytecode the signature of the `jax_export` program. It is the same on every platform."""
-        data = (artifact.directory / path).read_bytes()
-        return dataclasses.replace(exported, mlir_module_serialized=data, platforms=(jax.default_backend(),))
+        """Give bytecode the signature of the `jax_export` program."""
+        return dataclasses.replace(exported, mlir_module_serialized=(artifact.directory / path).read_bytes())
 
     fixed = {}
     for label, path in program["static"].items():
@@ -173,32 +165,8 @@ def _checked(entry: EntryPoint, axis: str, sizes: Mapping[str, int]) -> int:
     return sizes[axis]
 
 
-@functools.cache
-def _export(network: "Network", entry_point: str, platforms: tuple[str, ...], sizes: Sizes = ()) -> "Exported":
-    """Lower an entry point to a module for older readers too."""
-    from jax import export
-
-    function, arguments = _traceable(network, entry_point, sizes)
-    with reproducible_lowering():
-        exported = export.export(function, platforms=platforms)(*arguments)
-    return dataclasses.replace(exported, mlir_module_serialized=portable(exported.mlir_module_serialized))
-
-
-@functools.cache
-def _traceable(network: "Network", entry_point: str, sizes: Sizes) -> tuple[Any, tuple[Any, ...]]:
-    """Give a function and its arguments; the same ones are traced once, however many platforms they are lowered for."""
-    import jax
-
-    weights = network.weight_specs(network.used_weights(entry_point))
-    arguments = (weights, *network.input_specs(entry_point, dict(sizes)))
-    return jax.jit(named_function(network, entry_point)), arguments
-
-
-def _save(request: Request, name: str, exported: "Exported") -> str:
+def _save(request: Request, name: str, data: bytes) -> str:
     """Write a program and give its path in the run directory."""
-    data = exported.mlir_module_serialized
-    if name.endswith(".jax_export"):
-        data = bytes(exported.serialize())
     (request.out / name).write_bytes(data)
     request.progress(len(data))
     return f"{PROGRAMS}/{name}"

@@ -2,12 +2,14 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import export
+from jax.extend.core import ClosedJaxpr
 
 from ..validation.entry_point import EntryPoint
 
@@ -71,14 +73,34 @@ class Network:
             for spec in entry.inputs
         )
 
+    def trace(self, function: Callable[..., Any], *inputs: jax.ShapeDtypeStruct) -> "Traced":
+        """Trace a function of (weights, *inputs) once, and leave out the weights that nothing reads."""
+        traced = jax.jit(function).trace(self.leaves, *inputs)
+        jaxpr, names = traced.jaxpr.jaxpr, list(self.leaves)  # a dict's leaves come sorted by key, as these are
+        read = {id(var) for eqn in jaxpr.eqns for var in eqn.invars} | {id(var) for var in jaxpr.outvars}
+        weights = {name: var for name, var in zip(names, jaxpr.invars, strict=False) if id(var) in read}
+        kept = jaxpr.replace(invars=[*weights.values(), *jaxpr.invars[len(names) :]], debug_info=None)
+        return Traced(traced.jaxpr.replace(jaxpr=kept), self.weight_specs(tuple(weights)), traced.out_info)
+
     @functools.cache  # noqa: B019 - a network lives as long as its process
     def used_weights(self, entry_point: str) -> tuple[str, ...]:
         """Name the leaves that an entry point reads, sorted: a program asks for no others."""
-        traced = jax.jit(self.function(entry_point)).trace(self.leaves, *self.input_specs(entry_point))
-        used = {id(v) for eqn in traced.jaxpr.jaxpr.eqns for v in eqn.invars}
-        used |= {id(v) for v in traced.jaxpr.jaxpr.outvars}
-        names = list(self.leaves)  # a dict's leaves come sorted by key, as self.leaves is
-        return tuple(name for name, v in zip(names, traced.jaxpr.jaxpr.invars, strict=False) if id(v) in used)
+        return tuple(self.trace(self.function(entry_point), *self.input_specs(entry_point)).weights)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A program of some weights and inputs.
+
+    Args:
+        closed: its arguments are the weights, then the inputs.
+        weights: the leaves that it reads, sorted.
+        out_info: its results, as the function nests them.
+    """
+
+    closed: ClosedJaxpr
+    weights: dict[str, jax.ShapeDtypeStruct]
+    out_info: Any
 
 
 class _OneKey(nnx.Rngs):

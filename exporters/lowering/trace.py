@@ -62,11 +62,10 @@ def trace_modules(network: Network, entry: EntryPoint) -> tuple[Program, tuple[s
 
 
 def _trace(network: Network, entry: EntryPoint, function: Callable[..., tuple[Arrays, Arrays]]) -> Program:
-    weights = network.weight_specs(network.used_weights(entry.name))
     specs = network.input_specs(entry.name)
     with native_operators():
-        traced = jax.jit(function).trace(weights, *specs)
+        traced = network.trace(function, *specs)
     outputs, modules = traced.out_info
     inputs = {tensor.name: spec for tensor, spec in zip(entry.inputs, specs, strict=True)}
     results = {name: jax.ShapeDtypeStruct(info.shape, info.dtype) for name, info in sorted(outputs.items())}
-    return Program(traced.jaxpr, dict(sorted(weights.items())), inputs, results, tuple(sorted(modules)))
+    return Program(traced.closed, traced.weights, inputs, results, tuple(sorted(modules)))
