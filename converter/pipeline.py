@@ -15,7 +15,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -51,11 +51,13 @@ class Task:
 
     Args:
         order: among tasks that could start, the lowest starts first.
+        host: the task whose process does this one too, right after it, if it is among the tasks.
     """
 
     name: str
     after: tuple[str, ...] = ()
     order: int = 0
+    host: str = ""
 
 
 class Display(Protocol):
@@ -90,26 +92,42 @@ class Failed(ConvertError):
 
 @dataclass
 class _Worker:
-    """A process for a task: made, warm once it has imported what it needs, told to go when its needs are met."""
+    """A process for a task and those that it hosts: made, warm once it has imported what it needs, told to go."""
 
-    task: Task
+    tasks: Sequence[Task]
     said: IO[bytes]
     tell: IO[bytes]
     log: IO[bytes]
     pid: int | None = None
     warm: bool = False
     started: float | None = None
-    done: bool = False
-    peak: int = 0
+    outcomes: list[ConvertError | None] = field(default_factory=list)
+    """What failed, or None, of each task that is over."""
     exit: int | None = None
-    error: ConvertError | None = None
     rest: bytes = b""
 
-    def go(self) -> None:
-        """Let it do its task."""
-        self.started = time.monotonic()
+    def go(self, display: Display) -> None:
+        """Let it do its tasks."""
+        self._start(display)
         with contextlib.suppress(BrokenPipeError):  # it has ended already: that is heard from its other pipe
             self.tell.write(b"!")
+
+    @property
+    def name(self) -> str:
+        """The task that it does now, "" when all are over."""
+        return "" if len(self.outcomes) == len(self.tasks) else self.tasks[len(self.outcomes)].name
+
+    def over(self, error: ConvertError | None, display: Display, peak: int = 0) -> None:
+        """Note how its task ended; it goes on with the next one."""
+        seconds = time.monotonic() - (self.started or time.monotonic())
+        display.end(self.name, "fail" if error else "pass", seconds, peak)
+        self.outcomes.append(error)
+        if self.name:
+            self._start(display)
+
+    def _start(self, display: Display) -> None:
+        self.started = time.monotonic()
+        display.start(self.name)
 
     @property
     def busy(self) -> bool:
@@ -131,7 +149,9 @@ def tasks_for_all(formats: Sequence[Exporter]) -> list[Task]:
 
 def tasks_for_exports(formats: Sequence[Exporter]) -> list[Task]:
     """Give the tasks that make artifacts, without any that proves them."""
-    return [Task(PREPARE), *(Task(f"export:{e.name}", (PREPARE,), 1) for e in _longest_first(formats))]
+    hosts = {e.name: f"export:{e.host}" for e in formats if e.host}
+    exports = (Task(f"export:{e.name}", (PREPARE,), 1, hosts.get(e.name, "")) for e in _longest_first(formats))
+    return [Task(PREPARE), *exports]
 
 
 def _longest_first(formats: Sequence[Exporter]) -> list[Exporter]:
@@ -194,16 +214,17 @@ def run_tasks(
 ) -> list[ConvertError]:
     """Run tasks as their needs are met; give what failed."""
     display.plan([task.name for task in tasks])
-    waiting = sorted(tasks, key=lambda task: task.order)
+    waiting = sorted(_by_process(tasks), key=lambda hosted: hosted[0].order)
     passed: set[str] = set()
     errors: list[ConvertError] = []
     workers: list[_Worker] = []
     _scratch(directory).mkdir(parents=True, exist_ok=True)
     with selectors.DefaultSelector() as selector, Nursery(_environment(directory)) as nursery:
 
-        def make(task: Task) -> _Worker:
+        def make(tasks: Sequence[Task]) -> _Worker:
             log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
-            worker = _Worker(task, *nursery.start([task.name, str(directory), options.to_json()], log), log)
+            names = [task.name for task in tasks]
+            worker = _Worker(tasks, *nursery.start([str(directory), options.to_json(), *names], log), log)
             selector.register(worker.said, selectors.EVENT_READ, worker)
             workers.append(worker)
             return worker
@@ -214,42 +235,48 @@ def run_tasks(
                 if not any(worker.started for worker in workers):
                     break  # what is left needs something that failed
                 for ended in _listen(display, selector):
-                    error = _finish(ended, display, nursery)
+                    _finish(ended, display, nursery)
                     workers.remove(ended)
-                    if error is None:
-                        passed.add(ended.task.name)
-                        continue
-                    errors.append(error)
-                    if error.exit_code != GateError.exit_code:
-                        return errors
+                    for task, error in zip(ended.tasks, ended.outcomes, strict=False):
+                        if error is None:
+                            passed.add(task.name)
+                            continue
+                        errors.append(error)
+                        if error.exit_code != GateError.exit_code:
+                            return errors
         finally:
             for left in workers:
                 _stop(left)
     return errors
 
 
+def _by_process(tasks: Sequence[Task]) -> list[Sequence[Task]]:
+    """Give each task that needs a process, with those that it hosts."""
+    names = {task.name for task in tasks}
+    return [(task, *(t for t in tasks if t.host == task.name)) for task in tasks if task.host not in names]
+
+
 def _employ(
-    waiting: list[Task],
+    waiting: list[Sequence[Task]],
     workers: Sequence[_Worker],
     passed: set[str],
     jobs: int,
-    make: Callable[[Task], _Worker],
+    make: Callable[[Sequence[Task]], _Worker],
     display: Display,
 ) -> None:
     """Let tasks go whose needs are met; what processors are left free, others use to import what they will need."""
-    made = {worker.task.name: worker for worker in workers}
+    made = {worker.tasks[0].name: worker for worker in workers}
     free = jobs - sum(worker.busy for worker in workers)
-    for task in [t for t in waiting if set(t.after) <= passed]:
-        worker = made.get(task.name)
+    for tasks in [t for t in waiting if set(t[0].after) <= passed]:
+        worker = made.get(tasks[0].name)
         if worker is None or not worker.busy:
             if free <= 0:
                 continue
             free -= 1
-        waiting.remove(task)
-        display.start(task.name)
-        (worker or make(task)).go()
-    for task in [t for t in waiting if t.name not in made][: max(free, 0)]:
-        make(task)
+        waiting.remove(tasks)
+        (worker or make(tasks)).go(display)
+    for tasks in [t for t in waiting if t[0].name not in made][: max(free, 0)]:
+        make(tasks)
 
 
 def _scratch(directory: Path) -> Path:
@@ -290,7 +317,7 @@ def _listen(display: Display, selector: selectors.BaseSelector) -> list[_Worker]
 
 
 def _message(worker: _Worker, message: dict, display: Display) -> None:
-    name = worker.task.name
+    name = worker.name
     if "begin" in message:
         display.begin(name, message["begin"])
     elif "advance" in message:
@@ -298,9 +325,9 @@ def _message(worker: _Worker, message: dict, display: Display) -> None:
     elif "note" in message:
         display.note(name, message["note"])
     elif "error" in message:
-        worker.error = BY_CODE[message["exit_code"]](message["error"])
+        worker.over(BY_CODE[message["exit_code"]](message["error"]), display)
     elif "done" in message:
-        worker.done, worker.peak = True, message["peak"]
+        worker.over(None, display, message["peak"])
     elif "pid" in message:
         worker.pid = message["pid"]
     elif "warm" in message:
@@ -309,14 +336,12 @@ def _message(worker: _Worker, message: dict, display: Display) -> None:
         worker.exit = message["exit"]
 
 
-def _finish(worker: _Worker, display: Display, nursery: Nursery) -> ConvertError | None:
-    with worker.log:
-        error = worker.error or (None if worker.done else _died(worker, nursery))
-    worker.said.close()
-    worker.tell.close()
-    seconds = time.monotonic() - (worker.started or time.monotonic())
-    display.end(worker.task.name, "fail" if error else "pass", seconds, worker.peak)
-    return error
+def _finish(worker: _Worker, display: Display, nursery: Nursery) -> None:
+    """Close what belongs to a process that has ended, and explain it if that was before its time."""
+    with worker.said, worker.tell, worker.log:
+        last = worker.outcomes[-1] if worker.outcomes else None
+        if worker.name and (last is None or last.exit_code == GateError.exit_code):
+            worker.over(_died(worker, nursery), display)
 
 
 def _died(worker: _Worker, nursery: Nursery) -> ConvertError:
@@ -324,7 +349,7 @@ def _died(worker: _Worker, nursery: Nursery) -> ConvertError:
     worker.log.seek(0)
     said = worker.log.read().decode(errors="replace") or nursery.last_words()
     tail = said.strip().splitlines()[-40:]
-    name = worker.task.name
+    name = worker.name
     if worker.exit is not None and worker.exit < 0:
         reason = f"was ended by {signal.Signals(-worker.exit).name}"
         hint = "; the machine probably ran out of memory" if worker.exit == -signal.SIGKILL else ""

@@ -1,4 +1,4 @@
-"""One task in one process, driven by `pipeline` and made by `nursery`.
+"""Tasks in one process, usually one, driven by `pipeline` and made by `nursery`.
 
 Speaks lines of JSON on its standard output: progress, notes, and at the end `done` or `error`. What
 frameworks print goes to standard error, which the parent keeps back unless the process dies. It starts
@@ -14,11 +14,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 from ..exporters.base import exporters
-from ..validation.errors import ConvertError, EnvironmentFailure
+from ..validation.errors import ConvertError, EnvironmentFailure, GateError
 from . import parity, stages, validate
 from .pack import write
 from .progress import Progress
@@ -96,24 +97,22 @@ def prepare(directory: Path, options: Options, progress: Progress) -> None:
         write.pack(run, options, progress)
 
 
-def warm_up(task: str, directory: Path, options: Options, go: threading.Event) -> None:
-    """Import and trace what the task will need, while the tasks that it waits for still run.
+def warm_up(tasks: Sequence[str], directory: Path, options: Options, go: threading.Event) -> None:
+    """Import and trace what the tasks will need, while the tasks that they wait for still run.
 
     The network may turn out to be another one, when another checkpoint was here before: that costs only time.
     """
-    kind, _, name = task.partition(":")
-    stage = f"{kind}-{name}" if name else kind
-    if (directory / "manifest.json").exists() and stage in RunDirectory(directory).manifest()["stages"]:
-        return  # done before, so probably current: nothing to import anything for
-    if kind not in ("export", "reference"):
-        return
+    done = RunDirectory(directory).manifest()["stages"] if (directory / "manifest.json").exists() else {}
+    new = [task for task in tasks if task.replace(":", "-") not in done]  # else it is probably current
+    formats = [exporters()[task.removeprefix("export:")] for task in new if task.startswith("export:")]
+    modules = [module for exporter in formats for module in exporter.modules] + ["torch"] * ("reference" in new)
     with contextlib.suppress(Exception):  # the task itself says what is missing or wrong
-        for module in exporters()[name].modules if kind == "export" else ("torch",):
+        for module in modules:
             importlib.import_module(module)
-        while not ((directory / "manifest.json").exists() or go.wait(0.01)):
+        while formats and not ((directory / "manifest.json").exists() or go.wait(0.01)):
             pass  # for the configuration, which is known long before the weights are
-        if kind == "export":
-            stages.trace(RunDirectory(directory).manifest(), exporters()[name], options)
+        for exporter in formats:
+            stages.trace(RunDirectory(directory).manifest(), exporter, options)
 
 
 def _await_parent(go: threading.Event) -> None:
@@ -124,7 +123,7 @@ def _await_parent(go: threading.Event) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a task: its name, the run directory, the options as JSON."""
+    """Do tasks one after the other: the run directory, the options as JSON, the tasks' names."""
     lines = Lines(os.fdopen(os.dup(1), "w"))
     os.dup2(2, 1)  # whatever a framework prints must not end up among the messages
     lines.send(pid=os.getpid())
@@ -133,11 +132,21 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.umask(0o022)
-    task, directory, options = arguments[0], Path(arguments[1]), Options.from_json(arguments[2])
+    directory, options, tasks = Path(arguments[0]), Options.from_json(arguments[1]), arguments[2:]
+    warm_up(tasks, directory, options, go)
+    lines.send(warm=True)
+    go.wait()
+    codes = []
+    for task in tasks:
+        codes.append(_do(task, directory, options, lines))
+        if codes[-1] not in (0, GateError.exit_code):
+            break
+    return max(codes)
+
+
+def _do(task: str, directory: Path, options: Options, lines: Lines) -> int:
+    """Do a task and say how it ended; give the exit code."""
     try:
-        warm_up(task, directory, options, go)
-        lines.send(warm=True)
-        go.wait()
         perform(task, directory, options, lines)
     except ConvertError as error:
         lines.send(error=str(error), exit_code=error.exit_code)

@@ -104,6 +104,8 @@ class Exporter:
         ways: what else must be importable for a way of writing that `--via` names; the extra is called as the way.
         compiles: its runtime compiles the program anew for each shape.
         weights_only: the files hold no program; what runs is the NNX model, which parity runs on every case.
+        host: the format whose process writes this one too, right after it, if both are written: what that one
+            made in memory is used again.
         effort: how long writing and proving takes, compared with other formats: what takes longest starts first.
         layout: a folder for one kind of clients, with the pack's files in it; written only when asked for.
         optional: written only when asked for.
@@ -130,6 +132,7 @@ class Exporter:
     ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     compiles: bool = True
     weights_only: bool = False
+    host: str = ""
     effort: int = 0
     layout: bool = False
     optional: bool = False

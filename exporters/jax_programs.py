@@ -66,7 +66,7 @@ def reproducible_lowering() -> Iterator[None]:
 
 
 @functools.cache  # a network lives as long as its process
-def lowered(network: "Network", entry_point: str, sizes: Sizes = ()) -> "Exported":
+def lowered(network: "Network", entry_point: str, sizes: Sizes) -> "Exported":
     """Lower an entry point, for readers older than JAX too: a program of the weights that it reads and its inputs.
 
     Sizes that are not fixed are symbolic. Nothing in a program depends on the platform that it was lowered for, so
@@ -101,7 +101,9 @@ def _named(traced: "Traced", entry: EntryPoint) -> "Function":
 
 def weights_of(exported: "Exported") -> list[str]:
     """Name the weights that a program of `lowered` takes, in their order."""
-    (weights, *_), _ = exported.in_tree.unflatten(exported.in_avals)
+    import jax
+
+    (weights, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     return list(weights)
 
 

@@ -156,7 +156,7 @@ def _signature(network: "Network", entry_point: str, variables: Mapping[str, Any
     tf = _tensorflow()
     from tensorflow.compiler.tf2xla.python.xla import call_module  # the operator has no other name in Python
 
-    entry, program = network.entry_points[entry_point], lowered(network, entry_point)
+    entry, program = network.entry_points[entry_point], lowered(network, entry_point, ())
     names = weights_of(program)
 
     def call(*inputs: Any) -> Any:
@@ -284,7 +284,8 @@ EXPORTER = Exporter(
     extra="saved-model",
     write=write,
     trace=trace,
-    effort=3,
+    host="stablehlo",
+    effort=2,
     open=open_,
     read_weights=read_weights,
     needs=needs,

@@ -335,6 +335,7 @@ def test_an_interruption_leaves_no_process_and_is_resumed_from(checkpoint, tmp_p
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in a shell's background ignore it
     )
     deadline = time.monotonic() + 60
     while not (out / "programs" / "weights.safetensors").exists() and time.monotonic() < deadline:

@@ -17,7 +17,7 @@ def log():
 
 
 def ask(nursery: Nursery, log, directory) -> tuple:
-    return nursery.start(["validate:onnx", str(directory), Options().to_json()], log)
+    return nursery.start([str(directory), Options().to_json(), "validate:onnx"], log)
 
 
 def told(listen) -> list[dict]:
@@ -71,3 +71,15 @@ def test_what_kept_the_nursery_from_starting_is_known(tmp_path, log):
         with listen, tell:
             assert told(listen) == []
         assert "this jax is broken" in nursery.last_words()
+
+
+def test_a_worker_does_its_tasks_one_after_the_other_and_stops_at_what_stops_all(tmp_path, log):
+    """Nothing is there: the first task is an input error, which would meet the second one too."""
+    with Nursery(os.environ) as nursery:
+        options = Options().to_json()
+        listen, tell = nursery.start([str(tmp_path), options, "validate:onnx", "validate:orbax"], log)
+        tell.write(b"!")
+        with listen, tell:
+            *_, error, ended = told(listen)
+    assert error["exit_code"] == 3
+    assert ended == {"exit": 3}

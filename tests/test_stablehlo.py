@@ -128,9 +128,9 @@ def test_the_jax_program_takes_every_size_on_every_platform(artifact):
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
 @pytest.mark.parametrize("entry_point", list(NETWORK.entry_points))
 def test_a_program_is_the_same_whatever_platform_it_is_lowered_for(monkeypatch, entry_point, platform):
-    here = lowered(NETWORK, entry_point)
+    here = lowered(NETWORK, entry_point, ())
     monkeypatch.setattr(jax_programs, "PLATFORMS", (platform,))
-    there = lowered.__wrapped__(NETWORK, entry_point)
+    there = lowered.__wrapped__(NETWORK, entry_point, ())
     assert there.platforms == (platform,)
     assert there.mlir_module_serialized == here.mlir_module_serialized
 
