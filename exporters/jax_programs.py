@@ -78,7 +78,7 @@ def lowered(network: "Network", entry_point: str, sizes: Sizes) -> "Exported":
     inputs = network.input_specs(entry_point, dict(sizes))
     with reproducible_lowering():
         traced = network.trace(network.function(entry_point), *inputs)
-        function = jax.jit(_named(traced, network.entry_points[entry_point]))
+        function = jax.jit(_named(traced, network.entry_points[entry_point]), keep_unused=True)
         checks = [export.DisabledSafetyCheck.platform()]
         exported = export.export(function, platforms=PLATFORMS, disabled_checks=checks)(traced.weights, *inputs)
     return dataclasses.replace(exported, mlir_module_serialized=portable(exported.mlir_module_serialized))

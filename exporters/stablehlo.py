@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import jax
     from jax.export import Exported
 
-
 KEY = "stablehlo"
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -55,7 +54,7 @@ def _write_entry(request: Request, entry_point: str, programs: Mapping[str, "Exp
     """Write the dynamic program in both forms, the static ones as bytecode."""
     exported = programs[""]
     bytecode = {
-        label: _save(request, f"{entry_point}.{label}.mlirbc".replace("..", "."), program.mlir_module_serialized)
+        label: _save(request, ".".join(filter(None, (entry_point, label, "mlirbc"))), program.mlir_module_serialized)
         for label, program in programs.items()
     }
     return {

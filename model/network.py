@@ -55,10 +55,6 @@ class Network:
         call.__name__ = entry_point
         return call
 
-    def weight_specs(self, names: tuple[str, ...] | None = None) -> dict[str, jax.ShapeDtypeStruct]:
-        """Give the abstract weights, all of them or the named ones."""
-        return self.leaves if names is None else {name: self.leaves[name] for name in names}
-
     def input_specs(self, entry_point: str, sizes: Mapping[str, int] | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Give the abstract inputs, with symbolic dimensions for the axes that `sizes` does not fix."""
         entry = self.entry_points[entry_point]
@@ -76,11 +72,13 @@ class Network:
     def trace(self, function: Callable[..., Any], *inputs: jax.ShapeDtypeStruct) -> "Traced":
         """Trace a function of (weights, *inputs) once, and leave out the weights that nothing reads."""
         traced = jax.jit(function).trace(self.leaves, *inputs)
-        jaxpr, names = traced.jaxpr.jaxpr, list(self.leaves)  # a dict's leaves come sorted by key, as these are
+        jaxpr = traced.jaxpr.jaxpr
         read = {id(var) for eqn in jaxpr.eqns for var in eqn.invars} | {id(var) for var in jaxpr.outvars}
-        weights = {name: var for name, var in zip(names, jaxpr.invars, strict=False) if id(var) in read}
-        kept = jaxpr.replace(invars=[*weights.values(), *jaxpr.invars[len(names) :]], debug_info=None)
-        return Traced(traced.jaxpr.replace(jaxpr=kept), self.weight_specs(tuple(weights)), traced.out_info)
+        arguments = zip(self.leaves, jaxpr.invars, strict=False)  # a dict's leaves come sorted by key, as these are
+        weights = {name: var for name, var in arguments if id(var) in read}
+        kept = jaxpr.replace(invars=[*weights.values(), *jaxpr.invars[len(self.leaves) :]], debug_info=None)
+        specs = {name: self.leaves[name] for name in weights}
+        return Traced(traced.jaxpr.replace(jaxpr=kept), specs, traced.out_info)
 
     @functools.cache  # noqa: B019 - a network lives as long as its process
     def used_weights(self, entry_point: str) -> tuple[str, ...]:

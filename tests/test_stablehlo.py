@@ -6,8 +6,10 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import export
 from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import stablehlo
@@ -15,9 +17,12 @@ from jax.extend.mlir.dialects import stablehlo
 from bgevis.exporters import jax_programs
 from bgevis.exporters.base import Request
 from bgevis.exporters.jax_programs import lowered
+from bgevis.exporters.saved_model import EXPORTER as SAVED_MODEL
 from bgevis.exporters.stablehlo import EXPORTER
 from bgevis.model.bert import FAMILY as BERT
+from bgevis.model.network import Network
 from bgevis.model.visualized_bge import FAMILY as VISUALIZED_BGE
+from bgevis.validation.entry_point import Axis, EntryPoint, TensorSpec
 from bgevis.validation.errors import InputError
 
 SPEC = spec_from_file_location("tiny_exports", Path(__file__).parent / "tiny_exports.py")
@@ -133,6 +138,31 @@ def test_a_program_is_the_same_whatever_platform_it_is_lowered_for(monkeypatch, 
     there = lowered.__wrapped__(NETWORK, entry_point, ())
     assert there.platforms == (platform,)
     assert there.mlir_module_serialized == here.mlir_module_serialized
+
+
+class Wasteful(nnx.Module):
+    """Has a weight that nothing reads, one that is read for nothing, and an input that does not matter."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.scale, self.unread, self.dead = (nnx.Param(jnp.ones(size)) for size in (3, 2, 4))
+
+    def encode_text(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """(batch, tokens) ids -> (batch, 3)."""
+        jnp.sum(self.dead[...])
+        return input_ids[:, :1] * self.scale[...]
+
+
+@pytest.mark.parametrize("exporter", [EXPORTER, SAVED_MODEL], ids=lambda exporter: exporter.name)
+def test_what_matters_not_is_an_argument_all_the_same_if_it_is_stated(tmp_path, exporter):
+    inputs = tuple(TensorSpec(name, "int32", ("batch", "tokens")) for name in ("input_ids", "attention_mask"))
+    outputs = (TensorSpec("embeddings", "float32", ("batch", 3)),)
+    entry = EntryPoint("encode_text", inputs, outputs, {"batch": Axis(), "tokens": Axis()})
+    artifact = tiny.export(exporter, Network(Wasteful, (entry,)), tmp_path / "run", static=STATIC[:1])
+    runner, scale = exporter.open(artifact), tiny.WeightsFile(artifact.directory / tiny.WEIGHTS)["scale"]
+    for tokens in (6, 3):
+        ids = np.arange(2 * tokens, dtype=np.int32).reshape(2, tokens)
+        got = runner.run("encode_text", {"input_ids": ids, "attention_mask": np.ones_like(ids)})["embeddings"]
+        np.testing.assert_allclose(got, ids[:, :1] * scale, rtol=1e-6)
 
 
 def test_every_file_is_run_in_turn(artifact, monkeypatch):
