@@ -127,7 +127,9 @@ def peak_of(rows: Mapping[str, Row], *, proving: bool) -> float:
     """Give the GB of the largest of our processes, among those that convert and export or among those that prove."""
     said = [run.said for name, row in rows.items() if name.startswith("ours") for run in row.runs]
     tasks = [(name, float(size)) for text in said for name, size in TASK.findall(text)]
-    return max((size for task, size in tasks if task.startswith(("prepare", "export")) is not proving), default=0.0)
+    return max(
+        (size for task, size in tasks if task.startswith(("prepare", "pack", "export")) is not proving), default=0.0
+    )
 
 
 def results(model: Model, rows: Mapping[str, Row]) -> str:

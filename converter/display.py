@@ -22,7 +22,7 @@ from rich.table import Table
 from .progress import Progress as Listener
 from .run_directory import RunDirectory
 
-SHARES = {"prepare": 5, "reference": 12, "parity": 8, "export": 3, "validate": 6}
+SHARES = {"prepare": 5, "pack": 1, "reference": 12, "parity": 8, "export": 3, "validate": 6}
 """Roughly how the time of `all` is spent, so that the time left means something from the start."""
 
 

@@ -14,7 +14,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
@@ -25,7 +25,7 @@ from . import provenance, stages, validate
 from .nursery import Nursery
 from .run_directory import STAGING, RunDirectory, hold
 from .stages import Options
-from .worker import PREPARE
+from .worker import PACK, PREPARE
 
 COPIES = 3.3
 """Disk that a run takes, in sizes of the checkpoint as float32: weights, Orbax, SavedModel, and what is aside."""
@@ -51,7 +51,7 @@ class Task:
 
     Args:
         order: among tasks that could start, the lowest starts first.
-        host: the task whose process does this one too, right after it, if it is among the tasks.
+        host: the task whose process does this one too, once that has passed, if it is among the tasks.
     """
 
     name: str
@@ -117,12 +117,16 @@ class _Worker:
         """The task that it does now, "" when all are over."""
         return "" if len(self.outcomes) == len(self.tasks) else self.tasks[len(self.outcomes)].name
 
-    def over(self, error: ConvertError | None, display: Display, peak: int = 0) -> None:
-        """Note how its task ended; it goes on with the next one."""
+    def over(self) -> Iterable[tuple[Task, ConvertError | None]]:
+        """Give the tasks that are over, and what failed in each."""
+        return zip(self.tasks, self.outcomes, strict=False)
+
+    def end(self, error: ConvertError | None, display: Display, peak: int = 0) -> None:
+        """Note how its task ended; if well, it goes on with the next one."""
         seconds = time.monotonic() - (self.started or time.monotonic())
         display.end(self.name, "fail" if error else "pass", seconds, peak)
         self.outcomes.append(error)
-        if self.name:
+        if self.name and not error:
             self._start(display)
 
     def _start(self, display: Display) -> None:
@@ -137,7 +141,7 @@ class _Worker:
 
 def tasks_for_all(formats: Sequence[Exporter]) -> list[Task]:
     """Give every task of `all`. The reference comes first: it is the longest and everything is held against it."""
-    tasks = [*tasks_for_exports(formats), Task("reference", (PREPARE,)), Task("parity", ("reference",), 2)]
+    tasks = [*tasks_for_exports(formats), Task("reference", (PACK,)), Task("parity", ("reference",), 2)]
     names = {e.name for e in formats}
 
     def needs(exporter: Exporter) -> tuple[str, ...]:
@@ -150,8 +154,11 @@ def tasks_for_all(formats: Sequence[Exporter]) -> list[Task]:
 def tasks_for_exports(formats: Sequence[Exporter]) -> list[Task]:
     """Give the tasks that make artifacts, without any that proves them."""
     hosts = {e.name: f"export:{e.host}" for e in formats if e.host}
-    exports = (Task(f"export:{e.name}", (PREPARE,), 1, hosts.get(e.name, "")) for e in _longest_first(formats))
-    return [Task(PREPARE), *exports]
+    exports = (
+        Task(f"export:{e.name}", (PACK if e.layout else PREPARE,), 1, hosts.get(e.name, ""))
+        for e in _longest_first(formats)
+    )
+    return [Task(PREPARE), Task(PACK, (PREPARE,), host=PREPARE), *exports]
 
 
 def _longest_first(formats: Sequence[Exporter]) -> list[Exporter]:
@@ -234,16 +241,16 @@ def run_tasks(
                 _employ(waiting, workers, passed, jobs, make, display)
                 if not any(worker.started for worker in workers):
                     break  # what is left needs something that failed
-                for ended in _listen(display, selector):
-                    _finish(ended, display, nursery)
-                    workers.remove(ended)
-                    for task, error in zip(ended.tasks, ended.outcomes, strict=False):
-                        if error is None:
-                            passed.add(task.name)
-                            continue
-                        errors.append(error)
-                        if error.exit_code != GateError.exit_code:
-                            return errors
+                ended = _listen(display, selector)
+                for worker in ended:
+                    _finish(worker, display, nursery)
+                for worker in workers:
+                    passed |= {task.name for task, error in worker.over() if error is None}
+                for worker in ended:
+                    workers.remove(worker)
+                    errors += [error for _, error in worker.over() if error]
+                if any(error.exit_code != GateError.exit_code for error in errors):
+                    return errors
         finally:
             for left in workers:
                 _stop(left)
@@ -266,15 +273,11 @@ def _employ(
 ) -> None:
     """Let tasks go whose needs are met; what processors are left free, others use to import what they will need."""
     made = {worker.tasks[0].name: worker for worker in workers}
-    free = jobs - sum(worker.busy for worker in workers)
-    for tasks in [t for t in waiting if set(t[0].after) <= passed]:
-        worker = made.get(tasks[0].name)
-        if worker is None or not worker.busy:
-            if free <= 0:
-                continue
-            free -= 1
+    working = sum(worker.started is not None for worker in workers)
+    for tasks in [t for t in waiting if set(t[0].after) <= passed][: max(jobs - working, 0)]:
         waiting.remove(tasks)
-        (worker or make(tasks)).go(display)
+        (made.get(tasks[0].name) or make(tasks)).go(display)
+    free = jobs - sum(worker.busy for worker in workers)
     for tasks in [t for t in waiting if t[0].name not in made][: max(free, 0)]:
         make(tasks)
 
@@ -325,9 +328,9 @@ def _message(worker: _Worker, message: dict, display: Display) -> None:
     elif "note" in message:
         display.note(name, message["note"])
     elif "error" in message:
-        worker.over(BY_CODE[message["exit_code"]](message["error"]), display)
+        worker.end(BY_CODE[message["exit_code"]](message["error"]), display)
     elif "done" in message:
-        worker.over(None, display, message["peak"])
+        worker.end(None, display, message["peak"])
     elif "pid" in message:
         worker.pid = message["pid"]
     elif "warm" in message:
@@ -339,9 +342,8 @@ def _message(worker: _Worker, message: dict, display: Display) -> None:
 def _finish(worker: _Worker, display: Display, nursery: Nursery) -> None:
     """Close what belongs to a process that has ended, and explain it if that was before its time."""
     with worker.said, worker.tell, worker.log:
-        last = worker.outcomes[-1] if worker.outcomes else None
-        if worker.name and (last is None or last.exit_code == GateError.exit_code):
-            worker.over(_died(worker, nursery), display)
+        if worker.name and not any(worker.outcomes):
+            worker.end(_died(worker, nursery), display)
 
 
 def _died(worker: _Worker, nursery: Nursery) -> ConvertError:

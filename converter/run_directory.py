@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ class RunDirectory:
 
     def _commit(self, name: str, staged: "Staged", reads: str, verdict: str) -> None:
         out = staged.out
-        files = {str(p.relative_to(out)): describe(p) for p in sorted(out.rglob("*")) if p.is_file()}
+        files = _described(out)
         if files.keys() & self.manifest()["files"].keys():
             self.update(lambda manifest: _disown(manifest, files))  # an earlier stage's file is about to be replaced
         refuse_outside(self.path, files)
@@ -271,11 +272,15 @@ def _misshapen(manifest: Manifest) -> str:
     return ""
 
 
-def describe(file: Path) -> dict[str, Any]:
-    """Give size and digest as the manifest states them, and sync the file to disk."""
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())
-    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
+def _described(out: Path) -> dict[str, dict[str, Any]]:
+    """Give size and digest of each file below `out` as the manifest states them; meanwhile they go to the disk."""
+    paths = sorted(path for path in out.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(1) as disk:
+        synced = disk.map(_sync, paths)
+        files = {str(p.relative_to(out)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in paths}
+        for _ in synced:
+            pass  # here is raised what the disk refused
+    return files
 
 
 def sha256(file: Path, progress: Callable[[int], None] = lambda nbytes: None) -> str:
@@ -327,8 +332,9 @@ def write_atomically(file: Path, text: str, aside: Path) -> None:
     _sync(file.parent)
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Have a file, or the entries of a folder, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -217,10 +217,16 @@ def reopen(run: RunDirectory) -> Checkpoint:
             f"{run.path} does not know where its checkpoint is; run `bgevis-convert load CKPT --out {run.path}`"
         )
     source = json.loads(note.read_text())
-    checkpoint = open_checkpoint(Path(source["checkpoint"]))
+    checkpoint = _opened(Path(source["checkpoint"]), json.dumps(source["state"]))
     if _state(checkpoint) != source["state"]:
         raise InputError(f"{checkpoint.path} was changed after it was loaded; run `bgevis-convert load` again")
     return checkpoint
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(path: Path, state: str) -> Checkpoint:
+    """Open a checkpoint in a certain state once for all stages of a process."""
+    return open_checkpoint(path)
 
 
 def family_and_config(manifest: Manifest) -> tuple[Family, Config]:

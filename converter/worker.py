@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ..exporters.base import exporters
-from ..validation.errors import ConvertError, EnvironmentFailure, GateError
+from ..validation.errors import ConvertError, EnvironmentFailure
 from . import parity, stages, validate
 from .pack import write
 from .progress import Progress
@@ -27,7 +27,10 @@ from .run_directory import RunDirectory, environment_failure
 from .stages import Options
 
 PREPARE = "prepare"
-"""load, remap, verify, build and pack in one process: they share the checkpoint's pages and one import of jax."""
+"""load, remap, verify and build in one process: they share the checkpoint's pages and one import of jax."""
+
+PACK = "pack"
+"""In the same process, while the first exports begin: they need none of it."""
 
 
 class Lines:
@@ -65,7 +68,10 @@ def perform(task: str, directory: Path, options: Options, progress: Progress) ->
         return
     kind, _, name = task.partition(":")
     run = RunDirectory(directory)
-    if kind == "export":
+    if kind == PACK:
+        if not run.is_current(PACK, write.reads(run)):
+            write.pack(run, options, progress)
+    elif kind == "export":
         exporter = exporters()[name]
         if not run.is_current(f"export-{name}", stages.export_reads(run, exporter, options)):
             stages.export(run, exporter, options, progress)
@@ -92,9 +98,6 @@ def prepare(directory: Path, options: Options, progress: Progress) -> None:
         if not run.is_current(name, run.reads(*reads)):
             progress.note(name)
             stage(run, options, progress)
-    if not run.is_current("pack", write.reads(run)):
-        progress.note("pack")
-        write.pack(run, options, progress)
 
 
 def warm_up(tasks: Sequence[str], directory: Path, options: Options, go: threading.Event) -> None:
@@ -123,7 +126,7 @@ def _await_parent(go: threading.Event) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Do tasks one after the other: the run directory, the options as JSON, the tasks' names."""
+    """Do tasks one after the other, until one fails: the run directory, the options as JSON, the tasks' names."""
     lines = Lines(os.fdopen(os.dup(1), "w"))
     os.dup2(2, 1)  # whatever a framework prints must not end up among the messages
     lines.send(pid=os.getpid())
@@ -136,12 +139,10 @@ def main(arguments: list[str]) -> int:
     warm_up(tasks, directory, options, go)
     lines.send(warm=True)
     go.wait()
-    codes = []
     for task in tasks:
-        codes.append(_do(task, directory, options, lines))
-        if codes[-1] not in (0, GateError.exit_code):
-            break
-    return max(codes)
+        if code := _do(task, directory, options, lines):
+            return code
+    return 0
 
 
 def _do(task: str, directory: Path, options: Options, lines: Lines) -> int:

@@ -4,14 +4,17 @@ Kernels keep their heads apart, as Flax's attention does: (embed, heads, head_di
 (heads, head_dim, embed) out of them.
 """
 
+import functools
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ..validation.taps import tap
+from ..validation.taps import is_recording, scope, tap
 from . import ops
 
 ACTIVATIONS = {
@@ -64,3 +67,27 @@ class Embedding(nnx.Module):
 def tapped(name: str, layer: nnx.Module, x: Array) -> Array:
     """Apply `layer` and record what it gives under `name`, the layer's own place in the module tree."""
     return tap(name, layer(x))
+
+
+def in_turn(layers: Iterable[nnx.Module], name: str, x: Array, *others: Array, remat: bool = False) -> Array:
+    """Apply layers one after the other, each in the scope `name`.i, to x and the same further arguments.
+
+    While JAX traces, layers of one kind are traced once and lowered to one function, which each of them calls with its
+    own weights. Where intermediate values are recorded, and where nothing is traced, each is simply called. With
+    `remat`, the backward pass computes each layer again instead of keeping its activations.
+    """
+
+    def call(layer: nnx.Module, x: Array, *others: Array) -> Array:
+        function = type(layer).__call__
+        return (nnx.remat(function) if remat else function)(layer, x, *others)
+
+    # Made anew for each program: what is traced depends on more than its arguments (`ops.native_operators`).
+    @functools.partial(jax.jit, static_argnums=0)
+    def layer(graph: Any, state: Any, x: Array, *others: Array) -> Array:
+        return call(nnx.merge(graph, state), x, *others)
+
+    shared = isinstance(x, jax.core.Tracer) and not is_recording()
+    for i, each in enumerate(layers):
+        with scope(f"{name}.{i}"):
+            x = layer(*nnx.split(each), x, *others) if shared else call(each, x, *others)
+    return x

@@ -73,7 +73,7 @@ def test_what_kept_the_nursery_from_starting_is_known(tmp_path, log):
         assert "this jax is broken" in nursery.last_words()
 
 
-def test_a_worker_does_its_tasks_one_after_the_other_and_stops_at_what_stops_all(tmp_path, log):
+def test_a_worker_does_its_tasks_one_after_the_other_until_one_fails(tmp_path, log):
     """Nothing is there: the first task is an input error, which would meet the second one too."""
     with Nursery(os.environ) as nursery:
         options = Options().to_json()

@@ -30,7 +30,8 @@ def unproved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serving")
     write_fixture("bert", "tiny", 5, "float32", folder / "tiny.safetensors")
     options = stages.Options(checkpoint=str(folder / "tiny.safetensors"))
-    worker.prepare(folder / "run", options, Silent())
+    for task in (worker.PREPARE, worker.PACK):
+        worker.perform(task, folder / "run", options, Silent())
     run = RunDirectory(folder / "run")
     parity.reference(run, options, Silent())
     stages.export(run, EXPORTER, options, Silent())

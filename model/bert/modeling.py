@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from ...validation.taps import scope, tap
 from .. import ops
-from ..layers import ACTIVATIONS, Embedding, LayerNorm, Linear, tapped
+from ..layers import ACTIVATIONS, Embedding, LayerNorm, Linear, in_turn, tapped
 from .config import BertConfig
 
 MASKED_SCORE = -65504.0
@@ -124,11 +124,7 @@ class TextEncoder(nnx.Module):
         """Run the layers on embedded tokens."""
         mask = attention_mask.astype(x.dtype)
         bias = ((1 - mask) * MASKED_SCORE)[:, None, None, :]
-        call = nnx.remat(Layer.__call__) if self.remat else Layer.__call__
-        for i, layer in enumerate(self.layers):
-            with scope(f"layers.{i}"):
-                x = call(layer, x, bias)
-        return x
+        return in_turn(self.layers, "layers", x, bias, remat=self.remat)
 
     def pool(
         self, x: Float[Array, "batch tokens width"], attention_mask: Int[Array, "batch tokens"]

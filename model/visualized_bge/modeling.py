@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from ...validation.taps import scope, tap
 from .. import ops
 from ..bert.modeling import TextEncoder, check_text
-from ..layers import LayerNorm, Linear, tapped
+from ..layers import LayerNorm, Linear, in_turn, tapped
 from .config import VisionConfig, VisualizedBGEConfig
 
 
@@ -118,11 +118,7 @@ class VisionEncoder(nnx.Module):
         cls = jnp.broadcast_to(self.cls_token[...], (images.shape[0], 1, self.config.width))
         x = jnp.concatenate([cls, patches], axis=1) + self.position_embedding[...]
         cos, sin = self.rope()
-        call = nnx.remat(Block.__call__) if self.remat else Block.__call__
-        for i, block in enumerate(self.blocks):
-            with scope(f"blocks.{i}"):
-                x = call(block, x, cos, sin)
-        return x
+        return in_turn(self.blocks, "blocks", x, cos, sin, remat=self.remat)
 
 
 class BGEVisualized(nnx.Module):
