@@ -52,6 +52,7 @@ class Task:
     Args:
         order: among tasks that could start, the lowest starts first.
         host: the task whose process does this one too, once that has passed, if it is among the tasks.
+            A host is nobody's guest.
     """
 
     name: str

@@ -168,7 +168,8 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
         pack = Pack(run.path)
         rows, goldens = [*rows, *pack.rows()], pack.fed(goldens, opened.entry_points)
     if exporter.weights_only:  # of each entry point one case: that its program reads these weights
-        goldens = [min(several, key=_numbers) for several in _by_entry_point(goldens)]
+        costly_first = sorted(goldens, key=_numbers, reverse=True)
+        goldens = list({golden.case.entry_point: golden for golden in costly_first}.values())
     try:
         runner = exporter.open(opened)
     except GateError as error:
@@ -177,13 +178,6 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
     rows = [*rows, *report.rows, *probe_rows(exporter, opened, run.path)]
     rows += more_rows(run, exporter, opened, goldens)
     return Report(report.runner, tuple(rows), tuple(places(exporter, opened, run.path, rows)))
-
-
-def _by_entry_point(goldens: Sequence[Golden]) -> list[list[Golden]]:
-    several: dict[str, list[Golden]] = {}
-    for golden in goldens:
-        several.setdefault(golden.case.entry_point, []).append(golden)
-    return list(several.values())
 
 
 def _numbers(golden: Golden) -> int:

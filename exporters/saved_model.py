@@ -214,7 +214,7 @@ def _describe(entry_point: str, function: Any, ops: str) -> Description:
 
 
 def _normalize(path: Path) -> dict[str, Description]:
-    """Take out of the graph what the process had made before, and let its programs ask for less.
+    """Take out of the graph what the process had made before.
 
     Gives the tensors that a session feeds and fetches for each signature: C and Java know no signatures.
     """
