@@ -94,8 +94,8 @@ def converted(model: Model, entry: str) -> tuple["Network", dict[str, Any]]:
     """Give our NNX model, and of the weights that we converted those that an entry point reads."""
     import jax.numpy as jnp
 
-    from bgevis.converter import stages
-    from bgevis.converter.run_directory import RunDirectory
+    from bgevis.converter.directory import RunDirectory
+    from bgevis.converter.stages import common as stages
     from bgevis.exporters.weights import WeightsFile
 
     run = RunDirectory(model.exports("ours"))

@@ -4,10 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-from bgevis.converter import stages
-from bgevis.converter.display import display
-from bgevis.converter.pipeline import run_tasks, tasks_for_exports
-from bgevis.converter.run_directory import hold
+from bgevis.converter.directory import hold
+from bgevis.converter.report.terminal import display
+from bgevis.converter.run.tasks import run_tasks, tasks_for_exports
+from bgevis.converter.stages import common as stages
 
 
 def main() -> None:

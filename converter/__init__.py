@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .artifacts import Artifacts, load_module, open_artifacts
+    from .use.artifacts import Artifacts, load_module, open_artifacts
 
 __all__ = ["Artifacts", "load_module", "open_artifacts"]
 
@@ -12,6 +12,6 @@ def __getattr__(name: str) -> Any:
     """Import what is public when it is asked for: the command line must not wait for it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import artifacts
+    from .use import artifacts
 
     return getattr(artifacts, name)

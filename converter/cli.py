@@ -35,7 +35,7 @@ class Group(click.Group):
         except OSError as error:
             if context.params.get("debug"):
                 raise
-            from .run_directory import environment_failure
+            from .directory import environment_failure
 
             failure = environment_failure(error, Path.cwd())
             click.echo(f"error: {failure}", err=True)
@@ -52,7 +52,7 @@ class TokenizerFolder(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Fetch what is named; check what is a folder."""
         if isinstance(value, str) and value.startswith("hf:"):
-            from .hub import tokenizer
+            from .source.hub import tokenizer
 
             return tokenizer(value)
         return super().convert(value, param, ctx)
@@ -200,13 +200,13 @@ def main(debug: bool) -> None:
 @json_option
 def all_command(checkpoint: Path, out: Path, jobs: int, verify_rebuild: bool, as_json: bool, **given: Any) -> None:
     """Do everything: convert CKPT and prove each artifact. Resumes after an interruption."""
-    from . import pipeline
-    from .display import display, progress, report
+    from .report.terminal import display, progress, report
+    from .run import tasks as pipeline
 
     with display(as_json) as shown:
         run = pipeline.convert_all(out, options(checkpoint=checkpoint, **given), shown, jobs)
     if verify_rebuild:
-        from . import rebuild
+        from .use import rebuild
 
         with run.locked(), progress("rebuild", as_json) as listener:
             rebuild.verify(run, options(checkpoint=checkpoint, **given), listener, jobs)
@@ -220,9 +220,9 @@ def all_command(checkpoint: Path, out: Path, jobs: int, verify_rebuild: bool, as
 @json_option
 def load(checkpoint: Path, out: Path, as_json: bool, **given: Any) -> None:
     """Open CKPT safely, detect its family, and make the run directory with what was found."""
-    from . import stages
-    from .display import progress, report
-    from .run_directory import hold
+    from .directory import hold
+    from .report.terminal import progress, report
+    from .stages import common as stages
 
     with hold(out), progress("load", as_json) as shown:
         run = stages.load(out, options(checkpoint=checkpoint, **given), shown)
@@ -236,10 +236,10 @@ def _stage(name: str, summary: str) -> None:
     @directory_argument
     @json_option
     def command(directory: Path, as_json: bool) -> None:
-        from . import stages
-        from .display import progress, report
-        from .pack.write import pack
-        from .run_directory import RunDirectory
+        from .directory import RunDirectory
+        from .report.terminal import progress, report
+        from .stages import common as stages
+        from .stages.pack import pack
 
         run = RunDirectory(directory)
         with run.locked(), progress(name, as_json) as shown:
@@ -258,9 +258,9 @@ _stage("pack", "Write tokenizer, preprocessing and raw samples, for runtimes wit
 @json_option
 def parity(directory: Path, as_json: bool) -> None:
     """Hold the NNX model against the PyTorch original, every entry point."""
-    from . import pipeline
-    from .display import display, report
-    from .run_directory import RunDirectory
+    from .directory import RunDirectory
+    from .report.terminal import display, report
+    from .run import tasks as pipeline
 
     run = RunDirectory(directory)
     with run.locked(), display(as_json) as shown:
@@ -275,9 +275,9 @@ def parity(directory: Path, as_json: bool) -> None:
 @json_option
 def export(format_name: str, directory: Path, as_json: bool, **given: Any) -> None:
     """Write one FORMAT: orbax, saved-model, onnx or stablehlo."""
-    from . import stages
-    from .display import progress, report
-    from .run_directory import RunDirectory
+    from .directory import RunDirectory
+    from .report.terminal import progress, report
+    from .stages import common as stages
 
     given_options = options(formats=(format_name,), **given)
     run = RunDirectory(directory)
@@ -296,10 +296,10 @@ def export(format_name: str, directory: Path, as_json: bool, **given: Any) -> No
 @json_option
 def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path | None, as_json: bool) -> None:
     """Execute every artifact in its own runtime and trace its weights. Needs neither CKPT nor PyTorch."""
-    from . import pipeline
-    from .display import display, report
-    from .run_directory import RunDirectory
-    from .validate import write_junit
+    from .directory import RunDirectory
+    from .report.terminal import display, report
+    from .run import tasks as pipeline
+    from .stages.validate import write_junit
 
     try:
         run = RunDirectory(directory)
@@ -338,8 +338,8 @@ def embed(
     batch: int,
 ) -> None:
     """Embed texts, pictures or pairs of both by the artifacts of DIR."""
-    from . import embedding
-    from .artifacts import open_artifacts
+    from .use import embedding
+    from .use.artifacts import open_artifacts
 
     if not texts and not images and lines is None:
         raise click.UsageError("nothing to embed: give --text, --texts or --image")
@@ -369,9 +369,9 @@ def embed(
 )
 def serving(directory: Path, out: Path, name: str, version: int | None, warm: tuple[dict[str, int], ...]) -> None:
     """Copy the SavedModel of DIR to OUT/NAME/VERSION with warm-up requests, for TensorFlow Serving."""
-    from .display import progress
-    from .run_directory import RunDirectory
-    from .serving import serve
+    from .directory import RunDirectory
+    from .report.terminal import progress
+    from .use.serving import serve
 
     if not name.strip(".") or {"/", "\\"} & set(name):
         raise click.BadParameter(f"{name!r} cannot be a folder's name", param_hint="--name")
@@ -392,10 +392,10 @@ def serving(directory: Path, out: Path, name: str, version: int | None, warm: tu
 @json_option
 def restore(directory: Path, format_name: str, out: Path, as_json: bool) -> None:
     """Rebuild the source state dict from one FORMAT of DIR, every tensor proved by its digest in the ledger."""
-    from . import stages
-    from .display import progress
-    from .restore import restore as rebuild
-    from .run_directory import RunDirectory
+    from .directory import RunDirectory
+    from .report.terminal import progress
+    from .stages import common as stages
+    from .use.restore import restore as rebuild
 
     exporter = stages.chosen(options(formats=(format_name,)))[0]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -416,8 +416,8 @@ def restore(directory: Path, format_name: str, out: Path, as_json: bool) -> None
 @json_option
 def doctor(directory: Path, targets: tuple[str, ...], as_json: bool) -> None:
     """Say which runtimes and releases open each artifact of DIR; exit 1 if a named one does not, and what to do."""
-    from . import doctor as examination
-    from .run_directory import RunDirectory
+    from .directory import RunDirectory
+    from .use import doctor as examination
 
     examined = examination.examine(RunDirectory(directory), targets)
     click.echo(json.dumps(examined, indent=1) if as_json else examination.tell(examined))
@@ -430,9 +430,9 @@ def doctor(directory: Path, targets: tuple[str, ...], as_json: bool) -> None:
 @json_option
 def publish(directory: Path, url: str, as_json: bool) -> None:
     """Copy the proven DIR to URL (s3://..., gs://..., any file system of fsspec's) and read every byte back."""
-    from .display import progress
-    from .publish import publish as copy
-    from .run_directory import RunDirectory
+    from .directory import RunDirectory
+    from .report.terminal import progress
+    from .use.publish import publish as copy
 
     run = RunDirectory(directory)
     with progress("publish", as_json) as shown:
@@ -451,7 +451,7 @@ def publish(directory: Path, url: str, as_json: bool) -> None:
 @json_option
 def inspect(checkpoint: Path, as_json: bool, **given: Any) -> None:
     """Show what CKPT holds and which family it belongs to, without converting anything."""
-    from .inspection import describe, show
+    from .report.inspection import describe, show
 
     described = describe(checkpoint, options(**given))
     click.echo(json.dumps(described, indent=1) if as_json else show(described))
@@ -463,7 +463,7 @@ def inspect(checkpoint: Path, as_json: bool, **given: Any) -> None:
 @json_option
 def why(directory: Path, name: str, as_json: bool) -> None:
     """Say what became of the tensor or parameter NAME, and why."""
-    from .inspection import explain, tell
+    from .report.inspection import explain, tell
 
     explained = explain(directory, name)
     click.echo(json.dumps(explained, indent=1) if as_json else tell(explained))
@@ -498,7 +498,7 @@ def families(as_json: bool) -> None:
 )
 def fixture(family_name: str, out: Path, size: str, seed: int, dtype: str) -> None:
     """Write a seeded checkpoint of FAMILY in the upstream layout: .safetensors by its ending, else PyTorch's."""
-    from .fixture import write_fixture
+    from .use.fixture import write_fixture
 
     nbytes = write_fixture(family_name, size, seed, dtype, out)
     click.echo(f"{out}: {nbytes / 1e6:.1f} MB, {family_name} {size}, seed {seed}, {dtype}")
@@ -506,7 +506,7 @@ def fixture(family_name: str, out: Path, size: str, seed: int, dtype: str) -> No
 
 def options(**given: Any) -> Any:
     """Collect what was given on the command line."""
-    from .stages import Options
+    from .stages.common import Options
 
     texts = {k: "" if v is None else str(v) for k, v in given.items() if k in ("checkpoint", "tokenizer", "via")}
     configs = tuple(str(path) for path in given.pop("configs", ()))

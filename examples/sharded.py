@@ -24,9 +24,9 @@ import numpy as np  # noqa: E402
 import orbax.checkpoint as ocp  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
-from bgevis.converter.parity import GOLDENS  # noqa: E402
-from bgevis.converter.run_directory import RunDirectory  # noqa: E402
-from bgevis.converter.stages import network  # noqa: E402
+from bgevis.converter.directory import RunDirectory  # noqa: E402
+from bgevis.converter.stages.common.common import network  # noqa: E402
+from bgevis.converter.stages.common.parity import GOLDENS  # noqa: E402
 from bgevis.validation.goldens import Goldens  # noqa: E402
 
 mesh = Mesh(np.array(jax.devices()[: arguments.devices]), ("model",))

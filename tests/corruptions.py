@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from bgevis.converter.provenance import statement
+from bgevis.converter.certificate.provenance import statement
 
 FORMATS = ("onnx", "saved_model", "stablehlo")
 

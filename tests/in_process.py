@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from bgevis.converter import pipeline, validate, worker
+from bgevis.converter.directory import RunDirectory
 from bgevis.converter.progress import Silent
-from bgevis.converter.run_directory import RunDirectory
-from bgevis.converter.stages import Options
+from bgevis.converter.run import tasks as pipeline
+from bgevis.converter.run import worker
+from bgevis.converter.stages import validate
+from bgevis.converter.stages.common.common import Options
 from bgevis.validation.errors import ConvertError
 
 

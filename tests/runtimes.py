@@ -116,7 +116,7 @@ def prepare(work: Path) -> None:
     from in_process import in_this_process
     from mutants.bench import VARIANTS, Bench
 
-    from bgevis.converter import stages
+    from bgevis.converter.stages import common as stages
     from bgevis.exporters.base import Request, exporters
     from bgevis.exporters.weights import WeightsFile
     from bgevis.validation.goldens import Goldens

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from mutants.bench import Bench
 
-from bgevis.converter import parity
-from bgevis.converter.cause import acting
+from bgevis.converter.certificate.cause import acting
+from bgevis.converter.stages import parity
 from bgevis.model.bert.config import SIZES as BERT
 from bgevis.model.visualized_bge.config import SIZES as VISUALIZED_BGE
 from bgevis.validation.cases import tapped_entries

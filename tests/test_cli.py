@@ -17,10 +17,10 @@ import pytest
 from in_process import Nothing
 from safetensors.numpy import load_file, save_file
 
-from bgevis.converter import pipeline
-from bgevis.converter.fixture import write_fixture
-from bgevis.converter.run_directory import hold
-from bgevis.converter.stages import Options
+from bgevis.converter.directory import hold
+from bgevis.converter.run import tasks as pipeline
+from bgevis.converter.stages.common.common import Options
+from bgevis.converter.use.fixture import write_fixture
 from bgevis.validation.errors import EnvironmentFailure
 
 COMMAND = [sys.executable, "-m", "bgevis.converter"]
@@ -154,7 +154,7 @@ def test_the_module_comes_back_and_can_be_trained(finished):
     import jax.numpy as jnp
     from flax import nnx
 
-    from bgevis.converter.artifacts import load_module
+    from bgevis.converter.use.artifacts import load_module
     from bgevis.validation.goldens import Goldens
 
     module = load_module(finished)
@@ -187,7 +187,7 @@ def test_one_flipped_bit_is_found(finished, tmp_path, where):
 
 def test_a_flipped_weight_is_named_even_when_the_manifest_agrees(finished, tmp_path):
     """Whoever alters a weight and the manifest too is still found: the weights lead back to the ledger's digests."""
-    from bgevis.converter.run_directory import sha256
+    from bgevis.converter.directory import sha256
 
     damaged = tmp_path / "damaged"
     shutil.copytree(finished, damaged)
@@ -405,7 +405,7 @@ def test_no_framework_at_import_time():
     """Where frameworks may be imported at the top: the networks themselves, and modules that only they import."""
     code = (
         "import sys\n"
-        "import bgevis.converter.stages, bgevis.converter.validate, bgevis.converter.worker\n"
+        "import bgevis.converter.stages.common, bgevis.converter.stages.common.validate, bgevis.converter.run.worker\n"
         "from bgevis.model.family import families\n"
         "from bgevis.exporters.base import exporters\n"
         "families(), exporters()\n"

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bgevis.converter import stages
+from bgevis.converter.certificate.assign import assign
+from bgevis.converter.certificate.ledger import Ledger
 from bgevis.converter.checkpoint import open_checkpoint
-from bgevis.converter.ledger import Ledger
-from bgevis.converter.remap import assign
-from bgevis.converter.stages import Options, identify
+from bgevis.converter.stages import common as stages
+from bgevis.converter.stages.common.common import Options, identify
 from bgevis.model.losses import contrastive_loss
 from bgevis.validation.taps import recording
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bgevis.converter.fixture import write_fixture
+from bgevis.converter.use.fixture import write_fixture
 
 COMMAND = [sys.executable, "-m", "bgevis.converter"]
 FORMAT = ("--format", "onnx")

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 from in_process import convert, in_this_process
 
-from bgevis.converter import stages
 from bgevis.converter.cli import main
-from bgevis.converter.fixture import write_fixture
+from bgevis.converter.directory import RunDirectory
 from bgevis.converter.progress import Silent
-from bgevis.converter.run_directory import RunDirectory
+from bgevis.converter.stages import common as stages
+from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters import releases
 from bgevis.exporters.base import exporters
 from bgevis.exporters.onnx.write import OPSETS

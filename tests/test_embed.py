@@ -16,13 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bgevis.converter import load_module, open_artifacts, stages
-from bgevis.converter.artifacts import USUAL, _batches, _rounded
-from bgevis.converter.fixture import write_fixture
-from bgevis.converter.pack import samples, write
+from bgevis.converter import load_module, open_artifacts
+from bgevis.converter.directory import RunDirectory
+from bgevis.converter.pack import samples
 from bgevis.converter.pack.replay import Pack
 from bgevis.converter.progress import Silent
-from bgevis.converter.run_directory import RunDirectory
+from bgevis.converter.stages import common as stages
+from bgevis.converter.stages import pack as write
+from bgevis.converter.use.artifacts import USUAL, _batches, _rounded
+from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
 from bgevis.validation.errors import ConvertError, InputError
 

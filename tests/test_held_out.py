@@ -16,10 +16,10 @@ import pytest
 from in_process import convert, in_this_process, judge
 from safetensors.numpy import load_file, save_file
 
-from bgevis.converter import stages
-from bgevis.converter.fixture import write_fixture
+from bgevis.converter.directory import RunDirectory, sha256
 from bgevis.converter.progress import Silent
-from bgevis.converter.run_directory import RunDirectory, sha256
+from bgevis.converter.stages import common as stages
+from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
 from bgevis.exporters.weights import WeightsFile
 from bgevis.model.bert.config import BertConfig

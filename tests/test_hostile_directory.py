@@ -17,10 +17,10 @@ from in_process import convert, in_this_process, judge
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
-from bgevis.converter import stages
-from bgevis.converter.fixture import write_fixture
+from bgevis.converter.directory import RunDirectory, sha256
 from bgevis.converter.progress import Silent
-from bgevis.converter.run_directory import RunDirectory, sha256
+from bgevis.converter.stages import common as stages
+from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
 from bgevis.validation.errors import GateError, InputError
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bgevis.converter.html_report import Scale, render
-from bgevis.converter.ledger import Entry, Ledger
+from bgevis.converter.certificate.ledger import Entry, Ledger
+from bgevis.converter.report.html import Scale, render
 from bgevis.exporters.base import exporters
 from bgevis.validation.report import Report, Row
 

@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bgevis.converter import validate
+from bgevis.converter.stages import validate
 from bgevis.exporters.base import exporters
 from bgevis.exporters.weights import WeightsFile
 from bgevis.model.bert.config import SIZES as BERT

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("tf2onnx")
 
-from bgevis.converter import stages
-from bgevis.converter.run_directory import RunDirectory
+from bgevis.converter.directory import RunDirectory
+from bgevis.converter.stages import common as stages
 from bgevis.exporters.base import PROGRAMS, WEIGHTS, Artifact, Request
 from bgevis.exporters.onnx import EXPORTER
 from bgevis.exporters.onnx.write import where_routes_part

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bgevis.converter.parity import NNXRunner
+from bgevis.converter.stages.common.parity import NNXRunner
 from bgevis.exporters.base import PROGRAMS, WEIGHTS, Artifact, exporters
 from bgevis.exporters.precisions import BFLOAT16_COMPUTED, FLOAT32
 from bgevis.exporters.weights import WeightsFile

@@ -12,13 +12,15 @@ import pytest
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
-from bgevis.converter import stages, validate
-from bgevis.converter.fixture import write_fixture
-from bgevis.converter.pack import pictures, samples, tokenizer, write
+from bgevis.converter.directory import RunDirectory
+from bgevis.converter.pack import pictures, samples, tokenizer
 from bgevis.converter.pack.replay import Pack
 from bgevis.converter.progress import Silent
-from bgevis.converter.reference import read_original
-from bgevis.converter.run_directory import RunDirectory
+from bgevis.converter.stages import common as stages
+from bgevis.converter.stages import pack as write
+from bgevis.converter.stages import validate
+from bgevis.converter.stages.common.reference import read_original
+from bgevis.converter.use.fixture import write_fixture
 from bgevis.validation import goldens
 from bgevis.validation.entry_point import TokenIds
 from bgevis.validation.errors import EnvironmentFailure, InputError

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from bgevis.converter.parity import NNXRunner
-from bgevis.converter.validate import float32_runners
+from bgevis.converter.stages.common.parity import NNXRunner
+from bgevis.converter.stages.common.validate import float32_runners
 from bgevis.exporters.base import PROGRAMS, WEIGHTS, Artifact, Request, exporters
 from bgevis.exporters.onnx.precision import quantise
 from bgevis.exporters.precisions import FLOORS, PRECISIONS

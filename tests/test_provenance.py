@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bgevis.converter import rebuild
-from bgevis.converter.fixture import write_fixture
-from bgevis.converter.run_directory import RunDirectory
+from bgevis.converter.directory import RunDirectory
+from bgevis.converter.use import rebuild
+from bgevis.converter.use.fixture import write_fixture
 from bgevis.validation.errors import GateError
 
 COMMAND = [sys.executable, "-m", "bgevis.converter"]

@@ -6,9 +6,9 @@ import shutil
 import fsspec
 import pytest
 
-from bgevis.converter import provenance
-from bgevis.converter.publish import publish
-from bgevis.converter.run_directory import RunDirectory, sha256
+from bgevis.converter.certificate import provenance
+from bgevis.converter.directory import RunDirectory, sha256
+from bgevis.converter.use.publish import publish
 from bgevis.validation.errors import EnvironmentFailure, GateError, InputError
 
 MEMORY = fsspec.filesystem("memory")

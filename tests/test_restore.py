@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bgevis.converter import stages
-from bgevis.converter.fixture import write_fixture
-from bgevis.converter.ledger import Ledger
+from bgevis.converter.certificate.ledger import Ledger
+from bgevis.converter.directory import RunDirectory
 from bgevis.converter.progress import Silent
-from bgevis.converter.restore import restore
-from bgevis.converter.run_directory import RunDirectory
+from bgevis.converter.stages import common as stages
+from bgevis.converter.use.fixture import write_fixture
+from bgevis.converter.use.restore import restore
 from bgevis.exporters.base import exporters
 from bgevis.validation.errors import GateError, InputError
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bgevis.converter.certificate.assign import assign
+from bgevis.converter.certificate.check import layout_problems, verify
+from bgevis.converter.certificate.ledger import Ledger
 from bgevis.converter.checkpoint import open_checkpoint
-from bgevis.converter.fixture import write_fixture
-from bgevis.converter.ledger import Ledger
-from bgevis.converter.remap import assign
-from bgevis.converter.verify import layout_problems, verify
+from bgevis.converter.use.fixture import write_fixture
 from bgevis.model.family import Drop, Rule, config_from_json, config_to_json, families
 from bgevis.model.layout import parse
 

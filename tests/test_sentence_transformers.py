@@ -15,12 +15,13 @@ import onnx
 import onnxruntime
 import pytest
 
-from bgevis.converter import load_module, stages
-from bgevis.converter.fixture import write_fixture
-from bgevis.converter.pack import write
+from bgevis.converter import load_module
+from bgevis.converter.directory import RunDirectory
 from bgevis.converter.progress import Silent
-from bgevis.converter.run_directory import RunDirectory
-from bgevis.converter.validate import artifact, weight_rows
+from bgevis.converter.stages import common as stages
+from bgevis.converter.stages import pack as write
+from bgevis.converter.stages.common.validate import artifact, weight_rows
+from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
 from bgevis.model.bert import FAMILY
 from bgevis.validation.errors import InputError
@@ -137,7 +138,7 @@ def test_pooled_as_its_files_say_it_is_the_network(network, request):
 
 
 def test_its_weights_are_the_sources(run):
-    from bgevis.converter.ledger import Ledger
+    from bgevis.converter.certificate.ledger import Ledger
 
     opened = artifact(run, exporters()[LAYOUT])
     ledger = Ledger.read(run.path / "ledger.json")

@@ -12,10 +12,13 @@ tf = pytest.importorskip("tensorflow")
 # ruff: noqa: E402 - what follows needs TensorFlow
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
-from bgevis.converter import parity, serving, stages, worker
-from bgevis.converter.fixture import write_fixture
+from bgevis.converter.directory import RunDirectory
 from bgevis.converter.progress import Silent
-from bgevis.converter.run_directory import RunDirectory
+from bgevis.converter.run import worker
+from bgevis.converter.stages import common as stages
+from bgevis.converter.stages import parity
+from bgevis.converter.use import serving
+from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.saved_model import EXPORTER
 from bgevis.exporters.serving import at_sizes, record
 from bgevis.validation.errors import GateError, InputError

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bgevis.converter.settings import read_settings
+from bgevis.converter.source.settings import read_settings
 from bgevis.model.bert import FAMILY as BERT
 from bgevis.model.family import Settings
 from bgevis.model.visualized_bge import FAMILY as VISUALIZED

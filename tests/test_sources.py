@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bgevis.converter import stages
-from bgevis.converter.fixture import write_fixture
-from bgevis.converter.ledger import Ledger
-from bgevis.converter.parity import NNXRunner
+from bgevis.converter.certificate.ledger import Ledger
 from bgevis.converter.progress import Silent
-from bgevis.converter.reference import read_original
-from bgevis.converter.stages import LEDGER, WEIGHTS_PATH, Options, family_and_config, network, reopen
+from bgevis.converter.stages import common as stages
+from bgevis.converter.stages.common.common import LEDGER, WEIGHTS_PATH, Options, family_and_config, network, reopen
+from bgevis.converter.stages.common.parity import NNXRunner
+from bgevis.converter.stages.common.reference import read_original
+from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.weights import WeightsFile
 from bgevis.validation.cases import cases
 from bgevis.validation.compare import compare

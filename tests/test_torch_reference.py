@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bgevis.converter.fixture import write_fixture
+from bgevis.converter.use.fixture import write_fixture
 from bgevis.model.family import families
 from bgevis.model.torch_reference import RowByRow
 from bgevis.validation.taps import recording, scope, tap

@@ -14,7 +14,7 @@ from ...validation.entry_point import EntryPoint
 from ...validation.errors import InputError
 from ...validation.goldens import read_arrays
 from ...validation.report import Row
-from ..run_directory import RunDirectory
+from ..directory import RunDirectory
 from . import INDEX, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES
 from .pictures import pixels, values
 from .preprocessor import Preprocessor

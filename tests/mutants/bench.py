@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bgevis.converter import parity, stages, validate
-from bgevis.converter.fixture import write_fixture
-from bgevis.converter.ledger import Ledger
+from bgevis.converter.certificate.assign import assign
+from bgevis.converter.certificate.check import verify
+from bgevis.converter.certificate.ledger import Ledger
+from bgevis.converter.directory import RunDirectory
 from bgevis.converter.progress import Silent
-from bgevis.converter.remap import assign
-from bgevis.converter.run_directory import RunDirectory
-from bgevis.converter.verify import verify
+from bgevis.converter.stages import common as stages
+from bgevis.converter.stages import parity, validate
+from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import Artifact, exporters
 from bgevis.exporters.weights import WeightsFile
 from bgevis.model.family import Rules, families

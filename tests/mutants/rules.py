@@ -56,7 +56,7 @@ def expand(rules: Rules) -> Rules:
 
 def assigned(bench: Bench, rule) -> Iterator[str]:
     """Give the tensors that a rule claims."""
-    from bgevis.converter.remap import assign
+    from bgevis.converter.certificate.assign import assign
 
     return iter(assign(bench.checkpoint.tensors, (rule,), ()).entries)
 

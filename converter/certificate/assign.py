@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..model.family import Drop, Rule, Rules, Tie
+from ...model.family import Drop, Rule, Rules, Tie
 from .ledger import Entry
 
 FIELD = re.compile(r"\{(\w*)(?::([^}]*))?\}")

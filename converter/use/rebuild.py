@@ -11,12 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..validation.errors import ConvertError, EnvironmentFailure, GateError
-from .display import Lines
-from .pipeline import SEED, convert_all
-from .progress import Progress
-from .run_directory import MANIFEST, PROVENANCE, RunDirectory
-from .stages import Options
+from ...validation.errors import ConvertError, EnvironmentFailure, GateError
+from ..directory import MANIFEST, PROVENANCE, RunDirectory
+from ..progress import Progress
+from ..report.terminal import Lines
+from ..run.tasks import SEED, convert_all
+from ..stages.common import Options
 
 
 def verify(run: RunDirectory, options: Options, progress: Progress, jobs: int) -> None:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..exporters.base import PROGRAMS, WEIGHTS
-from ..validation.report import Report, Row, describe
-from .ledger import Ledger
-from .run_directory import Manifest
+from ...exporters.base import PROGRAMS, WEIGHTS
+from ...validation.report import Report, Row, describe
+from ..certificate.ledger import Ledger
+from ..directory import Manifest
 
 TEMPLATE = "report.html.j2"
 TITLES = {

@@ -14,27 +14,27 @@ from typing import Any
 
 import numpy as np
 
-from ..exporters.base import PROGRAMS, Artifact, Exporter, exporters
-from ..exporters.precisions import BFLOAT16_COMPUTED, DTYPES, FLOAT32, FLOORS, typically_rounded
-from ..exporters.weights import WeightsFile
-from ..validation.cases import cases, neighbour_batches, probe_cases
-from ..validation.compare import Golden, compare
-from ..validation.entry_point import Axis, EntryPoint, TensorSpec
-from ..validation.errors import ConvertError, GateError, InputError, raised
-from ..validation.goldens import Goldens
-from ..validation.probe import FACTORS, folder_name, read_factors
-from ..validation.report import Report, Row, junit
-from ..validation.rounded import compare_rounded
-from ..validation.runner import Runner
-from . import html_report
-from .cause import recognised
-from .ledger import Ledger
-from .pack import PREPROCESS, TOKENIZER
-from .pack.replay import Pack, packed
+from ...exporters.base import PROGRAMS, Artifact, Exporter, exporters
+from ...exporters.precisions import BFLOAT16_COMPUTED, DTYPES, FLOAT32, FLOORS, typically_rounded
+from ...exporters.weights import WeightsFile
+from ...validation.cases import cases, neighbour_batches, probe_cases
+from ...validation.compare import Golden, compare
+from ...validation.entry_point import Axis, EntryPoint, TensorSpec
+from ...validation.errors import ConvertError, GateError, InputError, raised
+from ...validation.goldens import Goldens
+from ...validation.probe import FACTORS, folder_name, read_factors
+from ...validation.report import Report, Row, junit
+from ...validation.rounded import compare_rounded
+from ...validation.runner import Runner
+from ..certificate.cause import recognised
+from ..certificate.ledger import Ledger
+from ..directory import Manifest, RunDirectory
+from ..pack import PREPROCESS, TOKENIZER
+from ..pack.replay import Pack, packed
+from ..progress import Progress
+from ..report import html as html_report
+from .common import LEDGER, WEIGHTS_PATH, family_and_config, network
 from .parity import GOLDENS, PARITY, PROBES, NNXRunner, probe_folders
-from .progress import Progress
-from .run_directory import Manifest, RunDirectory
-from .stages import LEDGER, WEIGHTS_PATH, family_and_config, network
 
 VALIDATE = "reports/validate.json"
 JUNIT = "reports/junit.xml"

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..model import layout
-from ..model.family import Config, Family
+from ...model import layout
+from ...model.family import Config, Family
 from .ledger import Entry, Ledger
 
 if TYPE_CHECKING:
-    from .checkpoint import Checkpoint
+    from ..checkpoint import Checkpoint
 
 DTYPES = ("float32", "float16", "bfloat16")
 """What a trained weight may be stored as; each goes into float32 without loss."""

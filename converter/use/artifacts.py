@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..exporters.base import Exporter, exporters
-from ..exporters.weights import WeightsFile
-from ..validation.entry_point import EntryPoint
-from ..validation.errors import ConvertError, EnvironmentFailure, InputError, raised
-from .pack.pictures import Source
-from .pack.preprocessor import Preprocessor
-from .run_directory import RunDirectory
-from .stages import WEIGHTS_PATH, Options, chosen, network, require
-from .validate import artifact
+from ...exporters.base import Exporter, exporters
+from ...exporters.weights import WeightsFile
+from ...validation.entry_point import EntryPoint
+from ...validation.errors import ConvertError, EnvironmentFailure, InputError, raised
+from ..directory import RunDirectory
+from ..pack.pictures import Source
+from ..pack.preprocessor import Preprocessor
+from ..stages.common import WEIGHTS_PATH, Options, chosen, network, require
+from ..stages.validate import artifact
 
 if TYPE_CHECKING:
     from flax import nnx

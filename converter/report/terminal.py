@@ -19,8 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from .progress import Progress as Listener
-from .run_directory import RunDirectory
+from ..directory import RunDirectory
+from ..progress import Progress as Listener
 
 SHARES = {"prepare": 5, "pack": 1, "reference": 12, "parity": 8, "export": 3, "validate": 6}
 """Roughly how the time of `all` is spent, so that the time left means something from the start."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..model.family import families
-from ..validation.errors import EnvironmentFailure, InputError
-from .ledger import numpy_dtype
+from ...model.family import families
+from ...validation.errors import EnvironmentFailure, InputError
+from ..certificate.ledger import numpy_dtype
 
 
 def write_fixture(family_name: str, size: str, seed: int, dtype: str, out: Path) -> int:

@@ -14,29 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..exporters.jax_programs import JaxRunner
-from ..exporters.weights import WeightsFile
-from ..validation import probe
-from ..validation.cases import cases, tapped_entries
-from ..validation.compare import compare, value_row
-from ..validation.errors import GateError
-from ..validation.goldens import Goldens, sample
-from ..validation.locate import Taps, first_divergence, worst
-from ..validation.report import Report, Row
-from ..validation.runner import Arrays
-from ..validation.taps import recording
-from .cause import explain
-from .ledger import Ledger
-from .pack.replay import Pack, packed
-from .progress import Progress
+from ...exporters.jax_programs import JaxRunner
+from ...exporters.weights import WeightsFile
+from ...validation import probe
+from ...validation.cases import cases, tapped_entries
+from ...validation.compare import compare, value_row
+from ...validation.errors import GateError
+from ...validation.goldens import Goldens, sample
+from ...validation.locate import Taps, first_divergence, worst
+from ...validation.report import Report, Row
+from ...validation.runner import Arrays
+from ...validation.taps import recording
+from ..certificate.cause import explain
+from ..certificate.ledger import Ledger
+from ..directory import RunDirectory
+from ..pack.replay import Pack, packed
+from ..progress import Progress
+from .common import LEDGER, WEIGHTS_PATH, Options, family_and_config, network, reopen, require
 from .reference import read_original, scaled, source_scales, write_goldens, write_probe
-from .run_directory import RunDirectory
-from .stages import LEDGER, WEIGHTS_PATH, Options, family_and_config, network, reopen, require
 
 if TYPE_CHECKING:
     import jax
 
-    from ..model.network import Network
+    from ...model.network import Network
 
 GOLDENS = "goldens"
 PROBES = f"{GOLDENS}/probes"

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..model.family import Settings
-from ..validation.errors import InputError
+from ...model.family import Settings
+from ...validation.errors import InputError
 
 BESIDE = ("config.json", "eva_config.json", "modules.json", "1_Pooling/config.json")
 TOKENIZER = ("tokenizer.json", "vocab.txt")

@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from ..validation.errors import EnvironmentFailure, GateError, InputError
-from . import provenance
-from .run_directory import CHUNK, MANIFEST, PROVENANCE, Manifest, RunDirectory, refuse_outside, sha256
+from ...validation.errors import EnvironmentFailure, GateError, InputError
+from ..certificate import provenance
+from ..directory import CHUNK, MANIFEST, PROVENANCE, Manifest, RunDirectory, refuse_outside, sha256
 
 LEAVING = "leaving"
 """In the manifest of a place that is being written: files of this run or an earlier one that may be there."""

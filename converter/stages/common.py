@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..exporters.base import PROGRAMS, WEIGHTS, Exporter, Plan, Request, exporters
-from ..exporters.precisions import FLOAT32
-from ..exporters.weights import WeightsFile, plan, write
-from ..model.family import Config, Family, Settings, config_from_json, config_to_json, families
-from ..validation.errors import GateError, InputError
-from .checkpoint import Checkpoint, open_checkpoint
-from .ledger import Ledger
-from .pack import PREPROCESS, TOKENIZER, tokenizer
-from .progress import Progress
-from .remap import assign
-from .run_directory import FORMAT_VERSION, SOURCE, Manifest, RunDirectory, sha256
-from .settings import read_settings
-from .verify import verify as verify_tensors
+from ...exporters.base import PROGRAMS, WEIGHTS, Exporter, Plan, Request, exporters
+from ...exporters.precisions import FLOAT32
+from ...exporters.weights import WeightsFile, plan, write
+from ...model.family import Config, Family, Settings, config_from_json, config_to_json, families
+from ...validation.errors import GateError, InputError
+from ..certificate.assign import assign
+from ..certificate.check import verify as verify_tensors
+from ..certificate.ledger import Ledger
+from ..checkpoint import Checkpoint, open_checkpoint
+from ..directory import FORMAT_VERSION, SOURCE, Manifest, RunDirectory, sha256
+from ..pack import PREPROCESS, TOKENIZER, tokenizer
+from ..progress import Progress
+from ..source.settings import read_settings
 
 if TYPE_CHECKING:
-    from ..model.network import Network
+    from ...model.network import Network
 
 LEDGER = "ledger.json"
 WEIGHTS_PATH = f"{PROGRAMS}/{WEIGHTS}"
@@ -185,7 +185,7 @@ def tool() -> dict[str, Any]:
     """State what converts: version, digest of the program's own source, and the packages that shape the bytes."""
     digest = hashlib.sha256()
     for root in sorted(
-        Path(__file__).parents[1].joinpath(name) for name in ("converter", "exporters", "model", "validation")
+        Path(__file__).parents[2].joinpath(name) for name in ("converter", "exporters", "model", "validation")
     ):
         for file in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".j2")):
             digest.update(f"{file.relative_to(root.parent)}\n".encode() + file.read_bytes())

@@ -17,8 +17,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ..model import layout
-from ..validation.errors import InputError
+from ...model import layout
+from ...validation.errors import InputError
 
 FORMAT_VERSION = 1
 

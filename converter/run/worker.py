@@ -18,13 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from ..exporters.base import exporters
-from ..validation.errors import ConvertError, EnvironmentFailure
-from . import parity, stages, validate
-from .pack import write
-from .progress import Progress
-from .run_directory import RunDirectory, environment_failure
-from .stages import Options
+from ...exporters.base import exporters
+from ...validation.errors import ConvertError, EnvironmentFailure
+from ..directory import RunDirectory, environment_failure
+from ..progress import Progress
+from ..stages import common as stages
+from ..stages import pack as write
+from ..stages import parity, validate
+from ..stages.common import Options
 
 PREPARE = "prepare"
 """load, remap, verify and build in one process: they share the checkpoint's pages and one import of jax."""

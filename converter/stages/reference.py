@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..validation import goldens
-from ..validation.budget import measure
-from ..validation.cases import Case, cases, probe_cases, tap_case
-from ..validation.compare import Golden
-from ..validation.entry_point import EntryPoint
-from ..validation.errors import EnvironmentFailure, InputError
-from ..validation.probe import FACTORS, Factors
-from ..validation.runner import Arrays
-from .ledger import Ledger
+from ...validation import goldens
+from ...validation.budget import measure
+from ...validation.cases import Case, cases, probe_cases, tap_case
+from ...validation.compare import Golden
+from ...validation.entry_point import EntryPoint
+from ...validation.errors import EnvironmentFailure, InputError
+from ...validation.probe import FACTORS, Factors
+from ...validation.runner import Arrays
+from ..certificate.ledger import Ledger
 
 MEASURED = 32
 """Least number of positions on which the budget of an intermediate value is measured, if there are so many."""
@@ -30,8 +30,8 @@ Value = tuple[np.ndarray, np.ndarray]
 if TYPE_CHECKING:
     import torch
 
-    from ..model.torch_reference import TorchReference
-    from .checkpoint import Checkpoint
+    from ...model.torch_reference import TorchReference
+    from ..checkpoint import Checkpoint
 
     State = dict[str, torch.Tensor]
 

@@ -5,11 +5,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..model.family import config_to_json
-from ..validation.errors import InputError
-from .checkpoint import Checkpoint, open_checkpoint
-from .ledger import Ledger
-from .stages import LEDGER, Options, identify
+from ...model.family import config_to_json
+from ...validation.errors import InputError
+from ..certificate.ledger import Ledger
+from ..checkpoint import Checkpoint, open_checkpoint
+from ..stages.common import LEDGER, Options, identify
 
 
 def describe(path: Path, options: Options) -> dict[str, Any]:

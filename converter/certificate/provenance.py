@@ -10,8 +10,8 @@ import hashlib
 import json
 from typing import Any
 
-from ..validation.errors import GateError
-from .run_directory import MANIFEST, PROVENANCE, STAGING, Manifest, RunDirectory, write_atomically
+from ...validation.errors import GateError
+from ..directory import MANIFEST, PROVENANCE, STAGING, Manifest, RunDirectory, write_atomically
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"

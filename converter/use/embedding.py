@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..validation.errors import EnvironmentFailure, InputError
+from ...validation.errors import EnvironmentFailure, InputError
 from .artifacts import Artifacts
 
 CHUNK = 4096

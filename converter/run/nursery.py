@@ -18,8 +18,8 @@ import tempfile
 from collections.abc import Mapping
 from typing import IO, NoReturn
 
-from ..exporters.base import exporters
-from ..model.family import families
+from ...exporters.base import exporters
+from ...model.family import families
 
 PRELOADED = ("jax", "jax.numpy", "jax.export", "flax.nnx", f"{__package__}.worker")
 MESSAGE = 1 << 20

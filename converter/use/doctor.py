@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ..exporters.base import Exporter, exporters
-from ..exporters.releases import ALIASES, DISTRIBUTIONS, Need, release
-from ..validation.errors import GateError, InputError
-from .run_directory import RunDirectory
-from .validate import artifact
+from ...exporters.base import Exporter, exporters
+from ...exporters.releases import ALIASES, DISTRIBUTIONS, Need, release
+from ...validation.errors import GateError, InputError
+from ..directory import RunDirectory
+from ..stages.validate import artifact
 
 
 @dataclass(frozen=True)

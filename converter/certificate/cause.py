@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..validation.entry_point import EntryPoint
-from ..validation.goldens import Intermediates
-from ..validation.locate import Divergence, first_divergence
+from ...validation.entry_point import EntryPoint
+from ...validation.goldens import Intermediates
+from ...validation.locate import Divergence, first_divergence
 
 if TYPE_CHECKING:
     import jax
 
+    from ..stages.parity import NNXRunner
     from .ledger import Ledger
-    from .parity import NNXRunner
 
     Weights = Mapping[str, jax.Array]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..validation.errors import EnvironmentFailure, InputError
+from ...validation.errors import EnvironmentFailure, InputError
 
 SCHEME = "hf:"
 FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")

@@ -12,14 +12,14 @@ from ...model.family import Config, Family
 from ...validation.cases import LONGEST
 from ...validation.entry_point import EntryPoint, PaddingMask, Pixels, TokenIds
 from ...validation.errors import InputError
+from ..directory import SOURCE, Manifest, RunDirectory
+from ..pack import FORMAT_VERSION, INDEX, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES, need, tokenizer
+from ..pack.pictures import open_, pixels, values
+from ..pack.preprocessor import Preprocessor
+from ..pack.samples import LONG, pictures, texts
+from ..pack.tokenizer import token_ids
 from ..progress import Progress
-from ..run_directory import SOURCE, Manifest, RunDirectory
-from ..stages import Options, family_and_config
-from . import FORMAT_VERSION, INDEX, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES, need, tokenizer
-from .pictures import open_, pixels, values
-from .preprocessor import Preprocessor
-from .samples import LONG, pictures, texts
-from .tokenizer import token_ids
+from .common import Options, family_and_config
 
 PAIR = ("plain", "casing")
 SEEN = ("wide", "tall")

@@ -19,12 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
-from ..exporters.base import Exporter, exporters
-from ..validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
-from . import provenance, stages, validate
+from ...exporters.base import Exporter, exporters
+from ...validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
+from ..certificate import provenance
+from ..directory import STAGING, RunDirectory, hold
+from ..stages import common as stages
+from ..stages import validate
+from ..stages.common import Options
 from .nursery import Nursery
-from .run_directory import STAGING, RunDirectory, hold
-from .stages import Options
 from .worker import PACK, PREPARE
 
 COPIES = 3.3

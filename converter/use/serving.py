@@ -5,17 +5,17 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..exporters import saved_model
-from ..exporters.serving import FILE, at_sizes, record
-from ..validation.entry_point import EntryPoint
-from ..validation.errors import GateError, InputError
-from ..validation.goldens import Goldens
-from ..validation.runner import Arrays
-from . import provenance
-from .parity import GOLDENS
-from .progress import Progress
-from .run_directory import RunDirectory
-from .validate import artifact, entry_points
+from ...exporters import saved_model
+from ...exporters.serving import FILE, at_sizes, record
+from ...validation.entry_point import EntryPoint
+from ...validation.errors import GateError, InputError
+from ...validation.goldens import Goldens
+from ...validation.runner import Arrays
+from ..certificate import provenance
+from ..directory import RunDirectory
+from ..progress import Progress
+from ..stages.parity import GOLDENS
+from ..stages.validate import artifact, entry_points
 
 EXPORT, PROOF = f"export-{saved_model.EXPORTER.name}", f"validate-{saved_model.EXPORTER.name}"
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ..exporters.base import Exporter, UnreadableWeight
-from ..exporters.weights import plan
-from ..validation.errors import EnvironmentFailure, GateError, InputError, raised
-from .ledger import Entry, Ledger, numpy_dtype
-from .progress import Progress
-from .run_directory import RunDirectory
-from .stages import LEDGER
-from .validate import artifact
+from ...exporters.base import Exporter, UnreadableWeight
+from ...exporters.weights import plan
+from ...validation.errors import EnvironmentFailure, GateError, InputError, raised
+from ..certificate.ledger import Entry, Ledger, numpy_dtype
+from ..directory import RunDirectory
+from ..progress import Progress
+from ..stages.common import LEDGER
+from ..stages.validate import artifact
 
 
 @dataclass(frozen=True)

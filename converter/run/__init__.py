@@ -1,0 +1,1 @@
+"""Who does what in which process: tasks, the nursery, workers."""

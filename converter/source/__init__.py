@@ -1,0 +1,1 @@
+"""What is read beside the tensors: the folder's documents, the hub."""
