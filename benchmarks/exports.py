@@ -95,10 +95,10 @@ def converted(model: Model, entry: str) -> tuple["Network", dict[str, Any]]:
     import jax.numpy as jnp
 
     from bgevis.converter.directory import RunDirectory
-    from bgevis.converter.stages import common as stages
+    from bgevis.converter.manifest import WEIGHTS_PATH, network
     from bgevis.exporters.weights import WeightsFile
 
     run = RunDirectory(model.exports("ours"))
-    network = stages.network(run.manifest())
-    file = WeightsFile(run.path / stages.WEIGHTS_PATH)
-    return network, {name: jnp.asarray(file[name]) for name in network.used_weights(entry)}
+    net = network(run.manifest())
+    file = WeightsFile(run.path / WEIGHTS_PATH)
+    return net, {name: jnp.asarray(file[name]) for name in net.used_weights(entry)}

@@ -5,15 +5,15 @@ import sys
 from pathlib import Path
 
 from bgevis.converter.directory import hold
+from bgevis.converter.options import Options, chosen
 from bgevis.converter.report.terminal import display
 from bgevis.converter.run.tasks import run_tasks, tasks_for_exports
-from bgevis.converter.stages import common as stages
 
 
 def main() -> None:
     checkpoint, out, *formats = sys.argv[1:]
-    options = stages.Options(checkpoint=checkpoint, formats=tuple(formats))
-    exporters = stages.chosen(options)
+    options = Options(checkpoint=checkpoint, formats=tuple(formats))
+    exporters = chosen(options)
     for exporter in exporters:
         exporter.require()
     with hold(Path(out)), display(as_json=False) as shown:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ..validation.errors import ConvertError
+from .stages import BY_NAME, STAGES, Stage
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -213,47 +214,43 @@ def all_command(checkpoint: Path, out: Path, jobs: int, verify_rebuild: bool, as
     report(run, as_json)
 
 
-@main.command()
+@main.command(help=BY_NAME["load"].summary)
 @checkpoint_argument
 @out_option
 @source_options
 @json_option
 def load(checkpoint: Path, out: Path, as_json: bool, **given: Any) -> None:
-    """Open CKPT safely, detect its family, and make the run directory with what was found."""
+    """Make the run directory."""
     from .directory import hold
     from .report.terminal import progress, report
-    from .stages import common as stages
 
     with hold(out), progress("load", as_json) as shown:
-        run = stages.load(out, options(checkpoint=checkpoint, **given), shown)
+        run = BY_NAME["load"].module.perform(out, options(checkpoint=checkpoint, **given), shown)
     report(run, as_json)
 
 
-def _stage(name: str, summary: str) -> None:
+def _stage_command(stage: Stage) -> None:
     """Declare a stage that only needs DIR."""
 
-    @main.command(name, help=summary)
+    @main.command(stage.name, help=stage.summary)
     @directory_argument
     @json_option
     def command(directory: Path, as_json: bool) -> None:
         from .directory import RunDirectory
         from .report.terminal import progress, report
-        from .stages import common as stages
-        from .stages.pack import pack
 
         run = RunDirectory(directory)
-        with run.locked(), progress(name, as_json) as shown:
-            (pack if name == "pack" else getattr(stages, name))(run, options(), shown)
+        with run.locked(), progress(stage.name, as_json) as shown:
+            stage.module.perform(run, options(), shown)
         report(run, as_json)
 
 
-_stage("remap", "Names -> ledger: what becomes of every tensor.")
-_stage("verify", "Check every tensor: used once, shape, dtype, values, layout. The ledger becomes the certificate.")
-_stage("build", "Write the weights file that the programs share.")
-_stage("pack", "Write tokenizer, preprocessing and raw samples, for runtimes without Python.")
+for _stage in STAGES:
+    if _stage.name != "load" and not _stage.proves and not _stage.each:
+        _stage_command(_stage)
 
 
-@main.command()
+@main.command(help=BY_NAME["parity"].summary)
 @directory_argument
 @json_option
 def parity(directory: Path, as_json: bool) -> None:
@@ -268,7 +265,7 @@ def parity(directory: Path, as_json: bool) -> None:
     report(run, as_json)
 
 
-@main.command()
+@main.command(help=BY_NAME["export"].summary)
 @click.argument("format_name", metavar="FORMAT")
 @directory_argument
 @export_options
@@ -276,19 +273,19 @@ def parity(directory: Path, as_json: bool) -> None:
 def export(format_name: str, directory: Path, as_json: bool, **given: Any) -> None:
     """Write one FORMAT: orbax, saved-model, onnx or stablehlo."""
     from .directory import RunDirectory
+    from .options import chosen
     from .report.terminal import progress, report
-    from .stages import common as stages
 
     given_options = options(formats=(format_name,), **given)
     run = RunDirectory(directory)
     with run.locked():
-        for exporter in stages.chosen(given_options):
+        for exporter in chosen(given_options):
             with progress(f"export {exporter.name}", as_json) as shown:
-                stages.export(run, exporter, given_options, shown)
+                BY_NAME["export"].module.perform(run, given_options, shown, exporter)
     report(run, as_json)
 
 
-@main.command()
+@main.command(help=BY_NAME["validate"].summary)
 @directory_argument
 @format_option
 @jobs_option
@@ -393,11 +390,11 @@ def serving(directory: Path, out: Path, name: str, version: int | None, warm: tu
 def restore(directory: Path, format_name: str, out: Path, as_json: bool) -> None:
     """Rebuild the source state dict from one FORMAT of DIR, every tensor proved by its digest in the ledger."""
     from .directory import RunDirectory
+    from .options import chosen
     from .report.terminal import progress
-    from .stages import common as stages
     from .use.restore import restore as rebuild
 
-    exporter = stages.chosen(options(formats=(format_name,)))[0]
+    exporter = chosen(options(formats=(format_name,)))[0]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with progress(f"restore from {format_name}", as_json) as shown:
         restored = rebuild(RunDirectory(directory), exporter, out, shown)
@@ -506,7 +503,7 @@ def fixture(family_name: str, out: Path, size: str, seed: int, dtype: str) -> No
 
 def options(**given: Any) -> Any:
     """Collect what was given on the command line."""
-    from .stages.common import Options
+    from .options import Options
 
     texts = {k: "" if v is None else str(v) for k, v in given.items() if k in ("checkpoint", "tokenizer", "via")}
     configs = tuple(str(path) for path in given.pop("configs", ()))

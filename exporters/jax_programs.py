@@ -3,15 +3,11 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..validation.entry_point import EntryPoint
-from ..validation.runner import Arrays
 
 if TYPE_CHECKING:
     import jax
@@ -124,21 +120,3 @@ def portable(module: bytes) -> bytes:
         parsed = stablehlo.deserialize_portable_artifact(context, module)
         passmanager.PassManager.parse(f"builtin.module({PASSES})").run(parsed.operation)
         return stablehlo.serialize_portable_artifact(parsed, STABLEHLO)
-
-
-@dataclass(frozen=True)
-class JaxRunner:
-    """Runs functions of the inputs alone, in the entry point's order, in JAX on its default device."""
-
-    name: str
-    entry_points: Mapping[str, EntryPoint]
-    functions: Mapping[str, Callable[..., Arrays]]
-
-    def run(self, entry_point: str, inputs: Arrays) -> Arrays:
-        """Compute `entry_point`; what JAX has not yet compiled for these shapes it compiles now."""
-        import jax
-
-        entry = self.entry_points[entry_point]
-        with jax.default_matmul_precision("highest"):
-            outputs = self.functions[entry_point](*(inputs[spec.name] for spec in entry.inputs))
-        return {spec.name: np.asarray(outputs[spec.name]) for spec in entry.outputs}

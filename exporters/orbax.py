@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from ..model.runner import JaxRunner
 from ..validation.errors import EnvironmentFailure
 from .base import Artifact, Description, Exporter, Request
-from .jax_programs import JaxRunner
 from .weights import WeightsFile
 
 KEY = "orbax"

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..model.runner import JaxRunner
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import GateError, InputError
 from ..validation.runner import Arrays
 from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Plan, Request
-from .jax_programs import STABLEHLO, JaxRunner, lowered, weights_of
+from .jax_programs import STABLEHLO, lowered, weights_of
 from .releases import JAX, Need
 from .weights import WeightsFile
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from bgevis.converter.directory import RunDirectory
+from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
 from bgevis.converter.run import tasks as pipeline
 from bgevis.converter.run import worker
 from bgevis.converter.stages import validate
-from bgevis.converter.stages.common.common import Options
 from bgevis.validation.errors import ConvertError
 
 

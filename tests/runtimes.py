@@ -116,7 +116,7 @@ def prepare(work: Path) -> None:
     from in_process import in_this_process
     from mutants.bench import VARIANTS, Bench
 
-    from bgevis.converter.stages import common as stages
+    from bgevis.converter.manifest import WEIGHTS_PATH
     from bgevis.exporters.base import Request, exporters
     from bgevis.exporters.weights import WeightsFile
     from bgevis.validation.goldens import Goldens
@@ -132,7 +132,7 @@ def prepare(work: Path) -> None:
     with in_this_process():
         for variant in VARIANTS:
             bench = Bench(variant, work / "bench")
-            weights = WeightsFile(bench.run.path / stages.WEIGHTS_PATH)
+            weights = WeightsFile(bench.run.path / WEIGHTS_PATH)
             for opset in OPSETS:
                 out = work / "onnx" / variant / str(opset)
                 out.mkdir(parents=True)

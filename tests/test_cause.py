@@ -14,6 +14,7 @@ from bgevis.converter.stages import parity
 from bgevis.model.bert.config import SIZES as BERT
 from bgevis.model.visualized_bge.config import SIZES as VISUALIZED_BGE
 from bgevis.validation.cases import tapped_entries
+from bgevis.validation.goldens import Goldens
 
 LAYERS = 4
 
@@ -92,7 +93,7 @@ def located(bench, changed) -> tuple[str, str]:
     report = parity.judge(bench.compiled.changed(changed), bench.run.path, bench.ledger)
     assert not report.passed
     (entry,) = tapped_entries(bench.net.entry_points.values())
-    traced = parity.Goldens(bench.run.path / "goldens").intermediates(entry.name)
+    traced = Goldens(bench.run.path / "goldens").intermediates(entry.name)
     acts = acting(bench.compiled, entry, traced)
     place = next(module for module in traced.values if set(acts[module]) & set(changed))
     return " ".join(report.notes), place
@@ -116,6 +117,6 @@ def test_planted_bugs_are_located(bench, planted):
 
 def test_what_acts_is_known_from_the_flow_of_data(bench):
     (entry,) = tapped_entries(bench.net.entry_points.values())
-    acts = acting(bench.compiled, entry, parity.Goldens(bench.run.path / "goldens").intermediates(entry.name))
+    acts = acting(bench.compiled, entry, Goldens(bench.run.path / "goldens").intermediates(entry.name))
     assert acts["text.layers.1.attention.query"] == [f"text.layers.1.attention.query.{p}" for p in ("bias", "kernel")]
     assert {leaf for leaves in acts.values() for leaf in leaves} == set(bench.net.used_weights(entry.name))

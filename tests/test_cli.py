@@ -18,8 +18,8 @@ from in_process import Nothing
 from safetensors.numpy import load_file, save_file
 
 from bgevis.converter.directory import hold
+from bgevis.converter.options import Options
 from bgevis.converter.run import tasks as pipeline
-from bgevis.converter.stages.common.common import Options
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.validation.errors import EnvironmentFailure
 
@@ -405,7 +405,7 @@ def test_no_framework_at_import_time():
     """Where frameworks may be imported at the top: the networks themselves, and modules that only they import."""
     code = (
         "import sys\n"
-        "import bgevis.converter.stages.common, bgevis.converter.stages.common.validate, bgevis.converter.run.worker\n"
+        "import bgevis.converter.stages.common, bgevis.converter.stages.validate, bgevis.converter.run.worker\n"
         "from bgevis.model.family import families\n"
         "from bgevis.exporters.base import exporters\n"
         "families(), exporters()\n"

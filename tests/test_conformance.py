@@ -16,8 +16,9 @@ from flax import nnx
 from bgevis.converter.certificate.assign import assign
 from bgevis.converter.certificate.ledger import Ledger
 from bgevis.converter.checkpoint import open_checkpoint
-from bgevis.converter.stages import common as stages
-from bgevis.converter.stages.common.common import Options, identify
+from bgevis.converter.options import Options
+from bgevis.converter.source.identify import identify
+from bgevis.model.family import families
 from bgevis.model.losses import contrastive_loss
 from bgevis.validation.taps import recording
 
@@ -289,7 +290,7 @@ def test_the_real_minilm_agrees(oracles, minilm):
 
 def test_full_size_layouts_are_upstreams(oracles):
     """Names and shapes of the published sizes, against listings made by constructing the upstream modules."""
-    family = stages.families()["visualized_bge"]
+    family = families()["visualized_bge"]
     for size in ("base", "m3"):
         listing = (oracles / "visualized_bge" / f"keys_{size}_full_size.tsv").read_text().splitlines()
         wanted = {line.split("\t")[0]: line.split("\t")[1] for line in listing if line.strip()}

@@ -12,8 +12,9 @@ from in_process import convert, in_this_process
 
 from bgevis.converter.cli import main
 from bgevis.converter.directory import RunDirectory
+from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
-from bgevis.converter.stages import common as stages
+from bgevis.converter.stages import export
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters import releases
 from bgevis.exporters.base import exporters
@@ -26,7 +27,7 @@ def finished(tmp_path_factory):
     write_fixture("bert", "tiny", 3, "float32", folder / "tiny.safetensors")
     with in_this_process():
         run = convert(folder / "tiny.safetensors", folder / "run", ("onnx",))
-        stages.export(RunDirectory(run), exporters()["stablehlo"], stages.Options(), Silent())
+        export.perform(RunDirectory(run), Options(), Silent(), exporters()["stablehlo"])
     return run
 
 
@@ -77,7 +78,7 @@ def test_what_it_says_to_do_is_what_the_release_takes(finished, tmp_path, versio
     if refused.exit_code == 0:
         return
     opset = int(refused.output.partition("--opset ")[2].split("`")[0])
-    stages.export(RunDirectory(run), exporters()["onnx"], stages.Options(opset=opset), Silent())
+    export.perform(RunDirectory(run), Options(opset=opset), Silent(), exporters()["onnx"])
     assert asked(run, f"onnxruntime=={version}").exit_code == 0
 
 

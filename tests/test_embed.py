@@ -18,10 +18,11 @@ from PIL import Image
 
 from bgevis.converter import load_module, open_artifacts
 from bgevis.converter.directory import RunDirectory
+from bgevis.converter.options import Options, chosen
 from bgevis.converter.pack import samples
 from bgevis.converter.pack.replay import Pack
 from bgevis.converter.progress import Silent
-from bgevis.converter.stages import common as stages
+from bgevis.converter.stages import build, export, load, remap, verify
 from bgevis.converter.stages import pack as write
 from bgevis.converter.use.artifacts import USUAL, _batches, _rounded
 from bgevis.converter.use.fixture import write_fixture
@@ -40,11 +41,11 @@ def converted(family: str, out: Path, *formats: str, words=WORDS) -> Path:
     write_fixture(family, "tiny", 3, "float32", folder / "ckpt.safetensors")
     if words:
         (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    run = stages.load(out, stages.Options(checkpoint=str(folder / "ckpt.safetensors")), Silent())
-    for stage in (stages.remap, stages.verify, stages.build, write.pack):
-        stage(run, stages.Options(), Silent())
-    for exporter in stages.chosen(stages.Options(formats=formats)) if formats else ():
-        stages.export(run, exporter, stages.Options(), Silent())
+    run = load.perform(out, Options(checkpoint=str(folder / "ckpt.safetensors")), Silent())
+    for stage in (remap.perform, verify.perform, build.perform, write.perform):
+        stage(run, Options(), Silent())
+    for exporter in chosen(Options(formats=formats)) if formats else ():
+        export.perform(run, Options(), Silent(), exporter)
     return out
 
 
@@ -83,7 +84,7 @@ def wanted(directory, pictures):
 )
 def test_every_format_gives_each_row_in_its_place(format_name, directory, pictures, wanted):
     if format_name == "saved-model":
-        stages.export(RunDirectory(directory), exporters()[format_name], stages.Options(), Silent())
+        export.perform(RunDirectory(directory), Options(), Silent(), exporters()[format_name])
     artifacts = open_artifacts(directory, format_name)
     got = {"texts": artifacts.embed(TEXTS, batch_size=4), "pairs": artifacts.embed(TEXTS, pictures, batch_size=4)}
     if format_name == "onnx":

@@ -17,8 +17,10 @@ from in_process import convert, in_this_process, judge
 from safetensors.numpy import load_file, save_file
 
 from bgevis.converter.directory import RunDirectory, sha256
+from bgevis.converter.manifest import family_and_config
+from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
-from bgevis.converter.stages import common as stages
+from bgevis.converter.stages import export
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
 from bgevis.exporters.weights import WeightsFile
@@ -85,7 +87,7 @@ def test_a_size_that_nobody_published_is_converted_and_proved(tmp_path, size, fo
     run = convert(file, tmp_path / "run", formats)
     manifest = json.loads((run / "manifest.json").read_text())
     assert set(manifest["verdicts"].values()) == {"pass"}
-    assert stages.family_and_config(manifest)[1] == config
+    assert family_and_config(manifest)[1] == config
     assert (run / "provenance.json").exists()
 
 
@@ -183,7 +185,7 @@ def test_a_wrong_epsilon_of_an_artifact_is_named(scene, tmp_path, monkeypatch):
     build = families()[name].network
     with monkeypatch.context() as patch:
         with_family(patch, name, network=lambda config: build(wrong_epsilon(config)))
-        stages.export(RunDirectory(run), exporters()["onnx"], stages.Options(), Silent())
+        export.perform(RunDirectory(run), Options(), Silent(), exporters()["onnx"])
     with pytest.raises(ConvertError, match=r"norm diverges first .*epsilon is 3e-07, not 1e-"):
         judge(run)
 
@@ -194,7 +196,7 @@ def test_one_flipped_bit_of_an_artifact_is_named(scene, tmp_path, format_name):
     _, finished, _ = scene
     run = shutil.copytree(finished, tmp_path / "run")
     if format_name != "onnx":
-        stages.export(RunDirectory(run), exporters()[format_name], stages.Options(), Silent())
+        export.perform(RunDirectory(run), Options(), Silent(), exporters()[format_name])
     leaf = "text.layers.2.down.kernel"
     file = run / "programs" / "weights.safetensors"
     place = WeightsFile(file).tensors[leaf]

@@ -18,8 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from bgevis.converter.directory import RunDirectory, sha256
+from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
-from bgevis.converter.stages import common as stages
+from bgevis.converter.stages import export
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
 from bgevis.validation.errors import GateError, InputError
@@ -321,7 +322,7 @@ def test_what_was_altered_after_the_proof_leaves_no_stale_junit(run, tmp_path):
 
 
 def test_nothing_is_stated_about_artifacts_that_were_not_proved(run):
-    stages.export(RunDirectory(run), exporters()["stablehlo"], stages.Options(), Silent())
+    export.perform(RunDirectory(run), Options(), Silent(), exporters()["stablehlo"])
     judge(run, formats=("onnx",))
     assert not (run / "provenance.json").exists()
     judge(run)

@@ -6,8 +6,8 @@ import tempfile
 
 import pytest
 
+from bgevis.converter.options import Options
 from bgevis.converter.run.nursery import Nursery
-from bgevis.converter.stages.common.common import Options
 
 
 @pytest.fixture

@@ -18,13 +18,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bgevis.converter.stages import validate
+from bgevis.converter.proof.programs import places, probe_rows
 from bgevis.exporters.base import exporters
 from bgevis.exporters.weights import WeightsFile
 from bgevis.model.bert.config import SIZES as BERT
 from bgevis.model.visualized_bge.config import SIZES as VISUALIZED_BGE
 from bgevis.validation.compare import compare
 from bgevis.validation.goldens import Goldens
+from bgevis.validation.probe import read_factors
 
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 from mutants.bench import VARIANTS, Bench
@@ -195,8 +196,8 @@ def judged(bench, entry, model, folder) -> tuple[bool, list[str]]:
     opened = dataclasses.replace(bench.onnx, directory=folder, programs={entry: bench.onnx.programs[entry]})
     wanted = [g for g in Goldens(bench.run.path / "goldens").cases() if g.case.entry_point == entry]
     rows = list(compare(exporter.open(opened), {entry: opened.entry_points[entry]}, wanted).rows)
-    rows += [row for row in validate.probe_rows(exporter, opened, folder) if row.entry_point == entry]
-    return any(not row.passed for row in rows), list(validate.places(exporter, opened, folder, rows))
+    rows += [row for row in probe_rows(exporter, opened, folder) if row.entry_point == entry]
+    return any(not row.passed for row in rows), list(places(exporter, opened, folder, rows))
 
 
 @pytest.mark.parametrize("planted", [len(BUGS), pytest.param(100, marks=pytest.mark.prove)])
@@ -241,5 +242,5 @@ def test_a_right_program_shows_every_module_and_parts_nowhere(bench, opset, tmp_
         for folder in (bench.run.path / "goldens", *(bench.run.path / "goldens" / "probes").iterdir()):
             traced = Goldens(folder).intermediates(entry)
             assert set(traced.values) == shown
-            factors = validate.read_factors(folder) if (folder / "factors.json").exists() else {}
+            factors = read_factors(folder) if (folder / "factors.json").exists() else {}
             assert EXPORTER.locate(opened, entry, traced, factors) == ""

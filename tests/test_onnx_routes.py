@@ -12,7 +12,9 @@ import pytest
 pytest.importorskip("tf2onnx")
 
 from bgevis.converter.directory import RunDirectory
-from bgevis.converter.stages import common as stages
+from bgevis.converter.manifest import WEIGHTS_PATH, network
+from bgevis.converter.options import Options
+from bgevis.converter.stages import build, load, remap, verify
 from bgevis.exporters.base import PROGRAMS, WEIGHTS, Artifact, Request
 from bgevis.exporters.onnx import EXPORTER
 from bgevis.exporters.onnx.write import where_routes_part
@@ -127,16 +129,16 @@ def test_the_routes_agree_on_every_oracle(oracles, tmp_path, pattern):
         pytest.skip(f"no {pattern} in {oracles}")
     for i, checkpoint in enumerate(checkpoints):
         run = RunDirectory(converted(checkpoint, tmp_path / f"run {i}"))
-        network = stages.network(run.manifest())
-        weights = WeightsFile(run.path / stages.WEIGHTS_PATH)
+        net = network(run.manifest())
+        weights = WeightsFile(run.path / WEIGHTS_PATH)
         runners = []
         for via in ("", "tf2onnx"):
             out = tmp_path / f"{i}{via or 'own'}"
             (out / PROGRAMS).mkdir(parents=True)
             shutil.copyfile(weights.path, out / PROGRAMS / WEIGHTS)
-            programs = EXPORTER.write(Request(network, weights, out / PROGRAMS, via=via))
-            runners.append(EXPORTER.open(Artifact(out, network.entry_points, programs, lambda net=network: net)))
-        for entry in network.entry_points.values():
+            programs = EXPORTER.write(Request(net, weights, out / PROGRAMS, via=via))
+            runners.append(EXPORTER.open(Artifact(out, net.entry_points, programs, lambda net=net: net)))
+        for entry in net.entry_points.values():
             for case in cases(entry):
                 want, got = (runner.run(entry.name, case.inputs)["embeddings"] for runner in runners)
                 np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
@@ -144,8 +146,8 @@ def test_the_routes_agree_on_every_oracle(oracles, tmp_path, pattern):
 
 def converted(checkpoint: Path, out: Path) -> Path:
     """Take a checkpoint to its weights file."""
-    options = stages.Options(checkpoint=str(checkpoint))
-    run = stages.load(out, options, Quiet())
-    for stage in (stages.remap, stages.verify, stages.build):
+    options = Options(checkpoint=str(checkpoint))
+    run = load.perform(out, options, Quiet())
+    for stage in (remap.perform, verify.perform, build.perform):
         stage(run, options, Quiet())
     return out

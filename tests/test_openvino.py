@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bgevis.converter.stages.common.parity import NNXRunner
 from bgevis.exporters.base import PROGRAMS, WEIGHTS, Artifact, exporters
 from bgevis.exporters.precisions import BFLOAT16_COMPUTED, FLOAT32
 from bgevis.exporters.weights import WeightsFile
+from bgevis.model.runner import NNXRunner
 from bgevis.validation.errors import GateError
 
 pytest.importorskip("openvino", reason="the extra openvino is not installed")

@@ -13,13 +13,15 @@ from PIL import Image, ImageOps
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from bgevis.converter.directory import RunDirectory
+from bgevis.converter.manifest import entry_points
+from bgevis.converter.options import Options
 from bgevis.converter.pack import pictures, samples, tokenizer
 from bgevis.converter.pack.replay import Pack
 from bgevis.converter.progress import Silent
-from bgevis.converter.stages import common as stages
+from bgevis.converter.source.identify import identify
+from bgevis.converter.stages import load
 from bgevis.converter.stages import pack as write
-from bgevis.converter.stages import validate
-from bgevis.converter.stages.common.reference import read_original
+from bgevis.converter.stages.reference import read_original
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.validation import goldens
 from bgevis.validation.entry_point import TokenIds
@@ -45,9 +47,9 @@ WORDS = (
 
 def packed(checkpoint: Path, out: Path, tokenizer_folder: Path | None = None):
     """Load a checkpoint and write its pack; give the run."""
-    options = stages.Options(checkpoint=str(checkpoint), tokenizer=str(tokenizer_folder or ""))
-    run = stages.load(out, options, Silent())
-    write.pack(run, options, Silent())
+    options = Options(checkpoint=str(checkpoint), tokenizer=str(tokenizer_folder or ""))
+    run = load.perform(out, options, Silent())
+    write.perform(run, options, Silent())
     return run
 
 
@@ -65,12 +67,12 @@ def pack(visualized):
 
 @pytest.fixture(scope="module")
 def identified(oracles):
-    return stages.identify(oracles / "visualized_bge/base/Visualized_base_tiny.pth", stages.Options())
+    return identify(oracles / "visualized_bge/base/Visualized_base_tiny.pth", Options())
 
 
 @pytest.fixture(scope="module")
 def entries(visualized):
-    return validate.entry_points(RunDirectory(visualized).manifest())
+    return entry_points(RunDirectory(visualized).manifest())
 
 
 @pytest.fixture(scope="module")
@@ -491,7 +493,7 @@ def test_a_tokenizer_that_changed_since(tiny, tmp_path):
     run = packed(tiny, tmp_path / "run", folder)
     vocabulary(folder, (*WORDS, "more"))
     with pytest.raises(InputError, match="is not the one that was loaded"):
-        write.pack(run, stages.Options(), Silent())
+        write.perform(run, Options(), Silent())
 
 
 def test_the_real_tokenizer_loses_the_training_limits(minilm):

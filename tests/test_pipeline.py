@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
+from bgevis.converter.options import Options
 from bgevis.converter.run import tasks as pipeline
 from bgevis.converter.run.tasks import Task, run_tasks
-from bgevis.converter.stages.common.common import Options
 from bgevis.validation.errors import EnvironmentFailure, GateError
 
 TASKS = (

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 import pytest
 
-from bgevis.converter.stages.common.parity import NNXRunner
-from bgevis.converter.stages.common.validate import float32_runners
+from bgevis.converter.stages.validate import float32_runners
 from bgevis.exporters.base import PROGRAMS, WEIGHTS, Artifact, Request, exporters
 from bgevis.exporters.onnx.precision import quantise
 from bgevis.exporters.precisions import FLOORS, PRECISIONS
 from bgevis.exporters.weights import WeightsFile, plan, write
+from bgevis.model.runner import NNXRunner
 from bgevis.validation.cases import neighbour_batches
 from bgevis.validation.report import Report
 from bgevis.validation.rounded import compare_rounded, cosines, shared_neighbours

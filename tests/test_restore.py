@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from bgevis.converter.certificate.ledger import Ledger
 from bgevis.converter.directory import RunDirectory
+from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
-from bgevis.converter.stages import common as stages
+from bgevis.converter.stages import build, export, load, remap, verify
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.converter.use.restore import restore
 from bgevis.exporters.base import exporters
@@ -46,12 +47,12 @@ class Runs:
         if not out.exists():
             family, dtype, _ = source
             write_fixture(family, "tiny", 3, dtype, self.checkpoint(source))
-            run = stages.load(out, stages.Options(checkpoint=str(self.checkpoint(source))), silent)
-            for stage in (stages.remap, stages.verify, stages.build):
-                stage(run, stages.Options(), silent)
+            run = load.perform(out, Options(checkpoint=str(self.checkpoint(source))), silent)
+            for stage in (remap.perform, verify.perform, build.perform):
+                stage(run, Options(), silent)
         run = RunDirectory(out)
         if f"export-{name}" not in run.manifest()["stages"]:
-            stages.export(run, FORMATS[name], stages.Options(), silent)
+            export.perform(run, Options(), silent, FORMATS[name])
         return run
 
 

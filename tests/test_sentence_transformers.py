@@ -17,10 +17,11 @@ import pytest
 
 from bgevis.converter import load_module
 from bgevis.converter.directory import RunDirectory
+from bgevis.converter.options import Options, chosen
 from bgevis.converter.progress import Silent
-from bgevis.converter.stages import common as stages
+from bgevis.converter.stages import build, export, load, remap, verify
 from bgevis.converter.stages import pack as write
-from bgevis.converter.stages.common.validate import artifact, weight_rows
+from bgevis.converter.stages.validate import artifact, weight_rows
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
 from bgevis.model.bert import FAMILY
@@ -51,10 +52,10 @@ def exported(folder: Path, family: str = "bert", opset: int | None = None, **set
         (folder / "1_Pooling").mkdir(exist_ok=True)
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
-    run = stages.load(folder / "run", stages.Options(checkpoint=str(folder / "ckpt.safetensors")), Silent())
-    for stage in (stages.remap, stages.verify, stages.build, write.pack):
-        stage(run, stages.Options(), Silent())
-    stages.export(run, exporters()[LAYOUT], stages.Options(opset=opset), Silent())
+    run = load.perform(folder / "run", Options(checkpoint=str(folder / "ckpt.safetensors")), Silent())
+    for stage in (remap.perform, verify.perform, build.perform, write.perform):
+        stage(run, Options(), Silent())
+    export.perform(run, Options(opset=opset), Silent(), exporters()[LAYOUT])
     return run
 
 
@@ -153,8 +154,8 @@ def test_its_weights_are_the_sources(run):
 
 
 def test_it_is_written_only_when_asked_for():
-    assert LAYOUT not in [exporter.name for exporter in stages.chosen(stages.Options())]
-    asked = stages.chosen(stages.Options(formats=("onnx",), layouts=(LAYOUT,)))
+    assert LAYOUT not in [exporter.name for exporter in chosen(Options())]
+    asked = chosen(Options(formats=("onnx",), layouts=(LAYOUT,)))
     assert [exporter.name for exporter in asked] == ["onnx", LAYOUT]
 
 
@@ -163,11 +164,11 @@ def test_what_has_no_such_folder(tmp_path):
         exported(tmp_path / "visualized", "visualized_bge")
     run = exported(tmp_path / "bert")
     (tmp_path / "bert" / "vocab.txt").unlink()
-    run = stages.load(run.path, stages.Options(checkpoint=str(tmp_path / "bert" / "ckpt.safetensors")), Silent())
-    for stage in (stages.remap, stages.verify, stages.build, write.pack):
-        stage(run, stages.Options(), Silent())
+    run = load.perform(run.path, Options(checkpoint=str(tmp_path / "bert" / "ckpt.safetensors")), Silent())
+    for stage in (remap.perform, verify.perform, build.perform, write.perform):
+        stage(run, Options(), Silent())
     with pytest.raises(InputError, match="needs a tokenizer: neither"):
-        stages.export(run, exporters()[LAYOUT], stages.Options(), Silent())
+        export.perform(run, Options(), Silent(), exporters()[LAYOUT])
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ tf = pytest.importorskip("tensorflow")
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 from bgevis.converter.directory import RunDirectory
+from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
 from bgevis.converter.run import worker
-from bgevis.converter.stages import common as stages
-from bgevis.converter.stages import parity
+from bgevis.converter.stages import PREPARE, export, reference
 from bgevis.converter.use import serving
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.saved_model import EXPORTER
@@ -32,12 +32,12 @@ def unproved(tmp_path_factory):
     """A run with a SavedModel and goldens that has not been validated."""
     folder = tmp_path_factory.mktemp("serving")
     write_fixture("bert", "tiny", 5, "float32", folder / "tiny.safetensors")
-    options = stages.Options(checkpoint=str(folder / "tiny.safetensors"))
-    for task in (worker.PREPARE, worker.PACK):
+    options = Options(checkpoint=str(folder / "tiny.safetensors"))
+    for task in (PREPARE, "pack"):
         worker.perform(task, folder / "run", options, Silent())
     run = RunDirectory(folder / "run")
-    parity.reference(run, options, Silent())
-    stages.export(run, EXPORTER, options, Silent())
+    reference.perform(run, options, Silent())
+    export.perform(run, options, Silent(), EXPORTER)
     return run.path
 
 

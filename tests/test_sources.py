@@ -9,13 +9,15 @@ import torch
 from safetensors.torch import save_file
 
 from bgevis.converter.certificate.ledger import Ledger
+from bgevis.converter.manifest import LEDGER, WEIGHTS_PATH, family_and_config, network
+from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
-from bgevis.converter.stages import common as stages
-from bgevis.converter.stages.common.common import LEDGER, WEIGHTS_PATH, Options, family_and_config, network, reopen
-from bgevis.converter.stages.common.parity import NNXRunner
-from bgevis.converter.stages.common.reference import read_original
+from bgevis.converter.stages import build, load, remap, verify
+from bgevis.converter.stages.common import reopen
+from bgevis.converter.stages.reference import read_original
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.weights import WeightsFile
+from bgevis.model.runner import NNXRunner
 from bgevis.validation.cases import cases
 from bgevis.validation.compare import compare
 from bgevis.validation.goldens import golden
@@ -80,8 +82,8 @@ LAYOUTS = [plain, legacy, wrapped, safetensors, sharded, sharded_bin, old_names]
 
 
 def built(path: Path, out: Path):
-    run = stages.load(out, Options(checkpoint=str(path)), Silent())
-    for stage in (stages.remap, stages.verify, stages.build):
+    run = load.perform(out, Options(checkpoint=str(path)), Silent())
+    for stage in (remap.perform, verify.perform, build.perform):
         stage(run, Options(), Silent())
     return run
 

@@ -14,7 +14,7 @@ from ...validation.locate import Divergence, first_divergence
 if TYPE_CHECKING:
     import jax
 
-    from ..stages.parity import NNXRunner
+    from ...model.runner import NNXRunner
     from .ledger import Ledger
 
     Weights = Mapping[str, jax.Array]

@@ -9,7 +9,9 @@ from ...model.family import config_to_json
 from ...validation.errors import InputError
 from ..certificate.ledger import Ledger
 from ..checkpoint import Checkpoint, open_checkpoint
-from ..stages.common import LEDGER, Options, identify
+from ..manifest import LEDGER
+from ..options import Options
+from ..source.identify import identify
 
 
 def describe(path: Path, options: Options) -> dict[str, Any]:

@@ -23,11 +23,11 @@ from ...exporters.base import Exporter, exporters
 from ...validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
 from ..certificate import provenance
 from ..directory import STAGING, RunDirectory, hold
-from ..stages import common as stages
-from ..stages import validate
-from ..stages.common import Options
+from ..manifest import artifact
+from ..options import Options, chosen
+from ..proof.documents import check_manifest
+from ..stages import BY_NAME, PREPARE, STAGES, Stage, validate
 from .nursery import Nursery
-from .worker import PACK, PREPARE
 
 COPIES = 3.3
 """Disk that a run takes, in sizes of the checkpoint as float32: weights, Orbax, SavedModel, and what is aside."""
@@ -143,25 +143,35 @@ class _Worker:
 
 
 def tasks_for_all(formats: Sequence[Exporter]) -> list[Task]:
-    """Give every task of `all`. The reference comes first: it is the longest and everything is held against it."""
-    tasks = [*tasks_for_exports(formats), Task("reference", (PACK,)), Task("parity", ("reference",), 2)]
-    names = {e.name for e in formats}
-
-    def needs(exporter: Exporter) -> tuple[str, ...]:
-        opened = [name for name in (exporter.name, *exporter.also) if name in names]
-        return ("reference", *(f"export:{name}" for name in opened))
-
-    return tasks + [Task(f"validate:{e.name}", needs(e), 3) for e in _longest_first(formats)]
+    """Give every task of `all`."""
+    return _tasks(STAGES, formats)
 
 
 def tasks_for_exports(formats: Sequence[Exporter]) -> list[Task]:
     """Give the tasks that make artifacts, without any that proves them."""
-    hosts = {e.name: f"export:{e.host}" for e in formats if e.host}
-    exports = (
-        Task(f"export:{e.name}", (PACK if e.layout else PREPARE,), 1, hosts.get(e.name, ""))
-        for e in _longest_first(formats)
-    )
-    return [Task(PREPARE), Task(PACK, (PREPARE,), host=PREPARE), *exports]
+    return _tasks([stage for stage in STAGES if not stage.proves], formats)
+
+
+def _tasks(stages: Iterable[Stage], formats: Sequence[Exporter]) -> list[Task]:
+    """Turn stages into tasks: those of one process are one, those that are done for each format are several."""
+    tasks = [Task(PREPARE)]
+    for stage in stages:
+        if stage.each:
+            tasks += [_of_format(stage, exporter, formats) for exporter in _longest_first(formats)]
+        elif not stage.process:
+            tasks.append(Task(stage.name, stage.after, stage.order, stage.host))
+    return tasks
+
+
+def _of_format(stage: Stage, exporter: Exporter, formats: Sequence[Exporter]) -> Task:
+    """Give the task of one format. It needs those of the formats whose programs it opens, a layout needs the pack."""
+    there = {e.name for e in formats}
+    opened = [name for name in (exporter.name, *exporter.also) if name in there]
+    needs = ["pack"] if exporter.layout else []
+    for name in stage.after:
+        needs += [f"{name}:{each}" for each in opened] if name in BY_NAME and BY_NAME[name].each else [name]
+    host = f"{stage.name}:{exporter.host}" if exporter.host and not stage.proves else ""
+    return Task(f"{stage.name}:{exporter.name}", tuple(needs), stage.order, host)
 
 
 def _longest_first(formats: Sequence[Exporter]) -> list[Exporter]:
@@ -170,7 +180,7 @@ def _longest_first(formats: Sequence[Exporter]) -> list[Exporter]:
 
 def convert_all(directory: Path, options: Options, display: Display, jobs: int) -> RunDirectory:
     """Do everything: from the checkpoint to proven artifacts."""
-    formats = stages.chosen(options)
+    formats = chosen(options)
     for exporter in formats:
         exporter.require(options.via)
     with hold(directory):
@@ -182,15 +192,15 @@ def convert_all(directory: Path, options: Options, display: Display, jobs: int) 
 
 def validate_all(run: RunDirectory, options: Options, display: Display, jobs: int) -> None:
     """Prove the artifacts that are there, or those asked for."""
-    formats = stages.chosen(options)
+    formats = chosen(options)
     if not options.formats:
         formats = [e for e in exporters().values() if f"export-{e.name}" in run.manifest()["stages"]]
     if not formats:
         raise InputError(f"{run.path} holds no artifacts; run `bgevis-convert export FORMAT {run.path}` first")
     provenance.check(run)
-    validate.check_manifest(run.manifest())
+    check_manifest(run.manifest())
     for exporter in formats:
-        validate.artifact(run, exporter)
+        artifact(run, exporter)
     run.forget([f"validate-{e.name}" for e in formats])  # asked for by name, it is always done anew
     errors = run_tasks([Task(f"validate:{e.name}") for e in formats], run.path, options, display, jobs)
     conclude(run.path, formats, errors)

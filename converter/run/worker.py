@@ -21,17 +21,10 @@ from typing import TextIO
 from ...exporters.base import exporters
 from ...validation.errors import ConvertError, EnvironmentFailure
 from ..directory import RunDirectory, environment_failure
+from ..options import Options
 from ..progress import Progress
-from ..stages import common as stages
-from ..stages import pack as write
-from ..stages import parity, validate
-from ..stages.common import Options
-
-PREPARE = "prepare"
-"""load, remap, verify and build in one process: they share the checkpoint's pages and one import of jax."""
-
-PACK = "pack"
-"""In the same process, while the first exports begin: they need none of it."""
+from ..stages import BY_NAME, PREPARE, PREPARED
+from ..stages.export import trace
 
 
 class Lines:
@@ -63,42 +56,25 @@ class Lines:
 
 
 def perform(task: str, directory: Path, options: Options, progress: Progress) -> None:
-    """Do one task."""
+    """Do one task, unless what it makes is there and current."""
     if task == PREPARE:
         prepare(directory, options, progress)
         return
-    kind, _, name = task.partition(":")
-    run = RunDirectory(directory)
-    if kind == PACK:
-        if not run.is_current(PACK, write.reads(run)):
-            write.pack(run, options, progress)
-    elif kind == "export":
-        exporter = exporters()[name]
-        if not run.is_current(f"export-{name}", stages.export_reads(run, exporter, options)):
-            stages.export(run, exporter, options, progress)
-    elif kind == "validate":
-        exporter = exporters()[name]
-        if not run.is_current(f"validate-{name}", validate.reads(run, exporter)):
-            validate.validate_one(run, exporter, progress)
-    elif kind == "reference":
-        if not run.is_current("reference", parity.reference_reads(run, options)):
-            parity.reference(run, options, progress)
-    elif not run.is_current("parity", parity.reads(run)):
-        parity.parity(run, options, progress)
+    name, _, format_name = task.partition(":")
+    run, stage = RunDirectory(directory), BY_NAME[name].module
+    each = (exporters()[format_name],) if format_name else ()
+    if not run.is_current(task.replace(":", "-"), stage.reads(run, options, *each)):
+        stage.perform(run, options, progress, *each)
 
 
 def prepare(directory: Path, options: Options, progress: Progress) -> None:
     """Take a checkpoint to its weights file, skipping what is current."""
-    run = stages.load(directory, options, progress)
-    steps = {
-        "remap": (stages.remap, ["remap"]),
-        "verify": (stages.verify, ["verify"]),
-        "build": (stages.build, [stages.LEDGER]),
-    }
-    for name, (stage, reads) in steps.items():
-        if not run.is_current(name, run.reads(*reads)):
-            progress.note(name)
-            stage(run, options, progress)
+    load, *others = PREPARED
+    run = load.module.perform(directory, options, progress)
+    for stage in others:
+        if not run.is_current(stage.name, stage.module.reads(run, options)):
+            progress.note(stage.name)
+            stage.module.perform(run, options, progress)
 
 
 def warm_up(tasks: Sequence[str], directory: Path, options: Options, go: threading.Event) -> None:
@@ -116,7 +92,7 @@ def warm_up(tasks: Sequence[str], directory: Path, options: Options, go: threadi
         while formats and not ((directory / "manifest.json").exists() or go.wait(0.01)):
             pass  # for the configuration, which is known long before the weights are
         for exporter in formats:
-            stages.trace(RunDirectory(directory).manifest(), exporter, options)
+            trace(RunDirectory(directory).manifest(), exporter, options)
 
 
 def _await_parent(go: threading.Event) -> None:

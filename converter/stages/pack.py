@@ -13,25 +13,26 @@ from ...validation.cases import LONGEST
 from ...validation.entry_point import EntryPoint, PaddingMask, Pixels, TokenIds
 from ...validation.errors import InputError
 from ..directory import SOURCE, Manifest, RunDirectory
+from ..manifest import family_and_config
+from ..options import Options
 from ..pack import FORMAT_VERSION, INDEX, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES, need, tokenizer
 from ..pack.pictures import open_, pixels, values
 from ..pack.preprocessor import Preprocessor
 from ..pack.samples import LONG, pictures, texts
 from ..pack.tokenizer import token_ids
 from ..progress import Progress
-from .common import Options, family_and_config
 
 PAIR = ("plain", "casing")
 SEEN = ("wide", "tall")
 """The pictures that are embedded: together they tell every mistake of the resampling."""
 
 
-def pack(run: RunDirectory, options: Options, progress: Progress) -> None:
+def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     """Write tokenizer.json, preprocess.json and the raw samples."""
     manifest = run.manifest()
     family, config = family_and_config(manifest)
     entries = family.entry_points(config)
-    with run.stage("pack", reads(run)) as staged:
+    with run.stage("pack", reads(run, options)) as staged:
         rules = preprocessing(family, config, manifest)
         _write(staged.out / PREPROCESS, rules)
         if rules["texts"] and rules["texts"]["tokenizer"]:
@@ -41,7 +42,7 @@ def pack(run: RunDirectory, options: Options, progress: Progress) -> None:
             progress.note(text)
 
 
-def reads(run: RunDirectory) -> str:
+def reads(run: RunDirectory, options: Options) -> str:
     """Give the digest of what the pack depends on."""
     return run.reads("pack", run.manifest()["tokenizer"])
 

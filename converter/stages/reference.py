@@ -11,15 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...validation import goldens
+from ...validation import goldens, probe
 from ...validation.budget import measure
 from ...validation.cases import Case, cases, probe_cases, tap_case
 from ...validation.compare import Golden
 from ...validation.entry_point import EntryPoint
-from ...validation.errors import EnvironmentFailure, InputError
+from ...validation.errors import EnvironmentFailure, GateError, InputError
+from ...validation.goldens import Goldens
 from ...validation.probe import FACTORS, Factors
 from ...validation.runner import Arrays
 from ..certificate.ledger import Ledger
+from ..directory import RunDirectory
+from ..manifest import GOLDENS, LEDGER, PROBES, family_and_config, network
+from ..options import Options
+from ..pack.replay import Pack, packed
+from ..progress import Progress
+from .common import reopen, require
 
 MEASURED = 32
 """Least number of positions on which the budget of an intermediate value is measured, if there are so many."""
@@ -34,6 +41,32 @@ if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
 
     State = dict[str, torch.Tensor]
+
+
+def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
+    """Run the PyTorch original and write the goldens."""
+    require(run, "verify")
+    family, config = family_and_config(run.manifest())
+    entries, checkpoint = family.entry_points(config), reopen(run)
+    state = read_original(checkpoint)
+    leaves, ledger = network(run.manifest()).leaves, Ledger.read(run.path / LEDGER)
+    with run.stage("reference", reads(run, options)) as staged:
+        original = family.reference(config, state)
+        raw = list(Pack(run.path).cases({entry.name: entry for entry in entries})) if packed(run) else []
+        write_goldens(staged.out / GOLDENS, original, entries, options.static, raw, progress.note)
+        for problem in Goldens(staged.out / GOLDENS).problems(entries, cases):
+            raise GateError(f"reference: {problem}; the PyTorch original itself cannot be computed well enough")
+        for name, exponents in family.probes(config).items():
+            progress.note(name)
+            factors = probe.factors(exponents, leaves)
+            probed = family.reference(config, scaled(state, source_scales(ledger, factors)))
+            write_probe(staged.out / PROBES / probe.folder_name(name), name, probed, entries, factors)
+            del probed  # with what it remembers, before the next one is made
+
+
+def reads(run: RunDirectory, options: Options) -> str:
+    """Give the digest of what the goldens depend on."""
+    return run.reads("reference", list(options.static), *packed(run))
 
 
 def read_original(checkpoint: "Checkpoint") -> "State":

@@ -12,10 +12,11 @@ from ...exporters.weights import WeightsFile
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import ConvertError, EnvironmentFailure, InputError, raised
 from ..directory import RunDirectory
+from ..manifest import WEIGHTS_PATH, artifact, network
+from ..options import Options, chosen
 from ..pack.pictures import Source
 from ..pack.preprocessor import Preprocessor
-from ..stages.common import WEIGHTS_PATH, Options, chosen, network, require
-from ..stages.validate import artifact
+from ..stages.common import require
 
 if TYPE_CHECKING:
     from flax import nnx

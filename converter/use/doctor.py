@@ -9,7 +9,7 @@ from ...exporters.base import Exporter, exporters
 from ...exporters.releases import ALIASES, DISTRIBUTIONS, Need, release
 from ...validation.errors import GateError, InputError
 from ..directory import RunDirectory
-from ..stages.validate import artifact
+from ..manifest import artifact
 
 
 @dataclass(frozen=True)

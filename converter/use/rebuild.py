@@ -13,10 +13,10 @@ from rich.console import Console
 
 from ...validation.errors import ConvertError, EnvironmentFailure, GateError
 from ..directory import MANIFEST, PROVENANCE, RunDirectory
+from ..options import Options
 from ..progress import Progress
 from ..report.terminal import Lines
 from ..run.tasks import SEED, convert_all
-from ..stages.common import Options
 
 
 def verify(run: RunDirectory, options: Options, progress: Progress, jobs: int) -> None:

@@ -20,9 +20,8 @@ from ...exporters.weights import plan
 from ...validation.errors import EnvironmentFailure, GateError, InputError, raised
 from ..certificate.ledger import Entry, Ledger, numpy_dtype
 from ..directory import RunDirectory
+from ..manifest import LEDGER, artifact
 from ..progress import Progress
-from ..stages.common import LEDGER
-from ..stages.validate import artifact
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from ...validation.goldens import Goldens
 from ...validation.runner import Arrays
 from ..certificate import provenance
 from ..directory import RunDirectory
+from ..manifest import GOLDENS, artifact, entry_points
 from ..progress import Progress
-from ..stages.parity import GOLDENS
-from ..stages.validate import artifact, entry_points
 
 EXPORT, PROOF = f"export-{saved_model.EXPORTER.name}", f"validate-{saved_model.EXPORTER.name}"
 

@@ -11,18 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bgevis.converter.certificate import check
 from bgevis.converter.certificate.assign import assign
-from bgevis.converter.certificate.check import verify
 from bgevis.converter.certificate.ledger import Ledger
 from bgevis.converter.directory import RunDirectory
+from bgevis.converter.manifest import WEIGHTS_PATH, artifact, family_and_config, network
+from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
-from bgevis.converter.stages import common as stages
-from bgevis.converter.stages import parity, validate
+from bgevis.converter.proof.programs import probe_rows
+from bgevis.converter.proof.weights import weight_rows
+from bgevis.converter.stages import build, export, load, parity, remap, verify
+from bgevis.converter.stages.common import reopen
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import Artifact, exporters
 from bgevis.exporters.weights import WeightsFile
 from bgevis.model.family import Rules, families
 from bgevis.model.network import Network
+from bgevis.model.runner import NNXRunner
 from bgevis.validation.compare import compare
 from bgevis.validation.errors import GateError
 from bgevis.validation.goldens import Goldens
@@ -64,7 +69,7 @@ class Mutant:
     equivalent: str = ""
 
 
-class Eager(parity.NNXRunner):
+class Eager(NNXRunner):
     """The NNX model without compilation: a changed network costs no compile time."""
 
     def __init__(self, net: Network, weights: Mapping[str, jax.Array]):
@@ -91,33 +96,33 @@ class Bench:
             (checkpoint.parent / "1_Pooling").mkdir()
             (checkpoint.parent / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
         write_fixture(name, "tiny", 5, "float32", checkpoint)
-        options, silent = stages.Options(checkpoint=str(checkpoint)), Silent()
-        self.run = stages.load(folder / variant / "run", options, silent)
-        for stage in (stages.remap, stages.verify, stages.build, parity.reference):
+        options, silent = Options(checkpoint=str(checkpoint)), Silent()
+        self.run = load.perform(folder / variant / "run", options, silent)
+        for stage in (remap.perform, verify.perform, build.perform, reference.perform):
             stage(self.run, options, silent)
         self.options = options
-        self.checkpoint = stages.reopen(self.run)
-        self.config = stages.family_and_config(self.run.manifest())[1]
+        self.checkpoint = reopen(self.run)
+        self.config = family_and_config(self.run.manifest())[1]
         self.rules = self.family.rules(self.config)
-        self.net = stages.network(self.run.manifest())
+        self.net = network(self.run.manifest())
         self.shapes = {name: leaf.shape for name, leaf in self.net.leaves.items()}
         self.ledger = Ledger.read(self.run.path / "ledger.json")
-        file = WeightsFile(self.run.path / stages.WEIGHTS_PATH)
+        file = WeightsFile(self.run.path / WEIGHTS_PATH)
         self.weights = {name: jnp.asarray(np.array(file[name])) for name in self.net.leaves}
 
     @cached_property
-    def compiled(self) -> parity.NNXRunner:
+    def compiled(self) -> NNXRunner:
         """The model as `parity` runs it."""
-        return parity.NNXRunner(self.net, self.weights)
+        return NNXRunner(self.net, self.weights)
 
     @cached_property
     def onnx(self) -> Artifact:
         """The ONNX programs as `validate` opens them."""
         exporter = exporters()["onnx"]
-        stages.export(self.run, exporter, self.options, Silent())
-        return validate.artifact(RunDirectory(self.run.path), exporter)
+        export.perform(self.run, self.options, Silent(), exporter)
+        return artifact(RunDirectory(self.run.path), exporter)
 
-    def judge(self, runner: parity.NNXRunner) -> str:
+    def judge(self, runner: NNXRunner) -> str:
         """Run parity; say which of its checks failed first."""
         try:
             with jax.default_matmul_precision("highest"):
@@ -134,7 +139,7 @@ class Bench:
         ledger = Ledger(self.family.name, self.family.axes(self.config), found.entries, found.problems)
         if ledger.problems:
             return "remap"
-        ledger = verify(ledger, self.checkpoint, self.family, self.config, self.shapes)
+        ledger = check.verify(ledger, self.checkpoint, self.family, self.config, self.shapes)
         if ledger.problems:
             return "verify"
         leaves = {leaf: ledger.leaf(name, self.checkpoint.read(name)) for leaf, name in ledger.leaves.items()}
@@ -157,14 +162,14 @@ class Bench:
         some = replace(opened, programs={name: opened.programs[name] for name in entries})
         goldens = [g for g in Goldens(self.run.path / "goldens").cases() if g.case.entry_point in entries]
         try:
-            if not all(row.passed for row in validate.weight_rows(exporter, opened, self.ledger)):
+            if not all(row.passed for row in weight_rows(exporter, opened, self.ledger)):
                 return "validate: weights"
             report = compare(exporter.open(some), some.entry_points, goldens)
         except GateError:
             return "validate: ONNX checker"
         except Exception as error:
             return f"validate: raises {type(error).__name__}"
-        rows = [row for row in validate.probe_rows(exporter, some, self.run.path) if row.entry_point in entries]
+        rows = [row for row in probe_rows(exporter, some, self.run.path) if row.entry_point in entries]
         return failed("validate", Report("onnx", (*report.rows, *rows)))
 
     def copy_programs(self, folder: Path) -> Path:

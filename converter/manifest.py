@@ -1,0 +1,88 @@
+"""What a manifest describes: the family with its configuration, the network, entry points, artifacts."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..exporters.base import PROGRAMS, WEIGHTS, Artifact, Exporter
+from ..model.family import Config, Family, config_from_json, families
+from ..validation.entry_point import Axis, EntryPoint, TensorSpec
+from ..validation.errors import GateError, InputError
+from .directory import Manifest, RunDirectory
+
+if TYPE_CHECKING:
+    from ..model.network import Network
+
+LEDGER = "ledger.json"
+WEIGHTS_PATH = f"{PROGRAMS}/{WEIGHTS}"
+GOLDENS = "goldens"
+PROBES = f"{GOLDENS}/probes"
+PARITY = "reports/parity.json"
+
+
+def family_and_config(manifest: Manifest) -> tuple[Family, Config]:
+    """Give the family and the configuration that a manifest states."""
+    known = families()
+    if manifest["family"] not in known:
+        raise InputError(
+            f"the manifest's family {manifest['family']!r} is not known here (families: {', '.join(known)})"
+        )
+    family = known[manifest["family"]]
+    return family, config_from_json(family.config, manifest["config"])
+
+
+def network(manifest: Manifest) -> "Network":
+    """Give the NNX model that a manifest describes, without weights."""
+    family, config = family_and_config(manifest)
+    return _built(family.network, config)
+
+
+@functools.lru_cache(maxsize=1)
+def _built(network: Callable[[Config], "Network"], config: Config) -> "Network":
+    """Build a model once for all stages of a process, and with it what is traced of it."""
+    return network(config)
+
+
+def entry_points(manifest: Manifest) -> dict[str, EntryPoint]:
+    """Rebuild the entry points from the manifest alone."""
+
+    def tensors(items: list[dict]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in items)
+
+    return {
+        name: EntryPoint(
+            name,
+            tensors(entry["inputs"]),
+            tensors(entry["outputs"]),
+            {axis: Axis(bounds["min"], bounds["max"]) for axis, bounds in entry["axes"].items()},
+        )
+        for name, entry in manifest["entry_points"].items()
+    }
+
+
+def artifact(run: RunDirectory, exporter: Exporter) -> Artifact:
+    """Describe an artifact to its opener.
+
+    Raises:
+        InputError: the run holds no such format.
+        GateError: not every entry point has a program.
+    """
+    manifest = run.manifest()
+    programs = {
+        n: e["programs"][exporter.key] for n, e in manifest["entry_points"].items() if exporter.key in e["programs"]
+    }
+    if not programs:
+        raise InputError(
+            f"{run.path} holds no {exporter.name}; run `bgevis-convert export {exporter.name} {run.path}` first"
+        )
+    missing = sorted(manifest["entry_points"].keys() - programs.keys())
+    if missing:
+        raise GateError(f"the manifest has no {exporter.name} program of {', '.join(missing)}: it was altered")
+    return Artifact(run.path, entry_points(manifest), programs, lambda: network(run.manifest()))
+
+
+def probe_folders(directory: Path) -> list[Path]:
+    """Give the goldens of each probe."""
+    folder = directory / PROBES
+    return sorted(folder.iterdir()) if folder.exists() else []

@@ -1,0 +1,1 @@
+"""What is held against what: documents, weights, programs. Needs neither the checkpoint nor PyTorch."""

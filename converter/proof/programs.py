@@ -1,0 +1,98 @@
+"""The programs of an artifact, executed: goldens, neighbours, probes, and where they part from the network."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...exporters.base import Artifact, Exporter, exporters
+from ...exporters.precisions import BFLOAT16_COMPUTED, DTYPES, FLOAT32, FLOORS, typically_rounded
+from ...exporters.weights import WeightsFile
+from ...model.runner import NNXRunner
+from ...validation.cases import neighbour_batches
+from ...validation.compare import Golden, compare
+from ...validation.errors import raised
+from ...validation.goldens import Goldens
+from ...validation.probe import FACTORS, read_factors
+from ...validation.report import Report, Row
+from ...validation.rounded import compare_rounded
+from ...validation.runner import Runner
+from ..directory import RunDirectory
+from ..manifest import GOLDENS, WEIGHTS_PATH, artifact, probe_folders
+
+
+def judge(exporter: Exporter, runner: Runner, opened: Artifact, goldens: Sequence[Golden], precision: str) -> Report:
+    """Hold float32 to the budget; smaller numbers to their floors, and their neighbours to those of the NNX model."""
+    if precision == FLOAT32:
+        return compare(runner, opened.entry_points, goldens)
+    net, file = opened.network(), WeightsFile(opened.directory / WEIGHTS_PATH)
+    inputs = {name: neighbour_batches(net.entry_points[name]) for name in opened.programs}
+    rounded = {leaf: _rounded(array, precision) for leaf, array in exporter.read_weights(opened)}
+    exact, stored, typical = float32_runners(NNXRunner(net, file), file, rounded, precision)
+    return compare_rounded(runner, exact, stored, typical, opened.entry_points, goldens, inputs, FLOORS[precision])
+
+
+def float32_runners(
+    exact: NNXRunner, file: WeightsFile, rounded: Mapping[str, np.ndarray], precision: str
+) -> tuple[NNXRunner, NNXRunner, NNXRunner]:
+    """Give the float32 networks that one in smaller numbers is judged by: exact, on its weights, on typical ones."""
+    import jax
+
+    stored, moved = exact.changed(jax.device_put(rounded)), typically_rounded(file, rounded, precision)
+    return exact, stored, stored if moved is rounded else exact.changed(jax.device_put(moved))
+
+
+def _rounded(array: np.ndarray, precision: str) -> np.ndarray:
+    """Round what the runtime rounds, and not the artifact."""
+    return array.astype(DTYPES[precision]).astype(np.float32) if precision == BFLOAT16_COMPUTED else array
+
+
+def more_rows(run: RunDirectory, exporter: Exporter, opened: Artifact, goldens: Sequence[Golden]) -> list[Row]:
+    """Judge the other ways in which a runtime runs what is there."""
+    rows: list[Row] = []
+    if exporter.more is None:
+        return rows
+    there = [name for name in exporter.also if f"export-{name}" in run.manifest()["stages"]]
+    programs = {name: artifact(run, exporters()[name]).programs for name in there}
+    for runner, precision in exporter.more(opened, programs):
+        report = judge(exporter, runner, opened, goldens, precision)
+        rows += [dataclasses.replace(row, case=f"{runner.name}: {row.case}") for row in report.rows]
+    return rows
+
+
+def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Row]:
+    """Run the probes, for formats whose operators are this program's choice."""
+    rows: list[Row] = []
+    if exporter.probe is None:
+        return rows
+    for folder in probe_folders(directory):
+        runner = exporter.probe(opened, read_factors(folder))
+        rows += compare(runner, opened.entry_points, Goldens(folder).cases()).rows
+    return rows
+
+
+def numbers(golden: Golden) -> int:
+    """Say how much a case computes with."""
+    return sum(array.size for array in golden.case.inputs.values())
+
+
+def places(exporter: Exporter, opened: Artifact, directory: Path, rows: Sequence[Row]) -> Iterator[str]:
+    """Say where the programs that failed part from the network: on the network's own weights, else on a probe's."""
+    if exporter.locate is None:
+        return
+    for entry in sorted({row.entry_point for row in rows if not row.passed} & opened.programs.keys()):
+        for folder in (directory / GOLDENS, *probe_folders(directory)):
+            factors = read_factors(folder) if (folder / FACTORS).exists() else {}
+            try:
+                place = exporter.locate(opened, entry, Goldens(folder).intermediates(entry), factors)
+            except MemoryError:
+                raise
+            except Exception as error:
+                yield f"{entry}: the place cannot be found: {raised(error)}"
+                break
+            if place:
+                yield f"{place} [{folder.name}]" if factors else place
+                break
+        else:
+            yield f"{entry}: no module parts from the network on the small case; it does so only on other inputs"

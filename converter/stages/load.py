@@ -1,0 +1,128 @@
+"""The first stage: open the checkpoint safely, find its family, make the run directory with what was found."""
+
+import hashlib
+import importlib.metadata
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ...model.family import config_to_json
+from ..checkpoint import Checkpoint
+from ..directory import FORMAT_VERSION, SOURCE, Manifest, RunDirectory, sha256
+from ..options import Options
+from ..pack import tokenizer
+from ..progress import Progress
+from ..source.identify import Identified, identify
+from .common import state
+
+PACKAGES = (
+    "flax",
+    "jax",
+    "jaxlib",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "orbax-checkpoint",
+    "pillow",
+    "tensorflow-cpu",
+    "tensorflow",
+    "tf2onnx",
+    "tokenizers",
+    "torch",
+)
+
+DISTRIBUTION = "bgevis-convert"
+
+
+def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
+    """Open the checkpoint safely, detect the family, and make the run directory with what was found."""
+    path = Path(options.checkpoint)
+    identified = identify(path, options)
+    checkpoint = identified.checkpoint
+    with ThreadPoolExecutor(1) as pool:
+        check = pool.submit(checkpoint.check)
+        progress.begin(sum(file.stat().st_size for file in checkpoint.files))
+        source = describe_source(checkpoint, progress)
+        check.result()
+    folder = tokenizer_folder(path, options)
+    manifest = new_manifest(identified, source) | {"tokenizer": describe_tokenizer(identified, folder, options)}
+    run = _resume(out, manifest) or RunDirectory.create(out, manifest)
+    note = {"checkpoint": str(path.resolve()), "state": state(checkpoint), "tokenizer": str(folder.resolve())}
+    (out / SOURCE).write_text(json.dumps(note) + "\n")
+    progress.note(f"{identified.family.name}, {source['container']}, {len(checkpoint.tensors)} tensors")
+    return run
+
+
+def describe_source(checkpoint: Checkpoint, progress: Progress) -> dict[str, Any]:
+    """State the source: for several files the digest is that of their names and digests."""
+    files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256(f, progress.advance)} for f in checkpoint.files}
+    described: dict[str, Any] = {"file": checkpoint.path.name, "container": checkpoint.container}
+    if len(files) == 1:
+        described |= next(iter(files.values()))
+    else:
+        text = "".join(f"{name} {entry['sha256']}\n" for name, entry in sorted(files.items()))
+        total = sum(int(str(entry["bytes"])) for entry in files.values())
+        described |= {"bytes": total, "sha256": hashlib.sha256(text.encode()).hexdigest(), "files": files}
+    return described | {"wrappers": list(checkpoint.wrappers), "ignored": list(checkpoint.ignored)}
+
+
+def tokenizer_folder(path: Path, options: Options) -> Path:
+    """Say where a tokenizer is looked for: where the user says, else beside the checkpoint."""
+    return Path(options.tokenizer) if options.tokenizer else path if path.is_dir() else path.parent
+
+
+def describe_tokenizer(identified: Identified, folder: Path, options: Options) -> dict[str, Any] | None:
+    """State the tokenizer's files, or why there is none; None for a network that reads no text."""
+    ids = tokenizer.token_ids(identified.family.entry_points(identified.config))
+    return tokenizer.state(folder, ids, named=bool(options.tokenizer)) if ids else None
+
+
+def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
+    """Make the manifest of a run that has only loaded."""
+    family, config = identified.family, identified.config
+    return {
+        "format_version": FORMAT_VERSION,
+        "tool": tool(),
+        "source": source,
+        "family": family.name,
+        "config": config_to_json(config),
+        "images": dict(family.images(config)) if family.images else None,
+        "entry_points": {e.name: e.to_json() | {"programs": {}} for e in family.entry_points(config)},
+        "files": {},
+        "stages": {},
+        "verdicts": {"load": "pass"},
+    }
+
+
+def _resume(out: Path, manifest: Manifest) -> RunDirectory | None:
+    """Keep what an earlier run of the same input did; take away what another input left."""
+    if not (out / "manifest.json").exists():
+        return None
+    run = RunDirectory(out)
+    before = run.manifest()
+    fixed = ("tool", "source", "family", "config", "images", "tokenizer")
+    if all(before.get(key) == manifest[key] for key in fixed):
+        return run
+    run.forget(list(before["stages"]))
+    return None
+
+
+def tool() -> dict[str, Any]:
+    """State what converts: version, digest of the program's own source, and the packages that shape the bytes."""
+    digest = hashlib.sha256()
+    for root in sorted(
+        Path(__file__).parents[2].joinpath(name) for name in ("converter", "exporters", "model", "validation")
+    ):
+        for file in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".j2")):
+            digest.update(f"{file.relative_to(root.parent)}\n".encode() + file.read_bytes())
+    packages = {package: version for package in PACKAGES if (version := _version(package))}
+    return {"name": DISTRIBUTION, "version": _version(DISTRIBUTION), "sha256": digest.hexdigest(), "packages": packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,28 @@
+"""Names -> ledger: what becomes of every tensor."""
+
+from ..certificate.assign import assign
+from ..certificate.ledger import Ledger
+from ..directory import RunDirectory
+from ..manifest import LEDGER, family_and_config, network
+from ..options import Options
+from ..progress import Progress
+from .common import gate, reopen
+
+
+def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
+    """Names -> ledger."""
+    manifest = run.manifest()
+    family, config = family_and_config(manifest)
+    checkpoint = reopen(run)
+    found = assign(checkpoint.tensors, family.rules(config), network(manifest).leaves)
+    ledger = Ledger(family.name, family.axes(config), found.entries, found.problems)
+    run.forget(["verify"])  # it had completed the ledger that is replaced now
+    with run.stage("remap", reads(run, options)) as staged:
+        (staged.out / LEDGER).write_text(ledger.to_json())
+        progress.note(f"{len(found.entries)} tensors, {len(ledger.leaves)} parameters")
+        gate("remap", ledger)
+
+
+def reads(run: RunDirectory, options: Options) -> str:
+    """Give the digest of what the stage depends on."""
+    return run.reads("remap")

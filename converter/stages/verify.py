@@ -1,0 +1,33 @@
+"""Every tensor is checked; the ledger becomes the certificate."""
+
+from ..certificate.assign import assign
+from ..certificate.check import verify as verify_tensors
+from ..certificate.ledger import Ledger
+from ..directory import RunDirectory
+from ..manifest import LEDGER, family_and_config, network
+from ..options import Options
+from ..progress import Progress
+from .common import gate, reopen
+
+
+def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
+    """Check every tensor; the ledger becomes the certificate."""
+    manifest = run.manifest()
+    family, config = family_and_config(manifest)
+    checkpoint = reopen(run)
+    leaves = {name: leaf.shape for name, leaf in network(manifest).leaves.items()}
+    before = reads(run, options)
+    found = assign(checkpoint.tensors, family.rules(config), leaves)
+    names = Ledger(family.name, family.axes(config), found.entries, found.problems)
+    progress.begin(sum(tensor.nbytes for tensor in checkpoint.tensors.values()))
+    with run.stage("verify", before) as staged:
+        ledger = verify_tensors(names, checkpoint, family, config, leaves, progress.advance)
+        (staged.out / LEDGER).write_text(ledger.to_json())
+        for remark in ledger.notes:
+            progress.note(remark)
+        gate("verify", ledger)
+
+
+def reads(run: RunDirectory, options: Options) -> str:
+    """Give the digest of what the stage depends on."""
+    return run.reads("verify")
