@@ -25,8 +25,7 @@ import orbax.checkpoint as ocp  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
 from bgevis.converter.directory import RunDirectory  # noqa: E402
-from bgevis.converter.stages.common import network  # noqa: E402
-from bgevis.converter.stages.parity import GOLDENS  # noqa: E402
+from bgevis.converter.manifest import GOLDENS, network  # noqa: E402
 from bgevis.validation.goldens import Goldens  # noqa: E402
 
 mesh = Mesh(np.array(jax.devices()[: arguments.devices]), ("model",))

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bgevis.converter.stages.validate import float32_runners
+from bgevis.converter.proof.programs import float32_runners
 from bgevis.exporters.base import PROGRAMS, WEIGHTS, Artifact, Request, exporters
 from bgevis.exporters.onnx.precision import quantise
 from bgevis.exporters.precisions import FLOORS, PRECISIONS
