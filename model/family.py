@@ -19,7 +19,7 @@ from ..validation.probe import Exponents
 
 if TYPE_CHECKING:
     from .network import Network
-    from .torch_reference import TorchReference
+    from .reference import Original, Reference
 
 Shapes = Mapping[str, tuple[int, ...]]
 Config = Any
@@ -108,7 +108,7 @@ class Family:
         axes: sizes of the axes that the rules' layouts name.
         entry_points: what can be called.
         network: the NNX model behind the entry points.
-        reference: the PyTorch original, loaded from the checkpoint by its own names.
+        reference: the PyTorch original: upstream's own classes where they can be installed, see `upstream.py`.
         sizes: published sizes by name, and a tiny one.
         layout: names and shapes of the upstream checkpoint, as `fixture` writes it.
         constants: tensors that are computed rather than trained (rotary tables), by name in the upstream checkpoint.
@@ -127,7 +127,7 @@ class Family:
     axes: Callable[[Config], Mapping[str, int]]
     entry_points: Callable[[Config], tuple[EntryPoint, ...]]
     network: Callable[[Config], "Network"]
-    reference: Callable[[Config, Mapping[str, Any]], "TorchReference"]
+    reference: Callable[[Config, "Original"], "Reference"]
     sizes: Mapping[str, Config]
     layout: Callable[[Config], Shapes]
     constants: Callable[[Config], Mapping[str, np.ndarray]] = lambda config: {}

@@ -29,9 +29,19 @@ PACKAGES = (
     "tensorflow-cpu",
     "tensorflow",
     "tf2onnx",
+    "sentence-transformers",
     "tokenizers",
     "torch",
+    "transformers",
 )
+
+PLACES = {
+    "model": "config.json",
+    "vision": "eva_config.json",
+    "pooling": "1_Pooling/config.json",
+    "modules": "modules.json",
+}
+"""Where each kind of document lies beside a checkpoint."""
 
 DISTRIBUTION = "bgevis-convert"
 
@@ -49,7 +59,12 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     folder = tokenizer_folder(path, options)
     manifest = new_manifest(identified, source) | {"tokenizer": describe_tokenizer(identified, folder, options)}
     run = _resume(out, manifest) or RunDirectory.create(out, manifest)
-    note = {"checkpoint": str(path.resolve()), "state": state(checkpoint), "tokenizer": str(folder.resolve())}
+    note = {
+        "checkpoint": str(path.resolve()),
+        "state": state(checkpoint),
+        "tokenizer": str(folder.resolve()),
+        "documents": {PLACES[kind]: str(Path(file).resolve()) for kind, file in identified.settings.files.items()},
+    }
     (out / SOURCE).write_text(json.dumps(note) + "\n")
     progress.note(f"{identified.family.name}, {source['container']}, {len(checkpoint.tensors)} tensors")
     return run

@@ -75,14 +75,7 @@ def _save(arrays: dict[str, np.ndarray], file: Path, *, safetensors: bool) -> No
         raise EnvironmentFailure(
             "PyTorch's container needs PyTorch: pip install 'bgevis-convert[torch]', or use --out NAME.safetensors"
         ) from error
-    tensors: dict[int, Any] = {id(array): to_torch(array) for array in arrays.values()}
+    from ...model.reference import tensor_of
+
+    tensors: dict[int, Any] = {id(array): tensor_of(array) for array in arrays.values()}
     torch.save({name: tensors[id(array)] for name, array in arrays.items()}, file)
-
-
-def to_torch(array: np.ndarray) -> Any:
-    """Give a torch tensor on the array's memory, with numpy's bfloat16 as torch's."""
-    import torch
-
-    if array.dtype == numpy_dtype("bfloat16"):
-        return torch.from_numpy(array.view(np.uint16).reshape(array.shape)).view(torch.bfloat16)
-    return torch.from_numpy(array)

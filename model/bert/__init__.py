@@ -10,7 +10,7 @@ from .config import SIZES, BertConfig, configure_text, sizes_from_shapes
 
 if TYPE_CHECKING:
     from ..network import Network
-    from ..torch_reference import TorchReference
+    from ..reference import Original, Reference
 
 
 def _prefix(shapes: Shapes) -> str | None:
@@ -71,32 +71,57 @@ STATED = (
 """Fields of the configuration whose names are Hugging Face's."""
 
 
-def _hugging_face(config: BertConfig) -> HuggingFace:
-    """Describe the encoder to transformers' BertModel and XLMRobertaModel. The latter's texts have no types."""
-    from ..network import Network
-    from .modeling import Bert
-
+def document(config: BertConfig) -> dict[str, Any]:
+    """Give the config.json that transformers' BertModel or XLMRobertaModel has."""
     bert = config.model_type == "bert"
-    inputs = text_inputs(config)
-    types = (TensorSpec("token_type_ids", "int32", ("batch", "tokens")),) if bert else ()
-    states = TensorSpec("last_hidden_state", "float32", ("batch", "tokens", config.hidden_size))
-    entry = EntryPoint("token_states", (*inputs, *types), (states,), encode_text(config).axes)
     named = {"pad_token_id": config.pad_token_id}
     if not bert:
         named |= {"bos_token_id": config.cls_token_id, "eos_token_id": config.sep_token_id}
-    document = {
+    return {
         "architectures": ["BertModel" if bert else "XLMRobertaModel"],
         **{name: getattr(config, name) for name in STATED},
         **named,
         "position_embedding_type": "absolute",
     }
-    return HuggingFace(document, Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
 
 
-def _reference(config: BertConfig, state: Mapping[str, Any]) -> "TorchReference":
-    from .reference import reference
+def _hugging_face(config: BertConfig) -> HuggingFace:
+    """Describe the encoder to transformers' BertModel and XLMRobertaModel. The latter's texts have no types."""
+    from ..network import Network
+    from .modeling import Bert
 
-    return reference(config, state)
+    inputs = text_inputs(config)
+    types = (TensorSpec("token_type_ids", "int32", ("batch", "tokens")),) if config.model_type == "bert" else ()
+    states = TensorSpec("last_hidden_state", "float32", ("batch", "tokens", config.hidden_size))
+    entry = EntryPoint("token_states", (*inputs, *types), (states,), encode_text(config).axes)
+    return HuggingFace(document(config), Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
+
+
+def _reference(config: BertConfig, original: "Original") -> "Reference":
+    """Take transformers' class for the encoder, and sentence-transformers' modules for what makes one vector of it."""
+    from torch import Tensor, nn
+
+    from .. import upstream
+    from ..reference import Reference
+
+    state = upstream.inside(original.state, "embeddings.word_embeddings.weight")
+    stated = original.documents.get("config.json", document(config))
+    encoder = upstream.text_encoder(stated, state, add_pooling_layer=False)
+    if upstream.MODULES in original.documents:
+        modules = upstream.sentence_modules(original)
+    else:
+        modules = upstream.stated_modules(config.hidden_size, config.pooling, normalize=config.normalize)
+
+    def encode_text(input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        states = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        features = {"token_embeddings": states, "attention_mask": attention_mask}
+        for module in modules:
+            features = module(features)
+        return {"embeddings": features["sentence_embedding"]}
+
+    versions = upstream.versions("torch", "transformers", "sentence-transformers")
+    name = f"{versions}: {', '.join(type(m).__name__ for m in (encoder, *modules))}"
+    return Reference(name, nn.ModuleList([encoder, *modules]), {"encode_text": encode_text}, original.state)
 
 
 def text_layout(config: BertConfig, embeddings: str, encoder: str, pooler: str) -> dict[str, tuple[int, ...]]:

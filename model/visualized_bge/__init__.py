@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...validation.entry_point import Axis, EntryPoint, Pixels, TensorSpec
-from ..bert import embeddings, embeddings_output, encode_text, text_inputs, text_layout
+from ..bert import document, embeddings, embeddings_output, encode_text, text_inputs, text_layout
 from ..family import Family, Shapes
 from . import probes, rules
 from .config import MEAN, SIZES, STD, VISUAL, VisualizedBGEConfig, configure, rotary_tables
 
 if TYPE_CHECKING:
     from ..network import Network
-    from ..torch_reference import TorchReference
+    from ..reference import Original, Reference
 
 
 def _entry_points(config: VisualizedBGEConfig) -> tuple[EntryPoint, ...]:
@@ -35,10 +35,10 @@ def _network(config: VisualizedBGEConfig) -> "Network":
     return Network(lambda rngs: BGEVisualized(config, rngs=rngs), _entry_points(config))
 
 
-def _reference(config: VisualizedBGEConfig, state: Mapping[str, Any]) -> "TorchReference":
+def _reference(config: VisualizedBGEConfig, original: "Original") -> "Reference":
     from .reference import reference
 
-    return reference(config, state)
+    return reference(config, original, original.documents.get("config.json", document(config.text)))
 
 
 def _layout(config: VisualizedBGEConfig) -> Shapes:

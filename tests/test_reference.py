@@ -6,7 +6,7 @@ import torch
 
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.model.family import families
-from bgevis.model.torch_reference import RowByRow
+from bgevis.model.reference import RowByRow
 from bgevis.validation.taps import recording, scope, tap
 
 
