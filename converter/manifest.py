@@ -18,6 +18,9 @@ LEDGER = "ledger.json"
 WEIGHTS_PATH = f"{PROGRAMS}/{WEIGHTS}"
 GOLDENS = "goldens"
 PROBES = f"{GOLDENS}/probes"
+END_TO_END = f"{GOLDENS}/end_to_end"
+JUDGE = f"{GOLDENS}/judge.json"
+"""Whose code the goldens come from, in which versions."""
 PARITY = "reports/parity.json"
 
 

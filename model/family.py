@@ -19,7 +19,7 @@ from ..validation.probe import Exponents
 
 if TYPE_CHECKING:
     from .network import Network
-    from .reference import Original, Reference
+    from .reference import Encode, Original, Reference
 
 Shapes = Mapping[str, tuple[int, ...]]
 Config = Any
@@ -116,6 +116,7 @@ class Family:
         embeddings: what the outputs are: {"pooling": "cls", "normalize": True}, for preprocess.json.
         hugging_face: what Hugging Face's clients need; None for families that they do not know.
         probes: name -> what some leaves are multiplied by, see `validation/probe.py`.
+        encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
     """
 
     name: str
@@ -135,6 +136,7 @@ class Family:
     embeddings: Callable[[Config], Mapping[str, Any]] = lambda config: {}
     hugging_face: Callable[[Config], HuggingFace] | None = None
     probes: Callable[[Config], Mapping[str, Exponents]] = lambda config: {}
+    encode: Callable[[Config, "Original", "Reference"], Mapping[str, "Encode"]] | None = None
 
 
 def families() -> dict[str, Family]:

@@ -9,11 +9,11 @@ parameter, named by the leaf that the parameter fills. torch is imported only wh
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -45,12 +45,28 @@ class Original:
     Args:
         state: every tensor by the name that the ledger has for it.
         documents: JSON beside the checkpoint, by its place ("config.json", "1_Pooling/config.json").
-        folder: where the documents lie, for upstream's modules, which read their own; None without any.
+        folder: where the documents lie, for upstream's modules, which read their own.
+        tokenizer: where the tokenizer lies.
     """
 
     state: State
     documents: Mapping[str, Any] = field(default_factory=dict)
-    folder: Path | None = None
+    folder: Path = Path()
+    tokenizer: Path = Path()
+
+
+class Encode(Protocol):
+    """Upstream's own way from raw texts to embeddings.
+
+    `name` says whose, with versions; `note` what of it disagrees with itself, "" if nothing.
+    """
+
+    name: str
+    note: str
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts: (texts, width), in the dtype that is computed in."""
+        ...
 
 
 class Lifted(TorchFunctionMode):

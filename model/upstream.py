@@ -5,12 +5,16 @@ upstream's business; what it leaves unfilled or unused is told by `Reference.che
 """
 
 import copy
+import json
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -168,7 +172,7 @@ def sentence_modules(original: Original) -> list[nn.Module]:
 
     modules = []
     for described in original.documents[MODULES][1:]:
-        cls = import_from_string(described["type"])
+        cls: Any = import_from_string(described["type"])
         try:
             modules.append(cls.load(str(original.folder), subfolder=described["path"], local_files_only=True))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -183,3 +187,86 @@ def stated_modules(width: int, pooling: str, *, normalize: bool) -> list[nn.Modu
 
     made = [import_from_string("sentence_transformers.models.Pooling")(width, pooling)]
     return made + ([import_from_string("sentence_transformers.models.Normalize")()] if normalize else [])
+
+
+class SentenceEncoder:
+    """sentence-transformers' `encode` on a folder, from raw texts: its tokenizer, limits, prompts, modules.
+
+    The folder is a scratch one of links to the user's documents: whatever the weights' file is called, and however
+    it is wrapped. In the place of the weights lie constants, for whose network the strictly loaded one is then put.
+
+    Args:
+        original: what was trained.
+        encoder: transformers' class, loaded.
+        modules: what comes after it, where no modules.json says it.
+    """
+
+    def __init__(self, original: Original, encoder: Any, modules: Sequence[nn.Module] = ()):
+        library = sentence_transformers()
+        from sentence_transformers.util import import_from_string
+
+        self._scratch = tempfile.TemporaryDirectory()
+        folder = Path(self._scratch.name)
+        described = original.documents.get(MODULES)
+        place = described[0]["path"] if described else ""
+        inner = folder / place
+        _link(original.folder, folder)
+        if place:  # a folder of its own, since the constants go into it
+            inner.unlink(missing_ok=True)
+            inner.mkdir(parents=True)
+            _link(original.folder / place, inner)
+        _link(original.tokenizer, inner, TOKENIZERS)
+        stated = original.documents.get("config.json") or encoder.config.to_dict()
+        kept = {name: value for name, value in stated.items() if name not in PASSED_OVER}
+        (inner / "config.json").unlink(missing_ok=True)
+        (inner / "config.json").write_text(json.dumps(kept | {"model_type": encoder.config.model_type}))
+        constants = {n: torch.zeros((), dtype=t.dtype).expand(t.shape) for n, t in encoder.state_dict().items()}
+        torch.save(constants, inner / "pytorch_model.bin")
+        options = {"dtype": torch.float32, "attn_implementation": "eager"}
+        try:
+            if described:
+                self.model = library.SentenceTransformer(
+                    str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs=options
+                )
+            else:
+                transformer = import_from_string("sentence_transformers.models.Transformer")
+                made = transformer(str(folder), model_kwargs={**options, "local_files_only": True})
+                self.model = library.SentenceTransformer(modules=[made, *modules], device="cpu")
+        except Exception as error:  # whatever upstream raises, it cannot open the folder
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(f"sentence-transformers cannot open {original.folder}: {reason}") from error
+        first = self.model[0]
+        setattr(first, "model" if hasattr(first, "model") else "auto_model", encoder)
+        self.name = f"{versions('sentence-transformers', 'transformers')}: encode"
+        self.note = self._own_tokenizer(inner)
+
+    def _own_tokenizer(self, folder: Path) -> str:
+        """Have texts read by tokenizer.json as it stands; say where transformers' rebuilt class reads them otherwise."""
+        if not (folder / "tokenizer.json").is_file():
+            return ""
+        rebuilt, exact = self.model.tokenizer, transformers(0).PreTrainedTokenizerFast.from_pretrained(str(folder))
+        holder = self.model[0] if hasattr(self.model[0], "processor") else self.model
+        setattr(holder, "processor" if hasattr(holder, "processor") else "tokenizer", exact)
+        odd = [text for text in TELLING if rebuilt(text)["input_ids"] != exact(text)["input_ids"]]
+        if not odd:
+            return ""
+        return f"transformers' {type(rebuilt).__name__} reads {odd[0]!r} otherwise than tokenizer.json, which is used"
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode raw texts: (texts, width), in the dtype that is computed in."""
+        found = self.model.encode(list(texts), convert_to_numpy=False, convert_to_tensor=True, show_progress_bar=False)
+        return found.detach().numpy()
+
+
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "added_tokens.json")
+TELLING = ("A Quick Fox", "Crème brûlée à 3 €", "中文 [SEP] Ångström", "tab\tand  spaces")
+WEIGHTS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx")
+
+
+def _link(source: Path, folder: Path, names: Sequence[str] = ()) -> None:
+    """Link to the documents of a folder, and to the folders in it, but not to the weights."""
+    for path in source.iterdir():
+        if path.name in names or (not names and path.suffix not in WEIGHTS and not path.name.endswith(".index.json")):
+            place = folder / path.name
+            place.unlink(missing_ok=True)
+            place.symlink_to(path.resolve())

@@ -69,13 +69,14 @@ def compare_rounded(
         inputs: entry point -> batches among which neighbours are looked for.
         floors: of the program's precision.
     """
-    rows = [row for golden in goldens for row in _golden_rows(runner, entries[golden.case.entry_point], golden, floors)]
+    rows = [row for golden in goldens for row in golden_rows(runner, entries[golden.case.entry_point], golden, floors)]
     for name, batches in inputs.items():
         rows += _neighbour_rows(runner, (exact, stored, typical), entries[name], batches, floors)
     return Report(runner.name, tuple(rows))
 
 
-def _golden_rows(runner: Runner, entry: EntryPoint, golden: Golden, floors: Floors) -> Iterator[Row]:
+def golden_rows(runner: Runner, entry: EntryPoint, golden: Golden, floors: Floors) -> Iterator[Row]:
+    """Judge the outputs of one golden by their lowest cosine."""
     got = _run(runner, entry, golden.case.inputs)
     for name, want in golden.outputs.items():
         place = (entry.name, f"{golden.case.name}: lowest cosine of {floors.precision}", name)

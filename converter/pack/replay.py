@@ -54,6 +54,10 @@ class Pack:
         """Read a picture's file."""
         return (self.folder / self.pictures[name]["file"]).read_bytes()
 
+    def texts_of(self, case: Case) -> list[str]:
+        """Give the raw texts of a case, in its order."""
+        return [self.texts[name]["text"] for name in self._cases[case.entry_point][case.name]["texts"]]
+
     def cases(self, entries: Mapping[str, EntryPoint]) -> Iterator[Case]:
         """Make the raw cases, from texts and pictures to ready inputs."""
         for entry, several in self._cases.items():

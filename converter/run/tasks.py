@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from ...exporters.base import Exporter, exporters
-from ...validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
+from ...validation.errors import ConvertError, EnvironmentFailure, GateError, InputError, Unexpected
 from ..certificate import provenance
 from ..directory import STAGING, RunDirectory, hold
 from ..manifest import artifact
@@ -28,13 +28,11 @@ from ..options import Options, chosen
 from ..proof.documents import check_manifest
 from ..stages import BY_NAME, PREPARE, STAGES, Stage, validate
 from .nursery import Nursery
+from .worker import DEBUG
 
 COPIES = 3.3
 """Disk that a run takes, in sizes of the checkpoint as float32: weights, Orbax, SavedModel, and what is aside."""
 
-
-DEBUG = "BGEVIS_DEBUG"
-"""Set in the environment: errors come with all that is known about them."""
 
 SEED = "BGEVIS_HASH_SEED"
 """Set in the environment: the workers' PYTHONHASHSEED. The bytes must not depend on it; a rebuild sets another one."""
@@ -44,7 +42,7 @@ CHUNK = 1 << 16
 PATIENCE = 10
 """Seconds that a worker has for cleaning up when it is told to end."""
 
-BY_CODE = {error.exit_code: error for error in (GateError, InputError, EnvironmentFailure)}
+BY_CODE = {error.exit_code: error for error in (GateError, InputError, EnvironmentFailure, Unexpected)}
 
 
 @dataclass(frozen=True)
@@ -372,7 +370,7 @@ def _died(worker: _Worker, nursery: Nursery) -> ConvertError:
     last = tail[-1] if tail else f"exit code {worker.exit}"
     if os.environ.get(DEBUG):
         last = "\n".join(tail)
-    return EnvironmentFailure(f"{name} failed unexpectedly: {last}\nrun again with --debug to see all that it said")
+    return Unexpected(f"{name} failed unexpectedly: {last}\nrun again with --debug to see all that it said")
 
 
 def _stop(worker: _Worker) -> None:

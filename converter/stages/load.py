@@ -62,6 +62,7 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     note = {
         "checkpoint": str(path.resolve()),
         "state": state(checkpoint),
+        "folder": str((path if path.is_dir() else path.parent).resolve()),
         "tokenizer": str(folder.resolve()),
         "documents": {PLACES[kind]: str(Path(file).resolve()) for kind, file in identified.settings.files.items()},
     }
@@ -108,6 +109,7 @@ def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
         "files": {},
         "stages": {},
         "verdicts": {"load": "pass"},
+        "proof": {},
     }
 
 

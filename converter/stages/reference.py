@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...model.family import Family
 from ...validation import goldens, probe
 from ...validation.budget import measure
 from ...validation.cases import Case, cases, probe_cases, tap_case
@@ -24,7 +25,7 @@ from ...validation.probe import FACTORS, Factors
 from ...validation.runner import Arrays
 from ..certificate.ledger import Ledger
 from ..directory import SOURCE, RunDirectory
-from ..manifest import GOLDENS, LEDGER, PROBES, family_and_config, network
+from ..manifest import END_TO_END, GOLDENS, JUDGE, LEDGER, PROBES, family_and_config, network
 from ..options import Options
 from ..pack.replay import Pack, packed
 from ..progress import Progress
@@ -68,6 +69,41 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
             folder = staged.out / PROBES / probe.folder_name(name)
             write_probe(folder, name, probed, mapped, entries, factors)
             del probed, state  # with what it remembers, before the next one is made
+        judge = {"network": reference.name, "end_to_end": end_to_end(staged.out, run, family, original, reference)}
+        (staged.out / JUDGE).write_text(json.dumps(judge, indent=1) + "\n")
+
+
+def end_to_end(
+    out: Path, run: RunDirectory, family: Family, original: "Original", reference: "Reference"
+) -> dict[str, Any]:
+    """Let upstream encode the pack's raw texts by its own means, and write what it gives.
+
+    Says who judged, or why nobody did.
+    """
+    _, config = family_and_config(run.manifest())
+    if family.encode is None:
+        return {"not_checked": f"no installable program of upstream's goes from raw inputs to {family.name}'s outputs"}
+    if not packed(run):
+        return {"not_checked": "the pack was not made"}
+    pack = Pack(run.path)
+    if not pack.texts:
+        return {"not_checked": (pack.preprocessor.rules["texts"] or {}).get("missing", "there are no raw texts")}
+    encodes = family.encode(config, original, reference)
+    entries = {entry.name: entry for entry in family.entry_points(config)}
+    exact = reference.in_dtype("float64")
+    found, notes = [], []
+    for case in pack.cases(entries):
+        if case.entry_point in encodes:
+            encode, texts = encodes[case.entry_point], pack.texts_of(case)
+            output = entries[case.entry_point].outputs[0].name
+            with reference.computing():
+                float32 = encode(texts)
+            with exact.computing():
+                float64 = encode(texts)
+            found.append(goldens.golden(case, {output: float64}, {output: float32}))
+            notes += [encode.note] if encode.note and encode.note not in notes else []
+    goldens.write(out / END_TO_END, found, {})
+    return {"judge": next(iter(encodes.values())).name, "notes": notes}
 
 
 def reads(run: RunDirectory, options: Options) -> str:
@@ -89,14 +125,9 @@ def read_original(run: RunDirectory, progress: Progress) -> "Original":
             "parity needs PyTorch, in which the checkpoint was trained: pip install 'bgevis-convert[upstream]'"
         ) from error
     checkpoint = reopen(run)
-    return Original(read_state(checkpoint, progress), *documents(run))
-
-
-def documents(run: RunDirectory) -> tuple[dict[str, Any], Path | None]:
-    """Read the documents that `load` found again, as they are, and say where they lie."""
     note = json.loads((run.path / SOURCE).read_text())
-    found = {name: json.loads(Path(path).read_text(encoding="utf-8")) for name, path in note["documents"].items()}
-    return found, Path(note["tokenizer"]) if found else None
+    documents = {name: json.loads(Path(path).read_text(encoding="utf-8")) for name, path in note["documents"].items()}
+    return Original(read_state(checkpoint, progress), documents, Path(note["folder"]), Path(note["tokenizer"]))
 
 
 def scaled(state: Mapping[str, "torch.Tensor"], scales: Factors) -> "State":

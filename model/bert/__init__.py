@@ -10,7 +10,7 @@ from .config import SIZES, BertConfig, configure_text, sizes_from_shapes
 
 if TYPE_CHECKING:
     from ..network import Network
-    from ..reference import Original, Reference
+    from ..reference import Encode, Original, Reference
 
 
 def _prefix(shapes: Shapes) -> str | None:
@@ -124,6 +124,15 @@ def _reference(config: BertConfig, original: "Original") -> "Reference":
     return Reference(name, nn.ModuleList([encoder, *modules]), {"encode_text": encode_text}, original.state)
 
 
+def _encode(config: BertConfig, original: "Original", reference: "Reference") -> Mapping[str, "Encode"]:
+    """Let sentence-transformers encode raw texts with the network that the reference has loaded."""
+    from .. import upstream
+
+    del config
+    encoder, *modules = reference.module.children()
+    return {"encode_text": upstream.SentenceEncoder(original, encoder, modules)}
+
+
 def text_layout(config: BertConfig, embeddings: str, encoder: str, pooler: str) -> dict[str, tuple[int, ...]]:
     """Give names and shapes as Hugging Face's BertModel stores them, in its order, under the given prefixes."""
     width, inner = config.hidden_size, config.intermediate_size
@@ -160,4 +169,5 @@ FAMILY = Family(
     embeddings=embeddings,
     hugging_face=_hugging_face,
     probes=probes.probes,
+    encode=_encode,
 )

@@ -154,11 +154,17 @@ class ImageSide(nn.Module):
 class VisualizedBGE(nn.Module):
     """Both sides, and how images and texts are fused."""
 
+    text: Any
+    image: Any
+
     def __init__(self, config: VisualizedBGEConfig, text: nn.Module, image: nn.Module):
         super().__init__()
         self.text, self.image = text, image
         self.config = config
-        self.see = RowByRow(image.model_visual.visual)
+
+    def see(self, images: Tensor) -> Tensor:
+        """(batch, height, width, channels) -> (batch, 1 + patches, width)."""
+        return self.image.model_visual.visual(images)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Mapping[str, Tensor]:
         """(batch, tokens) ids and mask -> (batch, width)."""
@@ -210,7 +216,8 @@ def reference(config: VisualizedBGEConfig, original: Original, document: Mapping
     with torch.device("meta"):
         image = ImageSide(config)
     load_strict(image, {n: t for n, t in state.items() if n.startswith(("model_visual.", "visual_proj."))})
-    module = VisualizedBGE(config, text, image)
-    entries = {name: getattr(module, name) for name in ("encode_text", "encode_image", "encode_multimodal")}
+    module, quick = (VisualizedBGE(config, text, image) for _ in range(2))
+    quick.see = RowByRow(module.see)  # type: ignore[assignment, method-assign]  # only here: who takes the module gets it as it is
+    entries = {name: getattr(quick, name) for name in ("encode_text", "encode_image", "encode_multimodal")}
     name = f"{versions('torch', 'transformers')}: {type(text).__name__}, and this tool's image tower"
     return Reference(name, module, entries, state)
