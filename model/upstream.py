@@ -241,7 +241,7 @@ class SentenceEncoder:
         self.note = self._own_tokenizer(inner)
 
     def _own_tokenizer(self, folder: Path) -> str:
-        """Have texts read by tokenizer.json as it stands; say where transformers' rebuilt class reads them otherwise."""
+        """Have texts read by tokenizer.json as it stands; say where transformers' own class reads them otherwise."""
         if not (folder / "tokenizer.json").is_file():
             return ""
         rebuilt, exact = self.model.tokenizer, transformers(0).PreTrainedTokenizerFast.from_pretrained(str(folder))
