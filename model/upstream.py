@@ -202,43 +202,31 @@ class SentenceEncoder:
     """
 
     def __init__(self, original: Original, encoder: Any, modules: Sequence[nn.Module] = ()):
-        library = sentence_transformers()
-        from sentence_transformers.util import import_from_string
-
-        self._scratch = tempfile.TemporaryDirectory()
-        folder = Path(self._scratch.name)
-        described = original.documents.get(MODULES)
-        place = described[0]["path"] if described else ""
-        inner = folder / place
-        _link(original.folder, folder)
-        if place:  # a folder of its own, since the constants go into it
-            inner.unlink(missing_ok=True)
-            inner.mkdir(parents=True)
-            _link(original.folder / place, inner)
-        _link(original.tokenizer, inner, TOKENIZERS)
-        stated = original.documents.get("config.json") or encoder.config.to_dict()
-        kept = {name: value for name, value in stated.items() if name not in PASSED_OVER}
-        (inner / "config.json").unlink(missing_ok=True)
-        (inner / "config.json").write_text(json.dumps(kept | {"model_type": encoder.config.model_type}))
-        constants = {n: torch.zeros((), dtype=t.dtype).expand(t.shape) for n, t in encoder.state_dict().items()}
-        torch.save(constants, inner / "pytorch_model.bin")
-        options = {"dtype": torch.float32, "attn_implementation": "eager"}
-        try:
-            if described:
-                self.model = library.SentenceTransformer(
-                    str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs=options
-                )
-            else:
-                transformer = import_from_string("sentence_transformers.models.Transformer")
-                made = transformer(str(folder), model_kwargs={**options, "local_files_only": True})
-                self.model = library.SentenceTransformer(modules=[made, *modules], device="cpu")
-        except Exception as error:  # whatever upstream raises, it cannot open the folder
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"sentence-transformers cannot open {original.folder}: {reason}") from error
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            inner = _documents(folder, original, encoder)
+            self.model = self._open(folder, original, modules)
+            self.note = self._own_tokenizer(inner)
         first = self.model[0]
         setattr(first, "model" if hasattr(first, "model") else "auto_model", encoder)
         self.name = f"{versions('sentence-transformers', 'transformers')}: encode"
-        self.note = self._own_tokenizer(inner)
+
+    def _open(self, folder: Path, original: Original, modules: Sequence[nn.Module]) -> Any:
+        library = sentence_transformers()
+        from sentence_transformers.util import import_from_string
+
+        options = {"dtype": torch.float32, "attn_implementation": "eager"}
+        try:
+            if MODULES in original.documents:
+                return library.SentenceTransformer(
+                    str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs=options
+                )
+            transformer = import_from_string("sentence_transformers.models.Transformer")
+            made = transformer(str(folder), model_kwargs={**options, "local_files_only": True})
+            return library.SentenceTransformer(modules=[made, *modules], device="cpu")
+        except Exception as error:  # whatever upstream raises, it cannot open the folder
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(f"sentence-transformers cannot open {original.folder}: {reason}") from error
 
     def _own_tokenizer(self, folder: Path) -> str:
         """Have texts read by tokenizer.json as it stands; say where transformers' own class reads them otherwise."""
@@ -261,6 +249,26 @@ class SentenceEncoder:
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "added_tokens.json")
 TELLING = ("A Quick Fox", "Crème brûlée à 3 €", "中文 [SEP] Ångström", "tab\tand  spaces")
 WEIGHTS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx")
+
+
+def _documents(folder: Path, original: Original, encoder: Any) -> Path:
+    """Lay the user's documents into a folder, constants in the place of the weights; give the transformer's place."""
+    described = original.documents.get(MODULES)
+    place = described[0]["path"] if described else ""
+    inner = folder / place
+    _link(original.folder, folder)
+    if place:  # a folder of its own, since the constants go into it
+        inner.unlink(missing_ok=True)
+        inner.mkdir(parents=True)
+        _link(original.folder / place, inner)
+    _link(original.tokenizer, inner, TOKENIZERS)
+    stated = original.documents.get("config.json") or encoder.config.to_dict()
+    kept = {name: value for name, value in stated.items() if name not in PASSED_OVER}
+    (inner / "config.json").unlink(missing_ok=True)
+    (inner / "config.json").write_text(json.dumps(kept | {"model_type": encoder.config.model_type}))
+    constants = {n: torch.zeros((), dtype=t.dtype).expand(t.shape) for n, t in encoder.state_dict().items()}
+    torch.save(constants, inner / "pytorch_model.bin")
+    return inner
 
 
 def _link(source: Path, folder: Path, names: Sequence[str] = ()) -> None:
