@@ -1,11 +1,11 @@
 """TensorFlow SavedModel: one signature per entry point.
 
-A signature is one operator around the StableHLO that JAX lowers to, which XLA compiles; or, for readers
-without XLA, ordinary operators. The variables are named as the leaves and shared by all signatures. Loading
+A signature is one operator, made by jax2tf, around the StableHLO that JAX lowers to, which XLA compiles; or, for
+readers without XLA, ordinary operators. The variables are named as the leaves and shared by all signatures. Loading
 needs TensorFlow alone.
 
-Source: https://www.tensorflow.org/guide/saved_model; the operator, XlaCallModule, is the one that
-https://docs.jax.dev/en/latest/_autosummary/jax.experimental.jax2tf.convert.html makes.
+Source: https://www.tensorflow.org/guide/saved_model and
+https://github.com/jax-ml/jax/blob/main/jax/experimental/jax2tf/README.md.
 """
 
 import functools

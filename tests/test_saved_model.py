@@ -108,19 +108,15 @@ def test_the_operator_holds_what_the_oldest_promised_tensorflow_reads(artifact, 
             assert list(call.attr["platforms"].list.s) == [b"CPU"]
             assert list(call.attr["disabled_checks"].list.s) == [b"platform"]
             assert call.attr["module"].s.startswith(b"ML\xefR\x0dStableHLO_v1.0.0\0")
-            weights, inputs = NETWORK.used_weights(name), NETWORK.entry_points[name].inputs
-            assert len(call.attr["Tin"].list.type) == len(weights) + len(inputs)
-            assert arguments(call.attr["module"].s) == len(weights) + len(inputs)
-
-
-def arguments(module: bytes) -> int:
-    """Count the arguments of a portable program, which has no composites."""
-    with ir.Context() as context:
-        stablehlo.register_dialect(context)
-        parsed = stablehlo.deserialize_portable_artifact(context, module)
-        assert "stablehlo.composite" not in str(parsed)
-        (main,) = (op for op in parsed.body.operations if ir.StringAttr(op.attributes["sym_name"]).value == "main")
-        return len(main.regions[0].blocks[0].arguments)
+            arguments = len(NETWORK.used_weights(name)) + len(NETWORK.entry_points[name].inputs)
+            assert len(call.attr["Tin"].list.type) == arguments
+            with ir.Context() as context:
+                stablehlo.register_dialect(context)
+                module = stablehlo.deserialize_portable_artifact(context, call.attr["module"].s)
+                defined = {ir.StringAttr(op.attributes["sym_name"]).value: op for op in module.body.operations}
+                assert len(defined["main"].regions[0].blocks[0].arguments) == arguments
+                assert f"call_exported_{name}" in defined  # the program that StableHLO is written from
+                assert "stablehlo.composite" not in str(module)
 
 
 def test_longer_than_legal_is_refused(loaded):
