@@ -16,8 +16,8 @@ from ..progress import Progress
 from ..run_directory import SOURCE, Manifest, RunDirectory
 from ..stages import Options, family_and_config
 from . import FORMAT_VERSION, INDEX, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES, need, tokenizer
-from .pictures import open_, pixels, values
-from .preprocessor import Preprocessor
+from .pictures import longer_side, open_, pixels, values
+from .preprocessor import Preprocessor, check
 from .samples import LONG, pictures, texts
 from .tokenizer import token_ids
 
@@ -33,6 +33,7 @@ def pack(run: RunDirectory, options: Options, progress: Progress) -> None:
     entries = family.entry_points(config)
     with run.stage("pack", reads(run)) as staged:
         rules = preprocessing(family, config, manifest)
+        check(rules, PREPROCESS)
         _write(staged.out / PREPROCESS, rules)
         if rules["texts"] and rules["texts"]["tokenizer"]:
             _tokenizer(run, entries, rules["texts"]).save(str(staged.out / TOKENIZER), pretty=False)
@@ -134,7 +135,7 @@ def _images(folder: Path, rules: dict[str, Any]) -> list[dict[str, Any]]:
     need("PIL", "the raw goldens of a network that sees pictures")
     described, arrays = [], {VALUES: values(rules)}
     (folder / "images").mkdir()
-    for picture in pictures(rules["size"]):
+    for picture in pictures(rules["size"], longer_side(rules)):
         (folder / "images" / picture.file).write_bytes(picture.content)
         image = open_(picture.content)
         arrays[picture.name] = pixels(picture.content, rules)
