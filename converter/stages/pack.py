@@ -16,8 +16,8 @@ from ..directory import SOURCE, Manifest, RunDirectory
 from ..manifest import family_and_config
 from ..options import Options
 from ..pack import FORMAT_VERSION, INDEX, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES, need, tokenizer
-from ..pack.pictures import open_, pixels, values
-from ..pack.preprocessor import Preprocessor
+from ..pack.pictures import longer_side, open_, pixels, values
+from ..pack.preprocessor import Preprocessor, check
 from ..pack.samples import LONG, pictures, texts
 from ..pack.tokenizer import token_ids
 from ..progress import Progress
@@ -34,6 +34,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     entries = family.entry_points(config)
     with run.stage("pack", reads(run, options)) as staged:
         rules = preprocessing(family, config, manifest)
+        check(rules, PREPROCESS)
         _write(staged.out / PREPROCESS, rules)
         if rules["texts"] and rules["texts"]["tokenizer"]:
             _tokenizer(run, entries, rules["texts"]).save(str(staged.out / TOKENIZER), pretty=False)
@@ -135,7 +136,7 @@ def _images(folder: Path, rules: dict[str, Any]) -> list[dict[str, Any]]:
     need("PIL", "the raw goldens of a network that sees pictures")
     described, arrays = [], {VALUES: values(rules)}
     (folder / "images").mkdir()
-    for picture in pictures(rules["size"]):
+    for picture in pictures(rules["size"], longer_side(rules)):
         (folder / "images" / picture.file).write_bytes(picture.content)
         image = open_(picture.content)
         arrays[picture.name] = pixels(picture.content, rules)

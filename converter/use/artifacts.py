@@ -76,6 +76,7 @@ class Artifacts:
         self.entry_points = opened.entry_points
         self._compiles = exporter.compiles
         self._preprocessor = Preprocessor(run.path)
+        self._preprocessor.hold_to(self.entry_points)
         self.width: int = self._preprocessor.rules["embeddings"]["width"]
 
     def embed(

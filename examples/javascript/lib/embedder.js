@@ -44,6 +44,9 @@ export class Embedder {
     const { ids } = this.tokenizer.encode(plainSigma(rules.prefix + text, this.described.normalizer), {
       add_special_tokens: false,
     });
+    const strange = ids.find((id) => id >= rules.vocab_size);
+    if (strange !== undefined)
+      throw new PackError(`${rules.tokenizer} gives the id ${strange}, preprocess.json knows ${rules.vocab_size}`);
     return [rules.first_id, ...ids.slice(0, rules.max_tokens[entry] - 2), rules.last_id];
   }
 
