@@ -26,8 +26,9 @@ from bgevis.converter.progress import Silent
 from bgevis.converter.source.identify import identify
 from bgevis.converter.stages import load
 from bgevis.converter.stages import pack as write
-from bgevis.converter.stages.reference import read_original
+from bgevis.converter.stages.reference import read_state
 from bgevis.converter.use.fixture import write_fixture
+from bgevis.model.reference import Original
 from bgevis.validation import goldens
 from bgevis.validation.entry_point import TokenIds
 from bgevis.validation.errors import EnvironmentFailure, InputError
@@ -82,7 +83,7 @@ def entries(visualized):
 
 @pytest.fixture(scope="module")
 def reference(identified):
-    return identified.family.reference(identified.config, read_original(identified.checkpoint))
+    return identified.family.reference(identified.config, Original(read_state(identified.checkpoint, Silent())))
 
 
 # The arithmetic that docs/pack.md states, without Pillow.
