@@ -47,7 +47,10 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
         source = describe_source(checkpoint, progress)
         check.result()
     folder = tokenizer_folder(path, options)
-    manifest = new_manifest(identified, source) | {"tokenizer": describe_tokenizer(identified, folder, options)}
+    manifest = new_manifest(identified, source) | {
+        "tokenizer": describe_tokenizer(identified, folder, options),
+        "given": options.stated(),
+    }
     run = _resume(out, manifest) or RunDirectory.create(out, manifest)
     note = {"checkpoint": str(path.resolve()), "state": state(checkpoint), "tokenizer": str(folder.resolve())}
     (out / SOURCE).write_text(json.dumps(note) + "\n")
@@ -88,6 +91,8 @@ def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
         "source": source,
         "family": family.name,
         "config": config_to_json(config),
+        "origins": dict(identified.configured.origins),
+        "documents": identified.found.described(),
         "images": dict(family.images(config)) if family.images else None,
         "entry_points": {e.name: e.to_json() | {"programs": {}} for e in family.entry_points(config)},
         "files": {},
@@ -102,7 +107,7 @@ def _resume(out: Path, manifest: Manifest) -> RunDirectory | None:
         return None
     run = RunDirectory(out)
     before = run.manifest()
-    fixed = ("tool", "source", "family", "config", "images", "tokenizer")
+    fixed = ("tool", "source", "family", "config", "origins", "documents", "given", "images", "tokenizer")
     if all(before.get(key) == manifest[key] for key in fixed):
         return run
     run.forget(list(before["stages"]))

@@ -4,32 +4,23 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...validation.entry_point import Axis, EntryPoint, PaddingMask, TensorSpec, TokenIds
-from ..family import Family, HuggingFace, Settings, Shapes
+from ..family import Family, HuggingFace, Source
+from ..pipeline import documents as sentence_documents
+from ..pipeline import text_rules
 from . import probes, rules
-from .config import SIZES, BertConfig, configure_text, sizes_from_shapes
+from .config import CONFIG, SIZES, BertConfig, configure
 
 if TYPE_CHECKING:
     from ..network import Network
     from ..torch_reference import TorchReference
 
 
-def _prefix(shapes: Shapes) -> str | None:
-    """Find what stands before the encoder's names; None when no name is the encoder's."""
-    for end in ("encoder.layer.", "embeddings."):
-        for name in shapes:
-            prefix, found, _ = name.partition(end)
-            if found and prefix in ("", "bert.", "roberta.", "model.", "0.auto_model."):
-                return prefix
-    return None
+ANCHOR = "embeddings.word_embeddings.weight"
 
 
-def _recognise(shapes: Shapes) -> bool:
-    return _prefix(shapes) is not None and any(".attention.self." in name for name in shapes)
-
-
-def _configure(shapes: Shapes, settings: Settings) -> BertConfig:
-    prefix = _prefix(shapes)
-    return configure_text(sizes_from_shapes(shapes, f"{prefix}embeddings.", f"{prefix}encoder."), settings)
+def _recognise(source: Source) -> str:
+    layer = "encoder.layer.0.attention.self.query.weight"
+    return f"names {ANCHOR} and {layer}" if {ANCHOR, layer} <= source.shapes.keys() else ""
 
 
 def text_inputs(config: BertConfig) -> tuple[TensorSpec, TensorSpec]:
@@ -64,6 +55,20 @@ def _network(config: BertConfig) -> "Network":
     return Network(lambda rngs: Bert(config, rngs=rngs), (encode_text(config),))
 
 
+def documents(config: BertConfig) -> Mapping[str, Any]:
+    """Give the documents beside such a checkpoint: transformers' config.json, and those of sentence-transformers."""
+    bert = config.model_type == "bert"
+    ids = {} if bert else {"bos_token_id": config.cls_token_id, "eos_token_id": config.sep_token_id}
+    document = {
+        "architectures": ["BertModel" if bert else "XLMRobertaModel"],
+        **{name: getattr(config, name) for name in STATED},
+        "pad_token_id": config.pad_token_id,
+        **ids,
+        "position_embedding_type": "absolute",
+    }
+    return {CONFIG: document, **sentence_documents(config)}
+
+
 STATED = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     *("max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_act", "model_type"),
@@ -81,16 +86,7 @@ def _hugging_face(config: BertConfig) -> HuggingFace:
     types = (TensorSpec("token_type_ids", "int32", ("batch", "tokens")),) if bert else ()
     states = TensorSpec("last_hidden_state", "float32", ("batch", "tokens", config.hidden_size))
     entry = EntryPoint("token_states", (*inputs, *types), (states,), encode_text(config).axes)
-    named = {"pad_token_id": config.pad_token_id}
-    if not bert:
-        named |= {"bos_token_id": config.cls_token_id, "eos_token_id": config.sep_token_id}
-    document = {
-        "architectures": ["BertModel" if bert else "XLMRobertaModel"],
-        **{name: getattr(config, name) for name in STATED},
-        **named,
-        "position_embedding_type": "absolute",
-    }
-    return HuggingFace(document, Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
+    return HuggingFace(documents(config)[CONFIG], Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
 
 
 def _reference(config: BertConfig, state: Mapping[str, Any]) -> "TorchReference":
@@ -123,7 +119,7 @@ FAMILY = Family(
     name="bert",
     summary="BERT and XLM-RoBERTa sentence encoders: BGE small/base/large, bge-m3 (dense), MiniLM, any of the kind",
     recognise=_recognise,
-    configure=_configure,
+    configure=configure,
     config=BertConfig,
     rules=rules.rules,
     axes=rules.axes,
@@ -135,4 +131,7 @@ FAMILY = Family(
     embeddings=embeddings,
     hugging_face=_hugging_face,
     probes=probes.probes,
+    anchor=ANCHOR,
+    documents=documents,
+    texts=text_rules,
 )
