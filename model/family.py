@@ -66,16 +66,14 @@ class TextRules:
     """What is done to a raw text before it is the network's ids.
 
     Args:
-        limit: the most tokens, the special ones included; each entry point's own bound may be lower.
+        limit: the most tokens, the special ones included, where that is less than an entry point's own bound.
         side: which end of a longer text is cut off, "right" or "left".
         prefix: stands before every text.
-        prompts: other prefixes by name, for callers who ask for one.
     """
 
-    limit: int
+    limit: int | None = None
     side: str = "right"
     prefix: str = ""
-    prompts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,11 +81,11 @@ class HuggingFace:
     """A text encoder as Hugging Face's clients open it: they pool the states of its tokens themselves.
 
     Args:
-        config: their config.json.
+        documents: what lies beside the checkpoint there, by place.
         network: one entry point, of the inputs that they feed, that gives `last_hidden_state`.
     """
 
-    config: Mapping[str, Any]
+    documents: Mapping[str, JSON]
     network: "Network"
 
 
@@ -167,7 +165,7 @@ class Family:
         probes: name -> what some leaves are multiplied by, see `validation/probe.py`.
         anchor: a name that each checkpoint of the family has; what stands before it is a wrapper's prefix.
         documents: what upstream writes beside such a checkpoint, by place, as JSON.
-        texts: what is done to raw texts, see `TextRules`; None for families that read none.
+        texts: what is done to raw texts before they are ids; None where nothing but each entry point's bound is known.
     """
 
     name: str

@@ -259,14 +259,13 @@ def _prompts(source: Source) -> dict[str, str]:
 
 def text_rules(config: Any) -> TextRules:
     """Say what is done to raw texts, given a configuration with the fields that `settle_texts` settles."""
-    prompts = dict(config.prompts)
-    return TextRules(config.text_limit, config.truncation_side, prompts.get(config.default_prompt, ""), prompts)
+    return TextRules(config.text_limit, config.truncation_side, dict(config.prompts).get(config.default_prompt, ""))
 
 
 def documents(config: Any) -> Mapping[str, JSON]:
     """Give the documents of a folder of sentence-transformers, in the layout that every version reads."""
     modules = [*TYPES][: 2 + config.normalize]
-    made: dict[str, JSON] = {
+    return {
         MODULES: [
             {"idx": i, "name": str(i), "path": f"{i}_{name}" if i else "", "type": f"{_OLD}{name}"}
             for i, name in enumerate(modules)
@@ -276,11 +275,9 @@ def documents(config: Any) -> Mapping[str, JSON]:
             **{switch: mode == config.pooling for switch, mode in [*SWITCHES.items()][:4]},
         },
         TRANSFORMER: {"max_seq_length": config.text_limit, "do_lower_case": False},
-    }
-    if config.prompts or config.similarity != "cosine":
-        made[SENTENCES] = {
+        SENTENCES: {
             "prompts": dict(config.prompts),
             "default_prompt_name": config.default_prompt or None,
             "similarity_fn_name": config.similarity,
-        }
-    return made
+        },
+    }

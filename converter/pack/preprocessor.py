@@ -12,7 +12,7 @@ from ...validation.errors import InputError
 from ...validation.runner import Arrays
 from . import FORMAT_VERSION, PREPROCESS, need
 from .pictures import Source, images
-from .tokenizer import load
+from .tokenizer import load, truncate
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -57,10 +57,7 @@ class Preprocessor:
         if self._tokenizer is None:
             self._tokenizer = self._open(rules)
         limit = rules["max_tokens"][entry_point]
-        if limit is None:
-            self._tokenizer.no_truncation()
-        else:
-            self._tokenizer.enable_truncation(limit)
+        truncate(self._tokenizer, limit, rules["truncation"])
         found: list[list[int]] = []
         for start in range(0, len(texts), CHUNK):
             prefixed = [rules["prefix"] + text for text in texts[start : start + CHUNK]]

@@ -1,6 +1,6 @@
 """Which family a checkpoint belongs to, and its configuration. Reads no weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +8,10 @@ from ...model.documents import Configured, Given
 from ...model.family import Config, Family, Source, config_to_json, dotted, families
 from ...validation.errors import InputError
 from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint.sharded import SINGLE_FILES
 from ..options import Options
 from .documents import Found, read_documents
+from .folder import explain_empty, rest
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Identified:
     family: Family
     configured: Configured
     found: Found
+    unread: Mapping[str, str]
+    """What else lies beside the checkpoint, and why nothing was read from it."""
 
     @property
     def config(self) -> Config:
@@ -33,13 +37,31 @@ def identify(path: Path, options: Options) -> Identified:
     Raises:
         InputError: it belongs to no family or to several, or not all of its folder is accounted for.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_given(path)
     found = read_folder(path, options)
     given = options.given
+    unread = rest(path, checkpoint, found.digests)
     checkpoint, family = _recognised(checkpoint, found, given, options.family)
     configured = family.configure(source(checkpoint, found, given))
     _settled(family, configured, found, given)
-    return Identified(checkpoint, family, configured, found)
+    return Identified(checkpoint, family, configured, found, unread)
+
+
+def open_given(path: Path) -> Checkpoint:
+    """Open a checkpoint as the user gave it: a file, or a folder with one.
+
+    Raises:
+        InputError: it cannot be read; of a folder without one, with what lies there in its place.
+    """
+    try:
+        return open_checkpoint(path)
+    except InputError as error:
+        inside = explain_empty(path) if path.is_dir() and not any((path / n).is_file() for n in SINGLE_FILES) else ""
+        if not inside:
+            raise
+        raise InputError(
+            f"{path} is a folder without a checkpoint's file ({SINGLE_FILES[0]}, ...); {inside}"
+        ) from error
 
 
 def read_folder(path: Path, options: Options) -> Found:

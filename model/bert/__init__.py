@@ -39,7 +39,7 @@ def embeddings_output(config: BertConfig) -> tuple[TensorSpec]:
 
 def embeddings(config: BertConfig) -> Mapping[str, Any]:
     """State what the embeddings are."""
-    return {"pooling": config.pooling, "normalize": config.normalize}
+    return {"pooling": config.pooling, "normalize": config.normalize, "similarity": config.similarity}
 
 
 def encode_text(config: BertConfig) -> EntryPoint:
@@ -86,7 +86,7 @@ def _hugging_face(config: BertConfig) -> HuggingFace:
     types = (TensorSpec("token_type_ids", "int32", ("batch", "tokens")),) if bert else ()
     states = TensorSpec("last_hidden_state", "float32", ("batch", "tokens", config.hidden_size))
     entry = EntryPoint("token_states", (*inputs, *types), (states,), encode_text(config).axes)
-    return HuggingFace(documents(config)[CONFIG], Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
+    return HuggingFace(documents(config), Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
 
 
 def _reference(config: BertConfig, state: Mapping[str, Any]) -> "TorchReference":

@@ -255,7 +255,7 @@ def settle_network(settled: Settled, source: Source, embeddings: str, encoder: s
         number, where = tokens.get(field) or silent(field)
         if field not in tokens and roberta and document:
             number, where = document.take(theirs, int, silent(theirs)[0]), f"{CONFIG}: {theirs}"
-        if number is None and PUBLISHED_IDS[field] <= last:
+        if number is None and source.tokens is None and PUBLISHED_IDS[field] <= last:
             number, where = PUBLISHED_IDS[field], "BERT's published vocabularies, for want of a tokenizer"
         advice = f"put the tokenizer beside the checkpoint, pass --tokenizer DIR, or say --set {settled.part}{field}="
         otherwise = None if number is None else (number, where)
