@@ -181,7 +181,8 @@ class RunDirectory:
         """Give one digest for what a stage depends on: files of the manifest by name, options by value."""
         manifest = self.manifest()
         named = [manifest["files"].get(part, part) if isinstance(part, str) else part for part in parts]
-        text = json.dumps([manifest["tool"], manifest["source"]["sha256"], manifest["config"], named], sort_keys=True)
+        read = [manifest["tool"], manifest["source"]["sha256"], manifest["config"], manifest.get("given")]
+        text = json.dumps([*read, named], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

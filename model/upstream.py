@@ -222,8 +222,10 @@ class SentenceEncoder:
                     str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs=options
                 )
             transformer = import_from_string("sentence_transformers.models.Transformer")
-            made = transformer(str(folder), model_kwargs={**options, "local_files_only": True})
-            return library.SentenceTransformer(modules=[made, *modules], device="cpu")
+            made = transformer.load(str(folder), local_files_only=True, trust_remote_code=False, model_kwargs=options)
+            stated = original.documents.get("config_sentence_transformers.json", {})
+            prompts = {name: stated[name] for name in ("prompts", "default_prompt_name") if stated.get(name)}
+            return library.SentenceTransformer(modules=[made, *modules], device="cpu", **prompts)
         except Exception as error:  # whatever upstream raises, it cannot open the folder
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(f"sentence-transformers cannot open {original.folder}: {reason}") from error

@@ -111,7 +111,7 @@ OTHERS: tuple[tuple[str, Any], ...] = (
     ("exif_orientation", "applied"),
     ("frame", 1),
     ("tokenizer", "../tokenizer.json"),
-    ("truncation", "keep the last tokens"),
+    ("truncation", "keep the middle tokens"),
     ("padding", "before the text"),
     ("pooling", "max"),
     ("similarity", "euclidean"),

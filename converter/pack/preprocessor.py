@@ -73,11 +73,7 @@ class Texts(Modality):
     def ids(self, entry_point: str, texts: Sequence[str]) -> list[list[int]]:
         """Give the ids of each text, truncated, not padded."""
         opened = self._tokenizer(entry_point)
-        limit = self.rules["max_tokens"][entry_point]
-        if limit is None:
-            opened.no_truncation()
-        else:
-            opened.enable_truncation(limit)
+        tokenizer.truncate(opened, self.rules["max_tokens"][entry_point], self.rules["truncation"])
         found: list[list[int]] = []
         for start in range(0, len(texts), CHUNK):
             prefixed = [self.rules["prefix"] + text for text in texts[start : start + CHUNK]]

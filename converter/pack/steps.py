@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ...validation.errors import InputError
+from .tokenizer import TRUNCATION
 
 Rules: TypeAlias = Mapping[str, Any]
 """A part of preprocess.json."""
@@ -83,7 +84,7 @@ TEXTS: Keys = {
     "last_id": ID,
     "pad_id": ID,
     "max_tokens": OBJECT,
-    "truncation": one_of("keep the first tokens and the special tokens"),
+    "truncation": one_of(*TRUNCATION.values()),
     "padding": one_of("after the text, to the longest of the batch"),
     "prefix": TEXT,
 }

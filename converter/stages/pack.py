@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from ...model.family import Config, Family
+from ...model.family import Config, Family, TextRules
 from ...validation.cases import LONGEST
 from ...validation.entry_point import EntryPoint, PaddingMask, Pixels, TokenIds
 from ...validation.errors import InputError
@@ -58,21 +58,22 @@ def preprocessing(family: Family, config: Config, manifest: Manifest) -> dict[st
     """Make the document preprocess.json."""
     entries = family.entry_points(config)
     output, stated = entries[0].outputs[0], dict(family.embeddings(config))
+    similarity = stated.pop("similarity", "cosine")
     return {
         "format_version": FORMAT_VERSION,
-        "texts": _text_rules(entries, manifest),
+        "texts": _text_rules(entries, manifest, family.texts(config) if family.texts else TextRules()),
         "images": manifest["images"],
         "embeddings": {
             "output": output.name,
             "width": output.shape[-1],
             "dtype": output.dtype,
             **stated,
-            "similarity": "dot" if stated.get("normalize") else "cosine",
+            "similarity": "dot" if stated.get("normalize") and similarity == "cosine" else similarity,
         },
     }
 
 
-def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest) -> dict[str, Any] | None:
+def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRules) -> dict[str, Any] | None:
     ids = token_ids(entries)
     if ids is None:
         return None
@@ -88,11 +89,16 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest) -> dict[str, 
         "first_id": ids.first,
         "last_id": ids.last,
         "pad_id": ids.pad,
-        "max_tokens": {name: entry.axes["tokens"].high for name, entry in reading.items()},
-        "truncation": "keep the first tokens and the special tokens",
+        "max_tokens": {name: _least(entry.axes["tokens"].high, rules.limit) for name, entry in reading.items()},
+        "truncation": tokenizer.TRUNCATION[rules.side],
         "padding": "after the text, to the longest of the batch",
-        "prefix": "",
+        "prefix": rules.prefix,
     }
+
+
+def _least(*limits: int | None) -> int | None:
+    """Give the lowest of the limits that there are."""
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _tokenizer(run: RunDirectory, entries: Sequence[EntryPoint], rules: dict[str, Any]) -> Any:
@@ -102,11 +108,11 @@ def _tokenizer(run: RunDirectory, entries: Sequence[EntryPoint], rules: dict[str
     ids = token_ids(entries)
     assert ids  # there are rules for texts
     wanted = run.manifest()["tokenizer"]
-    if folder is None or not folder.is_dir() or tokenizer.state(folder, ids, named=True) != wanted:
+    if folder is None or not folder.is_dir() or tokenizer.state(folder, ids) != wanted:
         where = folder or "its place, which this directory does not know,"
         raise InputError(f"the tokenizer in {where} is not the one that was loaded; run `bgevis-convert load` again")
     found = tokenizer.read(folder, ids)
-    tokenizer.settle(found, next(iter(rules["max_tokens"].values())), ids.pad)
+    tokenizer.settle(found, next(iter(rules["max_tokens"].values())), rules["truncation"], ids.pad)
     return found
 
 

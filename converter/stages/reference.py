@@ -127,7 +127,11 @@ def read_original(run: RunDirectory, progress: Progress) -> "Original":
     checkpoint = reopen(run)
     note = json.loads((run.path / SOURCE).read_text())
     documents = {name: json.loads(Path(path).read_text(encoding="utf-8")) for name, path in note["documents"].items()}
-    return Original(read_state(checkpoint, progress), documents, Path(note["folder"]), Path(note["tokenizer"]))
+    places = {name: Path(path).parent for name, path in note["documents"].items()}
+    folder = places.get("modules.json", Path(note["folder"]))
+    if {"pooling", "normalize"} & run.manifest()["given"].keys():
+        documents.pop("modules.json", None)  # what the user says stands in its place
+    return Original(read_state(checkpoint, progress), documents, folder, Path(note["tokenizer"]))
 
 
 def scaled(state: Mapping[str, "torch.Tensor"], scales: Factors) -> "State":

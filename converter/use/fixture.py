@@ -1,21 +1,24 @@
 """Seeded checkpoints in the upstream layout, so that everything can be tried and measured without a download."""
 
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...model.documents import JSON
 from ...model.family import families
 from ...validation.errors import EnvironmentFailure, InputError
 from ..certificate.ledger import numpy_dtype
 
 
 def write_fixture(family_name: str, size: str, seed: int, dtype: str, out: Path) -> int:
-    """Write a checkpoint and give its size in bytes.
+    """Write a checkpoint, and beside it the documents that upstream writes; give the checkpoint's size in bytes.
 
     Raises:
-        InputError: no such family or size.
+        InputError: no such family or size, or another document is in the place of one.
         EnvironmentFailure: PyTorch's container was asked for and PyTorch is missing.
     """
     known = families()
@@ -25,6 +28,7 @@ def write_fixture(family_name: str, size: str, seed: int, dtype: str, out: Path)
     if size not in family.sizes:
         raise InputError(f"{family_name} has no size {size!r} (sizes: {', '.join(family.sizes)})")
     config = family.sizes[size]
+    documents = missing(out.parent, family.documents(config))
     constants = family.constants(config)
     arrays = {
         name: constants[name] if name in constants else draw(name, shape, seed).astype(numpy_dtype(dtype))
@@ -36,7 +40,25 @@ def write_fixture(family_name: str, size: str, seed: int, dtype: str, out: Path)
         aside.replace(out)
     finally:
         aside.unlink(missing_ok=True)
+    for file, text in documents.items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
     return out.stat().st_size
+
+
+def missing(folder: Path, documents: Mapping[str, JSON]) -> dict[Path, str]:
+    """Give the documents that a folder lacks, as they are to be written.
+
+    Raises:
+        InputError: one is there, and it is another.
+    """
+    texts = {folder / place: json.dumps(content, indent=2) + "\n" for place, content in documents.items()}
+    for file, text in texts.items():
+        if file.exists() and file.read_text(encoding="utf-8") != text:
+            raise InputError(
+                f"{file} is there, and is not what belongs beside this checkpoint; choose another folder, or move it"
+            )
+    return {file: text for file, text in texts.items() if not file.exists()}
 
 
 def draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:

@@ -28,7 +28,8 @@ static const Key DOCUMENT[] = {{"format_version", EXACTLY(1)},
 /* A tokenizer's name comes before these, or what stands in its place. */
 #define TEXTS                                                                                                          \
     {"inputs", PLAIN(OBJECT)}, {"vocab_size", SIZE}, {"first_id", ID}, {"last_id", ID}, {"pad_id", ID},                \
-        {"max_tokens", PLAIN(OBJECT)}, {"truncation", WORDS("keep the first tokens and the special tokens")},          \
+        {"max_tokens", PLAIN(OBJECT)}, {"truncation", WORDS("keep the first tokens and the special tokens",           \
+                                                            "keep the last tokens and the special tokens")},           \
         {"padding", WORDS("after the text, to the longest of the batch")}, {"prefix", PLAIN(TEXT)}, {                  \
         0                                                                                                              \
     }

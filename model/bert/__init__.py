@@ -4,32 +4,23 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...validation.entry_point import Axis, EntryPoint, PaddingMask, TensorSpec, TokenIds
-from ..family import Family, HuggingFace, Settings, Shapes
+from ..family import Family, HuggingFace, Source
+from ..pipeline import documents as sentence_documents
+from ..pipeline import text_rules
 from . import probes, rules
-from .config import SIZES, BertConfig, configure_text, sizes_from_shapes
+from .config import CONFIG, SIZES, BertConfig, configure
 
 if TYPE_CHECKING:
     from ..network import Network
     from ..reference import Encode, Original, Reference
 
 
-def _prefix(shapes: Shapes) -> str | None:
-    """Find what stands before the encoder's names; None when no name is the encoder's."""
-    for end in ("encoder.layer.", "embeddings."):
-        for name in shapes:
-            prefix, found, _ = name.partition(end)
-            if found and prefix in ("", "bert.", "roberta.", "model.", "0.auto_model."):
-                return prefix
-    return None
+ANCHOR = "embeddings.word_embeddings.weight"
 
 
-def _recognise(shapes: Shapes) -> bool:
-    return _prefix(shapes) is not None and any(".attention.self." in name for name in shapes)
-
-
-def _configure(shapes: Shapes, settings: Settings) -> BertConfig:
-    prefix = _prefix(shapes)
-    return configure_text(sizes_from_shapes(shapes, f"{prefix}embeddings.", f"{prefix}encoder."), settings)
+def _recognise(source: Source) -> str:
+    layer = "encoder.layer.0.attention.self.query.weight"
+    return f"names {ANCHOR} and {layer}" if {ANCHOR, layer} <= source.shapes.keys() else ""
 
 
 def text_inputs(config: BertConfig) -> tuple[TensorSpec, TensorSpec]:
@@ -48,7 +39,7 @@ def embeddings_output(config: BertConfig) -> tuple[TensorSpec]:
 
 def embeddings(config: BertConfig) -> Mapping[str, Any]:
     """State what the embeddings are."""
-    return {"pooling": config.pooling, "normalize": config.normalize}
+    return {"pooling": config.pooling, "normalize": config.normalize, "similarity": config.similarity}
 
 
 def encode_text(config: BertConfig) -> EntryPoint:
@@ -64,25 +55,25 @@ def _network(config: BertConfig) -> "Network":
     return Network(lambda rngs: Bert(config, rngs=rngs), (encode_text(config),))
 
 
+def documents(config: BertConfig) -> Mapping[str, Any]:
+    """Give the documents beside such a checkpoint: transformers' config.json, and those of sentence-transformers."""
+    bert = config.model_type == "bert"
+    ids = {} if bert else {"bos_token_id": config.cls_token_id, "eos_token_id": config.sep_token_id}
+    document = {
+        "architectures": ["BertModel" if bert else "XLMRobertaModel"],
+        **{name: getattr(config, name) for name in STATED},
+        "pad_token_id": config.pad_token_id,
+        **ids,
+        "position_embedding_type": "absolute",
+    }
+    return {CONFIG: document, **sentence_documents(config)}
+
+
 STATED = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     *("max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_act", "model_type"),
 )
 """Fields of the configuration whose names are Hugging Face's."""
-
-
-def document(config: BertConfig) -> dict[str, Any]:
-    """Give the config.json that transformers' BertModel or XLMRobertaModel has."""
-    bert = config.model_type == "bert"
-    named = {"pad_token_id": config.pad_token_id}
-    if not bert:
-        named |= {"bos_token_id": config.cls_token_id, "eos_token_id": config.sep_token_id}
-    return {
-        "architectures": ["BertModel" if bert else "XLMRobertaModel"],
-        **{name: getattr(config, name) for name in STATED},
-        **named,
-        "position_embedding_type": "absolute",
-    }
 
 
 def _hugging_face(config: BertConfig) -> HuggingFace:
@@ -94,7 +85,7 @@ def _hugging_face(config: BertConfig) -> HuggingFace:
     types = (TensorSpec("token_type_ids", "int32", ("batch", "tokens")),) if config.model_type == "bert" else ()
     states = TensorSpec("last_hidden_state", "float32", ("batch", "tokens", config.hidden_size))
     entry = EntryPoint("token_states", (*inputs, *types), (states,), encode_text(config).axes)
-    return HuggingFace(document(config), Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
+    return HuggingFace(documents(config), Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
 
 
 def _reference(config: BertConfig, original: "Original") -> "Reference":
@@ -105,7 +96,7 @@ def _reference(config: BertConfig, original: "Original") -> "Reference":
     from ..reference import Reference
 
     state = upstream.inside(original.state, "embeddings.word_embeddings.weight")
-    stated = original.documents.get("config.json", document(config))
+    stated = original.documents.get(CONFIG) or documents(config)[CONFIG]
     encoder = upstream.text_encoder(stated, state, add_pooling_layer=False)
     if upstream.MODULES in original.documents:
         modules = upstream.sentence_modules(original)
@@ -157,7 +148,7 @@ FAMILY = Family(
     name="bert",
     summary="BERT and XLM-RoBERTa sentence encoders: BGE small/base/large, bge-m3 (dense), MiniLM, any of the kind",
     recognise=_recognise,
-    configure=_configure,
+    configure=configure,
     config=BertConfig,
     rules=rules.rules,
     axes=rules.axes,
@@ -170,4 +161,7 @@ FAMILY = Family(
     hugging_face=_hugging_face,
     probes=probes.probes,
     encode=_encode,
+    anchor=ANCHOR,
+    documents=documents,
+    texts=text_rules,
 )

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...validation.entry_point import Axis, EntryPoint, Pixels, TensorSpec
-from ..bert import document, embeddings, embeddings_output, encode_text, text_inputs, text_layout
+from ..bert import CONFIG, documents, embeddings, embeddings_output, encode_text, text_inputs, text_layout
 from ..family import Family, Shapes
 from . import probes, rules
-from .config import MEAN, SIZES, STD, VISUAL, VisualizedBGEConfig, configure, rotary_tables
+from .config import MEAN, SIZES, STD, VISUAL, VisualizedBGEConfig, configure, recognise, rotary_tables
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -38,7 +38,7 @@ def _network(config: VisualizedBGEConfig) -> "Network":
 def _reference(config: VisualizedBGEConfig, original: "Original") -> "Reference":
     from .reference import reference
 
-    return reference(config, original, original.documents.get("config.json", document(config.text)))
+    return reference(config, original, original.documents.get(CONFIG) or documents(config.text)[CONFIG])
 
 
 def _layout(config: VisualizedBGEConfig) -> Shapes:
@@ -115,7 +115,7 @@ def _images(config: VisualizedBGEConfig) -> Mapping[str, Any]:
 FAMILY = Family(
     name="visualized_bge",
     summary="Visualized-BGE: EVA-02 image tower fused into BGE (bge-base-en-v1.5 + B-16, bge-m3 + L-14)",
-    recognise=lambda shapes: any(n.startswith("bge_en") for n in shapes) and any(n.startswith(VISUAL) for n in shapes),
+    recognise=recognise,
     configure=configure,
     config=VisualizedBGEConfig,
     rules=rules.rules,

@@ -38,7 +38,7 @@ const TEXTS = {
   last_id: ID,
   pad_id: ID,
   max_tokens: OBJECT,
-  truncation: oneOf("keep the first tokens and the special tokens"),
+  truncation: oneOf("keep the first tokens and the special tokens", "keep the last tokens and the special tokens"),
   padding: oneOf("after the text, to the longest of the batch"),
   prefix: TEXT,
 };
