@@ -221,7 +221,7 @@ class SentenceEncoder:
                 return library.SentenceTransformer(
                     str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs=options
                 )
-            transformer = import_from_string("sentence_transformers.models.Transformer")
+            transformer: Any = import_from_string("sentence_transformers.models.Transformer")
             made = transformer.load(str(folder), local_files_only=True, trust_remote_code=False, model_kwargs=options)
             stated = original.documents.get("config_sentence_transformers.json", {})
             prompts = {name: stated[name] for name in ("prompts", "default_prompt_name") if stated.get(name)}

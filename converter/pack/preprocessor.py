@@ -199,9 +199,9 @@ class Preprocessor:
         for made in self._made.values():
             for axis, limits in made.limits().items():
                 right = {entry.name: entry.axes[axis].high for entry in entries.values() if axis in entry.axes}
-                if limits != right:
+                if limits.keys() != right.keys() or any(_beyond(limits[name], right[name]) for name in right):
                     given, known = json.dumps(limits), json.dumps(right)
-                    raise InputError(f"{where}: max_{axis} is {given}, the network's is {known}")
+                    raise InputError(f"{where}: max_{axis} is {given}, the network takes at most {known}")
 
     def ids(self, entry_point: str, texts: Sequence[str]) -> list[list[int]]:
         """Give the ids of each text, truncated to what the entry point takes, not padded.
@@ -253,3 +253,8 @@ def _listed(specs: Mapping[str, TensorSpec]) -> str:
     """Describe tensors, in the order of their names."""
     several = sorted(specs.values(), key=lambda spec: spec.name)
     return ", ".join(f"{s.name}[{', '.join(map(str, s.shape))}] {s.dtype}" for s in several) or "nothing"
+
+
+def _beyond(stated: int | None, most: int | None) -> bool:
+    """Say whether a limit, None for none, lets more through than there are positions for."""
+    return most is not None and (stated is None or stated > most)

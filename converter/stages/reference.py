@@ -129,7 +129,7 @@ def read_original(run: RunDirectory, progress: Progress) -> "Original":
     documents = {name: json.loads(Path(path).read_text(encoding="utf-8")) for name, path in note["documents"].items()}
     places = {name: Path(path).parent for name, path in note["documents"].items()}
     folder = places.get("modules.json", Path(note["folder"]))
-    if {"pooling", "normalize"} & run.manifest()["given"].keys():
+    if {"pooling", "normalize"} & run.manifest()["given"]["set"].keys():
         documents.pop("modules.json", None)  # what the user says stands in its place
     return Original(read_state(checkpoint, progress), documents, folder, Path(note["tokenizer"]))
 

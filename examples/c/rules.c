@@ -284,8 +284,9 @@ void rules_fit(const Json *document, const Json *entry_points) {
             fail("preprocess.json: embeddings are (%s); %s gives others", gives, name);
         if (!axis || texts->kind != JSON_OBJECT) continue;
         const Json *stated = json_find(json_find(texts, "max_tokens"), name), *most = json_find(axis, "max");
-        if (!stated || !most || stated->kind != most->kind || stated->number != most->number)
-            fail("preprocess.json: max_tokens of %s is %s; known: %s, the entry point's", name,
+        bool bounded = most && most->kind == JSON_NUMBER;
+        if (!stated || !most || (bounded && (stated->kind != JSON_NUMBER || stated->number > most->number)))
+            fail("preprocess.json: max_tokens of %s is %s; known: at most %s, the entry point's", name,
                  stated ? shown(stated) : "missing", most ? shown(most) : "missing");
         limits++;
     }

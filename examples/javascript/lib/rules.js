@@ -169,8 +169,10 @@ export function fits(document, entryPoints) {
   const same = (a, b) => JSON.stringify(Object.entries(a).sort()) === JSON.stringify(Object.entries(b).sort());
   const [made, took] = [Object.fromEntries(wanted), Object.fromEntries(taken)];
   if (!same(made, took)) refuse("preprocess.json: its inputs", show(made), `what the entry points take, ${show(took)}`);
-  if (texts && !same(texts.max_tokens, limits))
-    refuse("preprocess.json: texts", `max_tokens is ${show(texts.max_tokens)}`, show(limits));
+  const beyond = (stated, most) => most !== null && (stated === null || stated > most);
+  const named = texts && same(Object.keys(texts.max_tokens).sort(), Object.keys(limits).sort());
+  if (texts && (!named || Object.keys(limits).some((entry) => beyond(texts.max_tokens[entry], limits[entry]))))
+    refuse("preprocess.json: texts", `max_tokens is ${show(texts.max_tokens)}`, `at most ${show(limits)}`);
 }
 
 const described = (dtype, shape) => `${dtype}[${shape}]`;
