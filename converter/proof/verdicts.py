@@ -82,7 +82,8 @@ def verdicts(run: RunDirectory, reports: Mapping[str, Report]) -> dict[str, Any]
 def tell(proof: Mapping[str, Any]) -> list[str]:
     """Write both verdicts for a person."""
     lines = []
-    for name, verdict in proof.items():
+    for name in sorted(proof, reverse=True):  # the network first
+        verdict = proof[name]
         text = f"{name.replace('_', ' ')}: {verdict['verdict']}"
         text += f": {verdict['why']}" if "why" in verdict else f" (judged by {verdict['judge']})"
         lines += [text, *(f"  note: {note}" for note in verdict.get("notes", []))]
