@@ -25,6 +25,8 @@ class Options:
     ops: str = "xla"
     via: str = ""
     precisions: tuple[str, ...] = ()
+    dtype: str = "float32"
+    """What leaves are stored as: "float32", or "source" for the type that each has in the checkpoint."""
 
     def to_json(self) -> str:
         """Serialize for another process."""

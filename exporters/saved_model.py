@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from ..validation.entry_point import EntryPoint
@@ -139,8 +140,11 @@ def _fill(variables: Mapping[str, Any], weights: WeightsFile) -> None:
 
 def _tensor(memory: np.ndarray, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> Any:
     """Give bytes of `memory` as a tensor, without a copy."""
+    tf = _tensorflow()
     data = memory[offset : offset + math.prod(shape) * dtype.itemsize]
-    return _tensorflow().experimental.dlpack.from_dlpack(data.view(dtype).reshape(shape).__dlpack__())
+    known = np.dtype(np.uint16) if dtype == ml_dtypes.bfloat16 else dtype  # numpy's DLPack has no word for bfloat16
+    tensor = tf.experimental.dlpack.from_dlpack(data.view(known).reshape(shape).__dlpack__())
+    return tensor if known == dtype else tf.bitcast(tensor, tf.bfloat16)
 
 
 def _nested(variables: Mapping[str, Any]) -> dict[str, Any]:

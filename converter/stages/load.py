@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...model.family import config_to_json
+from ..certificate.assign import assign
+from ..certificate.check import DTYPES
+from ..certificate.ledger import FLOAT32, Ledger, origin
 from ..checkpoint import Checkpoint
 from ..directory import FORMAT_VERSION, SOURCE, Manifest, RunDirectory, sha256
 from ..options import Options
@@ -48,6 +51,7 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
         check.result()
     folder = tokenizer_folder(path, options)
     manifest = new_manifest(identified, source) | {"tokenizer": describe_tokenizer(identified, folder, options)}
+    manifest |= {"stored": describe_stored(identified, options)}
     run = _resume(out, manifest) or RunDirectory.create(out, manifest)
     note = {"checkpoint": str(path.resolve()), "state": state(checkpoint), "tokenizer": str(folder.resolve())}
     (out / SOURCE).write_text(json.dumps(note) + "\n")
@@ -79,6 +83,16 @@ def describe_tokenizer(identified: Identified, folder: Path, options: Options) -
     return tokenizer.state(folder, ids, named=bool(options.tokenizer)) if ids else None
 
 
+def describe_stored(identified: Identified, options: Options) -> dict[str, Any]:
+    """State what the leaves are stored as; where that is what the checkpoint has, for each leaf that has a tensor."""
+    if options.dtype == FLOAT32:
+        return {"dtype": FLOAT32}
+    tensors, family, config = identified.checkpoint.tensors, identified.family, identified.config
+    entries = assign(tensors, family.rules(config), ()).entries
+    dtypes = {leaf: tensors[origin(entries, name)].dtype for leaf, name in Ledger("", {}, entries).leaves.items()}
+    return {"dtype": options.dtype, "leaves": {leaf: dtype for leaf, dtype in dtypes.items() if dtype in DTYPES}}
+
+
 def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
     """Make the manifest of a run that has only loaded."""
     family, config = identified.family, identified.config
@@ -102,7 +116,7 @@ def _resume(out: Path, manifest: Manifest) -> RunDirectory | None:
         return None
     run = RunDirectory(out)
     before = run.manifest()
-    fixed = ("tool", "source", "family", "config", "images", "tokenizer")
+    fixed = ("tool", "source", "family", "config", "images", "tokenizer", "stored")
     if all(before.get(key) == manifest[key] for key in fixed):
         return run
     run.forget(list(before["stages"]))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...model.derived import Factor
 from ...validation import goldens, probe
 from ...validation.budget import measure
 from ...validation.cases import Case, cases, probe_cases, tap_case
@@ -59,7 +60,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
         for name, exponents in family.probes(config).items():
             progress.note(name)
             factors = probe.factors(exponents, leaves)
-            probed = family.reference(config, scaled(state, source_scales(ledger, factors)))
+            probed = family.reference(config, scaled(state, ledger.source_factors(factors)))
             write_probe(staged.out / PROBES / probe.folder_name(name), name, probed, entries, factors)
             del probed  # with what it remembers, before the next one is made
 
@@ -85,16 +86,11 @@ def read_original(checkpoint: "Checkpoint") -> "State":
     return unwrap(read_state(checkpoint), checkpoint.wrappers)
 
 
-def scaled(state: "State", scales: Factors) -> "State":
+def scaled(state: "State", factors: Mapping[str, Factor]) -> "State":
     """Multiply some tensors, in float32; the others keep their memory."""
-    return {n: tensor.float() * scales[n] if n in scales else tensor for n, tensor in state.items()}
+    import torch
 
-
-def source_scales(ledger: Ledger, factors: Factors) -> Factors:
-    """Give the tensors that fill the given leaves, and what is tied to them, with the leaves' factors."""
-    filled = {name: factors[leaf] for leaf, name in ledger.leaves.items() if leaf in factors}
-    tied = {n: filled[e.target] for n, e in ledger.entries.items() if e.status == "tied" and e.target in filled}
-    return filled | tied
+    return {n: t.float() * torch.as_tensor(factors[n]) if n in factors else t for n, t in state.items()}
 
 
 def read_state(checkpoint: "Checkpoint") -> dict[str, Any]:
