@@ -60,7 +60,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
         for name, exponents in family.probes(config).items():
             progress.note(name)
             factors = probe.factors(exponents, leaves)
-            probed = family.reference(config, scaled(state, ledger.source_factors(factors)))
+            probed = family.reference(config, scaled(state, source_scales(ledger, factors)))
             write_probe(staged.out / PROBES / probe.folder_name(name), name, probed, entries, factors)
             del probed  # with what it remembers, before the next one is made
 
@@ -86,11 +86,16 @@ def read_original(checkpoint: "Checkpoint") -> "State":
     return unwrap(read_state(checkpoint), checkpoint.wrappers)
 
 
-def scaled(state: "State", factors: Mapping[str, Factor]) -> "State":
+def scaled(state: "State", scales: Mapping[str, Factor]) -> "State":
     """Multiply some tensors, in float32; the others keep their memory."""
     import torch
 
-    return {n: t.float() * torch.as_tensor(factors[n]) if n in factors else t for n, t in state.items()}
+    return {n: t.float() * torch.as_tensor(scales[n]) if n in scales else t for n, t in state.items()}
+
+
+def source_scales(ledger: Ledger, factors: Factors) -> Mapping[str, Factor]:
+    """Give the tensors that fill the given leaves, and what is tied to them, with the leaves' factors."""
+    return ledger.source_factors(factors)
 
 
 def read_state(checkpoint: "Checkpoint") -> dict[str, Any]:

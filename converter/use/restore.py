@@ -36,19 +36,20 @@ class Restored:
     nbytes: int
     dropped: tuple[str, ...]
     merged: tuple[str, ...] = ()
-    """Names under which stands what was merged of them and others; the merge cannot be undone."""
+    """Names under which stands what was merged of them and an adapter's tensors; a merge cannot be undone."""
+    adapters: tuple[str, ...] = ()
 
     def tell(self) -> str:
         """Say it to a person, in one line."""
         text = f"{self.file}: {self.tensors} tensors, {self.ties} of them tied, {self.nbytes / 1e6:.1f} MB"
         if self.merged:
             text += (
-                f"; {len(self.merged)} hold what was merged with an adapter ({_example(self.merged)}): "
-                "a merge cannot be undone"
+                f"; {len(self.merged)} hold what they were merged to ({_example(self.merged)}): that cannot be undone, "
+                f"and the {len(self.adapters)} tensors of the adapter are in no artifact"
             )
         if not self.dropped:
             return f"{text}, each with the digest that the ledger certifies"
-        return f"{text}; {len(self.dropped)} other tensors are in no artifact ({_example(self.dropped)}): see --json"
+        return f"{text}; {len(self.dropped)} dropped tensors are in no artifact ({_example(self.dropped)}): see --json"
 
     def to_json(self) -> dict[str, Any]:
         """Say it to a program."""
@@ -88,10 +89,12 @@ def restore(run: RunDirectory, exporter: Exporter, out: Path, progress: Progress
         _commit(aside, out)
     finally:
         aside.unlink(missing_ok=True)
-    dropped = tuple(name for name, entry in ledger.entries.items() if not entry.made and name not in kept)
+    gone = {name: entry for name, entry in ledger.entries.items() if not entry.made and name not in kept}
+    adapters = tuple(name for name, entry in gone.items() if entry.status == "merged")
+    dropped = tuple(name for name in gone if name not in adapters)
     ties = sum(entry.status == "tied" for entry in kept.values())
     bases = {origin(ledger.entries, made.base) for _, made in ledger.derived() if isinstance(made, LowRank)}
-    return Restored(out, len(kept), ties, nbytes, dropped, tuple(name for name in kept if name in bases))
+    return Restored(out, len(kept), ties, nbytes, dropped, tuple(name for name in kept if name in bases), adapters)
 
 
 def _restorable(ledger: Ledger, name: str) -> bool:
