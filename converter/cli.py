@@ -148,6 +148,17 @@ def export_options(command: Command) -> Command:
     return click.option("--opset", type=int, help="ONNX opset; default 23, or 18 via tf2onnx.")(command)
 
 
+def dtype_option(command: Command) -> Command:
+    """Add --dtype."""
+    return click.option(
+        "--dtype",
+        default="float32",
+        show_default=True,
+        type=click.Choice(["float32", "source"]),
+        help="What weights are stored as; source: each as CKPT has it. Computed in float32 either way.",
+    )(command)
+
+
 def precision_option(command: Command) -> Command:
     """Add --precision."""
     return click.option(
@@ -215,6 +226,7 @@ def main(debug: bool) -> None:
 @format_option
 @layout_option
 @source_options
+@dtype_option
 @export_options
 @jobs_option
 @click.option("--verify-rebuild", is_flag=True, help="Convert a second time and compare every file's bytes.")
@@ -238,6 +250,7 @@ def all_command(checkpoint: Path, out: Path, jobs: int, verify_rebuild: bool, as
 @checkpoint_argument
 @out_option
 @source_options
+@dtype_option
 @json_option
 def load(checkpoint: Path, out: Path, as_json: bool, **given: Any) -> None:
     """Make the run directory."""

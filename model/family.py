@@ -1,4 +1,4 @@
-"""The words that a family is declared with: Rule, Tie, Drop, Source, Family. Imports no framework.
+"""The words that a family is declared with: Rule, Tie, Drop, Split, Merge, Source, Family. Imports no framework.
 
 A family is one folder of this package with a FAMILY in it, or FAMILIES; adding one adds a folder and nothing else.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import InputError
 from ..validation.probe import Exponents
+from .derived import rank_axis
 from .documents import JSON, Configured, Document, Given, Settled
 
 if TYPE_CHECKING:
@@ -58,7 +59,53 @@ class Drop:
     reason: str
 
 
-Rules = tuple[Rule | Tie | Drop, ...]
+@dataclass(frozen=True)
+class Split:
+    """A checkpoint name holds several tensors side by side; each goes on under a name of its own, as if it were read.
+
+    `layout` names the axes of the packed tensor and `axis` the one that is cut, one thick for each part; or
+    `extents` say for each part what axes stand in its place:
+
+        Split("{i}.Wqkv", ("{i}.q", "{i}.k", "{i}.v"), "(p h d) e", "p")                       each "(h d) e"
+        Split("{i}.Wqkv", ("{i}.q", "{i}.k", "{i}.v"), "n e", "n", ("h d", "g d", "g d"))      "(h d) e", "(g d) e"
+    """
+
+    source: str
+    targets: tuple[str, ...]
+    layout: str
+    axis: str
+    extents: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.targets) < 2 or len(self.extents) not in (0, len(self.targets)):
+            raise ValueError(f"{self.source}: two targets or more, each with an extent or none")
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Three checkpoint names make one tensor: `source` + scale · B · A, a low-rank adapter (LoRA) on its base.
+
+    All three have the same fields, `target` may use them. `layouts` name the axes of base, A and B; what A and B have
+    and the base has not is the rank. The scale is alpha / rank, or alpha / sqrt(rank) with `rslora`; an `alpha` of
+    None says that the configuration does not state it, and is an error.
+
+        Merge("{i}.base_layer.weight", "{i}.lora_A.weight", "{i}.lora_B.weight", "{i}.weight",
+              ("(h d) e", "r e", "(h d) r"), config.lora_alpha)
+    """
+
+    source: str
+    a: str
+    b: str
+    target: str
+    layouts: tuple[str, str, str]
+    alpha: float | None
+    rslora: bool = False
+
+    def __post_init__(self) -> None:
+        rank_axis(self.layouts)
+
+
+Rules = tuple[Rule | Tie | Drop | Split | Merge, ...]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A network as exporters see it: entry points and pure functions of (weights, inputs), no family in sight."""
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from jax.extend.core import ClosedJaxpr
 from ..validation.entry_point import Axis, EntryPoint
 
 Weights = Mapping[str, jax.Array]
-"""Flat: dotted path of the leaf ("text.layers.0.attention.query.kernel") -> array, float32."""
+"""Flat: dotted path of the leaf ("text.layers.0.attention.query.kernel") -> array, in the type that it is stored as."""
 
 Function = Callable[..., dict[str, jax.Array]]
 """(weights, *inputs in the entry point's order) -> outputs by name. Pure, so it can be jitted, exported, traced."""
@@ -35,13 +36,29 @@ class Network:
         self._graph, self._state = nnx.split(nnx.eval_shape(lambda: build(_OneKey())))
         leaves = {_dotted(path): leaf.get_value() for path, leaf in nnx.to_flat_state(self._state)}
         self.leaves: dict[str, jax.ShapeDtypeStruct] = dict(sorted(leaves.items()))
+        self.plain = self
+        """The same network with each leaf stored in the type that it is computed with."""
+
+    def stored_as(self, dtypes: Mapping[str, Any]) -> "Network":
+        """Give the same network with some leaves stored in other types; it converts them when it uses them."""
+        if not dtypes:
+            return self
+        other = copy.copy(self)
+        other.leaves = {
+            name: jax.ShapeDtypeStruct(leaf.shape, dtypes.get(name, leaf.dtype)) for name, leaf in self.leaves.items()
+        }
+        return other
 
     def module(self, weights: Mapping[str, Any]) -> nnx.Module:
-        """Rebuild the NNX module around `weights`. Leaves that are not given stay abstract and fail when used."""
-        state = [
-            (path, leaf.replace(weights.get(_dotted(path), leaf.get_value())))
-            for path, leaf in nnx.to_flat_state(self._state)
-        ]
+        """Rebuild the NNX module around `weights`, converted to the types that it computes with.
+
+        Leaves that are not given stay abstract and fail when used.
+        """
+        state = []
+        for path, leaf in nnx.to_flat_state(self._state):
+            own = leaf.get_value()
+            given = weights.get(_dotted(path), own)
+            state.append((path, leaf.replace(given if given.dtype == own.dtype else given.astype(own.dtype))))
         return nnx.merge(self._graph, nnx.from_flat_state(state))
 
     def function(self, entry_point: str) -> Function:

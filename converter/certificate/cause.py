@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...model.derived import LowRank
 from ...validation.entry_point import EntryPoint
 from ...validation.goldens import Intermediates
 from ...validation.locate import Divergence, first_divergence
@@ -25,7 +26,7 @@ LAYER = re.compile(r"\.\d+\.")
 def explain(runner: "NNXRunner", entry: EntryPoint, traced: Intermediates, found: Divergence, ledger: "Ledger") -> str:
     """Name the tensors that act at the first divergence, and the mistake if undoing it mends the module."""
     leaves = [leaf for leaf in acting(runner, entry, traced)[found.module] if leaf in ledger.leaves]
-    names = ", ".join(f"{ledger.leaves[leaf]} ({leaf})" for leaf in leaves) or "no tensor"
+    names = ", ".join(f"{ledger.told(ledger.leaves[leaf])} ({leaf})" for leaf in leaves) or "no tensor"
     size = f"{found.error:.2g}, allowed {found.allowed:.2g}"
     text = f"{entry.name}: {found.module} diverges first ({size}); what acts there: {names}"
     cause = next(lost(runner.weights, leaves), "") or undone(runner, entry, traced, found, leaves)
@@ -69,6 +70,9 @@ def recognised(ledger: "Ledger", leaf: str, array: np.ndarray) -> str:
     name = ledger.leaves[leaf]
     if not array.any():
         return "all of it is 0"
+    made = ledger.entries[name].made
+    if isinstance(made, LowRank) and ledger.digest(name, array) == ledger.entries[made.base].sha256:
+        return f"{made.base} without its adapter"
     tries: list[tuple[str, Any]] = [("negated", -array), *_moved(array)]
     tries += [(f"with its heads {a} and {b} swapped", mended) for (a, b), mended in _heads(leaf, array)]
     for cause, mended in tries:

@@ -9,6 +9,9 @@ from typing import Any
 
 from ...model.family import Family, config_to_json, families
 from ...validation.errors import InputError
+from ..certificate.assign import assign
+from ..certificate.check import DTYPES
+from ..certificate.ledger import FLOAT32, Ledger, origin
 from ..checkpoint import Checkpoint
 from ..directory import FORMAT_VERSION, SOURCE, Manifest, RunDirectory, sha256
 from ..options import Options, chosen
@@ -53,6 +56,7 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
         source = describe_source(checkpoint, progress)
         check.result()
     manifest = new_manifest(identified, source) | {"tokenizer": tokens, "given": options.stated()}
+    manifest |= {"stored": describe_stored(identified, options)}
     run = _resume(out, manifest) or RunDirectory.create(out, manifest)
     note = {
         "checkpoint": str(path.resolve()),
@@ -106,6 +110,16 @@ def _refuse_layouts(family: Family, tokens: dict[str, Any] | None, options: Opti
         raise InputError(f"--layout {layouts[0]} needs a tokenizer: {(tokens or {}).get('missing')}")
 
 
+def describe_stored(identified: Identified, options: Options) -> dict[str, Any]:
+    """State what the leaves are stored as; where that is what the checkpoint has, for each leaf that has a tensor."""
+    if options.dtype == FLOAT32:
+        return {"dtype": FLOAT32}
+    tensors, family, config = identified.checkpoint.tensors, identified.family, identified.config
+    entries = assign(tensors, family.rules(config), ()).entries
+    dtypes = {leaf: tensors[origin(entries, name)].dtype for leaf, name in Ledger("", {}, entries).leaves.items()}
+    return {"dtype": options.dtype, "leaves": {leaf: dtype for leaf, dtype in dtypes.items() if dtype in DTYPES}}
+
+
 def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
     """Make the manifest of a run that has only loaded."""
     family, config = identified.family, identified.config
@@ -133,7 +147,7 @@ def _resume(out: Path, manifest: Manifest) -> RunDirectory | None:
         return None
     run = RunDirectory(out)
     before = run.manifest()
-    fixed = ("tool", "source", "family", "config", "origins", "documents", "given", "images", "tokenizer")
+    fixed = ("tool", "source", "family", "config", "origins", "documents", "given", "images", "tokenizer", "stored")
     if all(before.get(key) == manifest[key] for key in fixed):
         return run
     run.forget(list(before["stages"]))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...model.derived import Factor
 from ...model.family import Family
 from ...validation import goldens, probe
 from ...validation.budget import measure
@@ -52,10 +53,11 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     family, config = family_and_config(run.manifest())
     entries, ledger = family.entry_points(config), Ledger.read(run.path / LEDGER)
     original = read_original(run, progress)
-    mapped = {tensor: leaf for leaf, tensor in ledger.leaves.items()}
+    # Of a tensor that is split or merged no module's value is a leaf's: it is used, and not tapped.
+    mapped = {tensor: leaf for leaf, tensor in ledger.leaves.items() if not ledger.entries[tensor].made}
     with run.stage("reference", reads(run, options)) as staged:
         reference = family.reference(config, original)
-        reference.check(mapped)
+        reference.check(ledger.fillers)
         progress.note(reference.name)
         raw = list(Pack(run.path).cases({entry.name: entry for entry in entries})) if packed(run) else []
         write_goldens(staged.out / GOLDENS, reference, mapped, entries, options.static, raw, progress.note)
@@ -134,16 +136,16 @@ def read_original(run: RunDirectory, progress: Progress) -> "Original":
     return Original(read_state(checkpoint, progress), documents, folder, Path(note["tokenizer"]))
 
 
-def scaled(state: Mapping[str, "torch.Tensor"], scales: Factors) -> "State":
+def scaled(state: Mapping[str, "torch.Tensor"], scales: Mapping[str, Factor]) -> "State":
     """Multiply some tensors, in float32; the others keep their memory."""
-    return {n: tensor.float() * scales[n] if n in scales else tensor for n, tensor in state.items()}
+    import torch
+
+    return {n: t.float() * torch.as_tensor(scales[n]) if n in scales else t for n, t in state.items()}
 
 
-def source_scales(ledger: Ledger, factors: Factors) -> Factors:
+def source_scales(ledger: Ledger, factors: Factors) -> Mapping[str, Factor]:
     """Give the tensors that fill the given leaves, and what is tied to them, with the leaves' factors."""
-    filled = {name: factors[leaf] for leaf, name in ledger.leaves.items() if leaf in factors}
-    tied = {n: filled[e.target] for n, e in ledger.entries.items() if e.status == "tied" and e.target in filled}
-    return filled | tied
+    return ledger.source_factors(factors)
 
 
 def read_state(checkpoint: "Checkpoint", progress: Progress) -> "State":

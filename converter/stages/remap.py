@@ -15,14 +15,15 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     family, config = family_and_config(manifest)
     checkpoint = reopen(run)
     found = assign(checkpoint.tensors, family.rules(config), network(manifest).leaves)
-    ledger = Ledger(family.name, family.axes(config), found.entries, found.problems)
+    stored = manifest["stored"]["dtype"]
+    ledger = Ledger(family.name, family.axes(config), found.entries, found.problems, stored=stored)
     run.forget(["verify"])  # it had completed the ledger that is replaced now
     with run.stage("remap", reads(run, options)) as staged:
         (staged.out / LEDGER).write_text(ledger.to_json())
-        progress.note(f"{len(found.entries)} tensors, {len(ledger.leaves)} parameters")
+        progress.note(f"{len(checkpoint.tensors)} tensors, {len(ledger.leaves)} parameters")
         gate("remap", ledger)
 
 
 def reads(run: RunDirectory, options: Options) -> str:
     """Give the digest of what the stage depends on."""
-    return run.reads("remap")
+    return run.reads("remap", run.manifest()["stored"])

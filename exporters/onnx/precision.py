@@ -305,5 +305,5 @@ def arrays(
     """Make the tensors of the weights file, one in memory at a time."""
     for name in order:
         tensor = tensors[name]
-        made = tensor.make(weights.read(tensor.leaf))
+        made = tensor.make(weights.read(tensor.leaf).astype(F32, copy=False))
         yield name, np.ascontiguousarray(made).reshape(tensor.shape)

@@ -20,7 +20,7 @@ from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
 from bgevis.converter.proof.programs import probe_rows
 from bgevis.converter.proof.weights import weight_rows
-from bgevis.converter.stages import build, export, load, parity, remap, verify
+from bgevis.converter.stages import build, export, load, parity, reference, remap, verify
 from bgevis.converter.stages.common import reopen
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import Artifact, exporters
