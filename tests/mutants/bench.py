@@ -25,6 +25,7 @@ from bgevis.converter.stages.common import reopen
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import Artifact, exporters
 from bgevis.exporters.weights import WeightsFile
+from bgevis.model.bert import document
 from bgevis.model.family import Rules, families
 from bgevis.model.network import Network
 from bgevis.model.runner import NNXRunner
@@ -92,7 +93,8 @@ class Bench:
         checkpoint = folder / variant / "tiny.safetensors"
         checkpoint.parent.mkdir(parents=True)
         if config:
-            (checkpoint.parent / "config.json").write_text(json.dumps(config))
+            stated = document(self.family.sizes["tiny"]) | config
+            (checkpoint.parent / "config.json").write_text(json.dumps(stated))
             (checkpoint.parent / "1_Pooling").mkdir()
             (checkpoint.parent / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
         write_fixture(name, "tiny", 5, "float32", checkpoint)
