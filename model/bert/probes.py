@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ...validation.probe import LOUD, LOW_VARIANCE, Exponents, exponent
+from ...validation.probe import LOUD, LOW_VARIANCE, MASKED, Exponents, exponent
 from .config import BertConfig
 
 NORM_BELOW = -48
@@ -13,6 +13,10 @@ ALIKE = -40
 
 LOUDER = 8
 """Power of two for queries: scores near 1 become hundreds, where exp() overflows."""
+
+APART = 24
+"""Power of two for queries: scores near 1 become some ten million. So far apart are they that two of them, as near to
+each other as rounding is large, are not to be expected."""
 
 
 def low_variance(config: BertConfig) -> Exponents:
@@ -33,6 +37,12 @@ def loud(config: BertConfig) -> Exponents:
     return {"text.embeddings.*.embedding": ALIKE, "text.layers.*.attention.query.*": LOUDER}
 
 
+def masked(config: BertConfig) -> Exponents:
+    """Let scores pass what masks a token, in the first layer."""
+    del config
+    return {"text.layers.0.attention.query.*": APART}
+
+
 def probes(config: BertConfig) -> Mapping[str, Exponents]:
     """Give the probes."""
-    return {LOW_VARIANCE: low_variance(config), LOUD: loud(config)}
+    return {LOW_VARIANCE: low_variance(config), LOUD: loud(config), MASKED: masked(config)}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ...validation.probe import LOUD, LOW_VARIANCE, Exponents, exponent
+from ...validation.probe import LOUD, LOW_VARIANCE, MASKED, Exponents, exponent
 from ..bert import probes as bert
 from .config import VisualizedBGEConfig
 
@@ -36,4 +36,4 @@ def loud(config: VisualizedBGEConfig) -> Exponents:
 
 def probes(config: VisualizedBGEConfig) -> Mapping[str, Exponents]:
     """Give the probes."""
-    return {LOW_VARIANCE: low_variance(config), LOUD: loud(config)}
+    return {LOW_VARIANCE: low_variance(config), LOUD: loud(config), MASKED: bert.masked(config.text)}
