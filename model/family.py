@@ -7,12 +7,13 @@ import dataclasses
 import importlib
 import pkgutil
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..validation.cases import Case, cases
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import InputError
 from ..validation.probe import Exponents
@@ -116,6 +117,7 @@ class Family:
         embeddings: what the outputs are: {"pooling": "cls", "normalize": True}, for preprocess.json.
         hugging_face: what Hugging Face's clients need; None for families that they do not know.
         probes: name -> what some leaves are multiplied by, see `validation/probe.py`.
+        cases: inputs of the family's own, beside those that are drawn: what tells a mistake that no draw shows.
     """
 
     name: str
@@ -135,6 +137,14 @@ class Family:
     embeddings: Callable[[Config], Mapping[str, Any]] = lambda config: {}
     hugging_face: Callable[[Config], HuggingFace] | None = None
     probes: Callable[[Config], Mapping[str, Exponents]] = lambda config: {}
+    cases: Callable[[Config], tuple[Case, ...]] = lambda config: ()
+
+    def all_cases(
+        self, config: Config, entry: EntryPoint, weights: int, static: Iterable[Mapping[str, int]] = ()
+    ) -> list[Case]:
+        """Give every case of an entry point: those drawn for a network of so many numbers, and the family's own."""
+        own = [dataclasses.replace(case, stated=True) for case in self.cases(config) if case.entry_point == entry.name]
+        return [*cases(entry, static, weights=weights), *own]
 
 
 def families() -> dict[str, Family]:

@@ -54,6 +54,11 @@ class Ledger:
         """Give leaf -> the name of the tensor that fills it."""
         return {entry.target: name for name, entry in self.entries.items() if entry.status == "mapped"}
 
+    @property
+    def numbers(self) -> int:
+        """Count the numbers of the network."""
+        return sum(math.prod(entry.shape) for entry in self.entries.values() if entry.status == "mapped")
+
     def leaf(self, name: str, tensor: np.ndarray) -> np.ndarray:
         """Turn a source tensor into its leaf: rearranged, float32."""
         return layout.parse(self.entries[name].layout).apply(tensor, self.axes).astype(np.float32, copy=False)

@@ -83,9 +83,11 @@ class Preprocessor:
         rules = self.rules["texts"]
         width = max([tokens, *map(len, rows)])
         ids = np.full((len(rows), width), rules["pad_id"], np.int32)
-        for row, text in zip(ids, rows, strict=True):
-            row[: len(text)] = text
         mask = np.arange(width) < np.array([len(row) for row in rows])[:, None]
+        if rules["padding"].startswith("before"):
+            mask = mask[:, ::-1]
+        for row, real, text in zip(ids, mask, rows, strict=True):
+            row[real] = text
         return {rules["inputs"]["ids"]: ids, rules["inputs"]["mask"]: mask.astype(np.int32)}
 
     def image_inputs(self, sources: Sequence[Source]) -> dict[str, np.ndarray]:
@@ -106,4 +108,4 @@ class Preprocessor:
         made = {} if pictures is None else self.image_inputs(pictures)
         if texts is not None:
             made |= self.text_inputs(self.ids(entry.name, texts))
-        return {spec.name: made[spec.name] for spec in entry.inputs}
+        return {spec.name: made[spec.name].astype(spec.dtype, copy=False) for spec in entry.inputs}

@@ -27,7 +27,8 @@ def judge(exporter: Exporter, runner: Runner, opened: Artifact, goldens: Sequenc
     if precision == FLOAT32:
         return compare(runner, opened.entry_points, goldens)
     net, file = opened.network(), WeightsFile(opened.directory / WEIGHTS_PATH)
-    inputs = {name: neighbour_batches(net.entry_points[name]) for name in opened.programs}
+    weights = sum(leaf.size for leaf in net.leaves.values())
+    inputs = {name: neighbour_batches(net.entry_points[name], weights=weights) for name in opened.programs}
     rounded = {leaf: _rounded(array, precision) for leaf, array in exporter.read_weights(opened)}
     exact, stored, typical = float32_runners(NNXRunner(net, file), file, rounded, precision)
     return compare_rounded(runner, exact, stored, typical, opened.entry_points, goldens, inputs, FLOORS[precision])

@@ -16,6 +16,7 @@ from ...validation.cases import tapped_entries
 from ...validation.compare import compare, value_row
 from ...validation.errors import GateError
 from ...validation.goldens import Goldens
+from ...validation.kept import kept
 from ...validation.locate import Taps, first_divergence, worst
 from ...validation.report import Report, Row
 from ...validation.runner import Arrays
@@ -88,8 +89,10 @@ def _probe(runner: NNXRunner, folder: Path) -> list[Row]:
         if entry not in tapped:
             continue
         outputs, samples = runner.traced(entry, golden.case.inputs)
-        for name, want in golden.outputs.items():
-            rows.append(value_row(entry, case, name, outputs[name], want, golden.budgets[name]))
+        outputs = kept(runner.net.entry_points[entry], golden.case.inputs, outputs)
+        for spec in runner.net.entry_points[entry].outputs:
+            name, budget = spec.name, golden.budgets[spec.name]
+            rows.append(value_row(entry, case, spec, outputs[name], golden.outputs[name], budget))
         rows.append(_taps_row(entry, f"{case}, intermediate values", goldens.intermediates(entry).values, samples))
     return rows
 

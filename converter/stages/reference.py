@@ -4,6 +4,7 @@ Nothing of the conversion takes part: not the reader, not the rules, not the wei
 compared with these goldens is therefore compared with the network that was trained.
 """
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from ...validation import goldens, probe
 from ...validation.budget import measure
-from ...validation.cases import Case, cases, probe_cases, tap_case
+from ...validation.cases import Case, probe_cases, tap_case
 from ...validation.compare import Golden
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import EnvironmentFailure, GateError, InputError
@@ -53,8 +54,10 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     with run.stage("reference", reads(run, options)) as staged:
         original = family.reference(config, state)
         raw = list(Pack(run.path).cases({entry.name: entry for entry in entries})) if packed(run) else []
-        write_goldens(staged.out / GOLDENS, original, entries, options.static, raw, progress.note)
-        for problem in Goldens(staged.out / GOLDENS).problems(entries, cases):
+        draw = functools.partial(family.all_cases, config, weights=ledger.numbers)
+        drawn = {entry.name: draw(entry, static=options.static) for entry in entries}
+        write_goldens(staged.out / GOLDENS, original, entries, drawn, raw, progress.note)
+        for problem in Goldens(staged.out / GOLDENS).problems(entries, draw):
             raise GateError(f"reference: {problem}; the PyTorch original itself cannot be computed well enough")
         for name, exponents in family.probes(config).items():
             progress.note(name)
@@ -139,7 +142,7 @@ def write_goldens(
     out: Path,
     reference: "TorchReference",
     entries: tuple[EntryPoint, ...],
-    static: tuple[Mapping[str, int], ...] = (),
+    drawn: Mapping[str, Sequence[Case]],
     raw: Sequence[Case] = (),
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -154,15 +157,13 @@ def write_goldens(
         taps[entry.name] = _intermediates(small.inputs, *values)
     for entry in entries:
         base: dict[str, Golden] = {}
-        for case in [*cases(entry, static), *(case for case in raw if case.entry_point == entry.name)]:
+        for case in [*drawn[entry.name], *(case for case in raw if case.entry_point == entry.name)]:
             note(f"{entry.name}: {case.name}")
             if case.same_as:
-                other, rows = base[case.same_as[0]], list(case.same_as[1])
-                outputs = {name: array[rows] for name, array in other.outputs.items()}
-                base[case.name] = Golden(case, outputs, other.budgets)
+                base[case.name] = goldens.golden_rows(entry, case, base[case.same_as[0]])
             else:
-                inputs = case.inputs
-                base[case.name] = goldens.golden(case, exact.run(entry.name, inputs), reference.run(entry.name, inputs))
+                outputs = [each.run(entry.name, case.inputs) for each in (exact, reference)]
+                base[case.name] = goldens.golden(entry, case, *outputs)
         found += base.values()
     goldens.write(out, found, taps)
 
@@ -176,7 +177,7 @@ def write_probe(
     for entry in entries:
         (case,) = probe_cases(name, entry)
         outputs, values = zip(*(_traced(r, entry.name, case) for r in (exact, probed)), strict=True)
-        found.append(goldens.golden(case, *outputs))
+        found.append(goldens.golden(entry, case, *outputs))
         taps[entry.name] = _intermediates(case.inputs, *values)
     goldens.write(out, found, taps)
     (out / FACTORS).write_text(json.dumps(factors, indent=1, sort_keys=True) + "\n")
@@ -193,8 +194,7 @@ def _traced(reference: "TorchReference", entry: str, case: Case) -> tuple[Arrays
 
 def _spread(value: np.ndarray) -> np.ndarray:
     """Keep positions at equal distances."""
-    step = max(1, value.shape[1] // MEASURED) if value.ndim > 2 else 1
-    return value[:, ::step].copy()
+    return value[:, :: max(1, value.shape[1] // MEASURED)].copy() if value.ndim > 2 else value.copy()
 
 
 def _intermediates(inputs: Arrays, exact: Mapping[str, Value], float32: Mapping[str, Value]) -> goldens.Intermediates:
