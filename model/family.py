@@ -17,6 +17,7 @@ from ..validation.cases import Case, cases
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import InputError
 from ..validation.probe import Exponents
+from ..validation.procedure import Greedy
 
 if TYPE_CHECKING:
     from .network import Network
@@ -118,6 +119,7 @@ class Family:
         hugging_face: what Hugging Face's clients need; None for families that they do not know.
         probes: name -> what some leaves are multiplied by, see `validation/probe.py`.
         cases: inputs of the family's own, beside those that are drawn: what tells a mistake that no draw shows.
+        procedures: loops over entry points, such as greedy generation.
     """
 
     name: str
@@ -138,6 +140,7 @@ class Family:
     hugging_face: Callable[[Config], HuggingFace] | None = None
     probes: Callable[[Config], Mapping[str, Exponents]] = lambda config: {}
     cases: Callable[[Config], tuple[Case, ...]] = lambda config: ()
+    procedures: Callable[[Config], tuple[Greedy, ...]] = lambda config: ()
 
     def all_cases(
         self, config: Config, entry: EntryPoint, weights: int, static: Iterable[Mapping[str, int]] = ()

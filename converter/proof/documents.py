@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...validation import procedure
 from ...validation.cases import probe_cases
 from ...validation.errors import GateError
 from ...validation.goldens import Goldens
@@ -51,6 +52,9 @@ def golden_problems(run: RunDirectory) -> Iterator[str]:
     entries, weights = family.entry_points(config), Ledger.read(run.path / LEDGER).numbers
     draw = functools.partial(family.all_cases, config, weights=weights)
     yield from Goldens(run.path / GOLDENS).problems(entries, draw)
+    for greedy in family.procedures(config):
+        stored = procedure.read(run.path / GOLDENS, greedy)
+        yield from procedure.problems({entry.name: entry for entry in entries}, greedy, stored)
     for name in family.probes(config):
         folder = run.path / PROBES / folder_name(name)
         yield from Goldens(folder).problems(entries, functools.partial(probe_cases, name))

@@ -5,6 +5,7 @@ one of them right by a common mistake's inverse mends it, which and how.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from ..directory import RunDirectory
 from ..manifest import GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, network, probe_folders
 from ..options import Options
 from ..progress import Progress
+from ..proof.programs import procedure_rows
 from .common import require
 
 
@@ -37,7 +39,9 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     net, ledger = network(run.manifest()), Ledger.read(run.path / LEDGER)
     with run.stage("parity", reads(run, options)) as staged:
         with jax.default_matmul_precision("highest"):
-            report = judge(NNXRunner(net, WeightsFile(run.path / WEIGHTS_PATH)), run.path, ledger)
+            runner = NNXRunner(net, WeightsFile(run.path / WEIGHTS_PATH))
+            report = judge(runner, run.path, ledger)
+            report = replace(report, rows=(*report.rows, *procedure_rows(run, runner, compiles=True)))
         (staged.out / PARITY).parent.mkdir()
         (staged.out / PARITY).write_text(json.dumps(report.to_json(), indent=1) + "\n")
         progress.note(report.summary())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...validation import goldens, probe
+from ...validation import goldens, probe, procedure
 from ...validation.budget import measure
 from ...validation.cases import Case, probe_cases, tap_case
 from ...validation.compare import Golden
@@ -59,6 +59,13 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
         write_goldens(staged.out / GOLDENS, original, entries, drawn, raw, progress.note)
         for problem in Goldens(staged.out / GOLDENS).problems(entries, draw):
             raise GateError(f"reference: {problem}; the PyTorch original itself cannot be computed well enough")
+        for greedy in family.procedures(config):
+            progress.note(greedy.name)
+            named = {entry.name: entry for entry in entries}
+            generated = procedure.record(original.in_dtype("float64"), original, named, greedy)
+            for problem in procedure.problems(named, greedy, generated):
+                raise GateError(f"reference: {problem}")
+            procedure.write(staged.out / GOLDENS, greedy, generated)
         for name, exponents in family.probes(config).items():
             progress.note(name)
             factors = probe.factors(exponents, leaves)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...exporters.base import PROGRAMS, Exporter
+from ...exporters.precisions import FLOAT32
 from ...validation.errors import ConvertError, GateError
 from ...validation.goldens import Goldens
 from ...validation.report import Report, Row, junit
@@ -21,7 +22,7 @@ from ..pack import PREPROCESS, TOKENIZER
 from ..pack.replay import Pack, packed
 from ..progress import Progress
 from ..proof.documents import golden_problems
-from ..proof.programs import judge, more_rows, numbers, places, probe_rows
+from ..proof.programs import judge, more_rows, numbers, places, probe_rows, procedure_rows
 from ..proof.weights import rounding_rows, weight_rows
 from ..report import html as html_report
 
@@ -93,6 +94,8 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
     report = judge(exporter, runner, opened, goldens, exporter.precision)
     rows = [*rows, *report.rows, *probe_rows(exporter, opened, run.path)]
     rows += more_rows(run, exporter, opened, goldens)
+    if exporter.precision == FLOAT32 and not exporter.weights_only:
+        rows += procedure_rows(run, runner, exporter.compiles)
     return Report(report.runner, tuple(rows), tuple(places(exporter, opened, run.path, rows)))
 
 
