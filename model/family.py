@@ -7,15 +7,17 @@ import dataclasses
 import importlib
 import pkgutil
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..validation.cases import Case, cases
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import InputError
 from ..validation.probe import Exponents
+from ..validation.procedure import Greedy
 from .derived import rank_axis
 from .documents import JSON, Configured, Document, Given, Settled
 
@@ -214,6 +216,8 @@ class Family:
         anchor: a name that each checkpoint of the family has; what stands before it is a wrapper's prefix.
         documents: what upstream writes beside such a checkpoint, by place, as JSON.
         texts: what is done to raw texts before they are ids; None where nothing but each entry point's bound is known.
+        cases: inputs of the family's own, beside those that are drawn: what tells a mistake that no draw shows.
+        procedures: loops over entry points, such as greedy generation.
     """
 
     name: str
@@ -237,6 +241,15 @@ class Family:
     anchor: str = ""
     documents: Callable[[Config], Mapping[str, JSON]] = lambda config: {}
     texts: Callable[[Config], TextRules] | None = None
+    cases: Callable[[Config], tuple[Case, ...]] = lambda config: ()
+    procedures: Callable[[Config], tuple[Greedy, ...]] = lambda config: ()
+
+    def all_cases(
+        self, config: Config, entry: EntryPoint, weights: int, static: Iterable[Mapping[str, int]] = ()
+    ) -> list[Case]:
+        """Give every case of an entry point: those drawn for a network of so many numbers, and the family's own."""
+        own = [dataclasses.replace(case, stated=True) for case in self.cases(config) if case.entry_point == entry.name]
+        return [*cases(entry, static, weights=weights), *own]
 
 
 def families() -> dict[str, Family]:

@@ -12,6 +12,7 @@ from flax import nnx
 from jax import export
 from jax.extend.core import ClosedJaxpr
 
+from ..validation.dims import size
 from ..validation.entry_point import Axis, EntryPoint
 
 Weights = Mapping[str, jax.Array]
@@ -78,9 +79,9 @@ class Network:
         free = {name: axis for name, axis in entry.axes.items() if name not in (sizes or {})}
         scope = export.SymbolicScope(bounds(free))
         symbols = {name: export.symbolic_shape(name, scope=scope)[0] for name in free}
-        dims: dict[str, Any] = {**symbols, **(sizes or {})}
+        known: dict[str, Any] = {**symbols, **(sizes or {})}
         return tuple(
-            jax.ShapeDtypeStruct(tuple(dims[d] if isinstance(d, str) else d for d in spec.shape), jnp.dtype(spec.dtype))
+            jax.ShapeDtypeStruct(tuple(size(dim, known) for dim in spec.shape), jnp.dtype(spec.dtype))
             for spec in entry.inputs
         )
 
@@ -94,6 +95,13 @@ class Network:
         kept = jaxpr.replace(invars=[*weights.values(), *jaxpr.invars[len(self.leaves) :]], debug_info=None)
         specs = {name: self.leaves[name] for name in weights}
         return Traced(traced.jaxpr.replace(jaxpr=kept), specs, traced.out_info)
+
+    def unread(self) -> list[str]:
+        """Name the leaves that no entry point reads; traces no more of them than it must."""
+        left = set(self.leaves)
+        for name in sorted(self.entry_points, key=lambda name: -len(self.entry_points[name].inputs)):
+            left -= set(self.used_weights(name)) if left else set()
+        return sorted(left)
 
     @functools.cache  # noqa: B019 - a network lives as long as its process
     def used_weights(self, entry_point: str) -> tuple[str, ...]:

@@ -128,6 +128,9 @@ def test_half_precision_is_widened_without_loss_and_agrees(state, dtype, tmp_pat
     exact = reference.in_dtype("float64")
     entries = {entry.name: entry for entry in family.entry_points(config)[:1]}
     drawn = [case for entry in entries.values() for case in cases(entry) if not case.same_as]
-    goldens = [golden(c, exact.run(c.entry_point, c.inputs), reference.run(c.entry_point, c.inputs)) for c in drawn]
+    goldens = [
+        golden(entries[c.entry_point], c, exact.run(c.entry_point, c.inputs), reference.run(c.entry_point, c.inputs))
+        for c in drawn
+    ]
     report = compare(NNXRunner(network(run.manifest()), file), entries, goldens)
     assert report.passed, report.summary()

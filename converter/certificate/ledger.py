@@ -85,6 +85,11 @@ class Ledger:
         made = self.entries[name].made
         return f"{name} ({made.formula(self.axes)})" if made else name
 
+    @property
+    def numbers(self) -> int:
+        """Count the numbers of the network."""
+        return sum(math.prod(entry.shape) for entry in self.entries.values() if entry.status == "mapped")
+
     def leaf(self, name: str, tensor: np.ndarray) -> np.ndarray:
         """Turn a source tensor into its leaf: rearranged, in the type that it is stored as."""
         arranged = layout.parse(self.entries[name].layout).apply(tensor, self.axes)

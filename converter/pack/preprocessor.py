@@ -84,9 +84,11 @@ class Texts(Modality):
         """Pad rows of ids to the longest, or to `tokens` if that is more; give ids and mask, (batch, tokens) int32."""
         width = max([tokens, *map(len, rows)])
         ids = np.full((len(rows), width), self.rules["pad_id"], np.int32)
-        for row, text in zip(ids, rows, strict=True):
-            row[: len(text)] = text
         mask = np.arange(width) < np.array([len(row) for row in rows])[:, None]
+        if self.rules["padding"].startswith("before"):
+            mask = mask[:, ::-1]
+        for row, real, text in zip(ids, mask, rows, strict=True):
+            row[real] = text
         names = self.rules["inputs"]
         return {names["ids"]: ids, names["mask"]: mask.astype(np.int32)}
 
@@ -241,7 +243,7 @@ class Preprocessor:
             made.update(self._modality(name).inputs(entry.name, samples))
         if missing := {spec.name for spec in entry.inputs} - made.keys():
             raise InputError(f"{self.directory}: {entry.name} also takes {', '.join(sorted(missing))}")
-        return {spec.name: made[spec.name] for spec in entry.inputs}
+        return {spec.name: made[spec.name].astype(spec.dtype, copy=False) for spec in entry.inputs}
 
 
 def _plain(spec: TensorSpec) -> TensorSpec:

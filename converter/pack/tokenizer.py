@@ -80,7 +80,7 @@ def read(folder: Path, domain: TokenIds) -> "Tokenizer":
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= domain.vocab_size:
         raise Unusable(f"{path} gives ids up to {largest}, but the network knows {domain.vocab_size} tokens")
-    wanted, empty = [domain.first, domain.last], tokenizer.encode("").ids
+    wanted, empty = domain.empty, tokenizer.encode("").ids
     if empty != wanted:
         raise Unusable(f"{path} makes {empty} of the empty text, but the network's first and last tokens are {wanted}")
     if tokenizer.id_to_token(domain.pad) is None:

@@ -6,6 +6,7 @@ one of them right by a common mistake's inverse mends it, which and how.
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ...validation.cases import tapped_entries
 from ...validation.compare import compare, value_row
 from ...validation.errors import GateError
 from ...validation.goldens import Goldens
+from ...validation.kept import kept
 from ...validation.locate import Taps, first_divergence, worst
 from ...validation.report import Report, Row
 from ...validation.runner import Arrays
@@ -26,6 +28,7 @@ from ..directory import RunDirectory
 from ..manifest import GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, network, probe_folders
 from ..options import Options
 from ..progress import Progress
+from ..proof.programs import procedure_rows
 from .common import require
 
 
@@ -37,7 +40,9 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     net, ledger = network(run.manifest()), Ledger.read(run.path / LEDGER)
     with run.stage("parity", reads(run, options)) as staged:
         with jax.default_matmul_precision("highest"):
-            report = judge(NNXRunner(net, WeightsFile(run.path / WEIGHTS_PATH)), run.path, ledger)
+            runner = NNXRunner(net, WeightsFile(run.path / WEIGHTS_PATH))
+            report = judge(runner, run.path, ledger)
+            report = replace(report, rows=(*report.rows, *procedure_rows(run, runner, compiles=True)))
         (staged.out / PARITY).parent.mkdir()
         (staged.out / PARITY).write_text(json.dumps(report.to_json(), indent=1) + "\n")
         progress.note(report.summary())
@@ -91,8 +96,10 @@ def _probe(runner: NNXRunner, folder: Path) -> list[Row]:
         if entry not in tapped:
             continue
         outputs, samples = runner.traced(entry, golden.case.inputs)
-        for name, want in golden.outputs.items():
-            rows.append(value_row(entry, case, name, outputs[name], want, golden.budgets[name]))
+        outputs = kept(runner.net.entry_points[entry], golden.case.inputs, outputs)
+        for spec in runner.net.entry_points[entry].outputs:
+            name, budget = spec.name, golden.budgets[spec.name]
+            rows.append(value_row(entry, case, spec, outputs[name], golden.outputs[name], budget))
         wanted = _shared(goldens.intermediates(entry).values, samples)
         rows.append(_taps_row(entry, f"{case}, intermediate values", wanted, samples))
     return rows

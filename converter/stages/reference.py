@@ -5,6 +5,7 @@ weights file. What is compared with these goldens is therefore compared with the
 """
 
 import dataclasses
+import functools
 import json
 import pickle
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +16,9 @@ import numpy as np
 
 from ...model.derived import Factor
 from ...model.family import Family
-from ...validation import goldens, probe
+from ...validation import goldens, probe, procedure
 from ...validation.budget import measure
-from ...validation.cases import Case, cases, probe_cases, tap_case
+from ...validation.cases import Case, probe_cases, tap_case
 from ...validation.compare import Golden
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import EnvironmentFailure, GateError, InputError
@@ -60,9 +61,18 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
         reference.check(ledger.fillers)
         progress.note(reference.name)
         raw = list(Pack(run.path).cases({entry.name: entry for entry in entries})) if packed(run) else []
-        write_goldens(staged.out / GOLDENS, reference, mapped, entries, options.static, raw, progress.note)
-        for problem in Goldens(staged.out / GOLDENS).problems(entries, cases):
+        draw = functools.partial(family.all_cases, config, weights=ledger.numbers)
+        drawn = {entry.name: draw(entry, static=options.static) for entry in entries}
+        write_goldens(staged.out / GOLDENS, reference, mapped, entries, drawn, raw, progress.note)
+        for problem in Goldens(staged.out / GOLDENS).problems(entries, draw):
             raise GateError(f"reference: {problem}; the PyTorch original itself cannot be computed well enough")
+        for greedy in family.procedures(config):
+            progress.note(greedy.name)
+            named = {entry.name: entry for entry in entries}
+            generated = procedure.record(reference.in_dtype("float64"), reference, named, greedy)
+            for problem in procedure.problems(named, greedy, generated):
+                raise GateError(f"reference: {problem}")
+            procedure.write(staged.out / GOLDENS, greedy, generated)
         for name, exponents in family.probes(config).items():
             progress.note(name)
             factors = probe.factors(exponents, network(run.manifest()).leaves)
@@ -102,7 +112,7 @@ def end_to_end(
                 float32 = encode(texts)
             with exact.computing():
                 float64 = encode(texts)
-            found.append(goldens.golden(case, {output: float64}, {output: float32}))
+            found.append(goldens.golden(entries[case.entry_point], case, {output: float64}, {output: float32}))
             notes += [encode.note] if encode.note and encode.note not in notes else []
     goldens.write(out / END_TO_END, found, {})
     return {"judge": next(iter(encodes.values())).name, "notes": notes}
@@ -197,7 +207,7 @@ def write_goldens(
     reference: "Reference",
     leaves: Mapping[str, str],
     entries: tuple[EntryPoint, ...],
-    static: tuple[Mapping[str, int], ...] = (),
+    drawn: Mapping[str, Sequence[Case]],
     raw: Sequence[Case] = (),
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -212,15 +222,13 @@ def write_goldens(
         taps[entry.name] = _intermediates(small.inputs, *values)
     for entry in entries:
         base: dict[str, Golden] = {}
-        for case in [*cases(entry, static), *(case for case in raw if case.entry_point == entry.name)]:
+        for case in [*drawn[entry.name], *(case for case in raw if case.entry_point == entry.name)]:
             note(f"{entry.name}: {case.name}")
             if case.same_as:
-                other, rows = base[case.same_as[0]], list(case.same_as[1])
-                outputs = {name: array[rows] for name, array in other.outputs.items()}
-                base[case.name] = Golden(case, outputs, other.budgets)
+                base[case.name] = goldens.golden_rows(entry, case, base[case.same_as[0]])
             else:
-                inputs = case.inputs
-                base[case.name] = goldens.golden(case, exact.run(entry.name, inputs), reference.run(entry.name, inputs))
+                outputs = [each.run(entry.name, case.inputs) for each in (exact, reference)]
+                base[case.name] = goldens.golden(entry, case, *outputs)
         found += base.values()
     goldens.write(out, found, taps)
 
@@ -239,7 +247,7 @@ def write_probe(
     for entry in entries:
         (case,) = probe_cases(name, entry)
         outputs, values = zip(*(_traced(r, leaves, entry.name, case) for r in (exact, probed)), strict=True)
-        found.append(goldens.golden(case, *outputs))
+        found.append(goldens.golden(entry, case, *outputs))
         taps[entry.name] = _intermediates(case.inputs, *values)
     goldens.write(out, found, taps)
     (out / FACTORS).write_text(json.dumps(factors, indent=1, sort_keys=True) + "\n")
@@ -262,8 +270,7 @@ def _kept(value: np.ndarray) -> Value:
 
 def _spread(value: np.ndarray) -> np.ndarray:
     """Keep positions at equal distances."""
-    step = max(1, value.shape[1] // MEASURED) if value.ndim > 2 else 1
-    return value[:, ::step].copy()
+    return value[:, :: max(1, value.shape[1] // MEASURED)].copy() if value.ndim > 2 else value.copy()
 
 
 def _intermediates(inputs: Arrays, exact: Mapping[str, Value], float32: Mapping[str, Value]) -> goldens.Intermediates:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...exporters.base import PROGRAMS, Exporter
+from ...exporters.precisions import FLOAT32
 from ...validation.errors import ConvertError, GateError
 from ...validation.goldens import Goldens
 from ...validation.report import Report, Row, junit
@@ -21,7 +22,7 @@ from ..pack import PREPROCESS, TOKENIZER
 from ..pack.replay import Pack, packed
 from ..progress import Progress
 from ..proof.documents import golden_problems
-from ..proof.programs import judge, more_rows, numbers, places, probe_rows
+from ..proof.programs import judge, more_rows, numbers, places, probe_rows, procedure_rows
 from ..proof.verdicts import NOT_CHECKED, PREFIX, end_to_end_rows, verdicts
 from ..proof.weights import rounding_rows, weight_rows
 from ..report import html as html_report
@@ -96,11 +97,10 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
         rows = [*rows, *end_to_end_rows(run, exporter, runner, opened)]
     rows = [*rows, *report.rows, *probe_rows(exporter, opened, run.path)]
     rows += more_rows(run, exporter, opened, goldens)
-    return Report(
-        report.runner,
-        tuple(rows),
-        tuple(places(exporter, opened, run.path, [row for row in rows if not row.case.startswith(PREFIX)])),
-    )
+    if exporter.precision == FLOAT32 and not exporter.weights_only:
+        rows += procedure_rows(run, runner, exporter.compiles)
+    network_rows = [row for row in rows if not row.case.startswith(PREFIX)]
+    return Report(report.runner, tuple(rows), tuple(places(exporter, opened, run.path, network_rows)))
 
 
 def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:

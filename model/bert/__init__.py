@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...validation.entry_point import Axis, EntryPoint, PaddingMask, TensorSpec, TokenIds
+from ...validation.outputs import Embedding, States
 from ..family import Family, HuggingFace, Source
 from ..pipeline import documents as sentence_documents
 from ..pipeline import text_rules
@@ -34,7 +35,7 @@ def text_inputs(config: BertConfig) -> tuple[TensorSpec, TensorSpec]:
 
 def embeddings_output(config: BertConfig) -> tuple[TensorSpec]:
     """Describe the embeddings, (batch, width)."""
-    return (TensorSpec("embeddings", "float32", ("batch", config.hidden_size)),)
+    return (TensorSpec("embeddings", "float32", ("batch", config.hidden_size), kind=Embedding(config.normalize)),)
 
 
 def embeddings(config: BertConfig) -> Mapping[str, Any]:
@@ -45,7 +46,7 @@ def embeddings(config: BertConfig) -> Mapping[str, Any]:
 def encode_text(config: BertConfig) -> EntryPoint:
     """Describe the entry point that embeds texts."""
     axes = {"batch": Axis(), "tokens": Axis(1, config.max_tokens)}
-    return EntryPoint("encode_text", text_inputs(config), embeddings_output(config), axes)
+    return EntryPoint("encode_text", text_inputs(config), embeddings_output(config), axes, rows="batch")
 
 
 def _network(config: BertConfig) -> "Network":
@@ -83,8 +84,9 @@ def _hugging_face(config: BertConfig) -> HuggingFace:
 
     inputs = text_inputs(config)
     types = (TensorSpec("token_type_ids", "int32", ("batch", "tokens")),) if config.model_type == "bert" else ()
-    states = TensorSpec("last_hidden_state", "float32", ("batch", "tokens", config.hidden_size))
-    entry = EntryPoint("token_states", (*inputs, *types), (states,), encode_text(config).axes)
+    shape = ("batch", "tokens", config.hidden_size)
+    states = TensorSpec("last_hidden_state", "float32", shape, kind=States("attention_mask"))
+    entry = EntryPoint("token_states", (*inputs, *types), (states,), encode_text(config).axes, rows="batch")
     return HuggingFace(documents(config), Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
 
 

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 def _entry_points(config: VisualizedBGEConfig) -> tuple[EntryPoint, ...]:
     size, channels = config.vision.image_size, config.vision.channels
-    images = TensorSpec("images", "float32", ("batch", size, size, channels), Pixels(MEAN, STD))
+    images = TensorSpec(
+        "images", "float32", ("batch", size, size, channels), Pixels(MEAN, STD, config.vision.patch_size)
+    )
     output = embeddings_output(config.text)
     fused = {"batch": Axis(), "tokens": Axis(1, config.max_fused_tokens)}
     return (
         encode_text(config.text),
-        EntryPoint("encode_image", (images,), output, {"batch": Axis()}),
-        EntryPoint("encode_multimodal", (images, *text_inputs(config.text)), output, fused),
+        EntryPoint("encode_image", (images,), output, {"batch": Axis()}, rows="batch"),
+        EntryPoint("encode_multimodal", (images, *text_inputs(config.text)), output, fused, rows="batch"),
     )
 
 
