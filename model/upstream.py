@@ -235,6 +235,7 @@ class SentenceEncoder:
         if not (folder / "tokenizer.json").is_file():
             return ""
         rebuilt, exact = self.model.tokenizer, transformers(0).PreTrainedTokenizerFast.from_pretrained(str(folder))
+        exact.model_max_length = rebuilt.model_max_length  # where sentence-transformers keeps its own limit
         holder = self.model[0] if hasattr(self.model[0], "processor") else self.model
         setattr(holder, "processor" if hasattr(holder, "processor") else "tokenizer", exact)
         odd = [text for text in TELLING if rebuilt(text)["input_ids"] != exact(text)["input_ids"]]
