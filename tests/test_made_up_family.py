@@ -169,7 +169,11 @@ def test_the_whole_pipeline(made_up, tmp_path):
     assert set(manifest["verdicts"].values()) == {"pass"}
     stated = manifest["entry_points"]["compare"]
     assert (stated["rows"], stated["outputs"][0]["kind"]) == (None, {"is": "scores"})
-    assert json.loads((run / "preprocess.json").read_text())["embeddings"] is None
+    rules = json.loads((run / "preprocess.json").read_text())
+    assert rules["embeddings"] is None
+    assert rules["texts"]["max_tokens"]["prefill"] == 30
+    assert rules["texts"]["padding"] == "before the text, to the longest of the batch"
+    assert (rules["texts"]["first_id"], rules["texts"]["last_id"]) == (None, None)
 
     reports = json.loads((run / "reports/validate.json").read_text())
     for name in ("onnx", "stablehlo", "saved_model"):
