@@ -129,8 +129,9 @@ def _signatures(artifact: Artifact) -> dict[str, EntryPoint]:
     found = {}
     for name, program in artifact.programs.items():
         entry = artifact.entry_points[name]
-        inputs = tuple(TensorSpec(given, "int32", ("batch", "tokens")) for given in program["inputs"])
-        states = TensorSpec("last_hidden_state", "float32", ("batch", "tokens", entry.outputs[0].shape[-1]))
+        shape = entry.inputs[0].shape
+        inputs = tuple(TensorSpec(given, "int32", shape) for given in program["inputs"])
+        states = TensorSpec("last_hidden_state", "float32", (*shape, entry.outputs[0].shape[-1]))
         found[name] = dataclasses.replace(entry, inputs=inputs, outputs=(states,))
     return found
 

@@ -489,7 +489,7 @@ def embedded(pack, reference, entries):
     """The raw pictures' golden, from the original in float64 and float32."""
     case = next(case for case in pack.cases(entries) if case.entry_point == "encode_image")
     exact = reference.in_dtype("float64").run("encode_image", case.inputs)
-    return goldens.golden(case, exact, reference.run("encode_image", case.inputs))
+    return goldens.golden(entries["encode_image"], case, exact, reference.run("encode_image", case.inputs))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -7,13 +7,14 @@ import pytest
 
 from bgevis.validation import cases as drawing
 from bgevis.validation import dims, domains, outputs
-from bgevis.validation.budget import distance, largest
+from bgevis.validation.budget import Budget, distance, largest
 from bgevis.validation.cases import Case, cases, neighbour_batches, tap_case
 from bgevis.validation.compare import compare
 from bgevis.validation.domains import Draft, RandomMask
 from bgevis.validation.entry_point import Axis, EntryPoint, TensorSpec, first_embedding
 from bgevis.validation.goldens import Goldens, golden, golden_rows, write
 from bgevis.validation.kept import POSITIONS, kept
+from bgevis.validation.locate import worst
 from bgevis.validation.rounded import Floors, compare_rounded
 
 RNG = np.random.default_rng(0)
@@ -417,6 +418,13 @@ def test_in_smaller_numbers_outputs_that_are_no_vectors_are_held_to_what_roundin
     for wrong in (Rounded(0.01, 0.2), Rounded(0.01, wrong=1.0), Rounded(0.01, wrong=np.nan)):
         assert not report(wrong).passed
     assert any("error of int4" in row.case and not row.passed for row in report(Rounded(0.01, 0.5)).failures)
+
+
+def test_a_value_that_is_nothing_but_zeros_allows_nothing_and_is_not_the_worst():
+    wanted = {"zeros": (np.zeros(2), Budget(0.0, 0.0)), "ones": (np.ones(2), Budget(1e-7, 1.0))}
+    got = {"zeros": np.zeros(2), "ones": np.ones(2) + 1e-7}
+    assert worst(wanted, got).module == "ones"
+    assert worst({"zeros": wanted["zeros"]}, got).error == 0
 
 
 def test_what_is_not_compared_stays_whole():

@@ -35,7 +35,7 @@ INPUTS = "inputs/"
 def sample(tap: np.ndarray) -> np.ndarray:
     """Keep the first row's first, second, middle and last position of an intermediate value, flattened to channels."""
     if tap.ndim < 3:
-        return np.ascontiguousarray(tap)
+        return np.asarray(tap, order="C")
     tokens = tap.shape[1]
     keep = sorted({0, min(1, tokens - 1), tokens // 2, tokens - 1})[:POSITIONS]
     return np.ascontiguousarray(tap[:1, keep]).reshape(len(keep), -1)
@@ -67,7 +67,7 @@ def write(folder: Path, goldens: Iterable[Golden], taps: Mapping[str, Intermedia
             arrays |= {f"{golden.case.name}/inputs/{k}": v for k, v in golden.case.inputs.items()}
             arrays |= {f"{golden.case.name}/outputs/{k}": v for k, v in golden.outputs.items()}
             arrays |= {f"{golden.case.name}/positions/{k}": v for k, v in golden.positions.items()}
-        _save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / f"{entry}.safetensors")
+        _save({k: np.asarray(v, order="C") for k, v in arrays.items()}, folder / f"{entry}.safetensors")
         index[entry] = {"cases": {g.case.name: _described(g) for g in several}}
     for entry, traced in taps.items():
         arrays = {INPUTS + name: array for name, array in traced.inputs.items()}

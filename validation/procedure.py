@@ -188,7 +188,7 @@ def write(folder: Path, greedy: Greedy, generated: Generated) -> None:
     arrays = {INPUTS + name: array for name, array in generated.inputs.items()}
     arrays |= {"ids": generated.ids.astype(np.int64), "margins": generated.margins}
     (folder / FOLDER).mkdir(exist_ok=True)
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     (folder / FOLDER / f"{greedy.name}.safetensors").write_bytes(save(contiguous))
 
 
