@@ -23,6 +23,7 @@ from .documents import JSON, Configured, Document, Given, Settled
 
 if TYPE_CHECKING:
     from .network import Network
+    from .parts import Part
     from .reference import Encode, Original, Reference
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -200,18 +201,14 @@ class Family:
         configure: sizes from shapes, the rest from documents, the command line or published sizes; raises InputError
             naming the field that is stated nowhere, wrongly, or in a way that the network does not compute.
         config: the configuration's class.
-        rules: checkpoint name -> leaf.
-        axes: sizes of the axes that the rules' layouts name.
+        part: what is declared about names in the checkpoint and in the model: rules, shapes, probes.
         entry_points: what can be called.
         network: the NNX model behind the entry points.
         reference: the PyTorch original: upstream's own classes where they can be installed, see `upstream.py`.
         sizes: published sizes by name, and a tiny one.
-        layout: names and shapes of the upstream checkpoint, as `fixture` writes it.
-        constants: tensors that are computed rather than trained (rotary tables), by name in the upstream checkpoint.
         images: how pictures become the input, as preprocess.json states it (docs/pack.md); None for families without.
         embeddings: what the outputs are: {"pooling": "cls", "normalize": True}, for preprocess.json.
         hugging_face: what Hugging Face's clients need; None for families that they do not know.
-        probes: name -> what some leaves are multiplied by, see `validation/probe.py`.
         encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
         anchor: a name that each checkpoint of the family has; what stands before it is a wrapper's prefix.
         documents: what upstream writes beside such a checkpoint, by place, as JSON.
@@ -225,18 +222,14 @@ class Family:
     recognise: Callable[[Source], str]
     configure: Callable[[Source], Configured]
     config: type
-    rules: Callable[[Config], Rules]
-    axes: Callable[[Config], Mapping[str, int]]
+    part: Callable[[Config], "Part"]
     entry_points: Callable[[Config], tuple[EntryPoint, ...]]
     network: Callable[[Config], "Network"]
     reference: Callable[[Config, "Original"], "Reference"]
     sizes: Mapping[str, Config]
-    layout: Callable[[Config], Shapes]
-    constants: Callable[[Config], Mapping[str, np.ndarray]] = lambda config: {}
     images: Callable[[Config], Mapping[str, Any]] | None = None
     embeddings: Callable[[Config], Mapping[str, Any]] = lambda config: {}
     hugging_face: Callable[[Config], HuggingFace] | None = None
-    probes: Callable[[Config], Mapping[str, Exponents]] = lambda config: {}
     encode: Callable[[Config, "Original", "Reference"], Mapping[str, "Encode"]] | None = None
     anchor: str = ""
     documents: Callable[[Config], Mapping[str, JSON]] = lambda config: {}
@@ -250,6 +243,26 @@ class Family:
         """Give every case of an entry point: those drawn for a network of so many numbers, and the family's own."""
         own = [dataclasses.replace(case, stated=True) for case in self.cases(config) if case.entry_point == entry.name]
         return [*cases(entry, static, weights=weights), *own]
+
+    def rules(self, config: Config) -> Rules:
+        """Give what becomes of each checkpoint name."""
+        return self.part(config).rules
+
+    def axis_sizes(self, config: Config) -> Mapping[str, int]:
+        """Give the sizes of the axes that the rules' layouts name."""
+        return self.part(config).axis_sizes
+
+    def checkpoint_shapes(self, config: Config) -> Shapes:
+        """Give names and shapes of the upstream checkpoint, as `fixture` writes it."""
+        return self.part(config).checkpoint_shapes
+
+    def constants(self, config: Config) -> Mapping[str, np.ndarray]:
+        """Give the tensors that are computed rather than trained, by checkpoint name."""
+        return self.part(config).constants
+
+    def probes(self, config: Config) -> Mapping[str, Exponents]:
+        """Give the probes."""
+        return self.part(config).probes
 
 
 def families() -> dict[str, Family]:

@@ -19,7 +19,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     unread = [f"parameter {leaf}: no entry point reads it: drop it or add an entry point" for leaf in net.unread()]
     stored = manifest["stored"]["dtype"]
     problems = (*found.problems, *unread)
-    ledger = Ledger(family.name, family.axes(config), found.entries, problems, stored=stored)
+    ledger = Ledger(family.name, family.axis_sizes(config), found.entries, problems, stored=stored)
     run.forget(["verify"])  # it had completed the ledger that is replaced now
     with run.stage("remap", reads(run, options)) as staged:
         (staged.out / LEDGER).write_text(ledger.to_json())

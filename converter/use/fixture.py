@@ -1,5 +1,6 @@
 """Seeded checkpoints in the upstream layout, so that everything can be tried and measured without a download."""
 
+import fnmatch
 import json
 import math
 from collections.abc import Mapping
@@ -29,10 +30,12 @@ def write_fixture(family_name: str, size: str, seed: int, dtype: str, out: Path)
         raise InputError(f"{family_name} has no size {size!r} (sizes: {', '.join(family.sizes)})")
     config = family.sizes[size]
     documents = missing(out.parent, family.documents(config))
-    constants = family.constants(config)
+    part = family.part(config)
     arrays = {
-        name: constants[name] if name in constants else draw(name, shape, seed).astype(numpy_dtype(dtype))
-        for name, shape in family.layout(config).items()
+        name: part.constants[name]
+        if name in part.constants
+        else draw(name, shape, seed, part.draws).astype(numpy_dtype(dtype))
+        for name, shape in part.checkpoint_shapes.items()
     }
     aside = out.with_name(f".{out.name}.part")
     try:
@@ -61,19 +64,16 @@ def missing(folder: Path, documents: Mapping[str, JSON]) -> dict[Path, str]:
     return {file: text for file, text in texts.items() if not file.exists()}
 
 
-def draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+def draw(name: str, shape: tuple[int, ...], seed: int, stated: Mapping[str, tuple[float, float]]) -> np.ndarray:
     """Draw one tensor, the same on every machine; every kind of parameter gets values that show when it is lost.
 
-    Matrices N(0, 1/sqrt(inputs)), norms 1 + 0.15 N, biases and offsets 0.1 N, tables 0.06 N, positions 0.3 N.
+    What the family states has its mean and deviation; else norms are 1 + 0.15 N, biases 0.1 N, and matrices
+    N(0, 1/sqrt(inputs)).
     """
-    rng = np.random.default_rng([seed, *name.encode()])
-    noise = rng.standard_normal(shape, np.float32)
-    if name.endswith("logit_scale"):
-        return np.full(shape, math.log(100), np.float32)
-    if "embeddings.weight" in name or (len(shape) == 2 and "embed" in name):
-        return noise * np.float32(0.06)
-    if name.endswith(("cls_token", "pos_embed")):
-        return noise * np.float32(0.3)
+    noise = np.random.default_rng([seed, *name.encode()]).standard_normal(shape, np.float32)
+    for pattern, (mean, deviation) in stated.items():
+        if fnmatch.fnmatchcase(name, pattern):
+            return np.asarray(noise * np.float32(deviation) + np.float32(mean))
     if len(shape) == 1:
         is_scale = name.endswith("weight")
         return noise * np.float32(0.15) + 1 if is_scale else noise * np.float32(0.1)

@@ -8,7 +8,7 @@ from ...validation.outputs import Embedding, States
 from ..family import Family, HuggingFace, Source
 from ..pipeline import documents as sentence_documents
 from ..pipeline import text_rules
-from . import probes, rules
+from . import rules
 from .config import CONFIG, SIZES, BertConfig, configure
 
 if TYPE_CHECKING:
@@ -126,42 +126,19 @@ def _encode(config: BertConfig, original: "Original", reference: "Reference") ->
     return {"encode_text": upstream.SentenceEncoder(original, encoder, modules)}
 
 
-def text_layout(config: BertConfig, embeddings: str, encoder: str, pooler: str) -> dict[str, tuple[int, ...]]:
-    """Give names and shapes as Hugging Face's BertModel stores them, in its order, under the given prefixes."""
-    width, inner = config.hidden_size, config.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{embeddings}word_embeddings.weight": (config.vocab_size, width),
-        f"{embeddings}position_embeddings.weight": (config.max_position_embeddings, width),
-        f"{embeddings}token_type_embeddings.weight": (config.type_vocab_size, width),
-        f"{embeddings}LayerNorm.weight": (width,),
-        f"{embeddings}LayerNorm.bias": (width,),
-    }
-    dense: dict[str, tuple[int, ...]] = {f"attention.self.{p}": (width, width) for p in ("query", "key", "value")}
-    dense |= {"attention.output.dense": (width, width), "attention.output.LayerNorm": ()}
-    dense |= {"intermediate.dense": (inner, width), "output.dense": (width, inner), "output.LayerNorm": ()}
-    for i in range(config.num_hidden_layers):
-        for name, shape in dense.items():
-            shapes[f"{encoder}layer.{i}.{name}.weight"] = shape or (width,)
-            shapes[f"{encoder}layer.{i}.{name}.bias"] = (shape[0] if shape else width,)
-    return shapes | {f"{pooler}dense.weight": (width, width), f"{pooler}dense.bias": (width,)}
-
-
 FAMILY = Family(
     name="bert",
     summary="BERT and XLM-RoBERTa sentence encoders: BGE small/base/large, bge-m3 (dense), MiniLM, any of the kind",
     recognise=_recognise,
     configure=configure,
     config=BertConfig,
-    rules=rules.rules,
-    axes=rules.axes,
+    part=rules.whole,
     entry_points=lambda config: (encode_text(config),),
     network=_network,
     reference=_reference,
     sizes=SIZES,
-    layout=lambda config: text_layout(config, "embeddings.", "encoder.", "pooler."),
     embeddings=embeddings,
     hugging_face=_hugging_face,
-    probes=probes.probes,
     encode=_encode,
     anchor=ANCHOR,
     documents=documents,

@@ -172,9 +172,9 @@ class BGEVisualized(nnx.Module):
         with scope("image_embeddings"):
             image = tapped("norm", embeddings.norm, projected + table[1 : patches + 1])
         with scope("text"):
-            positions = jnp.concatenate([table[:1], table[patches + 1 : patches + input_ids.shape[1]]])
+            rows = jnp.concatenate([table[:1], table[patches + 1 : patches + input_ids.shape[1]]])
             with scope("embeddings"):
-                text = embeddings.embed(input_ids, positions)
+                text = embeddings.embed(input_ids, tap("position", rows[None]))
             # The mask's first `patches` ones stand for the image although [CLS] comes first in the sequence:
             # that is how the network was trained, and the same as long as [CLS] counts.
             ones = jnp.ones((images.shape[0], patches), attention_mask.dtype)

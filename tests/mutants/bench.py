@@ -138,7 +138,7 @@ class Bench:
             found = assign(self.checkpoint.tensors, rules, self.shapes)
         except KeyError:  # the target has a number that the source does not give
             return "remap: raises KeyError"
-        ledger = Ledger(self.family.name, self.family.axes(self.config), found.entries, found.problems)
+        ledger = Ledger(self.family.name, self.family.axis_sizes(self.config), found.entries, found.problems)
         if ledger.problems:
             return "remap"
         ledger = check.verify(ledger, self.checkpoint, self.family, self.config, self.shapes)
