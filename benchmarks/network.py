@@ -59,6 +59,28 @@ def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> 
     return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
+class Unset:
+    """A layer that waits for the checkpoint.
+
+    Drawing its first weights without memory would import PyTorch's compiler: seconds that would count as loading.
+    """
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Linear(Unset, nn.Linear):
+    pass
+
+
+class Embedding(Unset, nn.Embedding):
+    pass
+
+
+class Conv2d(Unset, nn.Conv2d):
+    pass
+
+
 class Heads(nn.Module):
     """Attention between projections."""
 
@@ -78,9 +100,9 @@ class Heads(nn.Module):
 class Embeddings(nn.Module):
     def __init__(self, config: BertConfig):
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.config = config
 
@@ -101,7 +123,7 @@ class SelfAttention(Heads):
     def __init__(self, config: BertConfig, attend: Attend):
         width = config.hidden_size
         super().__init__(width, config.num_attention_heads, attend)
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.query, self.key, self.value = (Linear(width, width) for _ in range(3))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         q, k, v = (self.split(project(x)) for project in (self.query, self.key, self.value))
@@ -111,7 +133,7 @@ class SelfAttention(Heads):
 class Output(nn.Module):
     def __init__(self, inputs: int, config: BertConfig):
         super().__init__()
-        self.dense = nn.Linear(inputs, config.hidden_size)
+        self.dense = Linear(inputs, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -123,7 +145,7 @@ class Layer(nn.Module):
         super().__init__()
         output = Output(config.hidden_size, config)
         self.attention = nn.ModuleDict({"self": SelfAttention(config, attend), "output": output})
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.intermediate_size)})
+        self.intermediate = nn.ModuleDict({"dense": Linear(config.hidden_size, config.intermediate_size)})
         self.output = Output(config.intermediate_size, config)
         self.activation = getattr(functional, config.hidden_act)
 
@@ -179,9 +201,9 @@ class Attention(Heads):
         width = config.width
         super().__init__(width, config.heads, attend)
         self.q_bias, self.v_bias = (nn.Parameter(torch.empty(width)) for _ in range(2))
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width, bias=False) for _ in range(3))
+        self.q_proj, self.k_proj, self.v_proj = (Linear(width, width, bias=False) for _ in range(3))
         self.inner_attn_ln = nn.LayerNorm(width, config.layer_norm_eps)
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
         self.rope = Rope(config)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -194,9 +216,9 @@ class Attention(Heads):
 class SwiGLU(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.w1, self.w2 = (nn.Linear(config.width, config.mlp_width) for _ in range(2))
+        self.w1, self.w2 = (Linear(config.width, config.mlp_width) for _ in range(2))
         self.ffn_ln = nn.LayerNorm(config.mlp_width, config.layer_norm_eps)
-        self.w3 = nn.Linear(config.mlp_width, config.width)
+        self.w3 = Linear(config.mlp_width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w3(self.ffn_ln(functional.silu(self.w1(x)) * self.w2(x)))
@@ -219,7 +241,7 @@ class Tower(nn.Module):
         super().__init__()
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.empty(1, config.patches + 1, config.width))
-        convolution = nn.Conv2d(config.channels, config.width, config.patch_size, config.patch_size)
+        convolution = Conv2d(config.channels, config.width, config.patch_size, config.patch_size)
         self.patch_embed = nn.ModuleDict({"proj": convolution})
         self.blocks = nn.ModuleList([Block(config, attend) for _ in range(config.layers)])
 
@@ -238,7 +260,7 @@ class VisualizedBGE(nn.Module):
         self.bge_encoder = Encoder(config.text, attend)
         self.bge_embeddings = Embeddings(config.text)
         self.model_visual = nn.ModuleDict({"visual": Tower(config.vision, attend)})
-        self.visual_proj = nn.Linear(config.text.hidden_size, config.text.hidden_size)
+        self.visual_proj = Linear(config.text.hidden_size, config.text.hidden_size)
         self.config = config
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -65,6 +65,13 @@ def test_what_peers_are_given_is_the_network(variant, attend, monkeypatch):
             np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6, err_msg=f"{entry.name}, {case.name}")
 
 
+def test_loading_what_peers_are_given_imports_no_compiler(build):
+    write_fixture("bert", "tiny", 5, "float32", Model("bert", "tiny").checkpoint)
+    said = "import sys; from benchmarks.network import *; load(Model('bert', 'tiny'), spelled_out)"
+    command = [sys.executable, "-c", f"{said}; print('torch._dynamo' in sys.modules)"]
+    assert subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout == "False\n"
+
+
 def test_what_is_current_is_not_made_again(build):
     model = Model("bert", "tiny")
     made = []
