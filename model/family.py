@@ -206,7 +206,8 @@ class Family:
         network: the NNX model behind the entry points.
         reference: the PyTorch original: upstream's own classes where they can be installed, see `upstream.py`.
         sizes: published sizes by name, and a tiny one.
-        images: how pictures become the input, as preprocess.json states it (docs/pack.md); None for families without.
+        images: how pictures become the input, as preprocess.json states it (docs/pack.md), or that nobody says and
+            why; None for families without pictures.
         embeddings: what the outputs are: {"pooling": "cls", "normalize": True}, for preprocess.json.
         hugging_face: what Hugging Face's clients need; None for families that they do not know.
         encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
