@@ -14,6 +14,8 @@ from ..validation.errors import InputError
 JSON = Any
 """What a JSON file can hold: None, bool, int, float, str, list, dict."""
 
+Number = int | float
+
 REQUIRED: Any = object()
 """In place of a default: the field must be there."""
 
@@ -99,8 +101,8 @@ class Document:
         default: JSON = REQUIRED,
         *,
         choices: Sequence[JSON] | None = None,
-        low: float | None = None,
-        high: float | None = None,
+        low: Number | None = None,
+        high: Number | None = None,
     ) -> JSON:
         """Give a field's value, checked, and note that it is used; null counts as silence where silence means None.
 
@@ -204,8 +206,8 @@ class Expected:
 
     kind: type
     choices: Sequence[JSON] | None = None
-    low: float | None = None
-    high: float | None = None
+    low: Number | None = None
+    high: Number | None = None
 
     def checked(self, value: JSON, what: str) -> JSON:
         """Give the value, as a float where one is asked for.
@@ -294,8 +296,8 @@ class Settled:
         otherwise: tuple[JSON, str] | None = None,
         advice: str = "",
         choices: Sequence[JSON] | None = None,
-        low: float | None = None,
-        high: float | None = None,
+        low: Number | None = None,
+        high: Number | None = None,
     ) -> JSON:
         """Settle a field: as the command line says, else the first document that states it, else `otherwise`.
 

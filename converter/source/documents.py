@@ -1,10 +1,11 @@
 """The JSON documents of a checkpoint's folder and its tokenizer: found by place, read strictly, judged elsewhere."""
 
+import contextlib
 import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -115,7 +116,10 @@ def read_documents(
     for place in _modules(contents.get(MODULES), files[MODULES], folder):
         if place not in contents:
             read(place, files[MODULES].parent / place)
-    found = _tokens(tokenizer or folder, digests, named=tokenizer is not None) if tokens else None
+    found = None
+    with contextlib.suppress(*([] if tokens else [InputError])):  # of one that is not wanted no fault matters
+        found = _tokens(tokenizer or folder, digests, named=tokenizer is not None)
+    found = replace(found, wanted=tokens) if found else None
     by_document = _ignored(ignored, contents)
     documents = {p: Document(p, str(files[p]), content, by_document.get(p, ())) for p, content in contents.items()}
     return Found(documents, found, digests, tuple(passed))
@@ -259,8 +263,9 @@ def _words(data: bytes, path: Path) -> dict[str, int]:
 def _ids(document: Mapping[str, Any], path: Path) -> dict[str, int]:
     """Give the id of every token of a tokenizer.json."""
     model = document.get("model")
-    words = model.get("vocab") if isinstance(model, dict) else None
-    added = document.get("added_tokens", [])
+    if not isinstance(model, dict):
+        raise InputError(f"{path} is no tokenizer: it has no model")
+    words, added = model.get("vocab"), document.get("added_tokens", [])
     try:
         found = dict(words) if isinstance(words, dict) else {word: i for i, (word, _) in enumerate(words or [])}
         found |= {token["content"]: token["id"] for token in added or []}
