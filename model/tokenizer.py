@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..validation.errors import InputError
-from .documents import JSON, Document, Harmless, Only, shown
+from .documents import JSON, USED, Document, Harmless, Only, shown
 from .family import Source, Tokens
 
 SETTINGS = "tokenizer_config.json"
@@ -200,7 +200,7 @@ def _text(document: Document, field: str) -> str | None:
         document.note(field, "null: not stated")
         return None
     if isinstance(document.fields[field], dict):
-        part = document.part(field)
+        part = document.part(field, listed=False)
         part.accept(dict.fromkeys(part.fields.keys() - {"content"}, _FOUND))
         return str(part.take("content", str))
     return str(document.take(field, str))
@@ -214,12 +214,12 @@ def _added(source: Source) -> Iterator[tuple[Document, str, int | None]]:
     if settings := source.document(SETTINGS):
         for field in ("additional_special_tokens", "extra_special_tokens"):
             listed = settings.fields.get(field) or []
-            settings.note(field, "used")
+            settings.note(field, USED)
             for token in (
                 listed.values() if isinstance(listed, dict) else listed if isinstance(listed, list) else [listed]
             ):
                 yield settings, str(token.get("content") if isinstance(token, dict) else token), None
-        decoder = settings.part("added_tokens_decoder")
+        decoder = settings.part("added_tokens_decoder", listed=False)
         for number in decoder.fields:
             token = decoder.part(number)
             token.accept(dict.fromkeys(token.fields.keys() - {"content"}, _FOUND))

@@ -110,6 +110,10 @@ def read_documents(
         place = _place(path, _json(data, path))
         read(place, path)
         passed.append(place)
+    if MODULES not in contents:
+        read(MODULES, files[MODULES])
+    if isinstance(contents.get(MODULES), list) and POOLING not in contents:
+        del files[POOLING]  # it says where the pooling is, here or elsewhere
     for place, path in list(files.items()):
         if place not in contents:
             read(place, path)
@@ -142,10 +146,11 @@ def _bytes(path: Path) -> bytes | None:
         raise EnvironmentFailure(f"{path}: no permission to read it; change its mode or run as its owner") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); a regular file is expected") from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise InputError(f"{path} is no regular file; remove it, or put the document in its place")
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is no regular file; remove it, or put the document in its place")
         if status.st_size > LARGEST:
             raise InputError(f"{path} has {status.st_size} bytes, expected at most {LARGEST} of such a file")
         return file.read(LARGEST + 1)

@@ -204,16 +204,15 @@ def configure(source: Source) -> Configured:
         InputError: a field contradicts the shapes, is not computed here, or is stated nowhere.
     """
     settled = source.settled()
-    model_type = settle_network(settled, source, "embeddings.", "encoder.")
+    settle_network(settled, source, "embeddings.", "encoder.")
     config = BertConfig(**settled.values)
-    settle_tokenizer(source, f"{CLASSES[model_type]}Tokenizer")
     settle_pooling(settled, source, config.hidden_size)
     settle_texts(settled, source, config.max_tokens, left_padding=config.model_type != "bert")
     return Configured(BertConfig(**settled.values), settled.origins)
 
 
-def settle_network(settled: Settled, source: Source, embeddings: str, encoder: str) -> str:
-    """Settle what the network computes; give the model_type as transformers knows it.
+def settle_network(settled: Settled, source: Source, embeddings: str, encoder: str) -> None:
+    """Settle what the network computes and which ids it knows.
 
     Sizes are the shapes'. The rest is config.json's, or transformers' default where that is silent; without a
     config.json, that of the published size with these shapes.
@@ -230,6 +229,7 @@ def settle_network(settled: Settled, source: Source, embeddings: str, encoder: s
                 f"({origin})"
             )
     model_type, origin, silent = _model_type(source, document, settled)
+    settle_tokenizer(source, f"{CLASSES[model_type]}Tokenizer")
     roberta = model_type != "bert"
     settled.values["model_type"], settled.origins["model_type"] = "xlm-roberta" if roberta else "bert", origin
 
@@ -271,7 +271,6 @@ def settle_network(settled: Settled, source: Source, embeddings: str, encoder: s
         )
     if document:
         document.accept(CONFIG_HARMLESS)
-    return model_type
 
 
 Silent = Any
