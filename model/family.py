@@ -148,12 +148,14 @@ class Tokens:
         origin: its path.
         ids: of every token, by its text.
         normalizer: tokenizer.json's.
+        wanted: whether it is to become part of the pack; if not, only ids of special tokens are taken from it.
     """
 
     name: str
     origin: str
     ids: Mapping[str, int]
     normalizer: JSON = None
+    wanted: bool = True
 
 
 @dataclass(frozen=True)

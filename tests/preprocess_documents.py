@@ -94,7 +94,9 @@ LEGAL: dict[str, dict[str, Any]] = {
         pooling="last token",
         similarity="euclidean",
     ),
-    "only a last token": document(None, TEXTS | {"first_id": None, "truncation": WORDS["truncation"][1]}, similarity="manhattan"),
+    "only a last token": document(
+        None, TEXTS | {"first_id": None, "truncation": WORDS["truncation"][1]}, similarity="manhattan"
+    ),
     "no embeddings": document(None) | {"embeddings": None},
     "no embeddings, but pictures": document([CROP, COLOUR]) | {"embeddings": None},
     "pictures that nobody states": document(None) | {"images": {"input": "images", "missing": "no document says"}},
