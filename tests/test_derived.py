@@ -26,6 +26,7 @@ from bgevis.converter.manifest import WEIGHTS_PATH, artifact, network
 from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
 from bgevis.converter.proof.weights import weight_rows
+from bgevis.converter.report import html
 from bgevis.converter.report.inspection import explain, tell
 from bgevis.converter.stages import build, export, load, remap, verify
 from bgevis.converter.use.restore import restore
@@ -444,6 +445,14 @@ def test_why_answers_for_ingredients_derived_tensors_and_leaves(exported):
     assert "part 2 of 3 of blocks.1.attn.in_proj_weight (n e): 8 to 12 of 16 along n" in tell(
         explain(folder, "blocks.1.k.kernel")
     )
+
+
+def test_the_report_counts_each_tensor_once_and_says_what_it_gives(exported):
+    ledger = Ledger.read(exported.path / "ledger.json")
+    page = html.render(exported.manifest(), ledger, {}, exported.path).decode()
+    assert f"{len(NAMES)} in the checkpoint: 4 mapped, 6 split, 6 merged, 0 tied, 1 dropped with a reason." in page
+    assert page.count("<tr data-fate=") == len(NAMES)
+    assert ">blocks.0.attn.q.weight, blocks.0.attn.k.weight, blocks.0.attn.v.weight<" in page
 
 
 def test_a_wrong_leaf_is_named_with_its_mistake(exported):
