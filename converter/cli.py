@@ -85,6 +85,25 @@ def source_options(command: Command) -> Command:
         type=click.Path(path_type=Path),
         help="A configuration file: Hugging Face's config.json, EVA-CLIP's, sentence-transformers'. Repeatable.",
     )(command)
+    command = click.option(
+        "--ignore",
+        multiple=True,
+        metavar="DOC:FIELD",
+        help="Pass over a field of a document that nobody here knows, as in config.json:auto_map. Repeatable.",
+    )(command)
+    command = click.option(
+        "--set",
+        "sets",
+        multiple=True,
+        metavar="FIELD=VALUE",
+        help="State a field of the configuration that no file states, as in num_attention_heads=12. Repeatable.",
+    )(command)
+    help_text = "Whether embeddings are made as long as 1, where no file says."
+    command = click.option("--normalize/--no-normalize", default=None, help=help_text)(command)
+    help_text = "How one vector is made of the tokens', where no file says."
+    command = click.option("--pooling", type=click.Choice(["cls", "mean"]), help=help_text)(command)
+    help_text = "No raw texts are wanted: leave out a tokenizer that lies beside the checkpoint."
+    command = click.option("--no-tokenizer", is_flag=True, help=help_text)(command)
     return click.option(
         "--tokenizer",
         type=TokenizerFolder(path_type=Path, file_okay=False, exists=True),
@@ -193,7 +212,8 @@ def parse_static(text: str) -> dict[str, int]:
 def main(debug: bool) -> None:
     """Convert PyTorch checkpoints to Orbax, SavedModel, ONNX and StableHLO, and prove that each is the same network.
 
-    Exit codes: 0 done, 1 a gate said no, 2 usage, 3 the input cannot be used, 4 the environment failed.
+    Exit codes: 0 done, 1 a gate said no, 2 usage, 3 the input cannot be used, 4 the environment failed,
+    5 a fault of this tool.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends as Ctrl-C does: in order
     if debug:
@@ -518,7 +538,8 @@ def options(**given: Any) -> Any:
     """Collect what was given on the command line."""
     from .options import Options
 
-    texts = {k: "" if v is None else str(v) for k, v in given.items() if k in ("checkpoint", "tokenizer", "via")}
+    named = ("checkpoint", "tokenizer", "via", "pooling")
+    texts = {k: "" if v is None else str(v) for k, v in given.items() if k in named}
     configs = tuple(str(path) for path in given.pop("configs", ()))
     return Options(**(given | texts), configs=configs)
 

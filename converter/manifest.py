@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..exporters.base import PROGRAMS, WEIGHTS, Artifact, Exporter
 from ..model.family import Config, Family, config_from_json, families
+from ..validation import outputs
 from ..validation.entry_point import Axis, EntryPoint, TensorSpec
 from ..validation.errors import GateError, InputError
 from .certificate.ledger import numpy_dtype
@@ -19,6 +20,9 @@ LEDGER = "ledger.json"
 WEIGHTS_PATH = f"{PROGRAMS}/{WEIGHTS}"
 GOLDENS = "goldens"
 PROBES = f"{GOLDENS}/probes"
+END_TO_END = f"{GOLDENS}/end_to_end"
+JUDGE = f"{GOLDENS}/judge.json"
+"""Whose code the goldens come from, in which versions."""
 PARITY = "reports/parity.json"
 
 
@@ -47,20 +51,30 @@ def _built(network: Callable[[Config], "Network"], config: Config, stored: tuple
 
 
 def entry_points(manifest: Manifest) -> dict[str, EntryPoint]:
-    """Rebuild the entry points from the manifest alone."""
+    """Rebuild the entry points from the manifest alone.
+
+    Raises:
+        InputError: they contradict themselves.
+    """
 
     def tensors(items: list[dict]) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in items)
-
-    return {
-        name: EntryPoint(
-            name,
-            tensors(entry["inputs"]),
-            tensors(entry["outputs"]),
-            {axis: Axis(bounds["min"], bounds["max"]) for axis, bounds in entry["axes"].items()},
+        return tuple(
+            TensorSpec(t["name"], t["dtype"], tuple(t["shape"]), kind=outputs.from_json(t.get("kind"))) for t in items
         )
-        for name, entry in manifest["entry_points"].items()
-    }
+
+    try:
+        return {
+            name: EntryPoint(
+                name,
+                tensors(entry["inputs"]),
+                tensors(entry["outputs"]),
+                {axis: Axis(bounds["min"], bounds["max"]) for axis, bounds in entry["axes"].items()},
+                entry.get("rows"),
+            )
+            for name, entry in manifest["entry_points"].items()
+        }
+    except ValueError as error:
+        raise InputError(f"the manifest's entry points cannot be: {error}") from error
 
 
 def artifact(run: RunDirectory, exporter: Exporter) -> Artifact:

@@ -26,8 +26,6 @@ DATA = "model.onnx_data"
 OPSET = 17
 """The default here: clients bring runtimes of their own, often older ones."""
 
-MODULES = "sentence_transformers.models."
-
 
 def _write(request: Request) -> dict[str, Description]:
     """Write the folder.
@@ -50,7 +48,7 @@ def _write(request: Request) -> dict[str, Description]:
     _rename(folder / Path(program["path"]).name, folder / "model.onnx")
     shutil.copyfile(request.directory / PROGRAMS / WEIGHTS, folder / DATA)
     request.progress((folder / DATA).stat().st_size)
-    for name, document in _documents(rules, model.config, request.directory / "tokenizer.json").items():
+    for name, document in _documents(rules, model.documents, request.directory / "tokenizer.json").items():
         (request.out / name).parent.mkdir(exist_ok=True)
         (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(request.directory / "tokenizer.json", request.out / "tokenizer.json")
@@ -84,32 +82,21 @@ def _places(tensor: "onnx.TensorProto") -> "Iterator[onnx.StringStringEntryProto
     return (entry for entry in tensor.external_data if entry.key == "location")
 
 
-def _documents(rules: Mapping[str, Any], config: Mapping[str, Any], tokenizer: Path) -> dict[str, Any]:
+def _documents(rules: Mapping[str, Any], beside: Mapping[str, Any], tokenizer: Path) -> dict[str, Any]:
     """Make the JSON files, by the name that the clients have for each."""
-    texts, embeddings = rules["texts"], rules["embeddings"]
+    texts = rules["texts"]
     (limit,) = texts["max_tokens"].values()
     special = _special(json.loads(tokenizer.read_text(encoding="utf-8")), texts)
-    modules = ["Transformer", "Pooling", *["Normalize"] * embeddings["normalize"]]
+    config = beside["config.json"]
     names = ["input_ids", *["token_type_ids"] * (config["model_type"] == "bert"), "attention_mask"]
     return {
+        **beside,
         "config.json": {**config, "transformers.js_config": {"use_external_data_format": {"model.onnx": 1}}},
-        "modules.json": [
-            {"idx": i, "name": str(i), "path": f"{i}_{name}" if i else "", "type": f"{MODULES}{name}"}
-            for i, name in enumerate(modules)
-        ],
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": embeddings["width"],
-            "pooling_mode_cls_token": embeddings["pooling"] == "cls",
-            "pooling_mode_mean_tokens": embeddings["pooling"] == "mean",
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
-        "sentence_bert_config.json": {"max_seq_length": limit, "do_lower_case": False},
-        "config_sentence_transformers.json": {"similarity_fn_name": "dot" if embeddings["normalize"] else "cosine"},
         # The plain class takes tokenizer.json as it is; BERT's own would put its own normalizer in its place.
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": limit,
+            "truncation_side": "left" if texts["truncation"].startswith("keep the last") else "right",
             "model_input_names": names,
             "clean_up_tokenization_spaces": False,
             **special,
@@ -142,8 +129,9 @@ def _signatures(artifact: Artifact) -> dict[str, EntryPoint]:
     found = {}
     for name, program in artifact.programs.items():
         entry = artifact.entry_points[name]
-        inputs = tuple(TensorSpec(given, "int32", ("batch", "tokens")) for given in program["inputs"])
-        states = TensorSpec("last_hidden_state", "float32", ("batch", "tokens", entry.outputs[0].shape[-1]))
+        shape = entry.inputs[0].shape
+        inputs = tuple(TensorSpec(given, "int32", shape) for given in program["inputs"])
+        states = TensorSpec("last_hidden_state", "float32", (*shape, entry.outputs[0].shape[-1]))
         found[name] = dataclasses.replace(entry, inputs=inputs, outputs=(states,))
     return found
 

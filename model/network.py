@@ -12,7 +12,8 @@ from flax import nnx
 from jax import export
 from jax.extend.core import ClosedJaxpr
 
-from ..validation.entry_point import EntryPoint
+from ..validation.dims import size
+from ..validation.entry_point import Axis, EntryPoint
 
 Weights = Mapping[str, jax.Array]
 """Flat: dotted path of the leaf ("text.layers.0.attention.query.kernel") -> array, in the type that it is stored as."""
@@ -76,13 +77,11 @@ class Network:
         """Give the abstract inputs, with symbolic dimensions for the axes that `sizes` does not fix."""
         entry = self.entry_points[entry_point]
         free = {name: axis for name, axis in entry.axes.items() if name not in (sizes or {})}
-        constraints = [f"{name} >= {axis.low}" for name, axis in free.items() if axis.low > 1]
-        constraints += [f"{name} <= {axis.high}" for name, axis in free.items() if axis.high is not None]
-        scope = export.SymbolicScope(constraints)
+        scope = export.SymbolicScope(bounds(free))
         symbols = {name: export.symbolic_shape(name, scope=scope)[0] for name in free}
-        dims: dict[str, Any] = {**symbols, **(sizes or {})}
+        known: dict[str, Any] = {**symbols, **(sizes or {})}
         return tuple(
-            jax.ShapeDtypeStruct(tuple(dims[d] if isinstance(d, str) else d for d in spec.shape), jnp.dtype(spec.dtype))
+            jax.ShapeDtypeStruct(tuple(size(dim, known) for dim in spec.shape), jnp.dtype(spec.dtype))
             for spec in entry.inputs
         )
 
@@ -97,10 +96,23 @@ class Network:
         specs = {name: self.leaves[name] for name in weights}
         return Traced(traced.jaxpr.replace(jaxpr=kept), specs, traced.out_info)
 
+    def unread(self) -> list[str]:
+        """Name the leaves that no entry point reads; traces no more of them than it must."""
+        left = set(self.leaves)
+        for name in sorted(self.entry_points, key=lambda name: -len(self.entry_points[name].inputs)):
+            left -= set(self.used_weights(name)) if left else set()
+        return sorted(left)
+
     @functools.cache  # noqa: B019 - a network lives as long as its process
     def used_weights(self, entry_point: str) -> tuple[str, ...]:
         """Name the leaves that an entry point reads, sorted: a program asks for no others."""
         return tuple(self.trace(self.function(entry_point), *self.input_specs(entry_point)).weights)
+
+
+def bounds(axes: Mapping[str, Axis]) -> list[str]:
+    """State what sizes the axes have in JAX's words, where it knows no better than "at least 1"."""
+    lowest = [f"{name} >= {axis.low}" for name, axis in axes.items() if axis.low > 1]
+    return lowest + [f"{name} <= {axis.high}" for name, axis in axes.items() if axis.high is not None]
 
 
 @dataclass(frozen=True)

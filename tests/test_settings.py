@@ -10,7 +10,7 @@ from bgevis.model.family import Settings
 from bgevis.model.visualized_bge import FAMILY as VISUALIZED
 from bgevis.validation.errors import InputError
 
-SHAPES = BERT.layout(BERT.sizes["tiny"])
+SHAPES = BERT.checkpoint_shapes(BERT.sizes["tiny"])
 ODD = {name: tuple(48 if n == 32 else n for n in shape) for name, shape in SHAPES.items()}
 """Of no published size: its heads are known from nowhere."""
 
@@ -105,14 +105,16 @@ def test_xlm_roberta_has_its_own_conventions():
 
 @pytest.mark.parametrize("size", ["base", "m3"])
 def test_published_sizes_need_no_file(size):
-    assert VISUALIZED.configure(VISUALIZED.layout(VISUALIZED.sizes[size]), Settings()) == VISUALIZED.sizes[size]
+    assert (
+        VISUALIZED.configure(VISUALIZED.checkpoint_shapes(VISUALIZED.sizes[size]), Settings()) == VISUALIZED.sizes[size]
+    )
 
 
 @pytest.mark.parametrize(
     ("field", "value"), [("image_size", 448), ("head_width", 8), ("postnorm", True), ("rope", False)]
 )
 def test_an_eva_configuration_must_agree(field, value):
-    shapes = VISUALIZED.layout(VISUALIZED.sizes["tiny"])
+    shapes = VISUALIZED.checkpoint_shapes(VISUALIZED.sizes["tiny"])
     with pytest.raises(InputError, match=f"vision_cfg.{field} is {value}"):
         VISUALIZED.configure(shapes, Settings(vision={field: value}))
     assert VISUALIZED.configure(shapes, Settings(vision={"pt_hw_seq_len": 8})).vision.pretrained_grid == 8

@@ -71,10 +71,24 @@ class Ledger:
         """Give the tensors that are made of others, each after those."""
         return ((name, entry.made) for name, entry in self.entries.items() if entry.made)
 
+    @property
+    def fillers(self) -> dict[str, str]:
+        """Give each tensor of the checkpoint that a leaf is made of -> the leaf, or one of several."""
+        found = {name: leaf for leaf, name in self.leaves.items()}
+        for name, made in reversed(list(self.derived())):
+            if name in found:
+                found |= dict.fromkeys(made.ingredients, found[name])
+        return {name: leaf for name, leaf in found.items() if not self.entries[name].made}
+
     def told(self, name: str) -> str:
         """Name a tensor, and how it is made if the checkpoint does not hold it."""
         made = self.entries[name].made
         return f"{name} ({made.formula(self.axes)})" if made else name
+
+    @property
+    def numbers(self) -> int:
+        """Count the numbers of the network."""
+        return sum(math.prod(entry.shape) for entry in self.entries.values() if entry.status == "mapped")
 
     def leaf(self, name: str, tensor: np.ndarray) -> np.ndarray:
         """Turn a source tensor into its leaf: rearranged, in the type that it is stored as."""

@@ -22,7 +22,8 @@ def describe(path: Path, options: Options) -> dict[str, Any]:
         family: dict[str, Any] = {
             "family": identified.family.name,
             "config": config_to_json(identified.config),
-            "settings": dict(identified.settings.files),
+            "origins": dict(identified.configured.origins),
+            "documents": identified.found.described(),
         }
     except InputError as error:
         family = {"family": None, "reason": str(error)}

@@ -22,7 +22,7 @@ from typing import IO, Protocol
 
 from ...exporters.base import PROGRAMS, Exporter, exporters
 from ...exporters.precisions import FLOAT32
-from ...validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
+from ...validation.errors import ConvertError, EnvironmentFailure, GateError, InputError, Unexpected
 from ..certificate import provenance
 from ..certificate.ledger import SOURCE
 from ..checkpoint import open_checkpoint
@@ -32,13 +32,11 @@ from ..options import Options, chosen
 from ..proof.documents import check_manifest
 from ..stages import BY_NAME, PREPARE, STAGES, Stage, validate
 from .nursery import Nursery
+from .worker import DEBUG
 
 ASIDE = 0.3
 """Disk that a run takes beside its copies of the weights, in sizes of one: goldens, programs, what is being written."""
 
-
-DEBUG = "BGEVIS_DEBUG"
-"""Set in the environment: errors come with all that is known about them."""
 
 SEED = "BGEVIS_HASH_SEED"
 """Set in the environment: the workers' PYTHONHASHSEED. The bytes must not depend on it; a rebuild sets another one."""
@@ -48,7 +46,7 @@ CHUNK = 1 << 16
 PATIENCE = 10
 """Seconds that a worker has for cleaning up when it is told to end."""
 
-BY_CODE = {error.exit_code: error for error in (GateError, InputError, EnvironmentFailure)}
+BY_CODE = {error.exit_code: error for error in (GateError, InputError, EnvironmentFailure, Unexpected)}
 
 
 @dataclass(frozen=True)
@@ -378,7 +376,7 @@ def _died(worker: _Worker, nursery: Nursery) -> ConvertError:
     last = tail[-1] if tail else f"exit code {worker.exit}"
     if os.environ.get(DEBUG):
         last = "\n".join(tail)
-    return EnvironmentFailure(f"{name} failed unexpectedly: {last}\nrun again with --debug to see all that it said")
+    return Unexpected(f"{name} failed unexpectedly: {last}\nrun again with --debug to see all that it said")
 
 
 def _stop(worker: _Worker) -> None:

@@ -1,23 +1,23 @@
 """The stage that writes the pack's part that needs no network: tokenizer, rules, raw samples and what they become."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from ...model.family import Config, Family
+from ...model.family import Config, Family, TextRules
 from ...validation.cases import LONGEST
-from ...validation.entry_point import EntryPoint, PaddingMask, Pixels, TokenIds
+from ...validation.entry_point import EntryPoint, PaddingMask, Pixels, TokenIds, first_embedding
 from ...validation.errors import InputError
 from ..directory import SOURCE, Manifest, RunDirectory
 from ..manifest import family_and_config
 from ..options import Options
 from ..pack import FORMAT_VERSION, INDEX, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES, need, tokenizer
-from ..pack.pictures import open_, pixels, values
-from ..pack.preprocessor import Preprocessor
+from ..pack.pictures import longer_side, open_, pixels, values
+from ..pack.preprocessor import Preprocessor, check
 from ..pack.samples import LONG, pictures, texts
 from ..pack.tokenizer import token_ids
 from ..progress import Progress
@@ -34,6 +34,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     entries = family.entry_points(config)
     with run.stage("pack", reads(run, options)) as staged:
         rules = preprocessing(family, config, manifest)
+        check(rules, PREPROCESS)
         _write(staged.out / PREPROCESS, rules)
         if rules["texts"] and rules["texts"]["tokenizer"]:
             _tokenizer(run, entries, rules["texts"]).save(str(staged.out / TOKENIZER), pretty=False)
@@ -56,27 +57,37 @@ def notes(rules: dict[str, Any]) -> list[str]:
 def preprocessing(family: Family, config: Config, manifest: Manifest) -> dict[str, Any]:
     """Make the document preprocess.json."""
     entries = family.entry_points(config)
-    output, stated = entries[0].outputs[0], dict(family.embeddings(config))
     return {
         "format_version": FORMAT_VERSION,
-        "texts": _text_rules(entries, manifest),
+        "texts": _text_rules(entries, manifest, family.texts(config) if family.texts else TextRules()),
         "images": manifest["images"],
-        "embeddings": {
-            "output": output.name,
-            "width": output.shape[-1],
-            "dtype": output.dtype,
-            **stated,
-            "similarity": "dot" if stated.get("normalize") else "cosine",
-        },
+        "embeddings": _embedding_rules(entries, family.embeddings(config)),
     }
 
 
-def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest) -> dict[str, Any] | None:
+def _embedding_rules(entries: Sequence[EntryPoint], stated: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Say what the first embedding is; None for a network that gives none."""
+    output = first_embedding(entries)
+    if output is None:
+        return None
+    stated = dict(stated)
+    similarity = stated.pop("similarity", "cosine")
+    return {
+        "output": output.name,
+        "width": output.shape[-1],
+        "dtype": output.dtype,
+        **stated,
+        "similarity": "dot" if stated.get("normalize") and similarity == "cosine" else similarity,
+    }
+
+
+def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRules) -> dict[str, Any] | None:
     ids = token_ids(entries)
     if ids is None:
         return None
-    reading = {entry.name: entry for entry in entries if entry.input_of(TokenIds)}
-    first = next(iter(reading.values()))
+    several = [entry for entry in entries if entry.input_of(TokenIds)]
+    reading = [entry for entry in several if _from_raw(entry)] or several
+    first = reading[0]
     names = {"ids": first.input_of(TokenIds), "mask": first.input_of(PaddingMask)}
     missing = manifest["tokenizer"].get("missing")
     return {
@@ -87,11 +98,32 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest) -> dict[str, 
         "first_id": ids.first,
         "last_id": ids.last,
         "pad_id": ids.pad,
-        "max_tokens": {name: entry.axes["tokens"].high for name, entry in reading.items()},
-        "truncation": "keep the first tokens and the special tokens",
-        "padding": "after the text, to the longest of the batch",
-        "prefix": "",
+        "max_tokens": {entry.name: _least(limit(entry), rules.limit) for entry in reading},
+        "truncation": tokenizer.TRUNCATION[rules.side],
+        "padding": f"{ids.padded} the text, to the longest of the batch",
+        "prefix": rules.prefix,
     }
+
+
+def limit(entry: EntryPoint) -> int | None:
+    """Give how many tokens an entry point takes; None where there is no limit."""
+    ids = entry.input_of(TokenIds)
+    assert ids
+    *_, tokens = ids.shape
+    return tokens if isinstance(tokens, int) else entry.axes[tokens].high if tokens in entry.axes else None
+
+
+def _from_raw(entry: EntryPoint) -> bool:
+    """Say whether texts and pictures are all that an entry point takes."""
+    readable = all(isinstance(spec.domain, TokenIds | PaddingMask | Pixels) for spec in entry.inputs)
+    mask = entry.input_of(PaddingMask)
+    inverted = mask is not None and isinstance(mask.domain, PaddingMask) and mask.domain.inverted
+    return readable and not inverted and any(entry.input_of(kind) for kind in (TokenIds, Pixels))
+
+
+def _least(*limits: int | None) -> int | None:
+    """Give the lowest of the limits that there are."""
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _tokenizer(run: RunDirectory, entries: Sequence[EntryPoint], rules: dict[str, Any]) -> Any:
@@ -101,11 +133,11 @@ def _tokenizer(run: RunDirectory, entries: Sequence[EntryPoint], rules: dict[str
     ids = token_ids(entries)
     assert ids  # there are rules for texts
     wanted = run.manifest()["tokenizer"]
-    if folder is None or not folder.is_dir() or tokenizer.state(folder, ids, named=True) != wanted:
+    if folder is None or not folder.is_dir() or tokenizer.state(folder, ids) != wanted:
         where = folder or "its place, which this directory does not know,"
         raise InputError(f"the tokenizer in {where} is not the one that was loaded; run `bgevis-convert load` again")
     found = tokenizer.read(folder, ids)
-    tokenizer.settle(found, next(iter(rules["max_tokens"].values())), ids.pad)
+    tokenizer.settle(found, next(iter(rules["max_tokens"].values())), rules["truncation"], ids.pad)
     return found
 
 
@@ -119,7 +151,8 @@ def _samples(out: Path, rules: dict[str, Any], entries: Sequence[EntryPoint]) ->
     if rules["images"]:
         index["images"] = _images(folder, rules["images"])
     limits = rules["texts"]["max_tokens"] if rules["texts"] else {}
-    index["cases"] = {e.name: found for e in entries if (found := _cases(e, index, limits.get(e.name)))}
+    embedding = [entry for entry in entries if entry.embedding] if rules["embeddings"] else entries
+    index["cases"] = {e.name: found for e in embedding if (found := _cases(e, index, limits.get(e.name)))}
     _write(out / INDEX, index)
 
 
@@ -135,7 +168,7 @@ def _images(folder: Path, rules: dict[str, Any]) -> list[dict[str, Any]]:
     need("PIL", "the raw goldens of a network that sees pictures")
     described, arrays = [], {VALUES: values(rules)}
     (folder / "images").mkdir()
-    for picture in pictures(rules["size"]):
+    for picture in pictures(rules["size"], longer_side(rules)):
         (folder / "images" / picture.file).write_bytes(picture.content)
         image = open_(picture.content)
         arrays[picture.name] = pixels(picture.content, rules)
@@ -158,7 +191,7 @@ def _cases(entry: EntryPoint, index: dict[str, Any], limit: int | None) -> dict[
     """Choose what is embedded: as little as tells the mistakes, since each row costs every runtime a pass."""
     reads_text, sees = entry.input_of(TokenIds) is not None, entry.input_of(Pixels) is not None
     names = [text["name"] for text in index["texts"]]
-    if (reads_text and not names) or (sees and not index["images"]):
+    if not _from_raw(entry) or (reads_text and not names) or (sees and not index["images"]):
         return {}
     if reads_text and sees:
         return {"raw pairs": {"texts": list(PAIR), "images": list(SEEN)}}

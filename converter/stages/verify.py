@@ -19,7 +19,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     before = reads(run, options)
     found = assign(checkpoint.tensors, family.rules(config), leaves)
     stored = manifest["stored"]["dtype"]
-    names = Ledger(family.name, family.axes(config), found.entries, found.problems, stored=stored)
+    names = Ledger(family.name, family.axis_sizes(config), found.entries, found.problems, stored=stored)
     progress.begin(sum(tensor.nbytes for tensor in checkpoint.tensors.values()))
     with run.stage("verify", before) as staged:
         ledger = verify_tensors(names, checkpoint, family, config, leaves, progress.advance)

@@ -247,10 +247,10 @@ def _write_torch(file: Path, kept: dict[str, Entry], tensors: Iterator[tuple[str
     """Write PyTorch's container, in the checkpoint's order; tied tensors share one storage."""
     import torch
 
-    from .fixture import to_torch
+    from ...model.reference import tensor_of
 
     names = _names(kept)
-    found = {each: tensor for name, array in tensors for tensor in [to_torch(array)] for each in names[name]}
+    found = {each: tensor for name, array in tensors for tensor in [tensor_of(array)] for each in names[name]}
     torch.save({name: found[name] for name in kept}, file)
 
 

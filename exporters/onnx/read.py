@@ -1,6 +1,6 @@
 """Reading back: running a program in onnxruntime, and its weights through its own references."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import onnxruntime
 from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError
 
+from ...validation.dims import Dim, same
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import GateError
 from ...validation.runner import Arrays
@@ -118,21 +119,26 @@ def _check_signature(path: Path, entry: EntryPoint) -> None:
     for kind, stated, specs in (("input", graph.input, entry.inputs), ("output", graph.output, entry.outputs)):
         got = {v.name: _signature(v.type.tensor_type) for v in stated}
         for spec in specs:
-            dtype = "int64" if spec.dtype == "int32" else spec.dtype
-            want = f"{dtype} ({', '.join(map(str, spec.shape))})"
-            if got.pop(spec.name, "missing") != want:
-                raise GateError(f"{path}: {kind} {spec.name} should be {want}, got {_named(stated, spec.name)}")
+            dtype = "int64" if (kind, spec.dtype) == ("input", "int32") else spec.dtype
+            found = got.pop(spec.name, None)
+            if found is None or found[0] != dtype or not _same(found[1], spec.shape):
+                want, have = _told(dtype, spec.shape), _told(*found) if found else "none"
+                raise GateError(f"{path}: {kind} {spec.name} should be {want}, got {have}")
         for name in got:
             raise GateError(f"{path} has an {kind} {name} that {entry.name} has not")
 
 
-def _named(stated: Iterable[onnx.ValueInfoProto], name: str) -> str:
-    return next((_signature(value.type.tensor_type) for value in stated if value.name == name), "none")
-
-
-def _signature(tensor: onnx.TypeProto.Tensor) -> str:
+def _signature(tensor: onnx.TypeProto.Tensor) -> tuple[str, tuple[Dim, ...]]:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    return f"{dtype} ({', '.join(str(dim.dim_param or dim.dim_value) for dim in tensor.shape.dim)})"
+    return str(dtype), tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
+
+
+def _same(got: Sequence[Dim], wanted: Sequence[Dim]) -> bool:
+    return len(got) == len(wanted) and all(map(same, got, wanted))
+
+
+def _told(dtype: str, shape: Sequence[Dim]) -> str:
+    return f"{dtype} ({', '.join(map(str, shape))})"
 
 
 def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:

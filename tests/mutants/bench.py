@@ -25,13 +25,14 @@ from bgevis.converter.stages.common import reopen
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import Artifact, exporters
 from bgevis.exporters.weights import WeightsFile
+from bgevis.model.bert import document
 from bgevis.model.family import Rules, families
 from bgevis.model.network import Network
 from bgevis.model.runner import NNXRunner
 from bgevis.validation.compare import compare
 from bgevis.validation.errors import GateError
 from bgevis.validation.goldens import Goldens
-from bgevis.validation.probe import LOUD, LOW_VARIANCE
+from bgevis.validation.probe import LOUD, LOW_VARIANCE, MASKED
 from bgevis.validation.report import Report
 
 ROBERTA = {
@@ -92,7 +93,8 @@ class Bench:
         checkpoint = folder / variant / "tiny.safetensors"
         checkpoint.parent.mkdir(parents=True)
         if config:
-            (checkpoint.parent / "config.json").write_text(json.dumps(config))
+            stated = document(self.family.sizes["tiny"]) | config
+            (checkpoint.parent / "config.json").write_text(json.dumps(stated))
             (checkpoint.parent / "1_Pooling").mkdir()
             (checkpoint.parent / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
         write_fixture(name, "tiny", 5, "float32", checkpoint)
@@ -136,7 +138,7 @@ class Bench:
             found = assign(self.checkpoint.tensors, rules, self.shapes)
         except KeyError:  # the target has a number that the source does not give
             return "remap: raises KeyError"
-        ledger = Ledger(self.family.name, self.family.axes(self.config), found.entries, found.problems)
+        ledger = Ledger(self.family.name, self.family.axis_sizes(self.config), found.entries, found.problems)
         if ledger.problems:
             return "remap"
         ledger = check.verify(ledger, self.checkpoint, self.family, self.config, self.shapes)
@@ -181,6 +183,6 @@ class Bench:
 def failed(stage: str, report: Report) -> str:
     """Name the kind of the first check that failed."""
     for row in report.failures:
-        probe = next((f"{name} probe" for name in (LOW_VARIANCE, LOUD) if row.case.startswith(name)), "")
+        probe = next((f"{name} probe" for name in (LOW_VARIANCE, LOUD, MASKED) if row.case.startswith(name)), "")
         return f"{stage}: {probe or ('intermediate values' if 'intermediate' in row.case else 'outputs')}"
     return ""
