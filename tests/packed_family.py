@@ -18,9 +18,11 @@ from torch.nn import functional
 from bgevis.converter import manifest
 from bgevis.converter.source import identify
 from bgevis.converter.use import fixture
+from bgevis.model.documents import Configured
 from bgevis.model.family import Drop, Family, Merge, Rule, Rules, Split
 from bgevis.model.layers import Linear
 from bgevis.model.network import Network
+from bgevis.model.parts import Part
 from bgevis.validation.entry_point import Axis, EntryPoint, TensorSpec
 
 BLOCK = "blocks.{i}."
@@ -154,16 +156,14 @@ def family(config: Config = Config(), **changes: object) -> Family:
         Family(
             name="packed",
             summary="packed projections and an adapter",
-            recognise=lambda shapes: "blocks.0.attn.in_proj_weight" in shapes,
-            configure=lambda shapes, settings: config,
+            recognise=lambda source: "packed" if "blocks.0.attn.in_proj_weight" in source.shapes else "",
+            configure=lambda source: Configured(config, dict.fromkeys(dataclasses.asdict(config), "known")),
             config=Config,
-            rules=rules,
-            axes=axes,
+            part=lambda c: Part(rules(c), axes(c), layout(c)),
             entry_points=entry_points,
             network=lambda c: Network(lambda rngs: Packed(c, rngs), entry_points(c)),
             reference=lambda c, state: pytest.fail("the original is computed by the tests"),
             sizes={"tiny": config},
-            layout=layout,
         ),
         **changes,
     )

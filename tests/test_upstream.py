@@ -16,7 +16,7 @@ from bgevis.converter.progress import Silent
 from bgevis.converter.stages.reference import read_state
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.model import upstream
-from bgevis.model.bert import document
+from bgevis.model.bert import documents
 from bgevis.model.family import families
 from bgevis.model.reference import Lifted, Original, Reference
 from bgevis.validation.cases import tap_case
@@ -61,7 +61,9 @@ def test_a_tensor_that_the_original_does_not_use_is_refused(state, reference):
 
 def test_a_shape_that_the_configuration_does_not_have_is_refused(state):
     with pytest.raises(InputError, match="does not load into transformers' BertModel"):
-        upstream.text_encoder(document(CONFIG) | {"intermediate_size": 60}, state, add_pooling_layer=False)
+        upstream.text_encoder(
+            documents(CONFIG)["config.json"] | {"intermediate_size": 60}, state, add_pooling_layer=False
+        )
 
 
 @pytest.mark.parametrize(
@@ -70,12 +72,14 @@ def test_a_shape_that_the_configuration_does_not_have_is_refused(state):
 )
 def test_what_upstream_cannot_tell_is_refused(fields, words):
     with pytest.raises(InputError, match=words):
-        upstream.configuration({k: v for k, v in (document(CONFIG) | fields).items() if v and k != "architectures"})
+        upstream.configuration(
+            {k: v for k, v in (documents(CONFIG)["config.json"] | fields).items() if v and k != "architectures"}
+        )
 
 
 def test_how_to_run_a_network_is_not_what_it_is(state):
     told = {"_attn_implementation": "flash_attention_2", "quantization_config": {"bits": 4}, "torch_dtype": "float16"}
-    module = upstream.text_encoder(document(CONFIG) | told, state, add_pooling_layer=False)
+    module = upstream.text_encoder(documents(CONFIG)["config.json"] | told, state, add_pooling_layer=False)
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
 
 

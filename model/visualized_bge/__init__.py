@@ -7,7 +7,7 @@ from ...validation.entry_point import Axis, EntryPoint, Pixels, TensorSpec
 from ..bert import CONFIG, documents, embeddings, embeddings_output, encode_text, text_inputs
 from ..family import Family
 from . import rules
-from .config import MEAN, SIZES, STD, VISUAL, VisualizedBGEConfig, configure, recognise
+from .config import MEAN, SIZES, STD, VisualizedBGEConfig, configure, recognise
 
 if TYPE_CHECKING:
     from ..network import Network
