@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import jax
-import numpy as np
 import pytest
 import torch
 from flax import nnx
@@ -23,7 +22,9 @@ from bgevis.model.family import Drop, Family, Merge, Rule, Rules, Split
 from bgevis.model.layers import Linear
 from bgevis.model.network import Network
 from bgevis.model.parts import Part
+from bgevis.model.reference import Original, Reference
 from bgevis.validation.entry_point import Axis, EntryPoint, TensorSpec
+from bgevis.validation.outputs import Embedding
 
 BLOCK = "blocks.{i}."
 ADAPTED = BLOCK + "attn.out_proj"
@@ -73,6 +74,10 @@ def rules(config: Config) -> Rules:
         Rule(BLOCK + "mlp.Wo.weight", BLOCK + "down.kernel", "e m -> m e"),
         Drop("head.weight", "the head of its training"),
     )
+
+
+PROBES = {"loud": {"blocks.*.q.kernel": 3, "blocks.0.out.kernel": -2, "blocks.1.up.kernel": 2}}
+"""A part of a packed tensor, what is merged."""
 
 
 def axes(config: Config) -> Mapping[str, int]:
@@ -127,14 +132,15 @@ class Packed(nnx.Module):
 
 def entry_points(config: Config) -> tuple[EntryPoint, ...]:
     shape = ("batch", config.width)
-    given, made = (TensorSpec("x", "float32", shape),), (TensorSpec("embeddings", "float32", shape),)
+    given, made = (
+        (TensorSpec("x", "float32", shape),),
+        (TensorSpec("embeddings", "float32", shape, kind=Embedding(unit=False)),),
+    )
     return (EntryPoint("encode", given, made, {"batch": Axis()}),)
 
 
-def original(state: Mapping[str, torch.Tensor], config: Config, x: np.ndarray, dtype: torch.dtype) -> np.ndarray:
+def original(w: Mapping[str, torch.Tensor], c: Config, y: torch.Tensor) -> torch.Tensor:
     """Compute what the checkpoint's tensors mean, as PEFT does: the adapter beside its layer."""
-    c, w = config, {name: tensor.to(dtype) for name, tensor in state.items()}
-    y = torch.from_numpy(x).to(dtype)
     scale = c.alpha / (c.rank**0.5 if c.rslora else c.rank)
     for i in range(c.layers):
         attn, mlp = f"blocks.{i}.attn.", f"blocks.{i}.mlp."
@@ -148,24 +154,41 @@ def original(state: Mapping[str, torch.Tensor], config: Config, x: np.ndarray, d
         y = y + functional.linear(z, w[out + "base_layer.weight"], w[out + "base_layer.bias"]) + scale * added
         gate, up = functional.linear(y, w[mlp + "Wi.weight"]).chunk(2, -1)
         y = y + functional.linear(functional.silu(gate) * up, w[mlp + "Wo.weight"])
-    return y.numpy()
+    return y
 
 
-def family(config: Config = Config(), **changes: object) -> Family:
-    return dataclasses.replace(
-        Family(
-            name="packed",
-            summary="packed projections and an adapter",
-            recognise=lambda source: "packed" if "blocks.0.attn.in_proj_weight" in source.shapes else "",
-            configure=lambda source: Configured(config, dict.fromkeys(dataclasses.asdict(config), "known")),
-            config=Config,
-            part=lambda c: Part(rules(c), axes(c), layout(c)),
-            entry_points=entry_points,
-            network=lambda c: Network(lambda rngs: Packed(c, rngs), entry_points(c)),
-            reference=lambda c, state: pytest.fail("the original is computed by the tests"),
-            sizes={"tiny": config},
-        ),
-        **changes,
+class Parameters(torch.nn.Module):
+    """Every tensor of the checkpoint that is computed with, on its own memory."""
+
+    def __init__(self, state: Mapping[str, torch.Tensor]):
+        super().__init__()
+        self.named = {n: torch.nn.Parameter(t, requires_grad=False) for n, t in state.items() if n != "head.weight"}
+        for name, parameter in self.named.items():
+            self.register_parameter(name.replace(".", "_"), parameter)
+
+
+def reference(config: Config, given: Original) -> Reference:
+    module = Parameters(given.state)
+
+    def encode(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"embeddings": original(module.named, config, x)}
+
+    return Reference("PEFT in a dozen lines", module, {"encode": encode}, given.state)
+
+
+def family(config: Config = Config(), given: Rules | None = None) -> Family:
+    """Give the family; with rules that are not its own, to plant a mistake."""
+    return Family(
+        name="packed",
+        summary="packed projections and an adapter",
+        recognise=lambda source: "packed" if "blocks.0.attn.in_proj_weight" in source.shapes else "",
+        configure=lambda source: Configured(config, dict.fromkeys(dataclasses.asdict(config), "known")),
+        config=Config,
+        part=lambda c: Part(given or rules(c), axes(c), layout(c), PROBES),
+        entry_points=entry_points,
+        network=lambda c: Network(lambda rngs: Packed(c, rngs), entry_points(c)),
+        reference=reference,
+        sizes={"tiny": config},
     )
 
 

@@ -26,8 +26,9 @@ from bgevis.converter.manifest import WEIGHTS_PATH, artifact, network
 from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
 from bgevis.converter.proof.weights import weight_rows
+from bgevis.converter.report import html
 from bgevis.converter.report.inspection import explain, tell
-from bgevis.converter.stages import build, export, load, remap, verify
+from bgevis.converter.stages import build, export, load, parity, reference, remap, validate, verify
 from bgevis.converter.use.restore import restore
 from bgevis.exporters.base import exporters
 from bgevis.exporters.weights import WeightsFile
@@ -171,7 +172,7 @@ def test_a_part_for_each_target():
 CONFIG = Config()
 FAMILY = family()
 LEAVES = {name: leaf.shape for name, leaf in FAMILY.network(CONFIG).leaves.items()}
-NAMES = list(FAMILY.layout(CONFIG))
+NAMES = list(FAMILY.checkpoint_shapes(CONFIG))
 
 
 def problems(names=NAMES, given=None) -> str:
@@ -251,13 +252,13 @@ class Checkpoint:
 
 def drawn(dtype=np.float32, config=CONFIG, **changes) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    arrays = {n: (rng.standard_normal(s) / 3).astype(dtype) for n, s in FAMILY.layout(config).items()}
+    arrays = {n: (rng.standard_normal(s) / 3).astype(dtype) for n, s in FAMILY.checkpoint_shapes(config).items()}
     return arrays | changes
 
 
 def verified(arrays, given=None, config=CONFIG) -> Ledger:
     found = assign(arrays, rules(config) if given is None else given, LEAVES)
-    ledger = Ledger("packed", FAMILY.axes(config), found.entries, found.problems)
+    ledger = Ledger("packed", FAMILY.axis_sizes(config), found.entries, found.problems)
     return check(ledger, Checkpoint(arrays), FAMILY, config, LEAVES)
 
 
@@ -368,11 +369,13 @@ def judged(run: RunDirectory, arrays, of=FAMILY, config=CONFIG):
     """Hold the network on the weights file against the original on the checkpoint's tensors."""
     (entry,) = entry_points(CONFIG)
     inputs = {"x": np.random.default_rng(1).standard_normal((5, CONFIG.width)).astype(np.float32)}
-    state = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
-    outputs = [{"embeddings": original(state, config, inputs["x"], t)} for t in (torch.float64, torch.float32)]
+    outputs = []
+    for dtype in (torch.float64, torch.float32):
+        state = {name: torch.from_numpy(array).to(dtype) for name, array in arrays.items()}
+        outputs.append({"embeddings": original(state, config, torch.from_numpy(inputs["x"]).to(dtype)).numpy()})
     with known(of):
         runner = NNXRunner(network(run.manifest()), WeightsFile(run.path / WEIGHTS_PATH))
-    return compare(runner, {entry.name: entry}, [golden(Case(entry.name, "drawn", inputs), *outputs)])
+    return compare(runner, {entry.name: entry}, [golden(entry, Case(entry.name, "drawn", inputs), *outputs)])
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -381,6 +384,26 @@ def test_the_network_is_the_original(tmp_path, rslora):
     config = Config(rslora=rslora)
     of = family(config)
     assert judged(converted(tmp_path, drawn(), of), drawn(), of, config).passed
+
+
+def test_the_judge_takes_the_ingredients_and_names_what_a_wrong_scale_acts_on(tmp_path, monkeypatch):
+    """Its parameters are the checkpoint's own tensors, and the probes reach them."""
+    monkeypatch.setattr(validate, "FORBIDDEN", ())
+    run, silent = converted(tmp_path / "right", drawn(ml_dtypes.bfloat16), dtype="source"), Silent()
+    with known(FAMILY):
+        for stage in (reference, parity):
+            stage.perform(run, Options(), silent)
+        for stage in (export, validate):
+            stage.perform(run, Options(), silent, FORMATS["onnx"])
+    assert set(run.manifest()["verdicts"].values()) == {"pass"}
+    assert len(list((run.path / "goldens" / "probes").iterdir())) == 1
+    of = family(given=WRONG["wrong scale"])
+    run = converted(tmp_path / "wrong", drawn(), of)
+    with known(of):
+        reference.perform(run, Options(), silent)
+        with pytest.raises(GateError, match="is not the one that was trained") as refused:
+            parity.perform(run, Options(), silent)
+    assert f"{MERGED} ({BASE} + 2 = 16 / 8 · B · A over r" in str(refused.value)
 
 
 WRONG = {
@@ -394,7 +417,7 @@ WRONG = {
 
 @pytest.mark.parametrize("mistake", WRONG)
 def test_a_mistake_that_shapes_cannot_tell_is_told_by_the_original(tmp_path, mistake):
-    of = family(rules=lambda config: WRONG[mistake])
+    of = family(given=WRONG[mistake])
     assert not judged(converted(tmp_path, drawn(), of), drawn(), of).passed
 
 
@@ -444,6 +467,14 @@ def test_why_answers_for_ingredients_derived_tensors_and_leaves(exported):
     assert "part 2 of 3 of blocks.1.attn.in_proj_weight (n e): 8 to 12 of 16 along n" in tell(
         explain(folder, "blocks.1.k.kernel")
     )
+
+
+def test_the_report_counts_each_tensor_once_and_says_what_it_gives(exported):
+    ledger = Ledger.read(exported.path / "ledger.json")
+    page = html.render(exported.manifest(), ledger, {}, exported.path).decode()
+    assert f"{len(NAMES)} in the checkpoint: 4 mapped, 6 split, 6 merged, 0 tied, 1 dropped with a reason." in page
+    assert page.count("<tr data-fate=") == len(NAMES)
+    assert ">blocks.0.attn.q.weight, blocks.0.attn.k.weight, blocks.0.attn.v.weight<" in page
 
 
 def test_a_wrong_leaf_is_named_with_its_mistake(exported):
