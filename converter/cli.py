@@ -492,7 +492,7 @@ def inspect(checkpoint: Path, as_json: bool, **given: Any) -> None:
 @click.argument("name")
 @json_option
 def why(directory: Path, name: str, as_json: bool) -> None:
-    """Say what became of the tensor or parameter NAME, and why."""
+    """Say what became of the tensor or parameter NAME, or where the field NAME of the configuration comes from."""
     from .report.inspection import explain, tell
 
     explained = explain(directory, name)
@@ -527,7 +527,10 @@ def families(as_json: bool) -> None:
     help="Of the stored weights.",
 )
 def fixture(family_name: str, out: Path, size: str, seed: int, dtype: str) -> None:
-    """Write a seeded checkpoint of FAMILY in the upstream layout: .safetensors by its ending, else PyTorch's."""
+    """Write a seeded checkpoint of FAMILY in the upstream layout, and the documents that lie beside such a one.
+
+    The checkpoint is safetensors by its ending, else PyTorch's container.
+    """
     from .use.fixture import write_fixture
 
     nbytes = write_fixture(family_name, size, seed, dtype, out)

@@ -19,6 +19,9 @@ Number = int | float
 REQUIRED: Any = object()
 """In place of a default: the field must be there."""
 
+USED = "used"
+"""What became of a field that decides something."""
+
 SHOWN = 80
 """Characters of a value that a message shows."""
 
@@ -73,6 +76,7 @@ class Document:
         """Whether the family asked for it: then every field must be accounted for."""
         self._ignored = frozenset(ignored)
         self._prefix = prefix
+        self._listed = True
         self._parts: dict[str, Document] = {}
 
     @property
@@ -120,9 +124,9 @@ class Document:
         if name not in self or (default is None and self.fields[name] is None):
             if default is REQUIRED:
                 raise InputError(f"{self.origin}: {self._prefix}{name} is missing")
-            self.note(name, self.fates.get(name, "used"))
+            self.note(name, self.fates.get(name, USED))
             return default
-        self.note(name, "used")
+        self.note(name, USED)
         wanted = Expected(kind, choices, low, high)
         return wanted.checked(self.fields[name], f"{self.origin}: {self._prefix}{name}")
 
@@ -143,12 +147,18 @@ class Document:
             if name in self:
                 self.fates.setdefault(name, reason)
 
-    def part(self, name: str) -> "Document":
-        """Give an object inside as a document of its own; its fields are this document's, by dotted name."""
+    def part(self, name: str, *, listed: bool = True) -> "Document":
+        """Give an object inside as a document of its own; its fields are this document's, by dotted name.
+
+        Args:
+            name: of the field.
+            listed: whether `told` goes into it: of a thousand added tokens nobody wants to read.
+        """
         if name not in self._parts:
             content = self.take(name, dict, {})
             prefix = f"{self._prefix}{name}."
             self._parts[name] = Document(self.name, self.origin, content, self._ignored, prefix=prefix)
+            self._parts[name]._listed = listed
         return self._parts[name]
 
     def items(self) -> "list[Document]":
@@ -196,7 +206,7 @@ class Document:
                 fate = self.fates.get(name, "not read")
                 told[self._prefix + name] = "ignored, as --ignore says" if self.ignores(name) else fate
         for part in self._parts.values():
-            told |= part.told()
+            told |= part.told() if part._listed else {}
         return told
 
 

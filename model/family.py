@@ -150,12 +150,14 @@ class Tokens:
         origin: its path.
         ids: of every token, by its text.
         normalizer: tokenizer.json's.
+        wanted: whether it is to become part of the pack; if not, only ids of special tokens are taken from it.
     """
 
     name: str
     origin: str
     ids: Mapping[str, int]
     normalizer: JSON = None
+    wanted: bool = True
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,8 @@ class Family:
         network: the NNX model behind the entry points.
         reference: the PyTorch original: upstream's own classes where they can be installed, see `upstream.py`.
         sizes: published sizes by name, and a tiny one.
-        images: how pictures become the input, as preprocess.json states it (docs/pack.md); None for families without.
+        images: how pictures become the input, as preprocess.json states it (docs/pack.md), or that nobody says and
+            why; None for families without pictures.
         embeddings: what the outputs are: {"pooling": "cls", "normalize": True}, for preprocess.json.
         hugging_face: what Hugging Face's clients need; None for families that they do not know.
         encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.

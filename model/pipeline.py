@@ -143,20 +143,20 @@ def settle_pooling(settled: Settled, source: Source, width: int) -> None:
             "of such a folder sentence-transformers makes a mean, not normalised: --pooling mean --no-normalize"
         )
     stated = _pooling(document, source, width, asked=settled.part + "pooling" in settled.given) if document else None
-    settled.choose("pooling", str, otherwise=(stated, found.place) if stated else None, choices=POOLINGS)
+    settled.choose("pooling", str, otherwise=stated, choices=POOLINGS)
     otherwise = None if found.normalize is None else (found.normalize, MODULES)
     settled.choose("normalize", bool, otherwise=otherwise)
 
 
-def _pooling(document: Document, source: Source, width: int, *, asked: bool) -> str | None:
-    """Read the pooling's configuration; None when the command line says something in its place."""
+def _pooling(document: Document, source: Source, width: int, *, asked: bool) -> tuple[str, str] | None:
+    """Read the pooling and where it is said; None when the command line says something in its place."""
     for field in ("word_embedding_dimension", "embedding_dimension"):
         stated = document.take(field, int, width)
         if stated != width:
             raise InputError(f"{document.origin}: {field} is {stated}, but the checkpoint's tensors say {width}")
-    switched = [mode for field, mode in SWITCHES.items() if document.take(field, bool, default=False)]
+    switched = {mode: field for field, mode in SWITCHES.items() if document.take(field, bool, default=False)}
     kind = list if "pooling_mode" in document and isinstance(document.fields["pooling_mode"], list) else str
-    mode = document.take("pooling_mode", kind, switched)
+    mode = document.take("pooling_mode", kind, [*switched])
     modes = [mode] if isinstance(mode, str) else mode
     if not document.take("include_prompt", bool, default=True) and any(_prompts(source).values()):
         raise InputError(
@@ -168,7 +168,8 @@ def _pooling(document: Document, source: Source, width: int, *, asked: bool) -> 
     if len(modes) != 1 or modes[0] not in POOLINGS:
         shown_modes = " + ".join(map(str, modes)) or "none"
         raise InputError(f"{document.origin}: the pooling is {shown_modes}; what is computed here is cls or mean")
-    return str(modes[0])
+    field = "pooling_mode" if "pooling_mode" in document else switched[modes[0]]
+    return modes[0], f"{document.name}: {field}"
 
 
 def settle_texts(settled: Settled, source: Source, positions: int, *, left_padding: bool) -> None:
@@ -253,7 +254,7 @@ def _prompts(source: Source) -> dict[str, str]:
     document = source.document(SENTENCES)
     if document is None:
         return {}
-    part = document.part("prompts")
+    part = document.part("prompts", listed=False)
     return {name: part.take(name, str, None) or "" for name in part.fields}
 
 

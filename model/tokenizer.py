@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..validation.errors import InputError
-from .documents import JSON, Document, Harmless, Only, shown
+from .documents import JSON, USED, Document, Harmless, Only, shown
 from .family import Source, Tokens
 
 SETTINGS = "tokenizer_config.json"
@@ -29,11 +29,11 @@ HARMLESS: Harmless = {
     **dict.fromkeys(("pad_to_multiple_of", "padding_strategy", "pad_token_type_id"), "padding is masked"),
     **dict.fromkeys(("add_prefix_space", "keep_accents", "legacy", "sp_model_kwargs"), _MODEL),
     **dict.fromkeys(("mask_token", "bos_token", "eos_token", "pad_token", "unk_token"), _MODEL),
-    **dict.fromkeys(("additional_special_tokens", "extra_special_tokens"), "added_tokens_decoder has each with its id"),
     "backend": Only(("tokenizers",), "the library that tokenizer.json is for"),
     "processor_class": "concerns pictures and sound",
     "model_input_names": "names of the network's inputs",
     "do_basic_tokenize": Only((True,), "splits at punctuation, as is done here"),
+    "split_special_tokens": Only((False,), "one that is typed is one, as here"),
     "never_split": Only((None, []), "nothing is kept whole"),
     "auto_map": Only((None,), "no code of its own"),
 }
@@ -76,26 +76,27 @@ def settle_tokenizer(source: Source, usual: str) -> None:
     Raises:
         InputError: they disagree, or ask for what is not done here.
     """
-    settings, special, tokens = source.document(SETTINGS), source.document(SPECIAL), source.tokens
+    settings, special, tokens = source.document(SETTINGS), source.document(SPECIAL), _wanted(source)
     for document in filter(None, (settings, special)):
         for field in BERT:
             _text(document, field)
     if special:
         special.accept(dict.fromkeys(special.fields, _MODEL))
     stated = list(_added(source))
+    asked = usual
     if settings:
-        written = settings.take("tokenizer_class", str, None)
+        ignored = settings.ignores("tokenizer_class")
+        asked = settings.take("tokenizer_class", str, None) or ("TokenizersBackend" if ignored else usual)
         settings.accept(HARMLESS)
-        if tokens:
-            asked = "TokenizersBackend" if settings.ignores("tokenizer_class") else written or usual
-            _hold_class(settings, tokens, asked)
-            _hold_normalizer(settings, tokens, rebuilt=asked in REBUILT)
-        else:
-            settings.accept(dict.fromkeys(NORMALIZER, "no tokenizer is read"))
+        settings.accept({} if tokens else dict.fromkeys(NORMALIZER, "no tokenizer is read"))
+    if tokens and (settings or tokens.name != MODEL):
+        _hold_class(settings.origin if settings else tokens.origin, tokens, asked)
+    if tokens and settings:
+        _hold_normalizer(settings, tokens, rebuilt=asked in REBUILT)
     for document, text, number in stated:
-        if tokens and tokens.ids.get(text) != number:
+        if tokens and (text not in tokens.ids or number not in (None, tokens.ids[text])):
             raise InputError(
-                f"{document.origin}: the token {shown(text)} has the id {number}, but in {tokens.origin} it has "
+                f"{document.origin}: the token {shown(text)} has an id ({number}), but in {tokens.origin} it has "
                 f"{tokens.ids.get(text, 'none')}; save the tokenizer again, so that "
                 f"{MODEL} has all tokens, or say --no-tokenizer"
             )
@@ -128,20 +129,25 @@ def special_ids(source: Source, fields: Mapping[str, tuple[str, tuple[str, ...]]
 
 
 def lowercases(source: Source) -> bool | None:
-    """Say whether the tokenizer makes capitals small; None when there is none."""
-    if source.tokens is None:
+    """Say whether the tokenizer makes capitals small; None when there is none, or none is wanted."""
+    tokens = _wanted(source)
+    if tokens is None:
         return None
-    if source.tokens.name == MODEL:
-        return any(map(_lowers, _normalizers(source.tokens.normalizer)))
+    if tokens.name == MODEL:
+        return any(map(_lowers, _normalizers(tokens.normalizer)))
     settings = source.document(SETTINGS)
     return settings is None or bool(settings.take("do_lower_case", bool, default=True))
 
 
-def _hold_class(settings: Document, tokens: Tokens, asked: str) -> None:
+def _wanted(source: Source) -> Tokens | None:
+    return source.tokens if source.tokens and source.tokens.wanted else None
+
+
+def _hold_class(origin: str, tokens: Tokens, asked: str) -> None:
     known = FAST if tokens.name == MODEL else WORD_PIECES
     if asked not in known:
         raise InputError(
-            f"{settings.origin}: tokenizer_class is {shown(asked)}, and what it does to a text does not stand in "
+            f"{origin}: the tokenizer is transformers' {asked}, and what it does to a text does not stand in "
             f"{tokens.name} (classes of which it does: {', '.join(known)}); pass --tokenizer with a {MODEL} that does "
             "all of it, or say --no-tokenizer"
         )
@@ -194,19 +200,26 @@ def _text(document: Document, field: str) -> str | None:
         document.note(field, "null: not stated")
         return None
     if isinstance(document.fields[field], dict):
-        part = document.part(field)
+        part = document.part(field, listed=False)
         part.accept(dict.fromkeys(part.fields.keys() - {"content"}, _FOUND))
         return str(part.take("content", str))
     return str(document.take(field, str))
 
 
-def _added(source: Source) -> Iterator[tuple[Document, str, int]]:
-    """Read the tokens that are added to the vocabulary, and their ids."""
+def _added(source: Source) -> Iterator[tuple[Document, str, int | None]]:
+    """Read the tokens that are added to the vocabulary, and their ids; None where the document leaves that open."""
     if added := source.document(ADDED):
         for text in added.fields:
             yield added, text, added.take(text, int, low=0)
     if settings := source.document(SETTINGS):
-        decoder = settings.part("added_tokens_decoder")
+        for field in ("additional_special_tokens", "extra_special_tokens"):
+            listed = settings.fields.get(field) or []
+            settings.note(field, USED)
+            for token in (
+                listed.values() if isinstance(listed, dict) else listed if isinstance(listed, list) else [listed]
+            ):
+                yield settings, str(token.get("content") if isinstance(token, dict) else token), None
+        decoder = settings.part("added_tokens_decoder", listed=False)
         for number in decoder.fields:
             token = decoder.part(number)
             token.accept(dict.fromkeys(token.fields.keys() - {"content"}, _FOUND))

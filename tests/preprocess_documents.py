@@ -11,6 +11,14 @@ from typing import Any
 
 Path = tuple[str | int, ...]
 
+WORDS = {
+    "pooling": ("cls", "mean", "first end of text", "last token"),
+    "similarity": ("dot", "cosine", "euclidean", "manhattan"),
+    "padding": ("after the text, to the longest of the batch", "before the text, to the longest of the batch"),
+    "truncation": ("keep the first tokens and the special tokens", "keep the last tokens and the special tokens"),
+}
+"""All that these keys may say."""
+
 TEXTS = {
     "tokenizer": "tokenizer.json",
     "inputs": {"ids": "input_ids", "mask": "attention_mask"},
@@ -24,7 +32,7 @@ TEXTS = {
     "prefix": "query: ",
 }
 EMBEDDINGS = {
-    "output": "embeddings",
+    "outputs": {"encode_text": "text_embeds", "encode_multimodal": "embeddings"},
     "width": 32,
     "dtype": "float32",
     "pooling": "cls",
@@ -54,7 +62,7 @@ def document(steps: list[dict[str, Any]] | None, texts: dict[str, Any] | None = 
         "steps": [*(steps or []), NORMALIZE],
     }
     made = {
-        "format_version": 1,
+        "format_version": 2,
         "texts": texts,
         "images": None if steps is None else images,
         "embeddings": EMBEDDINGS | stated,
@@ -79,6 +87,21 @@ LEGAL: dict[str, dict[str, Any]] = {
     "cropped only": document([CROP, COLOUR]),
     "texts": document(None, pooling="mean", normalize=False, similarity="cosine"),
     "no tokenizer": document(None, TEXTS | {"tokenizer": None, "missing": "none was given", "prefix": ""}),
+    "no mask": document([CROP, COLOUR], TEXTS | {"inputs": {"ids": "input_ids"}}, pooling="first end of text"),
+    "no special tokens": document(
+        None,
+        TEXTS | {"first_id": None, "last_id": None, "padding": "before the text, to the longest of the batch"},
+        pooling="last token",
+        similarity="euclidean",
+    ),
+    "only a last token": document(
+        None, TEXTS | {"first_id": None, "truncation": WORDS["truncation"][1]}, similarity="manhattan"
+    ),
+    "no embeddings": document(None) | {"embeddings": None},
+    "no embeddings, but pictures": document([CROP, COLOUR]) | {"embeddings": None},
+    "pictures that nobody states": document(None) | {"images": {"input": "images", "missing": "no document says"}},
+    "only pictures that nobody states": document(None, None) | {"images": {"input": "x", "missing": "no document"}},
+    "nothing": document(None, None) | {"embeddings": None},
 }
 
 VALUES = (None, True, False, 0, -1, 0.5, 3, 2**31, "?", "", "224", [], {})
@@ -114,12 +137,23 @@ OTHERS: tuple[tuple[str, Any], ...] = (
     ("truncation", "keep the middle tokens"),
     ("padding", "before the text"),
     ("pooling", "max"),
-    ("similarity", "euclidean"),
+    ("pooling", "eos"),
+    ("similarity", "hamming"),
     ("vocab_size", 102),
     ("pad_id", 300),
-    ("format_version", 2),
+    ("format_version", 1),
+    ("format_version", 3),
 )
 """Words that somebody could mean."""
+
+NAMES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
+    "a mask called as the ids": ("texts", lambda d: d["texts"]["inputs"].update(mask=d["texts"]["inputs"]["ids"])),
+    "pictures called as the ids": ("images", lambda d: d["images"].update(input="input_ids")),
+    "embeddings of nothing": ("embeddings", lambda d: d.update(texts=None, images=None)),
+    "no embeddings but an object": ("embeddings", lambda d: d["embeddings"]["outputs"].clear()),
+    "the output of version 1": ("embeddings", lambda d: d["embeddings"].update(outputs="embeddings")),
+}
+"""What two parts of a document make wrong, by the part that must be there."""
 
 STRUCTURES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "another step first": lambda d: d["images"]["steps"].insert(0, {"do": "pad", "to": 224}),
@@ -154,18 +188,25 @@ def mutations(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Change one place of a legal document; give what was done and the document, which must be refused."""
     legal = LEGAL[name]
     for path, value in _places(legal):
-        named = path[:2] == ("texts", "max_tokens")  # by entry points, whose names a document cannot know
-        if path and isinstance(path[-1], str) and not (named and len(path) > 2):
+        # By entry points, whose names a document cannot know.
+        named = path[:2] in (("texts", "max_tokens"), ("embeddings", "outputs"))
+        if path and isinstance(path[-1], str) and not (named and len(path) > 2) and path != ("texts", "inputs", "mask"):
             yield f"{_shown(path)} removed", _changed(legal, path, lambda parent, key: parent.pop(key))
         if isinstance(value, dict) and not named:
             yield f"{_shown(path)} with another key", _changed(legal, (*path, "surplus"), _set(None))
         others = [other for key, other in OTHERS if path and key == path[-1]]
+        others += WORDS.get(str(path[-1]), ()) if path else ()
         for other in [*VALUES, *others]:
             if path and json.dumps(other) != json.dumps(value) and not free(legal, path, other):
                 yield f"{_shown(path)} = {json.dumps(other)}", _changed(legal, path, _set(other))
     for other in VALUES:
         yield f"the document is {json.dumps(other)}", other  # type: ignore[misc]
-    for kind, change in STRUCTURES.items() if legal["images"] else ():
+    for kind, (part, change) in NAMES.items():
+        if legal[part] is not None and (part != "images" or legal["texts"]):
+            changed = copy.deepcopy(legal)
+            change(changed)
+            yield kind, changed
+    for kind, change in STRUCTURES.items() if legal["images"] and "steps" in legal["images"] else ():
         if kind == "a crop of more than there is" and legal["images"]["steps"][0]["do"] != "crop":
             continue
         changed = copy.deepcopy(legal)
@@ -179,13 +220,25 @@ def free(legal: dict[str, Any], path: Path, value: Any) -> bool:
     whole = isinstance(value, int) and not isinstance(value, bool)
     number = whole or isinstance(value, float)
     if path in (("texts",), ("images",)):
-        return value is None and legal["texts"] is not None and legal["images"] is not None
+        others = legal["images"] if path == ("texts",) else legal["texts"]
+        return value is None and (others is not None or legal["embeddings"] is None)
+    if path == ("embeddings",):
+        return value is None
+    if path[:2] == ("embeddings", "outputs"):
+        return len(path) > 2 and isinstance(value, str) and value != ""
+    if key in ("pooling", "similarity", "padding", "truncation"):
+        return isinstance(value, str) and value in WORDS[key]
     if key == "prefix":
         return isinstance(value, str)
-    if key in ("ids", "mask", "input", "output", "missing"):
+    if key == "normalize":
+        return isinstance(value, bool)
+    if key == "vocab_size":
+        ids = [legal["texts"][name] for name in ("first_id", "last_id", "pad_id")]
+        return whole and max(i for i in ids if i is not None) < value < 2**31
+    if key in ("ids", "mask", "input", "missing"):
         return isinstance(value, str) and value != ""
     if key in ("first_id", "last_id", "pad_id"):
-        return whole and 0 <= value < 300
+        return (value is None and key != "pad_id") or (whole and 0 <= value < 300)
     if "max_tokens" in path[:-1]:
         return value is None or (whole and 2 <= value < 2**31)
     if key == "mean" and isinstance(path[-1], int):

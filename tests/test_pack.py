@@ -655,13 +655,15 @@ def test_a_tokenizer_that_cannot_be_read(tiny, tmp_path, content, message):
 
 
 def test_a_tokenizer_of_another_network(tiny, tmp_path):
-    """Named by the user it is an error; beside the checkpoint it is left out, and the pack says so."""
+    """Where it lies beside the checkpoint too, unless the user says that none is wanted."""
     folder = vocabulary(tmp_path / "words", (*WORDS, *(f"w{i}" for i in range(300))))
     with pytest.raises(InputError, match="gives ids up to 313, but the network knows 300 tokens"):
         packed(tiny, tmp_path / "run", folder)
     vocabulary(tiny.parent, (*WORDS, *(f"w{i}" for i in range(300))))
-    run = packed(tiny, tmp_path / "run")
-    assert "vocab.txt gives ids up to 313" in run.manifest()["tokenizer"]["missing"]
+    with pytest.raises(InputError, match=r"gives ids up to 313, .* say --no-tokenizer"):
+        packed(tiny, tmp_path / "run")
+    run = load.perform(tmp_path / "run", Options(checkpoint=str(tiny), no_tokenizer=True), Silent())
+    assert "--no-tokenizer" in run.manifest()["tokenizer"]["missing"]
 
 
 def test_a_tokenizer_that_changed_since(tiny, tmp_path):

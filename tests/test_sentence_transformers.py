@@ -39,13 +39,13 @@ def exported(folder: Path, family: str = "bert", opset: int | None = None, **set
     folder.mkdir(exist_ok=True)
     write_fixture(family, "tiny", 5, "float32", folder / "ckpt.safetensors")
     if family == "bert":
-        document = dataclasses.asdict(FAMILY.sizes["tiny"]) | settings
-        (folder / "config.json").write_text(json.dumps({k: v for k, v in document.items() if k != "pooling"}))
-        pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
-        (folder / "1_Pooling").mkdir(exist_ok=True)
-        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+        config = dataclasses.replace(FAMILY.sizes["tiny"], pooling="mean", **settings)
+        for place, content in FAMILY.documents(config).items():
+            (folder / place).write_text(json.dumps(content))
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
-    run = load.perform(folder / "run", Options(checkpoint=str(folder / "ckpt.safetensors")), Silent())
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    options = Options(checkpoint=str(folder / "ckpt.safetensors"), layouts=(LAYOUT,))
+    run = load.perform(folder / "run", options, Silent())
     for stage in (remap.perform, verify.perform, build.perform, write.perform):
         stage(run, Options(), Silent())
     export.perform(run, Options(opset=opset), Silent(), exporters()[LAYOUT])
@@ -153,11 +153,14 @@ def test_it_is_written_only_when_asked_for():
 
 
 def test_what_has_no_such_folder(tmp_path):
-    with pytest.raises(InputError, match="of the family bert only"):
+    with pytest.raises(InputError, match="its clients open the families bert; this is visualized_bge"):
         exported(tmp_path / "visualized", "visualized_bge")
     run = exported(tmp_path / "bert")
     (tmp_path / "bert" / "vocab.txt").unlink()
-    run = load.perform(run.path, Options(checkpoint=str(tmp_path / "bert" / "ckpt.safetensors")), Silent())
+    options = Options(checkpoint=str(tmp_path / "bert" / "ckpt.safetensors"))
+    with pytest.raises(InputError, match="--layout sentence-transformers needs a tokenizer: neither"):
+        load.perform(run.path, dataclasses.replace(options, layouts=(LAYOUT,)), Silent())
+    run = load.perform(run.path, options, Silent())
     for stage in (remap.perform, verify.perform, build.perform, write.perform):
         stage(run, Options(), Silent())
     with pytest.raises(InputError, match="needs a tokenizer: neither"):

@@ -105,6 +105,12 @@ class EntryPoint:
                 return spec
         raise ValueError(f"{self.name} has no input {name} (inputs: {', '.join(spec.name for spec in self.inputs)})")
 
+    def most(self, dim: int | str) -> int | None:
+        """Give the largest size that a dimension may have; None where nothing bounds it, or it is a sum."""
+        if isinstance(dim, int):
+            return dim
+        return self.axes[dim].high if dim in self.axes else None
+
     def sizes(self, inputs: Arrays) -> dict[str, int]:
         """Find the sizes of the axes that some inputs have.
 

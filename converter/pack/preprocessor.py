@@ -3,18 +3,19 @@
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ...validation.domains import BEFORE
 from ...validation.entry_point import EntryPoint, TensorSpec, TokenIds
 from ...validation.errors import InputError
 from ...validation.runner import Arrays
 from . import FORMAT_VERSION, PREPROCESS, steps, tokenizer
 from .pictures import Source, images
-from .steps import NULL_OR_OBJECT, Rules, Word, one_of
+from .steps import NULL_OR_OBJECT, Rules, one_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 CHUNK = 1024
 """Texts that are encoded at once: the library keeps more than ids of each."""
+
+Made: TypeAlias = tuple[str, tuple[int | str, ...]] | None
+"""Dtype and shape of an input that is made, the axis of the rows first; None where nobody states them."""
 
 
 class Modality(ABC):
@@ -39,17 +43,18 @@ class Modality(ABC):
         self.directory = directory
         self.rules = rules
 
+    @property
     @abstractmethod
-    def specs(self) -> tuple[TensorSpec, ...]:
-        """Describe the inputs that it makes."""
+    def names(self) -> tuple[str, ...]:
+        """Give the names of the inputs that it makes."""
+
+    @abstractmethod
+    def shape(self) -> Made:
+        """Give dtype and shape of each of them, the axis of the rows first."""
 
     @abstractmethod
     def inputs(self, entry_point: str, raw: Sequence[Any]) -> Arrays:
         """Make its inputs of an entry point, for one batch."""
-
-    def limits(self) -> Mapping[str, Mapping[str, int | None]]:
-        """Give the limits that it keeps, axis -> entry point -> limit."""
-        return {}
 
 
 class Texts(Modality):
@@ -58,13 +63,14 @@ class Texts(Modality):
     check = staticmethod(steps.texts)
     _opened: "Tokenizer | None" = None
 
-    def specs(self) -> tuple[TensorSpec, ...]:
-        """Describe ids and mask."""
-        return tuple(TensorSpec(name, "int32", ("batch", "tokens")) for name in self.rules["inputs"].values())
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name ids, and mask where there is one."""
+        return tuple(self.rules["inputs"].values())
 
-    def limits(self) -> Mapping[str, Mapping[str, int | None]]:
-        """Give the most tokens of each entry point."""
-        return {"tokens": self.rules["max_tokens"]}
+    def shape(self) -> Made:
+        """Describe ids and mask."""
+        return "int32", ("texts", "tokens")
 
     def inputs(self, entry_point: str, raw: Sequence[str]) -> Arrays:
         """Make the inputs of an entry point, for one batch."""
@@ -81,16 +87,22 @@ class Texts(Modality):
         return found
 
     def padded(self, rows: Sequence[Sequence[int]], tokens: int = 0) -> dict[str, np.ndarray]:
-        """Pad rows of ids to the longest, or to `tokens` if that is more; give ids and mask, (batch, tokens) int32."""
+        """Pad rows of ids to the longest, or to `tokens` if that is more; give ids and mask, (batch, tokens) int32.
+
+        Raises:
+            InputError: a text has no tokens, of which a network that adds none of its own makes nothing.
+        """
+        if not all(rows):
+            raise InputError(f"{self.directory}: text {list(map(bool, rows)).index(False)} is of no tokens")
         width = max([tokens, *map(len, rows)])
         ids = np.full((len(rows), width), self.rules["pad_id"], np.int32)
         mask = np.arange(width) < np.array([len(row) for row in rows])[:, None]
-        if self.rules["padding"].startswith("before"):
+        if self.rules["padding"] == tokenizer.PADDING[BEFORE]:
             mask = mask[:, ::-1]
         for row, real, text in zip(ids, mask, rows, strict=True):
             row[real] = text
-        names = self.rules["inputs"]
-        return {names["ids"]: ids, names["mask"]: mask.astype(np.int32)}
+        made = {"ids": ids, "mask": mask.astype(np.int32)}
+        return {name: made[kind] for kind, name in self.rules["inputs"].items()}
 
     def _tokenizer(self, entry_point: str) -> "Tokenizer":
         """Open the tokenizer that reads texts for an entry point, which is one for all of them."""
@@ -109,13 +121,22 @@ class Pictures(Modality):
 
     check = staticmethod(steps.images)
 
-    def specs(self) -> tuple[TensorSpec, ...]:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name the pixels."""
+        return (self.rules["input"],)
+
+    def shape(self) -> Made:
         """Describe the pixels."""
+        if "missing" in self.rules:
+            return None
         size, channels = self.rules["size"], len(self.rules["colour"])
-        return (TensorSpec(self.rules["input"], self.rules["dtype"], ("batch", size, size, channels)),)
+        return self.rules["dtype"], ("images", size, size, channels)
 
     def inputs(self, entry_point: str, raw: Sequence[Source]) -> Arrays:
         """Make the pixels, the same for every entry point."""
+        if "missing" in self.rules:
+            raise InputError(f"{self.directory} does not say how pictures are prepared: {self.rules['missing']}")
         return {self.rules["input"]: images(raw, self.rules)}
 
 
@@ -131,15 +152,21 @@ def check(document: Any, where: str) -> None:
     """
     version = document.get("format_version") if isinstance(document, dict) else None
     if version is not None and not one_of(FORMAT_VERSION).legal(version):
-        raise InputError(f"{where}: format_version is {version}, this program reads {FORMAT_VERSION}")
-    parts: dict[str, Word] = {"format_version": one_of(FORMAT_VERSION), **dict.fromkeys(MODALITIES, NULL_OR_OBJECT)}
-    steps.hold(where, document, {**parts, "embeddings": steps.OBJECT})
+        again = "; run `bgevis-convert pack DIR` again with this version" if one_of(1).legal(version) else ""
+        raise InputError(f"{where}: format_version is {version}, this program reads {FORMAT_VERSION}{again}")
+    parts = dict.fromkeys((*MODALITIES, "embeddings"), NULL_OR_OBJECT)
+    steps.hold(where, document, {"format_version": one_of(FORMAT_VERSION), **parts})
     there = [name for name in MODALITIES if document[name] is not None]
-    if not there:
-        raise InputError(f"{where}: all of {', '.join(MODALITIES)} are null; known: one of them at least")
+    names: list[str] = []
     for name in there:
         MODALITIES[name].check(f"{where}: {name}", document[name])
-    steps.embeddings(f"{where}: embeddings", document["embeddings"])
+        names += MODALITIES[name](Path(), document[name]).names
+    if len(set(names)) < len(names):
+        raise InputError(f"{where}: its inputs are {', '.join(names)}; known: another name for each")
+    if document["embeddings"] is not None:
+        if not there:
+            raise InputError(f"{where}: embeddings is an object; known: null where {', '.join(MODALITIES)} are")
+        steps.embeddings(f"{where}: embeddings", document["embeddings"])
 
 
 def read(text: str) -> Any:
@@ -188,22 +215,46 @@ class Preprocessor:
         Raises:
             InputError: preprocess.json is another network's.
         """
+        where = self.directory / PREPROCESS
+        made = {name: modality.shape() for modality in self._made.values() for name in modality.names}
+        embedding = [self._embedding(entries, *named) for named in self._outputs.items()]
+        whole = embedding or [e for e in entries.values() if all(spec.name in made for spec in e.inputs)]
+        for entry in whole:
+            for spec in entry.inputs:
+                if spec.name not in made or not _made_as(made[spec.name], spec, entry):
+                    raise InputError(f"{where}: it makes {_listed(made)}; {entry.name} takes {_told(spec)}")
+        concerned = whole or entries.values()
+        taken = {s.name for e in concerned for s in e.inputs if s.name in made and _made_as(made[s.name], s, e)}
+        if unused := made.keys() - taken:
+            several = ", ".join(entry.name for entry in concerned)
+            raise InputError(f"{where}: it makes {_listed(made)}; none of {several} takes {', '.join(sorted(unused))}")
+        if self.rules["texts"]:
+            self._hold_limits(concerned)
+
+    @property
+    def _outputs(self) -> Mapping[str, str]:
+        return self.rules["embeddings"]["outputs"] if self.rules["embeddings"] else {}
+
+    def _embedding(self, entries: Mapping[str, EntryPoint], name: str, output: str) -> EntryPoint:
+        """Give the entry point that preprocess.json says gives an embedding, of the width that it states."""
         where, stated = self.directory / PREPROCESS, self.rules["embeddings"]
-        output = TensorSpec(stated["output"], stated["dtype"], ("batch", stated["width"]))
-        makes = {spec.name: spec for made in self._made.values() for spec in made.specs()}
-        takes = {spec.name: _plain(spec) for entry in entries.values() for spec in entry.inputs}
-        if makes != takes:
-            raise InputError(f"{where}: it makes {_listed(makes)}, the network takes {_listed(takes)}")
-        for entry in entries.values():
-            gives = {spec.name: _plain(spec) for spec in entry.outputs}
-            if gives != {output.name: output}:
-                raise InputError(f"{where}: embeddings is {_listed({'': output})}, {entry.name} gives {_listed(gives)}")
-        for made in self._made.values():
-            for axis, limits in made.limits().items():
-                right = {entry.name: entry.axes[axis].high for entry in entries.values() if axis in entry.axes}
-                if limits.keys() != right.keys() or any(_beyond(limits[name], right[name]) for name in right):
-                    given, known = json.dumps(limits), json.dumps(right)
-                    raise InputError(f"{where}: max_{axis} is {given}, the network takes at most {known}")
+        if name not in entries:
+            raise InputError(f"{where}: embeddings.outputs names {name}; the network has {', '.join(entries)}")
+        for spec in entries[name].outputs:
+            if spec.name == output and (spec.dtype, *spec.shape[1:]) == (stated["dtype"], stated["width"]):
+                return entries[name]
+        wanted, gives = f"{output}[rows, {stated['width']}] {stated['dtype']}", map(_told, entries[name].outputs)
+        raise InputError(f"{where}: embeddings are {wanted}; {name} gives {', '.join(gives)}")
+
+    def _hold_limits(self, concerned: Iterable[EntryPoint]) -> None:
+        """Hold max_tokens to the entry points that read text."""
+        ids, limits = self.rules["texts"]["inputs"]["ids"], self.rules["texts"]["max_tokens"]
+        most = {e.name: e.most(spec.shape[-1]) for e in concerned for spec in e.inputs if spec.name == ids}
+        if limits.keys() != most.keys() or any(_beyond(limits[name], most[name]) for name in most):
+            raise InputError(
+                f"{self.directory / PREPROCESS}: max_tokens is {json.dumps(limits)}, the network takes at most "
+                f"{json.dumps(most)}"
+            )
 
     def ids(self, entry_point: str, texts: Sequence[str]) -> list[list[int]]:
         """Give the ids of each text, truncated to what the entry point takes, not padded.
@@ -246,15 +297,29 @@ class Preprocessor:
         return {spec.name: made[spec.name].astype(spec.dtype, copy=False) for spec in entry.inputs}
 
 
-def _plain(spec: TensorSpec) -> TensorSpec:
-    """Leave out the domain, which a manifest does not state."""
-    return TensorSpec(spec.name, spec.dtype, spec.shape)
+def _made_as(made: Made, spec: TensorSpec, entry: EntryPoint) -> bool:
+    """Say whether an entry point takes what is made: any axis is one, by any name; the first is that of the rows."""
+    if made is None:
+        return True
+    dtype, (_, *sizes) = made
+    if spec.dtype != dtype or len(spec.shape) != 1 + len(sizes) or isinstance(spec.shape[0], int):
+        return False
+    dims = zip(sizes, spec.shape[1:], strict=True)
+    return all(isinstance(size, str) or _takes(entry, dim, size) for size, dim in dims)
 
 
-def _listed(specs: Mapping[str, TensorSpec]) -> str:
-    """Describe tensors, in the order of their names."""
-    several = sorted(specs.values(), key=lambda spec: spec.name)
-    return ", ".join(f"{s.name}[{', '.join(map(str, s.shape))}] {s.dtype}" for s in several) or "nothing"
+def _takes(entry: EntryPoint, dim: int | str, size: int) -> bool:
+    return dim == size if isinstance(dim, int) else not _beyond(size, entry.most(dim))
+
+
+def _listed(made: Mapping[str, Made]) -> str:
+    """Describe what is made, in the order of the names."""
+    several = ((name, *(shape or ("as nobody states", ()))) for name, shape in sorted(made.items()))
+    return ", ".join(f"{name}[{', '.join(map(str, sizes))}] {dtype}" for name, dtype, sizes in several) or "nothing"
+
+
+def _told(spec: TensorSpec) -> str:
+    return f"{spec.name}[{', '.join(map(str, spec.shape))}] {spec.dtype}"
 
 
 def _beyond(stated: int | None, most: int | None) -> bool:

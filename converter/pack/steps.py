@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ...validation.errors import InputError
-from .tokenizer import TRUNCATION
+from .tokenizer import PADDING, TRUNCATION
 
 Rules: TypeAlias = Mapping[str, Any]
 """A part of preprocess.json."""
@@ -63,7 +63,13 @@ NAME = Word("a text that is not empty", lambda given: isinstance(given, str) and
 TEXT = Word("a text", lambda given: isinstance(given, str))
 OBJECT = Word("an object", lambda given: isinstance(given, dict))
 LIST = Word("a list", lambda given: isinstance(given, list))
-NULL_OR_OBJECT = Word("null or an object", lambda given: given is None or isinstance(given, dict))
+
+
+def _or_null(word: Word) -> Word:
+    return Word(f"null or {word.known}", lambda given: given is None or word.legal(given))
+
+
+NULL_OR_OBJECT, ID_OR_NULL, LIMIT_OR_NULL = _or_null(OBJECT), _or_null(ID), _or_null(LIMIT)
 
 # Ways that a word chooses between.
 
@@ -71,6 +77,9 @@ HALVES: Mapping[str, Callable[[float], int]] = {"half to even": round, "floor": 
 """A crop's offset, from half of what is left over; Python's `round` takes halves to the even number."""
 LONGER: Mapping[str, Callable[[float], int]] = {"floor": math.floor, "round": round}
 """The longer side, from what it would be exactly."""
+POOLING = ("cls", "mean", "first end of text", "last token")
+"""Which of the states of a text's tokens, or of a picture's patches, became the embedding."""
+SIMILARITIES = ("dot", "cosine", "euclidean", "manhattan")
 FILTERS = ("bicubic", "bilinear")
 ALPHA = ("dropped", "over white")
 
@@ -80,18 +89,19 @@ TEXTS: Keys = {
     "tokenizer": one_of(None, "tokenizer.json"),
     "inputs": OBJECT,
     "vocab_size": SIZE,
-    "first_id": ID,
-    "last_id": ID,
+    "first_id": ID_OR_NULL,
+    "last_id": ID_OR_NULL,
     "pad_id": ID,
     "max_tokens": OBJECT,
     "truncation": one_of(*TRUNCATION.values()),
-    "padding": one_of("after the text, to the longest of the batch"),
+    "padding": one_of(*PADDING.values()),
     "prefix": TEXT,
 }
-TEXT_INPUTS: Keys = {"ids": NAME, "mask": NAME}
+IDS: Keys = {"ids": NAME}
+MASK: Keys = {"mask": NAME}
+"""There where an entry point takes one."""
 MISSING: Keys = {"missing": NAME}
 """Why there is no tokenizer, for people: there if and only if `tokenizer` is null."""
-LIMIT_OR_NONE = Word(f"null or {LIMIT.known}", lambda given: given is None or LIMIT.legal(given))
 
 IMAGES: Keys = {
     "input": NAME,
@@ -104,13 +114,16 @@ IMAGES: Keys = {
     "steps": LIST,
 }
 
+UNSTATED: Keys = {"input": NAME, "missing": NAME}
+"""All that is said of pictures where nobody states how they are prepared: `missing` is why, for people."""
+
 EMBEDDINGS: Keys = {
-    "output": NAME,
+    "outputs": OBJECT,
     "width": SIZE,
     "dtype": one_of("float32"),
-    "pooling": one_of("cls", "mean"),
+    "pooling": one_of(*POOLING),
     "normalize": one_of(True, False),
-    "similarity": one_of("dot", "cosine"),
+    "similarity": one_of(*SIMILARITIES),
 }
 
 RESIZE: Keys = {
@@ -172,17 +185,25 @@ def _shown(value: Any) -> str:
 def texts(where: str, rules: Rules) -> None:
     """Check the rules of texts."""
     hold(where, rules, TEXTS | (MISSING if rules.get("tokenizer") is None else {}))
-    hold(f"{where}.inputs", rules["inputs"], TEXT_INPUTS)
-    if not rules["max_tokens"]:
-        raise InputError(f"{where}: max_tokens is {{}}; known: an entry point's name and its limit, at least once")
-    hold(f"{where}.max_tokens", rules["max_tokens"], dict.fromkeys(rules["max_tokens"], LIMIT_OR_NONE))
+    hold(f"{where}.inputs", rules["inputs"], IDS | (MASK if "mask" in rules["inputs"] else {}))
+    _by_entry_point(where, "max_tokens", rules, LIMIT_OR_NULL)
     for key in ("first_id", "last_id", "pad_id"):
-        if rules[key] >= rules["vocab_size"]:
+        if rules[key] is not None and rules[key] >= rules["vocab_size"]:
             raise InputError(f"{where}: {key} is {rules[key]}; known: below vocab_size, {rules['vocab_size']}")
+
+
+def _by_entry_point(where: str, key: str, rules: Rules, word: Word) -> None:
+    """Check what is said of each entry point, of one at least."""
+    if not rules[key]:
+        raise InputError(f"{where}: {key} is {{}}; known: an entry point's name and {word.known}, at least once")
+    hold(f"{where}.{key}", rules[key], dict.fromkeys(rules[key], word))
 
 
 def images(where: str, rules: Rules) -> None:
     """Check the rules of pictures: every step, and that they end with bytes of the size and colour stated."""
+    if "missing" in rules:
+        hold(where, rules, UNSTATED)
+        return
     hold(where, rules, IMAGES)
     least: Mapping[str, int] = {}
     """What the picture measures at least, as far as the steps say."""
@@ -221,9 +242,4 @@ def images(where: str, rules: Rules) -> None:
 def embeddings(where: str, rules: Rules) -> None:
     """Check what is said of the outputs."""
     hold(where, rules, EMBEDDINGS)
-    right = "dot" if rules["normalize"] else "cosine"
-    if rules["similarity"] != right:
-        raise InputError(
-            f"{where}: similarity is {_shown(rules['similarity'])}; known: {_shown(right)}, "
-            f"since normalize is {_shown(rules['normalize'])}"
-        )
+    _by_entry_point(where, "outputs", rules, NAME)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...validation.domains import AFTER, BEFORE
 from ...validation.entry_point import EntryPoint, TokenIds
 from ...validation.errors import InputError
 from . import need
@@ -24,6 +25,9 @@ TRUNCATION = {
     "left": "keep the last tokens and the special tokens",
 }
 """The side at which a text that is too long is cut, and how preprocess.json says it."""
+
+PADDING = {side: f"{side} the text, to the longest of the batch" for side in (AFTER, BEFORE)}
+"""Where padding stands, and how preprocess.json says it."""
 
 
 class Unusable(InputError):
@@ -151,7 +155,8 @@ def truncate(tokenizer: "Tokenizer", limit: int | None, truncation: str) -> None
         tokenizer.enable_truncation(limit, direction=side)
 
 
-def settle(tokenizer: "Tokenizer", limit: int | None, truncation: str, pad: int) -> None:
+def settle(tokenizer: "Tokenizer", limit: int | None, truncation: str, ids: TokenIds) -> None:
     """Set truncation to what is done to texts, and padding to the longest of the batch."""
     truncate(tokenizer, limit, truncation)
-    tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad))
+    side = "left" if ids.padded == BEFORE else "right"
+    tokenizer.enable_padding(direction=side, pad_id=ids.pad, pad_token=tokenizer.id_to_token(ids.pad))

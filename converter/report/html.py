@@ -10,12 +10,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...exporters.base import PROGRAMS, WEIGHTS
+from ...model.family import dotted
 from ...validation.report import Report, Row, describe
 from ..certificate.ledger import FATES, Ledger
 from ..directory import Manifest
@@ -157,6 +158,7 @@ def context(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report]) -
     verdicts = _verdicts(manifest, reports)
     rows = [row for verdict in verdicts if verdict.report for row in verdict.report.rows]
     groups = _groups(verdicts)
+    origins = manifest.get("origins", {})
     fates = ledger.totals()
     return {
         "manifest": manifest,
@@ -174,7 +176,9 @@ def context(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report]) -
         "plain": [g for g in groups if all(r.error is None for _, r in g.rows) and any(r.passed for _, r in g.rows)],
         "scale": Scale.around([value for row in rows for value in (row.error, row.allowed) if value is not None]),
         "usage": [_usage(name, entry) for name, entry in manifest["entry_points"].items()],
-        "config": list(_flat(manifest["config"])),
+        "config": [(name, value, origins.get(name, "")) for name, value in dotted(manifest["config"])],
+        "documents": manifest.get("documents", {}),
+        "unread": manifest.get("unread", {}),
         "parts": _parts(manifest["files"]),
     }
 
@@ -205,14 +209,6 @@ def _usage(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _example(low: int, high: int | None) -> int:
     return low if high is None else max(low, min(EXAMPLE, high))
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _parts(files: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

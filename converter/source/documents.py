@@ -1,10 +1,11 @@
 """The JSON documents of a checkpoint's folder and its tokenizer: found by place, read strictly, judged elsewhere."""
 
+import contextlib
 import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -109,13 +110,20 @@ def read_documents(
         place = _place(path, _json(data, path))
         read(place, path)
         passed.append(place)
+    if MODULES not in contents:
+        read(MODULES, files[MODULES])
+    if isinstance(contents.get(MODULES), list) and POOLING not in contents:
+        del files[POOLING]  # it says where the pooling is, here or elsewhere
     for place, path in list(files.items()):
         if place not in contents:
             read(place, path)
     for place in _modules(contents.get(MODULES), files[MODULES], folder):
         if place not in contents:
             read(place, files[MODULES].parent / place)
-    found = _tokens(tokenizer or folder, digests, named=tokenizer is not None) if tokens else None
+    found = None
+    with contextlib.suppress(*([] if tokens else [InputError])):  # of one that is not wanted no fault matters
+        found = _tokens(tokenizer or folder, digests, named=tokenizer is not None)
+    found = replace(found, wanted=tokens) if found else None
     by_document = _ignored(ignored, contents)
     documents = {p: Document(p, str(files[p]), content, by_document.get(p, ())) for p, content in contents.items()}
     return Found(documents, found, digests, tuple(passed))
@@ -138,10 +146,11 @@ def _bytes(path: Path) -> bytes | None:
         raise EnvironmentFailure(f"{path}: no permission to read it; change its mode or run as its owner") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); a regular file is expected") from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise InputError(f"{path} is no regular file; remove it, or put the document in its place")
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is no regular file; remove it, or put the document in its place")
         if status.st_size > LARGEST:
             raise InputError(f"{path} has {status.st_size} bytes, expected at most {LARGEST} of such a file")
         return file.read(LARGEST + 1)
@@ -259,8 +268,9 @@ def _words(data: bytes, path: Path) -> dict[str, int]:
 def _ids(document: Mapping[str, Any], path: Path) -> dict[str, int]:
     """Give the id of every token of a tokenizer.json."""
     model = document.get("model")
-    words = model.get("vocab") if isinstance(model, dict) else None
-    added = document.get("added_tokens", [])
+    if not isinstance(model, dict):
+        raise InputError(f"{path} is no tokenizer: it has no model")
+    words, added = model.get("vocab"), document.get("added_tokens", [])
     try:
         found = dict(words) if isinstance(words, dict) else {word: i for i, (word, _) in enumerate(words or [])}
         found |= {token["content"]: token["id"] for token in added or []}

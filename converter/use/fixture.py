@@ -29,7 +29,7 @@ def write_fixture(family_name: str, size: str, seed: int, dtype: str, out: Path)
     if size not in family.sizes:
         raise InputError(f"{family_name} has no size {size!r} (sizes: {', '.join(family.sizes)})")
     config = family.sizes[size]
-    documents = missing(out.parent, family.documents(config))
+    write_documents(out.parent, family.documents(config))
     part = family.part(config)
     arrays = {
         name: part.constants[name]
@@ -43,17 +43,14 @@ def write_fixture(family_name: str, size: str, seed: int, dtype: str, out: Path)
         aside.replace(out)
     finally:
         aside.unlink(missing_ok=True)
-    for file, text in documents.items():
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text, encoding="utf-8")
     return out.stat().st_size
 
 
-def missing(folder: Path, documents: Mapping[str, JSON]) -> dict[Path, str]:
-    """Give the documents that a folder lacks, as they are to be written.
+def write_documents(folder: Path, documents: Mapping[str, JSON]) -> None:
+    """Write what lies beside a checkpoint.
 
     Raises:
-        InputError: one is there, and it is another.
+        InputError: another document is in the place of one.
     """
     texts = {folder / place: json.dumps(content, indent=2) + "\n" for place, content in documents.items()}
     for file, text in texts.items():
@@ -61,7 +58,9 @@ def missing(folder: Path, documents: Mapping[str, JSON]) -> dict[Path, str]:
             raise InputError(
                 f"{file} is there, and is not what belongs beside this checkpoint; choose another folder, or move it"
             )
-    return {file: text for file, text in texts.items() if not file.exists()}
+    for file, text in texts.items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
 
 
 def draw(name: str, shape: tuple[int, ...], seed: int, stated: Mapping[str, tuple[float, float]]) -> np.ndarray:

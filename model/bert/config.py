@@ -53,7 +53,7 @@ CONFIG_HARMLESS: Harmless = {
     **dict.fromkeys(("dtype", "torch_dtype"), "the tensors are taken in their own dtype"),
     **dict.fromkeys(("transformers_version", "_name_or_path", "architectures"), "where it comes from"),
     **dict.fromkeys(("torchscript", "_attn_implementation", "_attn_implementation_autoset"), "how it is executed"),
-    **dict.fromkeys(("attn_implementation", "chunk_size_feed_forward", "use_bfloat16"), "how it is executed"),
+    **dict.fromkeys(("attn_implementation", "chunk_size_feed_forward"), "how it is executed"),
     **dict.fromkeys(("tie_word_embeddings", "tie_encoder_decoder"), "concerns a language model's head"),
     **dict.fromkeys(("directionality", "pooler_fc_size", "pooler_num_attention_heads"), "of Google's, read by nobody"),
     **dict.fromkeys(("pooler_num_fc_layers", "pooler_size_per_head", "pooler_type"), "of Google's, read by nobody"),
@@ -68,6 +68,7 @@ CONFIG_HARMLESS: Harmless = {
     **dict.fromkeys(("return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id"), _GENERATION),
     **dict.fromkeys(("remove_invalid_values", "exponential_decay_length_penalty"), _GENERATION),
     **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), _GENERATION),
+    **dict.fromkeys(("use_bfloat16", "tf_legacy_loss"), "TensorFlow only"),
     "transformers.js_config": "concerns Transformers.js only",
     "pruned_heads": Only(({}, None), "no head is taken away"),
     "prefix": Only((None, ""), "none"),
@@ -203,16 +204,15 @@ def configure(source: Source) -> Configured:
         InputError: a field contradicts the shapes, is not computed here, or is stated nowhere.
     """
     settled = source.settled()
-    model_type = settle_network(settled, source, "embeddings.", "encoder.")
+    settle_network(settled, source, "embeddings.", "encoder.")
     config = BertConfig(**settled.values)
-    settle_tokenizer(source, f"{CLASSES[model_type]}Tokenizer")
     settle_pooling(settled, source, config.hidden_size)
     settle_texts(settled, source, config.max_tokens, left_padding=config.model_type != "bert")
     return Configured(BertConfig(**settled.values), settled.origins)
 
 
-def settle_network(settled: Settled, source: Source, embeddings: str, encoder: str) -> str:
-    """Settle what the network computes; give the model_type as transformers knows it.
+def settle_network(settled: Settled, source: Source, embeddings: str, encoder: str) -> None:
+    """Settle what the network computes and which ids it knows.
 
     Sizes are the shapes'. The rest is config.json's, or transformers' default where that is silent; without a
     config.json, that of the published size with these shapes.
@@ -229,6 +229,7 @@ def settle_network(settled: Settled, source: Source, embeddings: str, encoder: s
                 f"({origin})"
             )
     model_type, origin, silent = _model_type(source, document, settled)
+    settle_tokenizer(source, f"{CLASSES[model_type]}Tokenizer")
     roberta = model_type != "bert"
     settled.values["model_type"], settled.origins["model_type"] = "xlm-roberta" if roberta else "bert", origin
 
@@ -270,7 +271,6 @@ def settle_network(settled: Settled, source: Source, embeddings: str, encoder: s
         )
     if document:
         document.accept(CONFIG_HARMLESS)
-    return model_type
 
 
 Silent = Any

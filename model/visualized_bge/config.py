@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...validation.errors import GateError, InputError
-from ..bert.config import CLASSES, BertConfig, settle_network
 from ..bert.config import SIZES as TEXT_SIZES
+from ..bert.config import BertConfig, settle_network
 from ..documents import JSON, Configured, Harmless, Only, Settled
 from ..family import Shapes, Source
-from ..tokenizer import SETTINGS, settle_tokenizer
+from ..tokenizer import SETTINGS
 
 VISUAL = "model_visual.visual."
 BLOCKS = re.compile(re.escape(VISUAL) + r"blocks\.(\d+)\.")
@@ -111,8 +111,7 @@ def configure(source: Source) -> Configured:
     Pooling, length and texts are upstream's code, which reads no file for them: it cuts off no text.
     """
     settled = source.settled("text.")
-    model_type = settle_network(settled, source, "bge_embeddings.", "bge_encoder.")
-    settle_tokenizer(source, f"{CLASSES[model_type]}Tokenizer")
+    settle_network(settled, source, "bge_embeddings.", "bge_encoder.")
     if document := source.document(SETTINGS):
         document.accept(dict.fromkeys(("model_max_length", "truncation_side"), f"{UPSTREAM} cuts off no text"))
         document.take("padding_side", str, "right", choices=("right",))

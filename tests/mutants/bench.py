@@ -25,7 +25,6 @@ from bgevis.converter.stages.common import reopen
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import Artifact, exporters
 from bgevis.exporters.weights import WeightsFile
-from bgevis.model.bert import document
 from bgevis.model.family import Rules, families
 from bgevis.model.network import Network
 from bgevis.model.runner import NNXRunner
@@ -37,19 +36,19 @@ from bgevis.validation.report import Report
 
 ROBERTA = {
     "model_type": "xlm-roberta",
-    "num_attention_heads": 4,
     "hidden_act": "gelu_new",
     "layer_norm_eps": 1e-5,
     "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
+    "cls_token_id": 0,
+    "sep_token_id": 2,
+    "pooling": "mean",
 }
 VARIANTS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "bert": ("bert", {}),
     "xlm-roberta": ("bert", ROBERTA),
     "visualized_bge": ("visualized_bge", {}),
 }
-"""Name -> family, config.json. The second one pools by mean and uses the tanh form of gelu."""
+"""Name -> family, what is not as in its size `tiny`. The second one pools by mean and uses the tanh form of gelu."""
 
 UNEXPLAINED = Ledger("", {}, {})
 """Causes are not asked for here."""
@@ -92,12 +91,9 @@ class Bench:
         self.variant, self.family = variant, families()[name]
         checkpoint = folder / variant / "tiny.safetensors"
         checkpoint.parent.mkdir(parents=True)
-        if config:
-            stated = document(self.family.sizes["tiny"]) | config
-            (checkpoint.parent / "config.json").write_text(json.dumps(stated))
-            (checkpoint.parent / "1_Pooling").mkdir()
-            (checkpoint.parent / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
         write_fixture(name, "tiny", 5, "float32", checkpoint)
+        for place, content in self.family.documents(replace(self.family.sizes["tiny"], **config)).items():
+            (checkpoint.parent / place).write_text(json.dumps(content))
         options, silent = Options(checkpoint=str(checkpoint)), Silent()
         self.run = load.perform(folder / variant / "run", options, silent)
         for stage in (remap.perform, verify.perform, build.perform, reference.perform):
