@@ -45,8 +45,13 @@ class Part:
 
     @property
     def ingredients(self) -> tuple[str, ...]:
-        """Name what it is made of; the first gives it its dtype."""
+        """Name what it is made of."""
         return (self.source,)
+
+    @property
+    def dtype(self) -> str:
+        """Name the type of the result; "" is that of the first ingredient."""
+        return ""
 
     @property
     def way(self) -> str:
@@ -140,7 +145,7 @@ class Part:
 
 @dataclass(frozen=True)
 class LowRank:
-    """A tensor with what a low-rank adapter (LoRA) adds to it: base + scale · B · A, in the base's dtype.
+    """A tensor with what a low-rank adapter (LoRA) adds to it: base + scale · B · A.
 
     The axis that A and B have and the base has not is summed over; its size is the rank.
 
@@ -151,6 +156,7 @@ class LowRank:
         layouts: axes of base, A and B.
         alpha: the scale is alpha / rank,
         rslora: or, if this is so, alpha / sqrt(rank).
+        dtype: of the result; "" is the base's.
 
     Source: https://arxiv.org/abs/2106.09685 and, of the root, https://arxiv.org/abs/2312.03732
     """
@@ -161,11 +167,12 @@ class LowRank:
     layouts: tuple[str, str, str]
     alpha: float
     rslora: bool = False
+    dtype: str = ""
     kind: str = field(default="low rank", init=False)
 
     @property
     def ingredients(self) -> tuple[str, ...]:
-        """Name what it is made of; the first gives it its dtype."""
+        """Name what it is made of."""
         return self.base, self.a, self.b
 
     @property
@@ -183,7 +190,8 @@ class LowRank:
         rank = sizes[self._rank]
         divided = f"sqrt({rank})" if self.rslora else str(rank)
         scale = f"{self.scale(sizes):g} = {self.alpha:g} / {divided}"
-        return f"{self.base} + {scale} · B · A over {self._rank}, A {self.a}, B {self.b}"
+        rounding = f", as {self.dtype}" if self.dtype else ""
+        return f"{self.base} + {scale} · B · A over {self._rank}, A {self.a}, B {self.b}{rounding}"
 
     def shapes(self, sizes: Sizes) -> dict[str, tuple[tuple[int, ...], str]]:
         """Give for each ingredient the shape that it must have, and why."""
@@ -191,8 +199,10 @@ class LowRank:
         return {name: (parse(text).source_shape(sizes), f"{text}, {role}") for name, role, text in layouts}
 
     def make(self, arrays: Arrays, sizes: Sizes) -> np.ndarray:
-        """Merge: in float64, in the order of the rank, rounded once to the base's dtype."""
-        return self._sum(arrays[self.base], arrays[self.a], arrays[self.b], self.scale(sizes), sizes)
+        """Merge: in float64, in the order of the rank, rounded once."""
+        base = arrays[self.base]
+        dtype = np.dtype(self.dtype) if self.dtype else base.dtype
+        return self._sum(base, arrays[self.a], arrays[self.b], self.scale(sizes), sizes, dtype)
 
     def problems(self, sizes: Sizes) -> Iterator[str]:
         """Merge fingerprints; say what goes where no name says.
@@ -208,7 +218,7 @@ class LowRank:
             for first in range(0, rank, math.prod(free)):
                 selects = self._selects(other, first, sizes)
                 a, b = (numbers, selects) if role == "A" else (selects, numbers)
-                got = self._sum(nothing, a, b, 1.0, sizes)
+                got = self._sum(nothing, a, b, 1.0, sizes, nothing.dtype)
                 if not np.array_equal(got.reshape([sizes[n] for n in names]), self._wanted(one, other, first, sizes)):
                     yield f"{role} of {' + '.join(self.layouts)} does not act where its axis names say"
                     break
@@ -263,13 +273,15 @@ class LowRank:
     def _rank(self) -> str:
         return rank_axis(self.layouts)
 
-    def _sum(self, base: np.ndarray, a: np.ndarray, b: np.ndarray, scale: float, sizes: Sizes) -> np.ndarray:
+    def _sum(
+        self, base: np.ndarray, a: np.ndarray, b: np.ndarray, scale: float, sizes: Sizes, dtype: np.dtype
+    ) -> np.ndarray:
         """Compute base + scale · B · A, some of the base's rows at a time."""
         names = _names(self.layouts[0])
         counts = [sizes[name] for name in names]
         a, b = (self._aligned(array, text, sizes) for array, text in ((a, self.layouts[1]), (b, self.layouts[2])))
         named = base.reshape(counts)
-        result = np.empty(counts, base.dtype)
+        result = np.empty(counts, dtype)
         rows = max(1, BLOCK // max(1, math.prod(counts[1:])))
         for start in range(0, counts[0], rows):
             block = slice(start, start + rows)
@@ -277,7 +289,7 @@ class LowRank:
             total = np.zeros(named[block].shape, np.float64)
             for one, other in zip(ours, theirs, strict=True):
                 total += other * one
-            result[block] = rounded(named[block].astype(np.float64) + scale * total, base.dtype)
+            result[block] = rounded(named[block].astype(np.float64) + scale * total, dtype)
         return result.reshape(base.shape)
 
     def _aligned(self, array: np.ndarray, text: str, sizes: Sizes) -> np.ndarray:

@@ -90,7 +90,8 @@ class Merge:
 
     All three have the same fields, `target` may use them. `layouts` name the axes of base, A and B; what A and B have
     and the base has not is the rank. The scale is alpha / rank, or alpha / sqrt(rank) with `rslora`; an `alpha` of
-    None says that the configuration does not state it, and is an error.
+    None says that the configuration does not state it, and is an error. The sum is rounded to `dtype`, else to the
+    base's: in half precision that makes another network than base and adapter side by side, which the judge tells.
 
         Merge("{i}.base_layer.weight", "{i}.lora_A.weight", "{i}.lora_B.weight", "{i}.weight",
               ("(h d) e", "r e", "(h d) r"), config.lora_alpha)
@@ -103,6 +104,7 @@ class Merge:
     layouts: tuple[str, str, str]
     alpha: float | None
     rslora: bool = False
+    dtype: str = ""
 
     def __post_init__(self) -> None:
         rank_axis(self.layouts)

@@ -386,24 +386,48 @@ def test_the_network_is_the_original(tmp_path, rslora):
     assert judged(converted(tmp_path, drawn(), of), drawn(), of, config).passed
 
 
-def test_the_judge_takes_the_ingredients_and_names_what_a_wrong_scale_acts_on(tmp_path, monkeypatch):
-    """Its parameters are the checkpoint's own tensors, and the probes reach them."""
-    monkeypatch.setattr(validate, "FORBIDDEN", ())
-    run, silent = converted(tmp_path / "right", drawn(ml_dtypes.bfloat16), dtype="source"), Silent()
-    with known(FAMILY):
+def proved(folder: Path, arrays, of, dtype="float32") -> RunDirectory:
+    """Take a checkpoint to a judged network and a proven ONNX program."""
+    run, silent = converted(folder, arrays, of, dtype), Silent()
+    with known(of):
         for stage in (reference, parity):
             stage.perform(run, Options(), silent)
         for stage in (export, validate):
             stage.perform(run, Options(), silent, FORMATS["onnx"])
+    return run
+
+
+IN_FLOAT32 = replaced(merge(CONFIG), dataclasses.replace(merge(CONFIG), dtype="float32"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given"), [(np.float32, None), (ml_dtypes.bfloat16, IN_FLOAT32)], ids=["float32", "bfloat16"]
+)
+def test_the_judge_takes_the_ingredients_and_agrees(tmp_path, monkeypatch, dtype, given):
+    """Its parameters are the checkpoint's own tensors, and the probes reach them."""
+    monkeypatch.setattr(validate, "FORBIDDEN", ())
+    run = proved(tmp_path, drawn(dtype), family(given=given), "source")
     assert set(run.manifest()["verdicts"].values()) == {"pass"}
     assert len(list((run.path / "goldens" / "probes").iterdir())) == 1
-    of = family(given=WRONG["wrong scale"])
-    run = converted(tmp_path / "wrong", drawn(), of)
-    with known(of):
-        reference.perform(run, Options(), silent)
-        with pytest.raises(GateError, match="is not the one that was trained") as refused:
-            parity.perform(run, Options(), silent)
-    assert f"{MERGED} ({BASE} + 2 = 16 / 8 · B · A over r" in str(refused.value)
+    with known(family(given=given)):
+        restored = restore(run, FORMATS["onnx"], tmp_path / "back.safetensors", Silent())
+    got = load_file(tmp_path / "back.safetensors")
+    ledger = Ledger.read(run.path / "ledger.json")
+    assert hashlib.sha256(got[BASE].tobytes()).hexdigest() == ledger.entries[MERGED].sha256
+    assert (got[BASE].dtype, got[PACKED].dtype) == (np.float32, dtype)
+    assert restored.nbytes == sum(array.nbytes for array in got.values())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mistake", "formula"),
+    [(np.float32, "wrong scale", "2 = 16 / 8"), (ml_dtypes.bfloat16, None, "1.5 = 12 / 8")],
+    ids=["wrong scale", "rounded to bfloat16"],
+)
+def test_the_judge_tells_a_wrong_scale_and_a_rounded_sum_and_names_the_merge(tmp_path, dtype, mistake, formula):
+    """In half precision a merge is another network than the adapter beside its base."""
+    with pytest.raises(GateError, match="is not the one that was trained") as refused:
+        proved(tmp_path, drawn(dtype), family(given=WRONG.get(mistake)))
+    assert f"{MERGED} ({BASE} + {formula} · B · A over r" in str(refused.value)
 
 
 WRONG = {

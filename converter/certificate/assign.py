@@ -106,7 +106,7 @@ class _Assigning:
                 f"tensor {target}: the configuration does not state alpha, so the scale of {b} · {a} is unknown; "
                 "give the adapter's configuration with --config"
             )
-        self._derive(target, LowRank(base, a, b, rule.layouts, rule.alpha or 0.0, rule.rslora))
+        self._derive(target, LowRank(base, a, b, rule.layouts, rule.alpha or 0.0, rule.rslora, rule.dtype))
 
     def unmerged(self) -> Iterator[str]:
         """Say which ingredients are missing."""

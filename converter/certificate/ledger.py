@@ -199,10 +199,10 @@ class Ledger:
         return ledger
 
 
-def origin(entries: Mapping[str, Entry], name: str) -> str:
-    """Name the tensor of the checkpoint that gives a tensor its dtype."""
+def dtype_of(entries: Mapping[str, Entry], name: str, dtypes: Mapping[str, str]) -> str:
+    """Give the type of a tensor, of which `dtypes` has those that the checkpoint holds."""
     made = entries[name].made
-    return origin(entries, made.ingredients[0]) if made else name
+    return made.dtype or dtype_of(entries, made.ingredients[0], dtypes) if made else dtypes[name]
 
 
 def numpy_dtype(name: str) -> np.dtype:

@@ -11,7 +11,7 @@ from ...model.family import Family, config_to_json, families
 from ...validation.errors import InputError
 from ..certificate.assign import assign
 from ..certificate.check import DTYPES
-from ..certificate.ledger import FLOAT32, Ledger, origin
+from ..certificate.ledger import FLOAT32, Ledger, dtype_of
 from ..checkpoint import Checkpoint
 from ..directory import FORMAT_VERSION, SOURCE, Manifest, RunDirectory, sha256
 from ..options import Options, chosen
@@ -116,8 +116,9 @@ def describe_stored(identified: Identified, options: Options) -> dict[str, Any]:
         return {"dtype": FLOAT32}
     tensors, family, config = identified.checkpoint.tensors, identified.family, identified.config
     entries = assign(tensors, family.rules(config), ()).entries
-    dtypes = {leaf: tensors[origin(entries, name)].dtype for leaf, name in Ledger("", {}, entries).leaves.items()}
-    return {"dtype": options.dtype, "leaves": {leaf: dtype for leaf, dtype in dtypes.items() if dtype in DTYPES}}
+    there = {name: tensor.dtype for name, tensor in tensors.items()}
+    leaves = {leaf: dtype_of(entries, name, there) for leaf, name in Ledger("", {}, entries).leaves.items()}
+    return {"dtype": options.dtype, "leaves": {leaf: dtype for leaf, dtype in leaves.items() if dtype in DTYPES}}
 
 
 def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:

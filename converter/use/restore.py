@@ -20,7 +20,7 @@ from ...exporters.base import Exporter, UnreadableWeight
 from ...exporters.weights import plan
 from ...model.derived import LowRank, Part
 from ...validation.errors import EnvironmentFailure, GateError, InputError, raised
-from ..certificate.ledger import Entry, Ledger, numpy_dtype, origin
+from ..certificate.ledger import Entry, Ledger, numpy_dtype
 from ..directory import RunDirectory
 from ..manifest import LEDGER, artifact
 from ..progress import Progress
@@ -79,7 +79,11 @@ def restore(run: RunDirectory, exporter: Exporter, out: Path, progress: Progress
     if not safetensors:
         require_torch()
     ledger = Ledger.read(run.path / LEDGER)
-    kept = {name: entry for name, entry in ledger.entries.items() if not entry.made and _restorable(ledger, name)}
+    kept = {
+        name: dataclasses.replace(entry, dtype=_dtype(ledger, name))
+        for name, entry in ledger.entries.items()
+        if not entry.made and _restorable(ledger, name)
+    }
     nbytes = sum(_nbytes(entry) for entry in kept.values())
     progress.begin(nbytes)
     tensors = proved(run, exporter, ledger, progress.advance)
@@ -93,7 +97,7 @@ def restore(run: RunDirectory, exporter: Exporter, out: Path, progress: Progress
     adapters = tuple(name for name, entry in gone.items() if entry.status == "merged")
     dropped = tuple(name for name in gone if name not in adapters)
     ties = sum(entry.status == "tied" for entry in kept.values())
-    bases = {origin(ledger.entries, made.base) for _, made in ledger.derived() if isinstance(made, LowRank)}
+    bases = {_root(ledger, made.base) for _, made in ledger.derived() if isinstance(made, LowRank)}
     return Restored(out, len(kept), ties, nbytes, dropped, tuple(name for name in kept if name in bases), adapters)
 
 
@@ -106,9 +110,29 @@ def _restorable(ledger: Ledger, name: str) -> bool:
         case "tied":
             return _restorable(ledger, entry.target)
         case "split" | "merged":
-            given = [(other, made) for other, made in ledger.derived() if name == made.ingredients[0]]
-            return bool(given) and all(_restorable(ledger, other) for other, _ in given)
+            given = _given(ledger, name)
+            return bool(given) and all(_restorable(ledger, other) for other in given)
     return False
+
+
+def _given(ledger: Ledger, name: str) -> list[str]:
+    """Name the parts of a tensor, or what it was the base of."""
+    return [other for other, made in ledger.derived() if name == made.ingredients[0]]
+
+
+def _dtype(ledger: Ledger, name: str) -> str:
+    """Give the type of a tensor as it is restored: of a base that of what it was merged to."""
+    entry = ledger.entries[name]
+    if entry.status == "tied":
+        return _dtype(ledger, entry.target)
+    types = {_dtype(ledger, other) for other in _given(ledger, name)} or {entry.dtype}
+    return types.pop() if len(types) == 1 else np.result_type(*map(numpy_dtype, types)).name
+
+
+def _root(ledger: Ledger, name: str) -> str:
+    """Name the tensor of the checkpoint that another was taken of."""
+    made = ledger.entries[name].made
+    return _root(ledger, made.ingredients[0]) if made else name
 
 
 def require_torch() -> None:
