@@ -232,7 +232,7 @@ class Family:
     network: Callable[[Config], "Network"]
     reference: Callable[[Config, "Original"], "Reference"]
     sizes: Mapping[str, Config]
-    images: Callable[[Config], Mapping[str, Any]] | None = None
+    images: Callable[[Config], Mapping[str, Any] | None] = lambda config: None
     embeddings: Callable[[Config], Mapping[str, Any]] = lambda config: {}
     hugging_face: Callable[[Config], HuggingFace] | None = None
     encode: Callable[[Config, "Original", "Reference"], Mapping[str, "Encode"]] | None = None

@@ -133,7 +133,7 @@ def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
         "origins": dict(identified.configured.origins),
         "documents": identified.found.described(),
         "unread": dict(identified.unread),
-        "images": dict(family.images(config)) if family.images else None,
+        "images": dict(images) if (images := family.images(config)) else None,
         "entry_points": {e.name: e.to_json() | {"programs": {}} for e in family.entry_points(config)},
         "files": {},
         "stages": {},
