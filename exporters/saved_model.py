@@ -87,7 +87,7 @@ def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
         if key.startswith(f"{VARIABLES}/"):
             leaf = key.removeprefix(f"{VARIABLES}/").removesuffix(f"/{VALUE}").replace("/", ".")
             try:
-                array = reader.get_tensor(key)
+                array = np.asarray(reader.get_tensor(key))  # a scalar comes as a number
             except tf.errors.OpError as error:  # TensorFlow keeps a checksum of each variable
                 raise UnreadableWeight(leaf, error.message) from error
             yield leaf, array
