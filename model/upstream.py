@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,7 @@ def configuration(document: Mapping[str, Any]) -> Any:
             return found[0].config_class(**fields)
         return library.AutoConfig.for_model(kind, **fields)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"config.json: transformers {library.__version__} refuses it: {reason}") from error
+        raise InputError(f"config.json: transformers {library.__version__} refuses it: {_reason(error)}") from error
 
 
 def load(cls: Any, config: Any, state: State, **options: Any) -> nn.Module:
@@ -124,8 +123,7 @@ def load(cls: Any, config: Any, state: State, **options: Any) -> nn.Module:
                 **options,
             )
         except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"the checkpoint does not load into transformers' {cls.__name__}: {reason}") from error
+            raise InputError(f"the checkpoint does not load into {cls.__name__}: {_reason(error)}") from error
         model = built if model is None else _joined(model, built, known)
     if model is None:
         raise InputError("the checkpoint holds no floating-point tensors")
@@ -206,8 +204,10 @@ class SentenceEncoder:
             folder = Path(scratch)
             inner = _documents(folder, original, encoder)
             self.model = self._open(folder, original, modules)
-            self.note = self._own_tokenizer(inner)
+            self.note, exact = exact_tokenizer(self.model.tokenizer, inner)
         first = self.model[0]
+        holder = first if hasattr(first, "processor") else self.model
+        setattr(holder, "processor" if holder is first else "tokenizer", exact)
         setattr(first, "model" if hasattr(first, "model") else "auto_model", encoder)
         self.name = f"{versions('sentence-transformers', 'transformers')}: encode"
 
@@ -227,21 +227,7 @@ class SentenceEncoder:
             prompts = {name: stated[name] for name in ("prompts", "default_prompt_name") if stated.get(name)}
             return library.SentenceTransformer(modules=[made, *modules], device="cpu", **prompts)
         except Exception as error:  # whatever upstream raises, it cannot open the folder
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"sentence-transformers cannot open {original.folder}: {reason}") from error
-
-    def _own_tokenizer(self, folder: Path) -> str:
-        """Have texts read by tokenizer.json as it stands; say where transformers' own class reads them otherwise."""
-        if not (folder / "tokenizer.json").is_file():
-            return ""
-        rebuilt, exact = self.model.tokenizer, transformers(0).PreTrainedTokenizerFast.from_pretrained(str(folder))
-        exact.model_max_length = rebuilt.model_max_length  # where sentence-transformers keeps its own limit
-        holder = self.model[0] if hasattr(self.model[0], "processor") else self.model
-        setattr(holder, "processor" if hasattr(holder, "processor") else "tokenizer", exact)
-        odd = [text for text in TELLING if rebuilt(text)["input_ids"] != exact(text)["input_ids"]]
-        if not odd:
-            return ""
-        return f"transformers' {type(rebuilt).__name__} reads {odd[0]!r} otherwise than tokenizer.json, which is used"
+            raise InputError(f"sentence-transformers cannot open {original.folder}: {_reason(error)}") from error
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Encode raw texts: (texts, width), in the dtype that is computed in."""
@@ -281,3 +267,49 @@ def _link(source: Path, folder: Path, names: Sequence[str] = ()) -> None:
             place = folder / path.name
             place.unlink(missing_ok=True)
             place.symlink_to(path.resolve())
+
+
+class TokenizedEncoder:
+    """Raw texts through transformers' own tokenizer into an entry point of the reference.
+
+    Args:
+        original: what was trained; its tokenizer's folder is read.
+        function: of `input_ids` and `attention_mask`.
+        positions: as many tokens as the network takes, where the tokenizer states no lower limit.
+    """
+
+    def __init__(self, original: Original, function: Callable[..., torch.Tensor], positions: int):
+        library = transformers(0)
+        place = str(original.tokenizer)
+        try:
+            self.tokenizer = library.AutoTokenizer.from_pretrained(
+                place, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # whatever upstream raises, it cannot open the folder
+            raise InputError(f"transformers cannot open the tokenizer in {place}: {_reason(error)}") from error
+        self.function = function
+        self.name = f"{versions('transformers')}: {type(self.tokenizer).__name__}"
+        self.note, self.tokenizer = exact_tokenizer(self.tokenizer, original.tokenizer)
+        self.limit = min(positions, self.tokenizer.model_max_length)
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode raw texts: (texts, width), in the dtype that is computed in."""
+        batch = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.limit, return_tensors="pt")
+        with torch.inference_mode():
+            return self.function(batch["input_ids"], batch["attention_mask"]).numpy()
+
+
+def exact_tokenizer(rebuilt: Any, folder: Path) -> tuple[str, Any]:
+    """Give the tokenizer that tokenizer.json is, as it stands, and where transformers' own class reads it otherwise."""
+    if not (folder / "tokenizer.json").is_file():
+        return "", rebuilt
+    exact = transformers(0).PreTrainedTokenizerFast.from_pretrained(str(folder))
+    exact.model_max_length = rebuilt.model_max_length  # where sentence-transformers keeps its own limit
+    odd = [text for text in TELLING if rebuilt(text)["input_ids"] != exact(text)["input_ids"]]
+    note = f"transformers' {type(rebuilt).__name__} reads {odd[0]!r} otherwise than tokenizer.json, which is used"
+    return note if odd else "", exact
+
+
+def _reason(error: Exception) -> str:
+    """Give the first line of what a library said."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

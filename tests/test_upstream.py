@@ -60,7 +60,7 @@ def test_a_tensor_that_the_original_does_not_use_is_refused(state, reference):
 
 
 def test_a_shape_that_the_configuration_does_not_have_is_refused(state):
-    with pytest.raises(InputError, match="does not load into transformers' BertModel"):
+    with pytest.raises(InputError, match="does not load into BertModel"):
         upstream.text_encoder(
             documents(CONFIG)["config.json"] | {"intermediate_size": 60}, state, add_pooling_layer=False
         )

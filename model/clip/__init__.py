@@ -16,7 +16,7 @@ from .config import CONFIG, SIZES, ClipConfig, configure, recognise
 
 if TYPE_CHECKING:
     from ..network import Network
-    from ..reference import Original, Reference
+    from ..reference import Encode, Original, Reference
 
 
 UNSTATED = (0.5, 0.5, 0.5)
@@ -103,6 +103,18 @@ def _reference(config: ClipConfig, original: "Original") -> "Reference":
     return Reference(f"{upstream.versions('torch', 'transformers')}: CLIPModel", model, entries, state)
 
 
+def _encode(config: ClipConfig, original: "Original", reference: "Reference") -> Mapping[str, "Encode"]:
+    """Let transformers' own tokenizer read raw texts for the text tower."""
+    from torch import Tensor
+
+    from .. import upstream
+
+    def embed(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return reference.entries["encode_text"](input_ids=input_ids, attention_mask=attention_mask)["text_embeds"]
+
+    return {"encode_text": upstream.TokenizedEncoder(original, embed, config.text.max_position_embeddings)}
+
+
 def _documents(config: ClipConfig) -> Mapping[str, Any]:
     """Give what transformers writes beside such a checkpoint."""
     text = {
@@ -135,4 +147,5 @@ FAMILY = Family(
     documents=_documents,
     texts=lambda config: TextRules(config.text.max_seq_length, config.text.truncation_side),
     cases=_cases,
+    encode=_encode,
 )
