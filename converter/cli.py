@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..validation.errors import ConvertError
+from ..validation.errors import ConvertError, Unexpected, raised
 from .stages import BY_NAME, STAGES, Stage
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -41,6 +41,13 @@ class Group(click.Group):
             failure = environment_failure(error, Path.cwd())
             click.echo(f"error: {failure}", err=True)
             context.exit(failure.exit_code)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # a fault of this tool: one message, and a traceback only when asked for
+            if context.params.get("debug"):
+                raise
+            click.echo(f"error: failed unexpectedly: {raised(error)}\nrun again with --debug to see where", err=True)
+            context.exit(Unexpected.exit_code)
 
     def list_commands(self, context: click.Context) -> list[str]:
         """List the commands in the order in which they are used, not by the alphabet."""
