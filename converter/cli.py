@@ -85,6 +85,25 @@ def source_options(command: Command) -> Command:
         type=click.Path(path_type=Path),
         help="A configuration file: Hugging Face's config.json, EVA-CLIP's, sentence-transformers'. Repeatable.",
     )(command)
+    command = click.option(
+        "--ignore",
+        multiple=True,
+        metavar="DOC:FIELD",
+        help="Pass over a field of a document that nobody here knows, as in config.json:auto_map. Repeatable.",
+    )(command)
+    command = click.option(
+        "--set",
+        "sets",
+        multiple=True,
+        metavar="FIELD=VALUE",
+        help="State a field of the configuration that no file states, as in num_attention_heads=12. Repeatable.",
+    )(command)
+    help_text = "Whether embeddings are made as long as 1, where no file says."
+    command = click.option("--normalize/--no-normalize", default=None, help=help_text)(command)
+    help_text = "How one vector is made of the tokens', where no file says."
+    command = click.option("--pooling", type=click.Choice(["cls", "mean"]), help=help_text)(command)
+    help_text = "No raw texts are wanted: leave out a tokenizer that lies beside the checkpoint."
+    command = click.option("--no-tokenizer", is_flag=True, help=help_text)(command)
     return click.option(
         "--tokenizer",
         type=TokenizerFolder(path_type=Path, file_okay=False, exists=True),
@@ -127,6 +146,17 @@ def export_options(command: Command) -> Command:
     command = click.option("--via", type=click.Choice(["tf2onnx"]), help=help_text)(command)
     command = precision_option(command)
     return click.option("--opset", type=int, help="ONNX opset; default 23, or 18 via tf2onnx.")(command)
+
+
+def dtype_option(command: Command) -> Command:
+    """Add --dtype."""
+    return click.option(
+        "--dtype",
+        default="float32",
+        show_default=True,
+        type=click.Choice(["float32", "source"]),
+        help="What weights are stored as; source: each as CKPT has it. Computed in float32 either way.",
+    )(command)
 
 
 def precision_option(command: Command) -> Command:
@@ -182,7 +212,8 @@ def parse_static(text: str) -> dict[str, int]:
 def main(debug: bool) -> None:
     """Convert PyTorch checkpoints to Orbax, SavedModel, ONNX and StableHLO, and prove that each is the same network.
 
-    Exit codes: 0 done, 1 a gate said no, 2 usage, 3 the input cannot be used, 4 the environment failed.
+    Exit codes: 0 done, 1 a gate said no, 2 usage, 3 the input cannot be used, 4 the environment failed,
+    5 a fault of this tool.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends as Ctrl-C does: in order
     if debug:
@@ -195,6 +226,7 @@ def main(debug: bool) -> None:
 @format_option
 @layout_option
 @source_options
+@dtype_option
 @export_options
 @jobs_option
 @click.option("--verify-rebuild", is_flag=True, help="Convert a second time and compare every file's bytes.")
@@ -218,6 +250,7 @@ def all_command(checkpoint: Path, out: Path, jobs: int, verify_rebuild: bool, as
 @checkpoint_argument
 @out_option
 @source_options
+@dtype_option
 @json_option
 def load(checkpoint: Path, out: Path, as_json: bool, **given: Any) -> None:
     """Make the run directory."""
@@ -459,7 +492,7 @@ def inspect(checkpoint: Path, as_json: bool, **given: Any) -> None:
 @click.argument("name")
 @json_option
 def why(directory: Path, name: str, as_json: bool) -> None:
-    """Say what became of the tensor or parameter NAME, and why."""
+    """Say what became of the tensor or parameter NAME, or where the field NAME of the configuration comes from."""
     from .report.inspection import explain, tell
 
     explained = explain(directory, name)
@@ -494,7 +527,10 @@ def families(as_json: bool) -> None:
     help="Of the stored weights.",
 )
 def fixture(family_name: str, out: Path, size: str, seed: int, dtype: str) -> None:
-    """Write a seeded checkpoint of FAMILY in the upstream layout: .safetensors by its ending, else PyTorch's."""
+    """Write a seeded checkpoint of FAMILY in the upstream layout, and the documents that lie beside such a one.
+
+    The checkpoint is safetensors by its ending, else PyTorch's container.
+    """
     from .use.fixture import write_fixture
 
     nbytes = write_fixture(family_name, size, seed, dtype, out)
@@ -505,7 +541,8 @@ def options(**given: Any) -> Any:
     """Collect what was given on the command line."""
     from .options import Options
 
-    texts = {k: "" if v is None else str(v) for k, v in given.items() if k in ("checkpoint", "tokenizer", "via")}
+    named = ("checkpoint", "tokenizer", "via", "pooling")
+    texts = {k: "" if v is None else str(v) for k, v in given.items() if k in named}
     configs = tuple(str(path) for path in given.pop("configs", ()))
     return Options(**(given | texts), configs=configs)
 

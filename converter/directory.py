@@ -128,6 +128,7 @@ class RunDirectory:
             manifest["verdicts"][name] = verdict
             for entry, description in staged.programs.items():
                 manifest["entry_points"][entry]["programs"][staged.key] = description
+            manifest["proof"] = staged.proof or manifest.get("proof", {})
 
         self.update(record)
 
@@ -180,7 +181,8 @@ class RunDirectory:
         """Give one digest for what a stage depends on: files of the manifest by name, options by value."""
         manifest = self.manifest()
         named = [manifest["files"].get(part, part) if isinstance(part, str) else part for part in parts]
-        text = json.dumps([manifest["tool"], manifest["source"]["sha256"], manifest["config"], named], sort_keys=True)
+        read = [manifest["tool"], manifest["source"]["sha256"], manifest["config"], manifest.get("given")]
+        text = json.dumps([*read, named], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -192,11 +194,13 @@ class Staged:
         out: write here, in the places that the files have in the run directory.
         key: of the format that `programs` belong to, as in the manifest.
         programs: entry point -> description of its program, to be stated in the manifest.
+        proof: what was proved and by whom, to be stated in the manifest.
     """
 
     out: Path
     key: str = ""
     programs: Mapping[str, Any] = field(default_factory=dict)
+    proof: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextlib.contextmanager

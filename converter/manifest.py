@@ -10,6 +10,7 @@ from ..model.family import Config, Family, config_from_json, families
 from ..validation import outputs
 from ..validation.entry_point import Axis, EntryPoint, TensorSpec
 from ..validation.errors import GateError, InputError
+from .certificate.ledger import numpy_dtype
 from .directory import Manifest, RunDirectory
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ LEDGER = "ledger.json"
 WEIGHTS_PATH = f"{PROGRAMS}/{WEIGHTS}"
 GOLDENS = "goldens"
 PROBES = f"{GOLDENS}/probes"
+END_TO_END = f"{GOLDENS}/end_to_end"
+JUDGE = f"{GOLDENS}/judge.json"
+"""Whose code the goldens come from, in which versions."""
 PARITY = "reports/parity.json"
 
 
@@ -34,15 +38,16 @@ def family_and_config(manifest: Manifest) -> tuple[Family, Config]:
 
 
 def network(manifest: Manifest) -> "Network":
-    """Give the NNX model that a manifest describes, without weights."""
+    """Give the NNX model that a manifest describes, without weights; leaves have the types they are stored as."""
     family, config = family_and_config(manifest)
-    return _built(family.network, config)
+    leaves = manifest.get("stored", {}).get("leaves", {})  # before there was a choice, it was float32
+    return _built(family.network, config, tuple(sorted(leaves.items())))
 
 
 @functools.lru_cache(maxsize=1)
-def _built(network: Callable[[Config], "Network"], config: Config) -> "Network":
+def _built(network: Callable[[Config], "Network"], config: Config, stored: tuple[tuple[str, str], ...]) -> "Network":
     """Build a model once for all stages of a process, and with it what is traced of it."""
-    return network(config)
+    return network(config).stored_as({leaf: numpy_dtype(dtype) for leaf, dtype in stored})
 
 
 def entry_points(manifest: Manifest) -> dict[str, EntryPoint]:

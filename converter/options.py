@@ -7,7 +7,10 @@ from typing import Any
 
 from ..exporters.base import Exporter, exporters
 from ..exporters.precisions import FLOAT32
+from ..model.documents import JSON, Given
 from ..validation.errors import InputError
+from .checkpoint.format_error import FormatError
+from .checkpoint.strict_json import parse
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,41 @@ class Options:
     ops: str = "xla"
     via: str = ""
     precisions: tuple[str, ...] = ()
+    pooling: str = ""
+    normalize: bool | None = None
+    sets: tuple[str, ...] = ()
+    """Fields of the configuration, each "part.field=value"."""
+    ignore: tuple[str, ...] = ()
+    """Fields of documents to pass over, each "document:field"."""
+    no_tokenizer: bool = False
+    dtype: str = "float32"
+    """What leaves are stored as: "float32", or "source" for the type that each has in the checkpoint."""
+
+    @property
+    def given(self) -> dict[str, Given]:
+        """What is said of the configuration, by dotted field.
+
+        Raises:
+            InputError: one is malformed, or said twice.
+        """
+        found: dict[str, Given] = {}
+        if self.pooling:
+            found["pooling"] = Given(self.pooling, "--pooling")
+        if self.normalize is not None:
+            found["normalize"] = Given(self.normalize, "--normalize" if self.normalize else "--no-normalize")
+        for text in self.sets:
+            field, equals, value = text.partition("=")
+            if not equals or not field.strip():
+                raise InputError(f"--set {text}: expected FIELD=VALUE, as in num_attention_heads=12")
+            if field.strip() in found:
+                raise InputError(f"--set {text}: {field.strip()} is said twice, by {found[field.strip()].option} too")
+            found[field.strip()] = Given(_value(value.strip()), "--set")
+        return found
+
+    def stated(self) -> dict[str, Any]:
+        """Give what the manifest records of these: whatever decides how the folder is read."""
+        given = {field: each.value for field, each in self.given.items()}
+        return {"set": given, "ignore": sorted(self.ignore), "tokenizer": not self.no_tokenizer}
 
     def to_json(self) -> str:
         """Serialize for another process."""
@@ -36,6 +74,14 @@ class Options:
         values: dict[str, Any] = json.loads(text)
         lists: dict[str, Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         return cls(**(values | lists))
+
+
+def _value(text: str) -> JSON:
+    """Read a value as JSON; what is none is a text."""
+    try:
+        return parse(text.encode())
+    except (FormatError, UnicodeEncodeError):
+        return text
 
 
 def chosen(options: Options) -> list[Exporter]:

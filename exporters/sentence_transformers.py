@@ -7,7 +7,7 @@ say. Its weights are the run's own file under the name that Transformers.js asks
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,6 @@ DATA = "model.onnx_data"
 OPSET = 17
 """The default here: clients bring runtimes of their own, often older ones."""
 
-MODULES = "sentence_transformers.models."
-
 
 def _write(request: Request) -> dict[str, Description]:
     """Write the folder.
@@ -43,6 +41,9 @@ def _write(request: Request) -> dict[str, Description]:
     rules = json.loads((request.directory / "preprocess.json").read_text(encoding="utf-8"))
     if not rules["texts"]["tokenizer"]:
         raise InputError(f"the layout sentence-transformers needs a tokenizer: {rules['texts']['missing']}")
+    pooling = rules["embeddings"]["pooling"]
+    if pooling not in POOLED:
+        raise InputError(f"preprocess.json: pooling is {pooling}; sentence-transformers pools by {' or '.join(POOLED)}")
     folder = request.out / "onnx"
     folder.mkdir()
     opset = OPSET if request.opset is None else request.opset
@@ -50,7 +51,7 @@ def _write(request: Request) -> dict[str, Description]:
     _rename(folder / Path(program["path"]).name, folder / "model.onnx")
     shutil.copyfile(request.directory / PROGRAMS / WEIGHTS, folder / DATA)
     request.progress((folder / DATA).stat().st_size)
-    for name, document in _documents(rules, model.config, request.directory / "tokenizer.json").items():
+    for name, document in _documents(rules, model.documents, request.directory / "tokenizer.json").items():
         (request.out / name).parent.mkdir(exist_ok=True)
         (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(request.directory / "tokenizer.json", request.out / "tokenizer.json")
@@ -62,7 +63,7 @@ def _write(request: Request) -> dict[str, Description]:
         "ir_version": program["ir_version"],
         "weights": f"{FOLDER}/onnx/{DATA}",
         "inputs": [spec.name for spec in entry.inputs],
-        "pooling": rules["embeddings"]["pooling"],
+        "pooling": pooling,
         "normalize": rules["embeddings"]["normalize"],
     }
     return {"encode_text": described}
@@ -84,32 +85,21 @@ def _places(tensor: "onnx.TensorProto") -> "Iterator[onnx.StringStringEntryProto
     return (entry for entry in tensor.external_data if entry.key == "location")
 
 
-def _documents(rules: Mapping[str, Any], config: Mapping[str, Any], tokenizer: Path) -> dict[str, Any]:
+def _documents(rules: Mapping[str, Any], beside: Mapping[str, Any], tokenizer: Path) -> dict[str, Any]:
     """Make the JSON files, by the name that the clients have for each."""
-    texts, embeddings = rules["texts"], rules["embeddings"]
+    texts = rules["texts"]
     (limit,) = texts["max_tokens"].values()
     special = _special(json.loads(tokenizer.read_text(encoding="utf-8")), texts)
-    modules = ["Transformer", "Pooling", *["Normalize"] * embeddings["normalize"]]
+    config = beside["config.json"]
     names = ["input_ids", *["token_type_ids"] * (config["model_type"] == "bert"), "attention_mask"]
     return {
+        **beside,
         "config.json": {**config, "transformers.js_config": {"use_external_data_format": {"model.onnx": 1}}},
-        "modules.json": [
-            {"idx": i, "name": str(i), "path": f"{i}_{name}" if i else "", "type": f"{MODULES}{name}"}
-            for i, name in enumerate(modules)
-        ],
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": embeddings["width"],
-            "pooling_mode_cls_token": embeddings["pooling"] == "cls",
-            "pooling_mode_mean_tokens": embeddings["pooling"] == "mean",
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
-        "sentence_bert_config.json": {"max_seq_length": limit, "do_lower_case": False},
-        "config_sentence_transformers.json": {"similarity_fn_name": "dot" if embeddings["normalize"] else "cosine"},
         # The plain class takes tokenizer.json as it is; BERT's own would put its own normalizer in its place.
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": limit,
+            "truncation_side": "left" if texts["truncation"].startswith("keep the last") else "right",
             "model_input_names": names,
             "clean_up_tokenization_spaces": False,
             **special,
@@ -124,7 +114,7 @@ def _special(tokenizer: Mapping[str, Any], texts: Mapping[str, Any]) -> dict[str
     words = tokenizer["model"]["vocab"]
     known = {i: w for w, i in words.items()} if isinstance(words, dict) else {i: w for i, (w, _) in enumerate(words)}
     ids = {"cls_token": texts["first_id"], "sep_token": texts["last_id"], "pad_token": texts["pad_id"]}
-    named = {key: added.get(token) or known[token] for key, token in ids.items()}
+    named = {key: added.get(token) or known[token] for key, token in ids.items() if token is not None}
     unknown = tokenizer["model"].get("unk_token") or known.get(tokenizer["model"].get("unk_id"))
     masks = [text for text in added.values() if text in ("[MASK]", "<mask>")]
     return named | ({"unk_token": unknown} if unknown else {}) | ({"mask_token": masks[0]} if masks else {})
@@ -155,6 +145,18 @@ def _runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
     return Pooled(OnnxRunner(artifact, factors), artifact)
 
 
+def _mean(states: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    weights = mask[..., None].astype(np.float32)
+    return np.asarray((states * weights).sum(1) / np.maximum(weights.sum(1), np.float32(1e-9)))
+
+
+POOLED: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "cls": lambda states, mask: states[:, 0],
+    "mean": _mean,
+}
+"""What these clients do, by the words of preprocess.json."""
+
+
 class Pooled:
     """Runs model.onnx as the clients do: token types of zero, then pooling and length in numpy."""
 
@@ -169,10 +171,7 @@ class Pooled:
         ids, mask = inputs.values()
         fed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         (states,) = self._states.run(entry_point, {name: fed[name] for name in program["inputs"]}).values()
-        pooled = states[:, 0]
-        if program["pooling"] == "mean":
-            weights = mask[..., None].astype(np.float32)
-            pooled = (states * weights).sum(1) / np.maximum(weights.sum(1), np.float32(1e-9))
+        pooled = POOLED[program["pooling"]](states, mask)
         if program["normalize"]:
             pooled = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), np.float32(1e-12))
         return {self._artifact.entry_points[entry_point].outputs[0].name: pooled}

@@ -1,13 +1,13 @@
-"""The words that a family is declared with: Rule, Tie, Drop, Settings, Family. Imports no framework.
+"""The words that a family is declared with: Rule, Tie, Drop, Split, Merge, Source, Family. Imports no framework.
 
-A family is one folder of this package with a FAMILY in it; adding a family adds a folder and nothing else.
+A family is one folder of this package with a FAMILY in it, or FAMILIES; adding one adds a folder and nothing else.
 """
 
 import dataclasses
 import importlib
 import pkgutil
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,13 @@ from ..validation.entry_point import EntryPoint
 from ..validation.errors import InputError
 from ..validation.probe import Exponents
 from ..validation.procedure import Greedy
+from .derived import rank_axis
+from .documents import JSON, Configured, Document, Given, Settled
 
 if TYPE_CHECKING:
     from .network import Network
-    from .torch_reference import TorchReference
+    from .parts import Part
+    from .reference import Encode, Original, Reference
 
 Shapes = Mapping[str, tuple[int, ...]]
 Config = Any
@@ -59,7 +62,68 @@ class Drop:
     reason: str
 
 
-Rules = tuple[Rule | Tie | Drop, ...]
+@dataclass(frozen=True)
+class Split:
+    """A checkpoint name holds several tensors side by side; each goes on under a name of its own, as if it were read.
+
+    `layout` names the axes of the packed tensor and `axis` the one that is cut, one thick for each part; or
+    `extents` say for each part what axes stand in its place:
+
+        Split("{i}.Wqkv", ("{i}.q", "{i}.k", "{i}.v"), "(p h d) e", "p")                       each "(h d) e"
+        Split("{i}.Wqkv", ("{i}.q", "{i}.k", "{i}.v"), "n e", "n", ("h d", "g d", "g d"))      "(h d) e", "(g d) e"
+    """
+
+    source: str
+    targets: tuple[str, ...]
+    layout: str
+    axis: str
+    extents: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.targets) < 2 or len(self.extents) not in (0, len(self.targets)):
+            raise ValueError(f"{self.source}: two targets or more, each with an extent or none")
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Three checkpoint names make one tensor: `source` + scale · B · A, a low-rank adapter (LoRA) on its base.
+
+    All three have the same fields, `target` may use them. `layouts` name the axes of base, A and B; what A and B have
+    and the base has not is the rank. The scale is alpha / rank, or alpha / sqrt(rank) with `rslora`; an `alpha` of
+    None says that the configuration does not state it, and is an error.
+
+        Merge("{i}.base_layer.weight", "{i}.lora_A.weight", "{i}.lora_B.weight", "{i}.weight",
+              ("(h d) e", "r e", "(h d) r"), config.lora_alpha)
+    """
+
+    source: str
+    a: str
+    b: str
+    target: str
+    layouts: tuple[str, str, str]
+    alpha: float | None
+    rslora: bool = False
+
+    def __post_init__(self) -> None:
+        rank_axis(self.layouts)
+
+
+Rules = tuple[Rule | Tie | Drop | Split | Merge, ...]
+
+
+@dataclass(frozen=True)
+class TextRules:
+    """What is done to a raw text before it is the network's ids.
+
+    Args:
+        limit: the most tokens, the special ones included, where that is less than an entry point's own bound.
+        side: which end of a longer text is cut off, "right" or "left".
+        prefix: stands before every text.
+    """
+
+    limit: int | None = None
+    side: str = "right"
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,33 +131,65 @@ class HuggingFace:
     """A text encoder as Hugging Face's clients open it: they pool the states of its tokens themselves.
 
     Args:
-        config: their config.json.
+        documents: what lies beside the checkpoint there, by place.
         network: one entry point, of the inputs that they feed, that gives `last_hidden_state`.
     """
 
-    config: Mapping[str, Any]
+    documents: Mapping[str, JSON]
     network: "Network"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What files beside the checkpoint (or `--config`, `--tokenizer`) say that its shapes cannot.
+class Tokens:
+    """What a tokenizer.json or a vocab.txt says.
 
-    Each document keeps the field names of its own format; `files` says where each came from.
+    Args:
+        name: which of the two it is.
+        origin: its path.
+        ids: of every token, by its text.
+        normalizer: tokenizer.json's.
+        wanted: whether it is to become part of the pack; if not, only ids of special tokens are taken from it.
     """
 
-    model: Mapping[str, Any] = field(default_factory=dict)
-    """Hugging Face's config.json."""
-    vision: Mapping[str, Any] = field(default_factory=dict)
-    """`vision_cfg` of EVA-CLIP's model configuration."""
-    pooling: Mapping[str, Any] = field(default_factory=dict)
-    """sentence-transformers' 1_Pooling/config.json."""
-    modules: tuple[str, ...] = ()
-    """sentence-transformers' modules.json: the last word of each module's type, e.g. "Pooling"."""
-    special_tokens: Mapping[str, int] = field(default_factory=dict)
-    """Special tokens of the tokenizer by their text: {"[CLS]": 101, ...}."""
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Document -> file it was read from."""
+    name: str
+    origin: str
+    ids: Mapping[str, int]
+    normalizer: JSON = None
+    wanted: bool = True
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a checkpoint and its folder say, for a family to recognise and to be configured from.
+
+    Args:
+        shapes: of the tensors, by name, wrappers taken away.
+        dtypes: of the tensors.
+        documents: the JSON documents beside it (or passed with --config), by place: "config.json".
+        facts: plain values that the checkpoint's file holds beside the tensors.
+        given: what the command line says of the configuration, by dotted field.
+        tokens: what the tokenizer's own file says; None where there is none.
+        wrappers: what was around the state dict, keys and prefixes, outermost first.
+    """
+
+    shapes: Shapes
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    documents: Mapping[str, Document] = field(default_factory=dict)
+    facts: Mapping[str, JSON] = field(default_factory=dict)
+    given: Mapping[str, Given] = field(default_factory=dict)
+    tokens: Tokens | None = None
+    wrappers: tuple[str, ...] = ()
+
+    def document(self, name: str) -> Document | None:
+        """Give a document to be read: all of its fields must then be accounted for. None where there is none."""
+        found = self.documents.get(name)
+        if found is not None:
+            found.read = True
+        return found
+
+    def settled(self, part: str = "") -> Settled:
+        """Begin a configuration, or a part of one whose fields stand behind `part`, as in "text."."""
+        return Settled(self.given, part)
 
 
 @dataclass(frozen=True)
@@ -103,42 +199,44 @@ class Family:
     Args:
         name: on the command line and in the manifest.
         summary: one line for `bgevis-convert families`.
-        recognise: does a checkpoint with these tensors belong here?
-        configure: sizes from shapes, the rest from settings or published sizes; raises InputError naming the field.
+        recognise: why a checkpoint belongs here, for people; "" if it does not.
+        configure: sizes from shapes, the rest from documents, the command line or published sizes; raises InputError
+            naming the field that is stated nowhere, wrongly, or in a way that the network does not compute.
         config: the configuration's class.
-        rules: checkpoint name -> leaf.
-        axes: sizes of the axes that the rules' layouts name.
+        part: what is declared about names in the checkpoint and in the model: rules, shapes, probes.
         entry_points: what can be called.
         network: the NNX model behind the entry points.
-        reference: the PyTorch original, loaded from the checkpoint by its own names.
+        reference: the PyTorch original: upstream's own classes where they can be installed, see `upstream.py`.
         sizes: published sizes by name, and a tiny one.
-        layout: names and shapes of the upstream checkpoint, as `fixture` writes it.
-        constants: tensors that are computed rather than trained (rotary tables), by name in the upstream checkpoint.
-        images: how pictures become the input, as preprocess.json states it (docs/pack.md); None for families without.
+        images: how pictures become the input, as preprocess.json states it (docs/pack.md), or that nobody says and
+            why; None for families without pictures.
         embeddings: what the outputs are: {"pooling": "cls", "normalize": True}, for preprocess.json.
         hugging_face: what Hugging Face's clients need; None for families that they do not know.
-        probes: name -> what some leaves are multiplied by, see `validation/probe.py`.
+        encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
+        anchor: a name that each checkpoint of the family has; what stands before it is a wrapper's prefix.
+        documents: what upstream writes beside such a checkpoint, by place, as JSON.
+        texts: what is done to raw texts before they are ids; None where nothing but each entry point's bound is known.
         cases: inputs of the family's own, beside those that are drawn: what tells a mistake that no draw shows.
         procedures: loops over entry points, such as greedy generation.
     """
 
     name: str
     summary: str
-    recognise: Callable[[Shapes], bool]
-    configure: Callable[[Shapes, Settings], Config]
+    recognise: Callable[[Source], str]
+    configure: Callable[[Source], Configured]
     config: type
-    rules: Callable[[Config], Rules]
-    axes: Callable[[Config], Mapping[str, int]]
+    part: Callable[[Config], "Part"]
     entry_points: Callable[[Config], tuple[EntryPoint, ...]]
     network: Callable[[Config], "Network"]
-    reference: Callable[[Config, Mapping[str, Any]], "TorchReference"]
+    reference: Callable[[Config, "Original"], "Reference"]
     sizes: Mapping[str, Config]
-    layout: Callable[[Config], Shapes]
-    constants: Callable[[Config], Mapping[str, np.ndarray]] = lambda config: {}
     images: Callable[[Config], Mapping[str, Any]] | None = None
     embeddings: Callable[[Config], Mapping[str, Any]] = lambda config: {}
     hugging_face: Callable[[Config], HuggingFace] | None = None
-    probes: Callable[[Config], Mapping[str, Exponents]] = lambda config: {}
+    encode: Callable[[Config, "Original", "Reference"], Mapping[str, "Encode"]] | None = None
+    anchor: str = ""
+    documents: Callable[[Config], Mapping[str, JSON]] = lambda config: {}
+    texts: Callable[[Config], TextRules] | None = None
     cases: Callable[[Config], tuple[Case, ...]] = lambda config: ()
     procedures: Callable[[Config], tuple[Greedy, ...]] = lambda config: ()
 
@@ -149,18 +247,39 @@ class Family:
         own = [dataclasses.replace(case, stated=True) for case in self.cases(config) if case.entry_point == entry.name]
         return [*cases(entry, static, weights=weights), *own]
 
+    def rules(self, config: Config) -> Rules:
+        """Give what becomes of each checkpoint name."""
+        return self.part(config).rules
+
+    def axis_sizes(self, config: Config) -> Mapping[str, int]:
+        """Give the sizes of the axes that the rules' layouts name."""
+        return self.part(config).axis_sizes
+
+    def checkpoint_shapes(self, config: Config) -> Shapes:
+        """Give names and shapes of the upstream checkpoint, as `fixture` writes it."""
+        return self.part(config).checkpoint_shapes
+
+    def constants(self, config: Config) -> Mapping[str, np.ndarray]:
+        """Give the tensors that are computed rather than trained, by checkpoint name."""
+        return self.part(config).constants
+
+    def probes(self, config: Config) -> Mapping[str, Exponents]:
+        """Give the probes."""
+        return self.part(config).probes
+
 
 def families() -> dict[str, Family]:
-    """Find the families: every folder of this package that has a FAMILY."""
+    """Find the families: every folder of this package has a FAMILY, or several as FAMILIES."""
     package = importlib.import_module(__package__)
     found: dict[str, Family] = {}
     for info in pkgutil.iter_modules(package.__path__):
         if not info.ispkg:
             continue
-        family = importlib.import_module(f".{info.name}", __package__).FAMILY
-        if family.name in found:
-            raise ValueError(f"two families are called {family.name}")
-        found[family.name] = family
+        module = importlib.import_module(f".{info.name}", __package__)
+        for family in getattr(module, "FAMILIES", ()) or (module.FAMILY,):
+            if family.name in found:
+                raise ValueError(f"two families are called {family.name}")
+            found[family.name] = family
     return found
 
 
@@ -188,9 +307,25 @@ def config_from_json(cls: Any, document: Mapping[str, Any]) -> Config:
         if hints[name] in KINDS and type(value) not in KINDS[hints[name]]:
             kind = hints[name].__name__
             raise InputError(f"the manifest's config: {cls.__name__}.{name} is {value!r}, expected {kind}")
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return cls(**{name: _frozen(value, f"{cls.__name__}.{name}") for name, value in values.items()})
+
+
+def _frozen(value: JSON, what: str) -> Any:
+    """Turn lists into tuples: a configuration is hashed."""
+    if isinstance(value, dict):
+        raise InputError(f"the manifest's config: {what} is an object, expected a plain value")
+    return tuple(_frozen(inner, what) for inner in value) if isinstance(value, list) else value
 
 
 def config_to_json(config: Config) -> dict[str, Any]:
     """Write a configuration as the manifest holds it."""
     return dataclasses.asdict(config)
+
+
+def dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give the fields of a configuration, as the manifest holds it, by dotted name."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -46,9 +46,9 @@ def in_this_process() -> Iterator[None]:
         yield
 
 
-def convert(checkpoint: Path, out: Path, formats: tuple[str, ...], configs: tuple[str, ...] = ()) -> Path:
+def convert(checkpoint: Path, out: Path, formats: tuple[str, ...], configs: tuple[str, ...] = (), **given) -> Path:
     """Do what `bgevis-convert all CKPT --out OUT` does."""
-    options = Options(checkpoint=str(checkpoint), formats=formats, configs=configs)
+    options = Options(checkpoint=str(checkpoint), formats=formats, configs=configs, **given)
     pipeline.convert_all(out, options, Nothing(), 1)
     return out
 

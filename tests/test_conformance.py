@@ -29,14 +29,14 @@ EMBEDDING = 1e-6
 class Converted:
     """A checkpoint as the NNX model, through the product's own reader, rules and layouts."""
 
-    def __init__(self, path: Path, **changes):
-        identified = identify(path, Options())
+    def __init__(self, path: Path, options: Options | None = None, **changes):
+        identified = identify(path, options or Options())
         self.family = identified.family
         self.config = dataclasses.replace(identified.config, **changes)
         self.network = self.family.network(self.config)
         found = assign(identified.checkpoint.tensors, self.family.rules(self.config), self.network.leaves)
         assert found.problems == ()
-        self.ledger = Ledger(self.family.name, self.family.axes(self.config), found.entries)
+        self.ledger = Ledger(self.family.name, self.family.axis_sizes(self.config), found.entries)
         self.weights = {
             leaf: jnp.asarray(np.ascontiguousarray(self.ledger.leaf(name, identified.checkpoint.read(name))))
             for leaf, name in self.ledger.leaves.items()
@@ -264,7 +264,9 @@ def test_what_upstream_refuses_is_a_value_error(folder, goldens):
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_hugging_face_encoders_agree(oracles, name, container, pooling):
     goldens = np.load(oracles / "huggingface" / name / "golden.npz")
-    model = Converted(oracles / "huggingface" / name / container, pooling=pooling)
+    options = Options(pooling=pooling, normalize=True)
+    model = Converted(oracles / "huggingface" / name / container, options)
+    assert model.config.pooling == pooling
     hidden = goldens["last_hidden_tt0" if "last_hidden_tt0" in goldens else "last_hidden"]
     mask = goldens["attention_mask"][..., None]
     pooled = hidden[:, 0] if pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
@@ -294,7 +296,7 @@ def test_full_size_layouts_are_upstreams(oracles):
     for size in ("base", "m3"):
         listing = (oracles / "visualized_bge" / f"keys_{size}_full_size.tsv").read_text().splitlines()
         wanted = {line.split("\t")[0]: line.split("\t")[1] for line in listing if line.strip()}
-        layout = family.layout(family.sizes[size])
+        layout = family.checkpoint_shapes(family.sizes[size])
         assert {name: str(shape) for name, shape in layout.items()} == wanted
         found = assign(layout, family.rules(family.sizes[size]), family.network(family.sizes[size]).leaves)
         assert found.problems == ()

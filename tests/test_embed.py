@@ -267,6 +267,7 @@ def altered_rules(folder: Path) -> None:
 def altered_filter(folder: Path) -> None:
     rules = json.loads((folder / "preprocess.json").read_text())
     rules["images"]["steps"][0]["filter"] = "bilinear"
+    del rules["images"]["steps"][0]["a"]
     (folder / "preprocess.json").write_text(json.dumps(rules))
 
 

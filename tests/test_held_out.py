@@ -8,6 +8,7 @@ the configuration files beside the checkpoint alone.
 import dataclasses
 import importlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from bgevis.converter.stages import export
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
 from bgevis.exporters.weights import WeightsFile
+from bgevis.model.bert import FAMILY as BERT
 from bgevis.model.bert.config import BertConfig
 from bgevis.model.family import Rule, families
 from bgevis.model.visualized_bge.config import VisionConfig, VisualizedBGEConfig
@@ -59,15 +61,11 @@ def checkpoint(folder: Path, family: str, config, dtype: str, suffix: str = ".sa
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sizes, "held out", config)
         write_fixture(family, "held out", 77, dtype, folder / f"model{suffix}")
-    text = config.text if family == "visualized_bge" else config
-    document = dataclasses.asdict(text)
-    document |= {"bos_token_id": text.cls_token_id, "eos_token_id": text.sep_token_id}
-    (folder / "config.json").write_text(
-        json.dumps({k: v for k, v in document.items() if k not in ("pooling", "normalize")})
-    )
-    tokens = {"[CLS]": text.cls_token_id, "[SEP]": text.sep_token_id}
-    added = [{"content": token, "id": number, "special": True} for token, number in tokens.items()]
-    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    text = config.text if family == "visualized_bge" else dataclasses.replace(config, max_seq_length=config.max_tokens)
+    (folder / "config.json").write_text(json.dumps(BERT.documents(text)["config.json"]))
+    words = [f"w{i}" for i in range(text.vocab_size)]
+    words[text.cls_token_id], words[text.sep_token_id] = "[CLS]", "[SEP]"
+    (folder / "vocab.txt").write_text("\n".join(words))
     if family == "visualized_bge":
         vision = config.vision
         cfg = {
@@ -84,10 +82,11 @@ def checkpoint(folder: Path, family: str, config, dtype: str, suffix: str = ".sa
 def test_a_size_that_nobody_published_is_converted_and_proved(tmp_path, size, formats):
     family, config, dtype = SIZES[size]
     file = checkpoint(tmp_path, family, config, dtype, ".pth" if formats is EVERY else ".safetensors")
-    run = convert(file, tmp_path / "run", formats)
+    run = convert(file, tmp_path / "run", formats, no_tokenizer=True)
     manifest = json.loads((run / "manifest.json").read_text())
     assert set(manifest["verdicts"].values()) == {"pass"}
-    assert family_and_config(manifest)[1] == config
+    stated = {} if family == "visualized_bge" else {"max_seq_length": config.max_tokens}
+    assert family_and_config(manifest)[1] == dataclasses.replace(config, **stated)
     assert (run / "provenance.json").exists()
 
 
@@ -102,7 +101,7 @@ def scene(request, tmp_path_factory):
     """A checkpoint and its finished run."""
     folder = tmp_path_factory.mktemp("held_out")
     file = checkpoint(folder, *SIZES[request.param])
-    return file, convert(file, folder / "run", ("onnx",)), SIZES[request.param][0]
+    return file, convert(file, folder / "run", ("onnx",), no_tokenizer=True), SIZES[request.param][0]
 
 
 PREFIX = {"bert": "encoder.layer.1.", "visualized_bge": "bge_encoder.layer.1."}
@@ -111,8 +110,11 @@ PREFIX = {"bert": "encoder.layer.1.", "visualized_bge": "bge_encoder.layer.1."}
 def changed(scene, folder: Path, change) -> Path:
     """Write the checkpoint anew with other tensors, beside the same configuration."""
     file, _, family = scene
-    for other in file.parent.glob("*.json"):
-        shutil.copy(other, folder)
+    for pattern in ("*.json", "1_Pooling/*.json", "vocab.txt"):
+        for other in file.parent.glob(pattern):
+            target = folder / other.relative_to(file.parent)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(other, target)
     tensors = load_file(file)
     change(tensors, PREFIX[family])
     save_file(tensors, folder / file.name)
@@ -137,7 +139,7 @@ def test_a_defect_of_the_checkpoint_is_named(scene, tmp_path, defect):
     change, name = DEFECTS[defect]
     file = changed(scene, tmp_path, change)
     with pytest.raises(ConvertError, match=name):
-        convert(file, tmp_path / "run", ("onnx",))
+        convert(file, tmp_path / "run", ("onnx",), no_tokenizer=True)
     assert not (tmp_path / "run" / "provenance.json").exists()
 
 
@@ -152,15 +154,17 @@ def test_a_wrong_rule_is_named(scene, tmp_path, monkeypatch):
     family = families()[name]
 
     def mistaken(config):
-        rules = []
-        for rule in family.rules(config):
-            square = isinstance(rule, Rule) and rule.target.startswith("text.") and rule.layout == "(h d) e -> e h d"
-            rules.append(dataclasses.replace(rule, layout="(d h) e -> e h d") if square else rule)
-        return tuple(rules)
+        part, rules = family.part(config), []
+        for rule in part.rules:
+            square = isinstance(rule, Rule) and re.fullmatch(r"text\..*\.(query|key|value)\.kernel", rule.target)
+            changed = re.sub(r"\((\S+) (\S+)\)", r"(\2 \1)", rule.layout) if square else ""
+            rules.append(dataclasses.replace(rule, layout=changed) if square else rule)
+        assert tuple(rules) != part.rules
+        return dataclasses.replace(part, rules=tuple(rules))
 
-    with_family(monkeypatch, name, rules=mistaken)
+    with_family(monkeypatch, name, part=mistaken)
     with pytest.raises(ConvertError, match=r"text\.layers\.0\.attention\.(query|key|value)"):
-        convert(file, tmp_path / "run", ("onnx",))
+        convert(file, tmp_path / "run", ("onnx",), no_tokenizer=True)
 
 
 def wrong_epsilon(config):
@@ -175,7 +179,7 @@ def test_a_wrong_epsilon_of_the_network_is_named(scene, tmp_path, monkeypatch):
     build = families()[name].network
     with_family(monkeypatch, name, network=lambda config: build(wrong_epsilon(config)))
     with pytest.raises(ConvertError, match=r"text\.embeddings\.norm|image_embeddings\.norm|low variance"):
-        convert(file, tmp_path / "run", ("onnx",))
+        convert(file, tmp_path / "run", ("onnx",), no_tokenizer=True)
 
 
 def test_a_wrong_epsilon_of_an_artifact_is_named(scene, tmp_path, monkeypatch):

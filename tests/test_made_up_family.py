@@ -23,9 +23,11 @@ from bgevis.converter.manifest import GOLDENS
 from bgevis.converter.proof.documents import golden_problems
 from bgevis.converter.use.artifacts import open_artifacts
 from bgevis.model import family as families_module
+from bgevis.model.documents import Configured
 from bgevis.model.family import Family, Rule
 from bgevis.model.network import Network
-from bgevis.model.torch_reference import TorchReference, load_strict
+from bgevis.model.parts import Part
+from bgevis.model.reference import Reference, load_strict
 from bgevis.validation import outputs
 from bgevis.validation.cases import Case
 from bgevis.validation.domains import Floats
@@ -66,26 +68,22 @@ class Original(torch.nn.Module):
         super().__init__()
         for name, shape in zip((*NAMES, "match"), (*SHAPES, (WIDTH, WIDTH)), strict=True):
             setattr(self, name, torch.nn.Parameter(torch.empty(shape)))
-        self.dtype = torch.float32
-
-    def _is(self, name):
-        return getattr(self, name).to(self.dtype)
 
     def prefill(self, ids, mask, positions):
-        nothing = torch.zeros(len(ids), 0, WIDTH, dtype=self.dtype)
+        nothing = torch.zeros(len(ids), 0, WIDTH)
         return self.decode(ids, mask, positions, nothing, nothing)
 
     def decode(self, ids, mask, positions, keys, values):
-        x = self._is("table")[ids] + self._is("places")[positions]
-        keys, values = torch.cat([keys, x @ self._is("key")], 1), torch.cat([values, x @ self._is("value")], 1)
-        scores = x @ self._is("query") @ keys.transpose(1, 2) * WIDTH**-0.5
+        x = self.table[ids] + self.places[positions]
+        keys, values = torch.cat([keys, x @ self.key], 1), torch.cat([values, x @ self.value], 1)
+        scores = x @ self.query @ keys.transpose(1, 2) * WIDTH**-0.5
         seen = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool).tril()[-ids.shape[1] :]
         weights = torch.where(seen & (mask[:, None] != 0), scores, -1e9).softmax(-1)
-        logits = (x + weights @ values) @ self._is("out")
+        logits = (x + weights @ values) @ self.out
         return {"logits": logits, "keys": keys, "values": values, "best": logits[:, -1].argmax(-1)}
 
     def compare(self, things, people, seen):
-        scores = things @ self._is("match") @ people.T
+        scores = things @ self.match @ people.T
         best = torch.where(seen.bool()[None], scores, -torch.inf).max()
         return {"scores": scores, "weights": scores.sum(0).tanh(), "best": best}
 
@@ -111,26 +109,35 @@ OWN = Case(
     {"things": np.ones((1, WIDTH), np.float32), "people": np.ones((4, WIDTH), np.float32), "seen": np.eye(4)[1] > 0},
 )
 
+
+def reference(config: Config, original) -> Reference:
+    del config
+    state = {name.removeprefix("made_up."): tensor for name, tensor in original.state.items()}
+    module = load_strict(Original(), state)
+    entries = {entry.name: getattr(module, entry.name) for entry in entry_points(Config())}
+    return Reference("made up", module, entries, original.state)
+
+
 FAMILY = Family(
     name="made_up",
     summary="",
-    recognise=lambda shapes: "made_up.table" in shapes,
-    configure=lambda shapes, settings: Config(),
+    recognise=lambda source: "holds made_up.table" if "made_up.table" in source.shapes else "",
+    configure=lambda source: Configured(Config(), {"width": "known"}),
     config=Config,
-    rules=lambda config: (
-        Rule("made_up.table", "table", "v w"),
-        Rule("made_up.places", "places", "n w"),
-        Rule("made_up.{name:query|key|value|match}", "{name}", "w u"),
-        Rule("made_up.out", "out", "w v"),
+    part=lambda config: Part(
+        rules=(
+            Rule("made_up.table", "table", "v w"),
+            Rule("made_up.places", "places", "n w"),
+            Rule("made_up.{name:query|key|value|match}", "{name}", "w u"),
+            Rule("made_up.out", "out", "w v"),
+        ),
+        axis_sizes={"v": tiny_decoder.VOCABULARY, "n": tiny_decoder.LONGEST, "w": WIDTH, "u": WIDTH},
+        checkpoint_shapes={},
     ),
-    axes=lambda config: {"v": tiny_decoder.VOCABULARY, "n": tiny_decoder.LONGEST, "w": WIDTH, "u": WIDTH},
     entry_points=entry_points,
     network=lambda config: Network(Model, entry_points(config)),
-    reference=lambda config, state: TorchReference(
-        load_strict(Original(), {n.removeprefix("made_up."): t for n, t in state.items()})
-    ),
+    reference=reference,
     sizes={},
-    layout=lambda config: {},
     cases=lambda config: (OWN,),
     procedures=lambda config: (GREEDY,),
 )

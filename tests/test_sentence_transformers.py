@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -30,12 +29,6 @@ from bgevis.validation.errors import InputError
 LAYOUT = "sentence-transformers"
 ROOT = Path(__file__).parents[1]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two", "three", "##s", "a"]
-CLIENTS = (
-    *("sentence-transformers==5.7.0", "transformers==4.57.6", "optimum-onnx==0.1.0", "optimum==2.1.0"),
-    *("huggingface_hub==0.36.2", "tokenizers==0.22.2", "regex==2026.11.15"),
-    *("scikit-learn==1.9.1", "joblib==1.6.0", "threadpoolctl==3.8.0", "narwhals==2.29.0", "cloudpickle==3.1.2"),
-)
-"""The last that fit together: optimum-onnx 0.1.0 takes no transformers 5, and these no newer hub and tokenizers."""
 
 
 TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
@@ -46,13 +39,13 @@ def exported(folder: Path, family: str = "bert", opset: int | None = None, **set
     folder.mkdir(exist_ok=True)
     write_fixture(family, "tiny", 5, "float32", folder / "ckpt.safetensors")
     if family == "bert":
-        document = dataclasses.asdict(FAMILY.sizes["tiny"]) | settings
-        (folder / "config.json").write_text(json.dumps({k: v for k, v in document.items() if k != "pooling"}))
-        pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
-        (folder / "1_Pooling").mkdir(exist_ok=True)
-        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+        config = dataclasses.replace(FAMILY.sizes["tiny"], pooling="mean", **settings)
+        for place, content in FAMILY.documents(config).items():
+            (folder / place).write_text(json.dumps(content))
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
-    run = load.perform(folder / "run", Options(checkpoint=str(folder / "ckpt.safetensors")), Silent())
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    options = Options(checkpoint=str(folder / "ckpt.safetensors"), layouts=(LAYOUT,))
+    run = load.perform(folder / "run", options, Silent())
     for stage in (remap.perform, verify.perform, build.perform, write.perform):
         stage(run, Options(), Silent())
     export.perform(run, Options(opset=opset), Silent(), exporters()[LAYOUT])
@@ -160,28 +153,18 @@ def test_it_is_written_only_when_asked_for():
 
 
 def test_what_has_no_such_folder(tmp_path):
-    with pytest.raises(InputError, match="of the family bert only"):
+    with pytest.raises(InputError, match="its clients open the families bert; this is visualized_bge"):
         exported(tmp_path / "visualized", "visualized_bge")
     run = exported(tmp_path / "bert")
     (tmp_path / "bert" / "vocab.txt").unlink()
-    run = load.perform(run.path, Options(checkpoint=str(tmp_path / "bert" / "ckpt.safetensors")), Silent())
+    options = Options(checkpoint=str(tmp_path / "bert" / "ckpt.safetensors"))
+    with pytest.raises(InputError, match="--layout sentence-transformers needs a tokenizer: neither"):
+        load.perform(run.path, dataclasses.replace(options, layouts=(LAYOUT,)), Silent())
+    run = load.perform(run.path, options, Silent())
     for stage in (remap.perform, verify.perform, build.perform, write.perform):
         stage(run, Options(), Silent())
     with pytest.raises(InputError, match="needs a tokenizer: neither"):
         export.perform(run, Options(), Silent(), exporters()[LAYOUT])
-
-
-@pytest.fixture(scope="module")
-def clients(tmp_path_factory) -> Path:
-    """An environment of its own upon this one, in which the clients hide what does not fit them."""
-    folder = tmp_path_factory.mktemp("clients")
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    (site,) = (folder / "lib").glob("python*/site-packages")
-    (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *CLIENTS]
-    subprocess.run(install, check=True)
-    return python
 
 
 def convert(checkpoint: Path, out: Path) -> None:

@@ -13,10 +13,10 @@ from bgevis.converter.manifest import LEDGER, WEIGHTS_PATH, family_and_config, n
 from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
 from bgevis.converter.stages import build, load, remap, verify
-from bgevis.converter.stages.common import reopen
 from bgevis.converter.stages.reference import read_original
-from bgevis.converter.use.fixture import write_fixture
+from bgevis.converter.use.fixture import write_documents, write_fixture
 from bgevis.exporters.weights import WeightsFile
+from bgevis.model.family import families
 from bgevis.model.runner import NNXRunner
 from bgevis.validation.cases import cases
 from bgevis.validation.compare import compare
@@ -81,7 +81,8 @@ def old_names(state: State, folder: Path) -> Path:
 LAYOUTS = [plain, legacy, wrapped, safetensors, sharded, sharded_bin, old_names]
 
 
-def built(path: Path, out: Path):
+def built(path: Path, out: Path, beside):
+    write_documents(path if path.is_dir() else path.parent, beside)
     run = load.perform(out, Options(checkpoint=str(path)), Silent())
     for stage in (remap.perform, verify.perform, build.perform):
         stage(run, Options(), Silent())
@@ -89,26 +90,36 @@ def built(path: Path, out: Path):
 
 
 @pytest.fixture(scope="module", params=["bert", "visualized_bge"])
-def state(request, tmp_path_factory) -> State:
+def family(request):
+    return families()[request.param]
+
+
+@pytest.fixture(scope="module")
+def beside(family):
+    return family.documents(family.sizes["tiny"])
+
+
+@pytest.fixture(scope="module")
+def state(family, tmp_path_factory) -> State:
     path = tmp_path_factory.mktemp("state") / "tiny.pth"
-    write_fixture(request.param, "tiny", 3, "float32", path)
+    write_fixture(family.name, "tiny", 3, "float32", path)
     return torch.load(path, weights_only=True)
 
 
 @pytest.fixture(scope="module")
-def weights(state, tmp_path_factory) -> dict[str, bytes]:
+def weights(state, beside, tmp_path_factory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("weights")
-    file = WeightsFile(built(plain(state, folder), folder / "run").path / WEIGHTS_PATH)
+    file = WeightsFile(built(plain(state, folder), folder / "run", beside).path / WEIGHTS_PATH)
     return {name: file[name].tobytes() for name in file.tensors}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_the_same_weights_and_reference(state, weights, layout, tmp_path):
-    run = built(layout(state, tmp_path), tmp_path / "run")
+def test_every_layout_gives_the_same_weights_and_reference(state, weights, beside, layout, tmp_path):
+    run = built(layout(state, tmp_path), tmp_path / "run", beside)
     file = WeightsFile(run.path / WEIGHTS_PATH)
     assert {name: file[name].tobytes() for name in file.tensors} == weights
     family, config = family_and_config(run.manifest())
-    reference = family.reference(config, read_original(reopen(run)))
+    reference = family.reference(config, read_original(run, Silent()))
     entry = family.entry_points(config)[0]
     case = cases(entry)[0]
     exact = reference.in_dtype("float64").run(entry.name, case.inputs)
@@ -117,15 +128,15 @@ def test_every_layout_gives_the_same_weights_and_reference(state, weights, layou
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_widened_without_loss_and_agrees(state, dtype, tmp_path):
+def test_half_precision_is_widened_without_loss_and_agrees(state, beside, dtype, tmp_path):
     half = {name: tensor.to(dtype) for name, tensor in state.items()}
-    run = built(plain(half, tmp_path), tmp_path / "run")
+    run = built(plain(half, tmp_path), tmp_path / "run", beside)
     ledger, file = Ledger.read(run.path / LEDGER), WeightsFile(run.path / WEIGHTS_PATH)
     for leaf, name in ledger.leaves.items():
         want = half[name].view(torch.int16).numpy()
         assert np.array_equal(ledger.source(name, file[leaf]).view(np.int16), want)
     family, config = family_and_config(run.manifest())
-    reference = family.reference(config, read_original(reopen(run)))
+    reference = family.reference(config, read_original(run, Silent()))
     exact = reference.in_dtype("float64")
     entries = {entry.name: entry for entry in family.entry_points(config)[:1]}
     drawn = [case for entry in entries.values() for case in cases(entry) if not case.same_as]

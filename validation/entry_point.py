@@ -4,7 +4,7 @@ The same axis names are the jaxtyping names of the model's methods, the symbolic
 `jax.export`, the dynamic axes of ONNX and TensorFlow, and what the case generator draws from.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -105,6 +105,12 @@ class EntryPoint:
                 return spec
         raise ValueError(f"{self.name} has no input {name} (inputs: {', '.join(spec.name for spec in self.inputs)})")
 
+    def most(self, dim: int | str) -> int | None:
+        """Give the largest size that a dimension may have; None where nothing bounds it, or it is a sum."""
+        if isinstance(dim, int):
+            return dim
+        return self.axes[dim].high if dim in self.axes else None
+
     def sizes(self, inputs: Arrays) -> dict[str, int]:
         """Find the sizes of the axes that some inputs have.
 
@@ -133,8 +139,3 @@ class EntryPoint:
             "axes": {name: {"min": axis.low, "max": axis.high} for name, axis in self.axes.items()},
             "rows": self.rows,
         }
-
-
-def first_embedding(entries: Iterable[EntryPoint]) -> TensorSpec | None:
-    """Give what clients call the embedding: the first one of the first entry point that has one."""
-    return next((spec for entry in entries if (spec := entry.embedding)), None)

@@ -81,15 +81,16 @@ def compare_rounded(
     rows: list[Row] = []
     for golden in goldens:
         entry = entries[golden.case.entry_point]
-        rows += _golden_rows(runner, entry, golden, floors, judged.get(entry.name))
+        rows += golden_rows(runner, entry, golden, floors, judged.get(entry.name))
     for each in judged.values():
         rows += each.rows(floors)
     return Report(runner.name, tuple(rows))
 
 
-def _golden_rows(
-    runner: Runner, entry: EntryPoint, golden: Golden, floors: Floors, judged: "_Inputs | None"
+def golden_rows(
+    runner: Runner, entry: EntryPoint, golden: Golden, floors: Floors, judged: "_Inputs | None" = None
 ) -> Iterator[Row]:
+    """Judge the outputs of one golden: vectors by their cosine, others by what rounding costs, if that is known."""
     got = _run(runner, entry, golden.case.inputs)
     for spec in entry.outputs:
         want = golden.outputs[spec.name]

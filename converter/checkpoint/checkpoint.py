@@ -1,11 +1,14 @@
 """`open_checkpoint`: whatever the container, a list of tensors and where each one's bytes are."""
 
+import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
+from ...validation.errors import InputError
 from .archive import check_crc
 from .foreign import container_of
 from .format_error import FormatError, blame
@@ -27,7 +30,8 @@ class Checkpoint:
     path: as it was given. files: every file that it consists of, the index first. container: "torch-zip",
     "torch-legacy", "safetensors", "safetensors-sharded" or "torch-zip-sharded". wrappers: what was unwrapped,
     outermost first, such as ("model_state_dict", "module."). tensors: by name after unwrapping, in the order of the
-    file. ignored: key paths of what is no tensor of the state dict, such as "optimizer_state_dict".
+    file. ignored: key paths of what is no tensor of the state dict, such as "optimizer_state_dict". facts: what of
+    these is plain (texts, numbers, lists and dictionaries of them), by key path.
     """
 
     def __init__(
@@ -39,10 +43,27 @@ class Checkpoint:
         self.files = tuple(file.path for file in (*([index] if index else ()), *(part.file for part in parts)))
         self.wrappers = (*parts[0].wrappers, *prefixes)
         self.ignored = tuple(key for part in parts for key in part.ignored)
+        self.facts: Mapping[str, object] = {key: fact for part in parts for key, fact in part.facts.items()}
         self.tensors: Mapping[str, Tensor] = MappingProxyType(renamed)
         self._parts = {part.file.path: part for part in parts}
         for part in parts:
             part.file.close()
+
+    def behind(self, prefix: str) -> "Checkpoint":
+        """Give the same checkpoint with a prefix taken away from the names that have it, as another wrapper.
+
+        Raises:
+            InputError: two tensors would have one name then.
+        """
+        renamed: dict[str, Tensor] = {}
+        for name, tensor in self.tensors.items():
+            short = name.removeprefix(prefix)
+            if short in renamed:
+                raise InputError(f"{self.path}: without the prefix {prefix} two tensors are called {short}")
+            renamed[short] = replace(tensor, name=short)
+        made = copy.copy(self)
+        made.wrappers, made.tensors = (*self.wrappers, prefix), MappingProxyType(renamed)
+        return made
 
     def read(self, name: str) -> np.ndarray:
         """Give a tensor as a read-only view of the mapped file, with the bits and strides that are stored.

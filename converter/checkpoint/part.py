@@ -21,6 +21,7 @@ class Part:
     wrappers: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     records: tuple[Record, ...] = field(default=())
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 def place(found: StateDict, starts: Mapping[str, int], file: MappedFile) -> dict[str, Tensor]:

@@ -42,17 +42,18 @@ def read_safetensors(file: MappedFile) -> Part:
             f"declares a header of {length} bytes, the file has {file.size} (and {MAX_BYTES} is the limit)"
         )
     header = parse_object(file.bytes(8, length), "safetensors header")
-    _check_metadata(header.pop("__metadata__", {}))
+    metadata = _metadata(header.pop("__metadata__", {}))
     tensors = {name: _tensor(name, entry, 8 + length, file) for name, entry in header.items()}
     if not tensors:
         raise FormatError("holds no tensors")
     _check_ranges(tensors, 8 + length, file.size)
-    return Part("safetensors", file, tensors)
+    return Part("safetensors", file, tensors, facts=metadata)
 
 
-def _check_metadata(metadata: object) -> None:
+def _metadata(metadata: object) -> dict[str, object]:
     if type(metadata) is not dict or not all(type(value) is str for value in metadata.values()):
         raise FormatError("has metadata that is not text")
+    return metadata
 
 
 def _tensor(name: str, entry: object, start: int, file: MappedFile) -> Tensor:

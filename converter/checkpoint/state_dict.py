@@ -4,8 +4,10 @@ Layouts: a bare state dict; a dictionary with the state dict under one of `WRAPP
 and so on; DistributedDataParallel's and torch.compile's prefix on every name.
 """
 
+import contextlib
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeGuard
 
 from .format_error import SAVE_AGAIN, FormatError, shown
@@ -16,15 +18,21 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 PREFIXES = ("module.", "_orig_mod.")
 MAX_WRAPPERS = 8
 KEYS_SHOWN = 12
+FACT_VALUES, FACT_CHARACTERS, FACT_DEPTH = 10_000, 1 << 20, 16
+"""What a plain value beside the tensors may hold. A list may hold itself, or another a thousand times."""
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """The tensors in the order of the file, the wrappers around them (outermost first) and what else was there."""
+    """The tensors in the order of the file, the wrappers around them (outermost first) and what else was there.
+
+    facts: of what else was there, what is plain: texts, numbers, lists and dictionaries of these, by key path.
+    """
 
     wrappers: tuple[str, ...]
     views: tuple[tuple[str, View], ...]
     ignored: tuple[str, ...]
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 def find_state_dict(root: object) -> StateDict:
@@ -38,17 +46,19 @@ def find_state_dict(root: object) -> StateDict:
         raise FormatError(f"holds no state dict: it is a {kind}", SAVE_AGAIN)
     wrappers: list[str] = []
     ignored: list[str] = []
+    facts: dict[str, object] = {}
     entries = root
     while found := _wrapped(entries, depth=len(wrappers)):
         wrapper, inner = found
         ignored += [_path(wrappers, key) for key, _ in entries if key != wrapper]
+        facts |= _facts(wrappers, entries, wrapper)
         wrappers.append(wrapper)
         entries = inner
     # A wrapped state dict may be empty: some modules have no parameters
     if not _has_tensors(entries) and (entries.flat or not wrappers):
         raise FormatError(f"holds no state dict: {_description(entries)}", SAVE_AGAIN)
     ignored += [_path(wrappers, key) for key, inner in entries if not _is_tensor(inner)]
-    return StateDict(tuple(wrappers), _views(entries), tuple(ignored))
+    return StateDict(tuple(wrappers), _views(entries), tuple(ignored), facts | _facts(wrappers, entries, ""))
 
 
 def strip_prefixes(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, ...], dict[str, Tensor]]:
@@ -123,6 +133,42 @@ def _views(entries: Entries) -> tuple[tuple[str, View], ...]:
             )
         views[name] = value
     return tuple(views.items())
+
+
+def _facts(wrappers: list[str], entries: Entries, wrapper: str) -> dict[str, object]:
+    """Give the plain values beside the state dict; one that is not plain, or too much, is left out as a whole."""
+    found: dict[str, object] = {}
+    for key, value in entries:
+        if type(key) is not str or key == wrapper or _is_tensor(value):
+            continue
+        with contextlib.suppress(_NotPlain):
+            found[_path(wrappers, key)] = _plain(value, [FACT_VALUES, FACT_CHARACTERS], FACT_DEPTH)
+    return found
+
+
+class _NotPlain(Exception):
+    """A value is an object or a tensor, or holds one, or holds too much."""
+
+
+def _plain(value: object, budget: list[int], depth: int) -> object:
+    """Copy a value of JSON's kinds. `budget`: values and characters that are left; it is spent here."""
+    budget[0] -= 1
+    budget[1] -= len(value) if type(value) is str else 0
+    if min(budget) < 0 or not depth:
+        raise _NotPlain
+    if type(value) is Entries:
+        if not all(type(key) is str for key, _ in value):
+            raise _NotPlain
+        budget[1] -= sum(len(key) for key, _ in value if type(key) is str)
+        found = {key: _plain(inner, budget, depth - 1) for key, inner in value}
+        if len(found) != len(value.flat) // 2:
+            raise _NotPlain  # one key twice: who reads it, reads the one or the other
+        return found
+    if type(value) in (list, tuple):
+        return [_plain(inner, budget, depth - 1) for inner in value]  # type: ignore[attr-defined]
+    if value is None or type(value) in (str, bool, int) or (type(value) is float and math.isfinite(value)):
+        return value
+    raise _NotPlain
 
 
 def _path(wrappers: list[str], key: object) -> str:

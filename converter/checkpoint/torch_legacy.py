@@ -39,7 +39,8 @@ def read_torch_legacy(file: MappedFile) -> Part:
         _check_system(run(machine), run(machine), run(machine))
         found = find_state_dict(run(machine))
         starts = _starts(file, storages, run(machine), machine.position)
-    return Part("torch-legacy", file, place(found, starts, file), found.wrappers, found.ignored)
+    tensors = place(found, starts, file)
+    return Part("torch-legacy", file, tensors, found.wrappers, found.ignored, facts=found.facts)
 
 
 def _check_system(magic: object, protocol: object, system: object) -> None:

@@ -33,7 +33,7 @@ def read_torch_zip(file: MappedFile) -> Part:
         check_size(storage, records[f"data/{key}"].size)
     starts = {key: records[f"data/{key}"].start for key in storages.by_key}
     tensors = place(found, starts, file)
-    return Part("torch-zip", file, tensors, found.wrappers, found.ignored, tuple(archive.values()))
+    return Part("torch-zip", file, tensors, found.wrappers, found.ignored, tuple(archive.values()), found.facts)
 
 
 def _without_folder(archive: dict[str, Record]) -> dict[str, Record]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...validation.domains import AFTER, BEFORE
 from ...validation.entry_point import EntryPoint, TokenIds
 from ...validation.errors import InputError
 from . import need
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 JSON, VOCABULARY, SETTINGS = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
+
+TRUNCATION = {
+    "right": "keep the first tokens and the special tokens",
+    "left": "keep the last tokens and the special tokens",
+}
+"""The side at which a text that is too long is cut, and how preprocess.json says it."""
+
+PADDING = {side: f"{side} the text, to the longest of the batch" for side in (AFTER, BEFORE)}
+"""Where padding stands, and how preprocess.json says it."""
 
 
 class Unusable(InputError):
@@ -30,28 +40,27 @@ def token_ids(entries: Iterable[EntryPoint]) -> TokenIds | None:
     return found.domain if found and isinstance(found.domain, TokenIds) else None
 
 
-def state(folder: Path, domain: TokenIds, *, named: bool) -> dict[str, Any]:
+def state(folder: Path, domain: TokenIds) -> dict[str, Any]:
     """Describe the tokenizer in `folder` as the manifest states it: its files and digests, or why there is none.
 
-    Args:
-        folder: where it may lie.
-        domain: the ids that the network knows.
-        named: the user asked for this one, so that one which cannot be used is an error.
-
     Raises:
-        InputError: a named one cannot be read or does not belong to the network.
+        InputError: one is there that cannot be read or does not belong to the network.
         EnvironmentFailure: there is one, and the package that reads it is missing.
     """
     if not any((folder / name).is_file() for name in (JSON, VOCABULARY)):
-        reason = f"neither {JSON} nor {VOCABULARY} lies beside the checkpoint; pass --tokenizer DIR"
-        return {"files": {}, "missing": reason}
+        return missing(f"neither {JSON} nor {VOCABULARY} lies beside the checkpoint; pass --tokenizer DIR")
     try:
         read(folder, domain)
     except Unusable as error:
-        if named:
-            raise
-        return {"files": {}, "missing": str(error).replace(f"{folder}/", "")}
+        raise InputError(
+            f"{error}; pass --tokenizer DIR with the network's own, or say --no-tokenizer if no raw texts are wanted"
+        ) from error
     return {"files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(folder)}}
+
+
+def missing(reason: str) -> dict[str, Any]:
+    """Describe that there is no tokenizer, as the manifest states it."""
+    return {"files": {}, "missing": reason}
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -131,10 +140,23 @@ def _word_pieces(folder: Path) -> "Tokenizer":
     return tokenizer
 
 
-def settle(tokenizer: "Tokenizer", limit: int | None, pad: int) -> None:
-    """Set truncation to the network's limit and padding to the longest of the batch."""
+def truncate(tokenizer: "Tokenizer", limit: int | None, truncation: str) -> None:
+    """Set truncation to a limit and to one of the `TRUNCATION`s; None for no limit.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    side = next((side for side, words in TRUNCATION.items() if words == truncation), None)
+    if side is None:
+        raise InputError(f"truncation is {truncation!r}, expected one of {', '.join(map(repr, TRUNCATION.values()))}")
     if limit is None:
         tokenizer.no_truncation()
     else:
-        tokenizer.enable_truncation(limit)
-    tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad))
+        tokenizer.enable_truncation(limit, direction=side)
+
+
+def settle(tokenizer: "Tokenizer", limit: int | None, truncation: str, ids: TokenIds) -> None:
+    """Set truncation to what is done to texts, and padding to the longest of the batch."""
+    truncate(tokenizer, limit, truncation)
+    side = "left" if ids.padded == BEFORE else "right"
+    tokenizer.enable_padding(direction=side, pad_id=ids.pad, pad_token=tokenizer.id_to_token(ids.pad))

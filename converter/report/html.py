@@ -10,14 +10,15 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...exporters.base import PROGRAMS, WEIGHTS
+from ...model.family import dotted
 from ...validation.report import Report, Row, describe
-from ..certificate.ledger import Ledger
+from ..certificate.ledger import FATES, Ledger
 from ..directory import Manifest
 
 TEMPLATE = "report.html.j2"
@@ -35,6 +36,8 @@ TITLES = {
     "stablehlo": "StableHLO",
     "run directory": "Run directory",
 }
+RARE = ("split", "merged")
+"""Fates that are shown only where there are any."""
 EXAMPLE = 8
 """Size of a bounded axis in the snippets."""
 
@@ -141,15 +144,28 @@ def _relative(report: Report, directory: Path) -> Report:
     return Report(report.runner, rows, tuple(map(own, report.notes)))
 
 
+def _gives(ledger: Ledger) -> dict[str, list[str]]:
+    """Give for each tensor the names of those that are made of it."""
+    found: dict[str, list[str]] = {name: [] for name in ledger.entries}
+    for name, made in ledger.derived():
+        for ingredient in made.ingredients:
+            found[ingredient].append(name)
+    return found
+
+
 def context(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report]) -> dict[str, Any]:
     """Gather what the template shows."""
     verdicts = _verdicts(manifest, reports)
     rows = [row for verdict in verdicts if verdict.report for row in verdict.report.rows]
     groups = _groups(verdicts)
+    origins = manifest.get("origins", {})
+    fates = ledger.totals()
     return {
         "manifest": manifest,
         "ledger": ledger,
-        "fates": ledger.totals(),
+        "fates": fates,
+        "gives": _gives(ledger),
+        "shown_fates": [fate for fate in FATES if fate not in RARE or fates[fate]["tensors"]],
         "verdicts": verdicts,
         "states": {verdict.key: verdict.state for verdict in verdicts},
         "failed": [verdict for verdict in verdicts if verdict.state == "failed"],
@@ -160,7 +176,9 @@ def context(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report]) -
         "plain": [g for g in groups if all(r.error is None for _, r in g.rows) and any(r.passed for _, r in g.rows)],
         "scale": Scale.around([value for row in rows for value in (row.error, row.allowed) if value is not None]),
         "usage": [_usage(name, entry) for name, entry in manifest["entry_points"].items()],
-        "config": list(_flat(manifest["config"])),
+        "config": [(name, value, origins.get(name, "")) for name, value in dotted(manifest["config"])],
+        "documents": manifest.get("documents", {}),
+        "unread": manifest.get("unread", {}),
         "parts": _parts(manifest["files"]),
     }
 
@@ -191,14 +209,6 @@ def _usage(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _example(low: int, high: int | None) -> int:
     return low if high is None else max(low, min(EXAMPLE, high))
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _parts(files: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from ...validation.errors import EnvironmentFailure, InputError
 
 SCHEME = "hf:"
-FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
+FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def tokenizer(name: str) -> Path:

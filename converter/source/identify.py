@@ -1,13 +1,17 @@
 """Which family a checkpoint belongs to, and its configuration. Reads no weights."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...model.family import Config, Family, Settings, families
+from ...model.documents import Configured, Given
+from ...model.family import Config, Family, Source, config_to_json, dotted, families
 from ...validation.errors import InputError
 from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint.sharded import SINGLE_FILES
 from ..options import Options
-from .settings import read_settings
+from .documents import Found, read_documents
+from .folder import explain_empty, rest
 
 
 @dataclass(frozen=True)
@@ -16,21 +20,136 @@ class Identified:
 
     checkpoint: Checkpoint
     family: Family
-    config: Config
-    settings: Settings
+    configured: Configured
+    found: Found
+    unread: Mapping[str, str]
+    """What else lies beside the checkpoint, and why nothing was read from it."""
+
+    @property
+    def config(self) -> Config:
+        """The family's configuration."""
+        return self.configured.config
 
 
 def identify(path: Path, options: Options) -> Identified:
-    """Open a checkpoint, find its family and complete its configuration. Reads no weights."""
-    checkpoint = open_checkpoint(path)
-    settings = read_settings(path, map(Path, options.configs), Path(options.tokenizer) if options.tokenizer else None)
-    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    """Open a checkpoint, find its family and complete its configuration. Reads no weights.
+
+    Raises:
+        InputError: it belongs to no family or to several, or not all of its folder is accounted for.
+    """
+    checkpoint = open_given(path)
+    found = read_folder(path, options)
+    given = options.given
+    unread = rest(path, checkpoint, found.digests)
+    checkpoint, family = _recognised(checkpoint, found, given, options.family)
+    configured = family.configure(source(checkpoint, found, given))
+    _settled(family, configured, found, given)
+    return Identified(checkpoint, family, configured, found, unread)
+
+
+def open_given(path: Path) -> Checkpoint:
+    """Open a checkpoint as the user gave it: a file, or a folder with one.
+
+    Raises:
+        InputError: it cannot be read; of a folder without one, with what lies there in its place.
+    """
+    try:
+        return open_checkpoint(path)
+    except InputError as error:
+        inside = explain_empty(path) if path.is_dir() and not any((path / n).is_file() for n in SINGLE_FILES) else ""
+        if not inside:
+            raise
+        raise InputError(
+            f"{path} is a folder without a checkpoint's file ({SINGLE_FILES[0]}, ...); {inside}"
+        ) from error
+
+
+def read_folder(path: Path, options: Options) -> Found:
+    """Read the documents of a checkpoint's folder as the command line says."""
+    folder = path if path.is_dir() else path.parent
+    tokenizer = Path(options.tokenizer) if options.tokenizer else None
+    if tokenizer and options.no_tokenizer:
+        raise InputError("--tokenizer names one, and --no-tokenizer wants none: say one of them")
+    return read_documents(
+        folder, map(Path, options.configs), tokenizer, options.ignore, tokens=not options.no_tokenizer
+    )
+
+
+def source(checkpoint: Checkpoint, found: Found, given: dict[str, Given]) -> Source:
+    """Put together what a family is told."""
+    return Source(
+        {name: tensor.shape for name, tensor in checkpoint.tensors.items()},
+        {name: tensor.dtype for name, tensor in checkpoint.tensors.items()},
+        found.documents,
+        checkpoint.facts,
+        given,
+        found.tokens,
+        checkpoint.wrappers,
+    )
+
+
+def _recognised(checkpoint: Checkpoint, found: Found, given: dict[str, Given], named: str) -> tuple[Checkpoint, Family]:
+    """Find the one family that a checkpoint belongs to, and take away the prefix that its names stand behind."""
     known = families()
-    if options.family and options.family not in known:
-        raise InputError(f"there is no family {options.family!r} (families: {', '.join(known)})")
-    found = [known[options.family]] if options.family else [f for f in known.values() if f.recognise(shapes)]
-    if len(found) != 1:
-        example = ", ".join(list(shapes)[:4]) or "no tensors at all"
-        reason = f"fits {len(found)} families" if found else "belongs to no family that this tool knows"
-        raise InputError(f"{path} {reason} ({', '.join(known)}); it holds {len(shapes)} tensors: {example}, ...")
-    return Identified(checkpoint, found[0], found[0].configure(shapes, settings), settings)
+    if named and named not in known:
+        raise InputError(f"there is no family {named!r} (families: {', '.join(known)})")
+    fitting: list[tuple[Checkpoint, Family, str]] = []
+    for family in [known[named]] if named else known.values():
+        several = [
+            (stripped, reason)
+            for prefix in _prefixes(checkpoint, family.anchor)
+            if (reason := family.recognise(source(stripped := _behind(checkpoint, prefix), found, given)))
+        ]
+        if len(several) > 1:
+            places = ", ".join(
+                stripped.wrappers[-1] if stripped is not checkpoint else "no prefix" for stripped, _ in several
+            )
+            raise InputError(
+                f"{checkpoint.path} holds {len(several)} networks of the family {family.name}, behind {places}: "
+                "save the tensors of the one that is wanted alone"
+            )
+        fitting += [(stripped, family, reason) for stripped, reason in several]
+    if len(fitting) == 1:
+        return fitting[0][:2]
+    if named and not fitting:
+        return checkpoint, known[named]
+    if fitting:
+        reasons = "; ".join(f"{family.name} ({reason})" for _, family, reason in fitting)
+        raise InputError(f"{checkpoint.path} fits {len(fitting)} families: {reasons}; choose one with --family NAME")
+    example = ", ".join(list(checkpoint.tensors)[:4]) or "no tensors at all"
+    raise InputError(
+        f"{checkpoint.path} belongs to no family that this tool knows ({', '.join(known)}); "
+        f"it holds {len(checkpoint.tensors)} tensors: {example}, ..."
+    )
+
+
+def _prefixes(checkpoint: Checkpoint, anchor: str) -> Iterator[str]:
+    """Give what stands before a name that a family always has; nothing, when no name ends so."""
+    if not anchor:
+        yield ""
+    for name in checkpoint.tensors:
+        prefix = name.removesuffix(anchor)
+        if anchor and prefix != name and prefix[-1:] in ("", "."):
+            yield prefix
+
+
+def _behind(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
+    return checkpoint.behind(prefix) if prefix else checkpoint
+
+
+def _settled(family: Family, configured: Configured, found: Found, given: dict[str, Given]) -> None:
+    """See that nothing that was said is left: neither a field of a document nor an option."""
+    for document in found.documents.values():
+        if document.read:
+            document.finish()
+    for place in found.passed:
+        if not found.documents[place].read:
+            raise InputError(
+                f"--config {found.documents[place].origin}: the family {family.name} reads nothing from a {place}"
+            )
+    fields = dict(dotted(config_to_json(configured.config)))
+    for field, each in given.items():
+        if field not in fields:
+            raise InputError(f"{each.option}: the family {family.name} has no {field} (fields: {', '.join(fields)})")
+    missing = fields.keys() ^ configured.origins.keys()
+    assert not missing, f"{family.name}: no origin of {missing}"

@@ -31,16 +31,20 @@ def reopen(run: RunDirectory) -> Checkpoint:
             f"{run.path} does not know where its checkpoint is; run `bgevis-convert load CKPT --out {run.path}`"
         )
     source = json.loads(note.read_text())
-    checkpoint = _opened(Path(source["checkpoint"]), json.dumps(source["state"]))
+    wrappers = tuple(run.manifest()["source"]["wrappers"])
+    checkpoint = _opened(Path(source["checkpoint"]), wrappers, json.dumps(source["state"]))
     if state(checkpoint) != source["state"]:
         raise InputError(f"{checkpoint.path} was changed after it was loaded; run `bgevis-convert load` again")
     return checkpoint
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(path: Path, state: str) -> Checkpoint:
-    """Open a checkpoint in a certain state once for all stages of a process."""
-    return open_checkpoint(path)
+def _opened(path: Path, wrappers: tuple[str, ...], state: str) -> Checkpoint:
+    """Open a checkpoint in a certain state once for all stages of a process, behind the wrappers that `load` found."""
+    checkpoint = open_checkpoint(path)
+    for prefix in wrappers[len(checkpoint.wrappers) :]:
+        checkpoint = checkpoint.behind(prefix)
+    return checkpoint
 
 
 def gate(stage: str, ledger: Ledger) -> None:

@@ -7,10 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ...model.family import config_to_json
+from ...model.family import Family, config_to_json, families
+from ...validation.errors import InputError
+from ..certificate.assign import assign
+from ..certificate.check import DTYPES
+from ..certificate.ledger import FLOAT32, Ledger, origin
 from ..checkpoint import Checkpoint
 from ..directory import FORMAT_VERSION, SOURCE, Manifest, RunDirectory, sha256
-from ..options import Options
+from ..options import Options, chosen
 from ..pack import tokenizer
 from ..progress import Progress
 from ..source.identify import Identified, identify
@@ -29,8 +33,10 @@ PACKAGES = (
     "tensorflow-cpu",
     "tensorflow",
     "tf2onnx",
+    "sentence-transformers",
     "tokenizers",
     "torch",
+    "transformers",
 )
 
 DISTRIBUTION = "bgevis-convert"
@@ -41,15 +47,24 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     path = Path(options.checkpoint)
     identified = identify(path, options)
     checkpoint = identified.checkpoint
+    folder = tokenizer_folder(path, options)
+    tokens = describe_tokenizer(identified, folder, options)
+    _refuse_layouts(identified.family, tokens, options)
     with ThreadPoolExecutor(1) as pool:
         check = pool.submit(checkpoint.check)
         progress.begin(sum(file.stat().st_size for file in checkpoint.files))
         source = describe_source(checkpoint, progress)
         check.result()
-    folder = tokenizer_folder(path, options)
-    manifest = new_manifest(identified, source) | {"tokenizer": describe_tokenizer(identified, folder, options)}
+    manifest = new_manifest(identified, source) | {"tokenizer": tokens, "given": options.stated()}
+    manifest |= {"stored": describe_stored(identified, options)}
     run = _resume(out, manifest) or RunDirectory.create(out, manifest)
-    note = {"checkpoint": str(path.resolve()), "state": state(checkpoint), "tokenizer": str(folder.resolve())}
+    note = {
+        "checkpoint": str(path.resolve()),
+        "state": state(checkpoint),
+        "folder": str((path if path.is_dir() else path.parent).resolve()),
+        "tokenizer": str(folder.resolve()),
+        "documents": {place: str(Path(d.origin).resolve()) for place, d in identified.found.documents.items()},
+    }
     (out / SOURCE).write_text(json.dumps(note) + "\n")
     progress.note(f"{identified.family.name}, {source['container']}, {len(checkpoint.tensors)} tensors")
     return run
@@ -76,7 +91,33 @@ def tokenizer_folder(path: Path, options: Options) -> Path:
 def describe_tokenizer(identified: Identified, folder: Path, options: Options) -> dict[str, Any] | None:
     """State the tokenizer's files, or why there is none; None for a network that reads no text."""
     ids = tokenizer.token_ids(identified.family.entry_points(identified.config))
-    return tokenizer.state(folder, ids, named=bool(options.tokenizer)) if ids else None
+    if ids and options.no_tokenizer:
+        return tokenizer.missing("--no-tokenizer said that none is wanted; convert again without it")
+    return tokenizer.state(folder, ids) if ids else None
+
+
+def _refuse_layouts(family: Family, tokens: dict[str, Any] | None, options: Options) -> None:
+    """Refuse a client's folder before any work where the family or the tokenizer for it is missing.
+
+    Raises:
+        InputError: naming what is missing.
+    """
+    layouts = [exporter.name for exporter in chosen(options) if exporter.layout]
+    if layouts and not family.hugging_face:
+        able = ", ".join(name for name, each in families().items() if each.hugging_face)
+        raise InputError(f"--layout {layouts[0]}: its clients open the families {able}; this is {family.name}")
+    if layouts and (not tokens or "missing" in tokens):
+        raise InputError(f"--layout {layouts[0]} needs a tokenizer: {(tokens or {}).get('missing')}")
+
+
+def describe_stored(identified: Identified, options: Options) -> dict[str, Any]:
+    """State what the leaves are stored as; where that is what the checkpoint has, for each leaf that has a tensor."""
+    if options.dtype == FLOAT32:
+        return {"dtype": FLOAT32}
+    tensors, family, config = identified.checkpoint.tensors, identified.family, identified.config
+    entries = assign(tensors, family.rules(config), ()).entries
+    dtypes = {leaf: tensors[origin(entries, name)].dtype for leaf, name in Ledger("", {}, entries).leaves.items()}
+    return {"dtype": options.dtype, "leaves": {leaf: dtype for leaf, dtype in dtypes.items() if dtype in DTYPES}}
 
 
 def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
@@ -88,11 +129,15 @@ def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
         "source": source,
         "family": family.name,
         "config": config_to_json(config),
+        "origins": dict(identified.configured.origins),
+        "documents": identified.found.described(),
+        "unread": dict(identified.unread),
         "images": dict(family.images(config)) if family.images else None,
         "entry_points": {e.name: e.to_json() | {"programs": {}} for e in family.entry_points(config)},
         "files": {},
         "stages": {},
         "verdicts": {"load": "pass"},
+        "proof": {},
     }
 
 
@@ -102,7 +147,7 @@ def _resume(out: Path, manifest: Manifest) -> RunDirectory | None:
         return None
     run = RunDirectory(out)
     before = run.manifest()
-    fixed = ("tool", "source", "family", "config", "images", "tokenizer")
+    fixed = ("tool", "source", "family", "config", "origins", "documents", "given", "images", "tokenizer", "stored")
     if all(before.get(key) == manifest[key] for key in fixed):
         return run
     run.forget(list(before["stages"]))

@@ -77,6 +77,7 @@ class Artifacts:
         self.entry_points = opened.entry_points
         self._compiles = exporter.compiles
         self._preprocessor = Preprocessor(run.path)
+        self._preprocessor.hold_to(self.entry_points)
 
     @property
     def width(self) -> int:
@@ -87,7 +88,7 @@ class Artifacts:
         """
         rules = self._preprocessor.rules["embeddings"]
         if rules is None:
-            raise InputError(f"{self.path}: this network gives no embeddings ({self._told()})")
+            raise InputError(f"{self.path}: this network gives no embeddings of texts or pictures ({self._told()})")
         return int(rules["width"])
 
     def _told(self) -> str:
@@ -135,15 +136,13 @@ class Artifacts:
 
     def _entry(self, texts: bool, images: bool) -> tuple[EntryPoint, str]:
         """Find the entry point that takes just what is given and embeds it, and the output that is the embedding."""
-        rules, wanted = self._preprocessor.rules, set[str]()
-        if texts and rules["texts"]:
-            wanted |= set(rules["texts"]["inputs"].values())
-        if images and rules["images"]:
-            wanted.add(rules["images"]["input"])
-        for entry in self.entry_points.values():
-            fits = {spec.name for spec in entry.inputs} == wanted and (not images or rules["images"])
-            if fits and entry.embedding:
-                return entry, entry.embedding.name
+        rules = self._preprocessor.rules
+        ids = rules["texts"] and rules["texts"]["inputs"]["ids"]
+        pixels = rules["images"] and rules["images"]["input"]
+        for name, output in rules["embeddings"]["outputs"].items():
+            takes = {spec.name for spec in self.entry_points[name].inputs}
+            if (ids in takes, pixels in takes) == (texts, images):
+                return self.entry_points[name], output
         given = " and ".join(["texts"] * texts + ["images"] * images) or "neither texts nor images"
         raise InputError(f"{self.path}: this network has no entry point for {given} that embeds it ({self._told()})")
 

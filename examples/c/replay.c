@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "rules.h"
 #include "runtime.h"
 
 #define MAX_INPUTS 8
@@ -78,12 +79,8 @@ static const Json *raw_named(const Raw *raw, const char *kind, const Json *row) 
 }
 
 static float normalised(const Raw *raw, unsigned byte, size_t channel) {
-    const Json *steps = json_member(raw->images, "steps", JSON_ARRAY);
-    if (!steps->count) fail("%s: there are no steps", steps->file);
-    const Json *last = &steps->items[steps->count - 1];
-    if (strcmp(json_string(last, "do"), "normalize")) fail("%s: the last step is not normalize", last->file);
+    const Json *steps = json_member(raw->images, "steps", JSON_ARRAY), *last = &steps->items[steps->count - 1];
     const Json *mean = json_member(last, "mean", JSON_ARRAY), *std = json_member(last, "std", JSON_ARRAY);
-    if (channel >= mean->count || channel >= std->count) fail("%s: no mean for channel %zu", last->file, channel);
     float unit = (float)byte / (float)json_member(last, "divide", JSON_NUMBER)->number;
     return (unit - (float)mean->items[channel].number) / (float)std->items[channel].number;
 }
@@ -91,7 +88,7 @@ static float normalised(const Raw *raw, unsigned byte, size_t channel) {
 /* Hold the table of what every byte becomes against the rule of preprocess.json. */
 static void check_values(const Raw *raw) {
     const Tensor *values = tensor_named(&raw->pixels, "values");
-    if (values->type != F32 || values->rank != 2 || values->shape[0] != 256 || values->shape[1] < 1)
+    if (values->type != F32 || values->rank != 2 || values->shape[0] != 256 || values->shape[1] != 3)
         fail("%s: values is no table", raw->pixels.file);
     size_t channels = (size_t)values->shape[1];
     for (size_t i = 0; i < values->count; i++) {
@@ -132,6 +129,15 @@ static void check_ids(const Case *c, const Raw *raw, const Json *rows, const Ten
     for (size_t row = 0; row < rows->count; row++) {
         const Json *found = raw_named(raw, "texts", &rows->items[row]);
         const Json *ids = json_member(json_member(found, "ids", JSON_OBJECT), c->entry, JSON_ARRAY);
+        int64_t first = json_size(json_member(raw->texts, "first_id", JSON_NUMBER)),
+                last = json_size(json_member(raw->texts, "last_id", JSON_NUMBER)),
+                known = json_size(json_member(raw->texts, "vocab_size", JSON_NUMBER));
+        if (ids->count < 2 || json_size(&ids->items[0]) != first || json_size(&ids->items[ids->count - 1]) != last)
+            fail("%s, case '%s': the text %zu does not lie between %" PRId64 " and %" PRId64, c->entry, c->name, row,
+                 first, last);
+        for (size_t i = 0; i < ids->count; i++)
+            if (json_size(&ids->items[i]) >= known)
+                fail("%s, case '%s': the text %zu has an id of %" PRId64 " or more", c->entry, c->name, row, known);
         if ((int64_t)ids->count > tokens) fail("%s, case '%s': the text %zu is longer", c->entry, c->name, row);
         for (int64_t i = 0; i < tokens; i++) {
             bool word = i < (int64_t)ids->count;
@@ -222,8 +228,10 @@ static size_t replay_entry(const Pack *pack, const Raw *raw, const Json *index, 
 static Raw read_raw(const Pack *pack) {
     Raw raw = {0};
     if (!pack_has(pack, RAW)) return raw;
-    const Json *rules = pack_json(pack, "preprocess.json"), *texts = json_find(rules, "texts"),
-               *images = json_find(rules, "images");
+    const Json *rules = pack_json(pack, "preprocess.json");
+    rules_check(rules);
+    rules_fit(rules, json_member(pack->manifest, "entry_points", JSON_OBJECT));
+    const Json *texts = json_find(rules, "texts"), *images = json_find(rules, "images");
     raw.index = pack_json(pack, RAW);
     raw.texts = texts && texts->kind == JSON_OBJECT ? texts : NULL;
     raw.images = images && images->kind == JSON_OBJECT ? images : NULL;

@@ -15,6 +15,9 @@ from ...validation.errors import GateError
 from ...validation.runner import Arrays
 from ..base import Artifact, UnreadableWeight
 
+FOLDER = "session.model_external_initializers_file_folder_path"
+"""onnxruntime's name for where the weights lie of a model that is given as bytes."""
+
 
 class OnnxRunner:
     """Runs the programs in onnxruntime with its defaults. Holds one session at a time.
@@ -42,13 +45,16 @@ class OnnxRunner:
             self._open = None
             path = self._artifact.directory / self._artifact.programs[entry_point]["path"]
             options, changed = onnxruntime.SessionOptions(), scaled(path, self._factors)
+            model: str | bytes = str(path)
             if self._factors:  # a probe is one small case: laying the weights out for more costs more than it saves
                 options.add_session_config_entry("session.disable_prepacking", "1")
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             if changed:
                 values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in changed.values()]
                 options.add_external_initializers(list(changed), values)
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+                options.add_session_config_entry(FOLDER, str(path.parent))
+                model = retyped(onnx.load(path, load_external_data=False), changed).SerializeToString()
+            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             self._open = entry_point, session
         return self._open[1]
 
@@ -59,7 +65,10 @@ def feed(inputs: Arrays, wide: Collection[str]) -> dict[str, np.ndarray]:
 
 
 def scaled(path: Path, factors: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Read the weights that have a factor, by the names that the program has for them, and multiply them."""
+    """Read the weights that have a factor, by the names that the program has for them, and multiply them.
+
+    In float32, whatever they are stored as: float16 has no room for what is tiny.
+    """
     found: dict[str, np.ndarray] = {}
     if not factors:
         return found
@@ -68,6 +77,14 @@ def scaled(path: Path, factors: Mapping[str, float]) -> dict[str, np.ndarray]:
         if factor is not None and tensor.data_location == onnx.TensorProto.EXTERNAL:
             found[tensor.name] = array_of(tensor, path) * np.float32(factor)
     return found
+
+
+def retyped(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """Let a model in memory declare weights in the types of the arrays that it is given for them."""
+    for tensor in model.graph.initializer:
+        if tensor.name in arrays:
+            tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(arrays[tensor.name].dtype)
+    return model
 
 
 def array_of(tensor: onnx.TensorProto, path: Path) -> np.ndarray:

@@ -8,8 +8,10 @@ import numpy as np
 
 from ...validation.errors import GateError, InputError
 from ..bert.config import SIZES as TEXT_SIZES
-from ..bert.config import BertConfig, configure_text, sizes_from_shapes
-from ..family import Settings, Shapes
+from ..bert.config import BertConfig, settle_network
+from ..documents import JSON, Configured, Harmless, Only, Settled
+from ..family import Shapes, Source
+from ..tokenizer import SETTINGS
 
 VISUAL = "model_visual.visual."
 BLOCKS = re.compile(re.escape(VISUAL) + r"blocks\.(\d+)\.")
@@ -72,71 +74,128 @@ SIZES = {
 """Published: bge-base-en-v1.5 + EVA02-CLIP-B-16, bge-m3 + EVA02-CLIP-L-14. And a tiny one."""
 
 
-def configure(shapes: Shapes, settings: Settings) -> VisualizedBGEConfig:
-    """Read both towers; the image tower's shapes, with its rotary tables, show everything but the pretraining grid."""
-    text = configure_text(sizes_from_shapes(shapes, "bge_embeddings.", "bge_encoder."), settings)
-    vision = _vision(shapes, settings)
-    if vision.width != text.hidden_size:
+EVA = "eva_config.json"
+UPSTREAM = "code of FlagEmbedding's Visualized_BGE"
+
+_TRAINING = "training only"
+_EXECUTION = "how it is executed"
+VISION_HARMLESS: Harmless = {
+    "drop_path_rate": _TRAINING,
+    "patch_dropout": _TRAINING,
+    "xattn": _EXECUTION,
+    "fusedLN": _EXECUTION,
+    "mlp_ratio": "the tensors' shapes show the inner width",
+    "eva_model_name": "a name",
+    "layer_norm_eps": Only((1e-6,), "as is computed here"),
+    "qkv_bias": Only((True,), "as the tensors' names show"),
+    "intp_freq": Only((True,), "the rotary tables are the checkpoint's own"),
+}
+"""vision_cfg, by CLIPVisionCfg of EVA-CLIP."""
+EVA_HARMLESS: Harmless = {
+    "embed_dim": "the width of a head that no embedding passes",
+    "text_cfg": "EVA-CLIP's own text tower, which BGE stands in for",
+    "custom_text": "EVA-CLIP's own text tower, which BGE stands in for",
+}
+
+
+def recognise(source: Source) -> str:
+    """Say why a checkpoint belongs here."""
+    text = any(name.startswith("bge_encoder.") for name in source.shapes)
+    seen = any(name.startswith(VISUAL) for name in source.shapes)
+    return f"names bge_encoder.* and {VISUAL}*" if text and seen else ""
+
+
+def configure(source: Source) -> Configured:
+    """Read both towers; the image tower's shapes, with its rotary tables, show everything but the pretraining grid.
+
+    Pooling, length and texts are upstream's code, which reads no file for them: it cuts off no text.
+    """
+    settled = source.settled("text.")
+    settle_network(settled, source, "bge_embeddings.", "bge_encoder.")
+    if document := source.document(SETTINGS):
+        document.accept(dict.fromkeys(("model_max_length", "truncation_side"), f"{UPSTREAM} cuts off no text"))
+        document.take("padding_side", str, "right", choices=("right",))
+    for field, value in {"pooling": "cls", "normalize": True, "max_seq_length": 0, "truncation_side": "right"}.items():
+        settled.put(field, value, UPSTREAM)
+    for field, value in {"prompts": (), "default_prompt": "", "similarity": "cosine"}.items():
+        settled.put(field, value, UPSTREAM)
+    text, vision = BertConfig(**settled.values), _vision(source)
+    if vision.values["width"] != text.hidden_size:
         raise InputError(
-            f"the image tower is {vision.width} wide and the text encoder {text.hidden_size}: "
+            f"the image tower is {vision.values['width']} wide and the text encoder {text.hidden_size}: "
             "Visualized-BGE adds their tokens, so both must be equal"
         )
-    return VisualizedBGEConfig(text, vision)
+    config = VisualizedBGEConfig(text, VisionConfig(**vision.values))
+    if config.max_fused_tokens < 2:
+        raise InputError(
+            f"{text.max_position_embeddings} positions leave {config.max_fused_tokens} for a text beside an image of "
+            f"{config.vision.patches} patches; at least 2 are needed"
+        )
+    origins = {f"{s.part}{field}": origin for s in (settled, vision) for field, origin in s.origins.items()}
+    return Configured(config, origins)
 
 
-def _vision(shapes: Shapes, settings: Settings) -> VisionConfig:
+def _vision(source: Source) -> Settled:
+    shapes, settled = source.shapes, source.settled("vision.")
     width, channels, patch_size, _ = _shape(shapes, "patch_embed.proj.weight", 4)
     patches, head_dim = _shape(shapes, "rope.freqs_cos", 2)
     grid = math.isqrt(patches)
-    blocks = [int(match[1]) for name in shapes if (match := BLOCKS.match(name))]
-    if not blocks:
-        raise GateError(f"no tensor is called {VISUAL}blocks.*: the image tower has no blocks")
+    blocks = {int(match[1]) for name in shapes if (match := BLOCKS.match(name))}
+    if not blocks or len(blocks) <= max(blocks):
+        raise GateError(f"the tensors {VISUAL}blocks.* do not number the image tower's blocks 0, 1, 2, ...")
     if grid**2 != patches or head_dim < 4 or head_dim % 4 or width % head_dim:
         raise InputError(
             f"{VISUAL}rope.freqs_cos must be (grid * grid, head_dim), head_dim dividing {width} and a multiple of 4, "
             f"got {(patches, head_dim)}"
         )
-    seen = VisionConfig(
-        image_size=grid * patch_size,
-        patch_size=patch_size,
-        width=width,
-        layers=max(blocks) + 1,
-        heads=width // head_dim,
-        mlp_width=_shape(shapes, f"blocks.{min(blocks)}.mlp.w1.weight", 2)[0],
-        pretrained_grid=int(settings.vision.get("pt_hw_seq_len", 16)),
-        channels=channels,
-        embed_dim=shapes.get(f"{VISUAL}head.weight", (512,))[0],
+    proj, rope, mlp = (
+        f"shape of {VISUAL}{name}" for name in ("patch_embed.proj.weight", "rope.freqs_cos", "blocks.0.mlp.w1.weight")
     )
-    _agree(seen, settings)
-    return seen
+    settled.put("image_size", grid * patch_size, rope)
+    settled.put("patch_size", patch_size, proj)
+    settled.put("width", width, proj)
+    settled.put("layers", len(blocks), f"names {VISUAL}blocks.*")
+    settled.put("heads", width // head_dim, rope)
+    settled.put("mlp_width", _shape(shapes, "blocks.0.mlp.w1.weight", 2)[0], mlp)
+    settled.put("channels", channels, proj)
+    head = shapes.get(f"{VISUAL}head.weight", (512,))
+    settled.put("embed_dim", head[0] if head else 512, f"shape of {VISUAL}head.weight")
+    settled.put("layer_norm_eps", 1e-6, "code of EVA-CLIP")
+    _read_eva(settled, source, head_dim)
+    return settled
 
 
 def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
     shape = shapes.get(VISUAL + name)
-    if shape is None or len(shape) != rank:
+    if shape is None or len(shape) != rank or 0 in shape:
         raise GateError(f"tensor {VISUAL}{name} must be there with {rank} dimensions, got {shape or 'nothing'}")
     return shape
 
 
-def _agree(seen: VisionConfig, settings: Settings) -> None:
-    """Refuse a configuration file that contradicts the tensors or asks for another construction."""
-    stated = {
-        "image_size": seen.image_size,
-        "patch_size": seen.patch_size,
-        "width": seen.width,
-        "layers": seen.layers,
-        "head_width": seen.head_dim,
-        "rope": True,
-        "subln": True,
-        "naiveswiglu": True,
-        "postnorm": False,
-    }
-    for field, value in stated.items():
-        if settings.vision.get(field, value) != value:
-            origin = settings.files.get("vision", "eva_config.json")
+def _read_eva(settled: Settled, source: Source, head_dim: int) -> None:
+    """Settle the pretraining grid; refuse a document that contradicts the tensors or asks for another construction."""
+    whole = source.document(EVA)
+    document = whole.part("vision_cfg") if whole else None
+    settled.choose(
+        "pretrained_grid",
+        int,
+        (document, "pt_hw_seq_len"),
+        otherwise=(16, "default of EVA-CLIP's CLIPVisionCfg"),
+        low=1,
+    )
+    if not whole or not document:
+        return
+    seen: dict[str, JSON] = {name: settled.values[name] for name in ("image_size", "patch_size", "width", "layers")}
+    for field, value in seen.items() | {("head_width", head_dim)}:
+        if document.take(field, int, value) != value:
             raise InputError(
-                f"{origin}: vision_cfg.{field} is {settings.vision[field]}, but the checkpoint's tensors say {value}"
+                f"{whole.origin}: vision_cfg.{field} is {document.fields[field]}, "
+                f"but the checkpoint's tensors say {value}"
             )
+    for field, built in {"rope": True, "subln": True, "naiveswiglu": True, "postnorm": False}.items():
+        document.take(field, bool, built, choices=(built,))
+    document.accept(VISION_HARMLESS)
+    whole.accept(EVA_HARMLESS)
 
 
 def rotary_tables(config: VisionConfig) -> tuple[np.ndarray, np.ndarray]:

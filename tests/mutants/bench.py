@@ -20,7 +20,7 @@ from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
 from bgevis.converter.proof.programs import probe_rows
 from bgevis.converter.proof.weights import weight_rows
-from bgevis.converter.stages import build, export, load, parity, remap, verify
+from bgevis.converter.stages import build, export, load, parity, reference, remap, verify
 from bgevis.converter.stages.common import reopen
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import Artifact, exporters
@@ -31,24 +31,24 @@ from bgevis.model.runner import NNXRunner
 from bgevis.validation.compare import compare
 from bgevis.validation.errors import GateError
 from bgevis.validation.goldens import Goldens
-from bgevis.validation.probe import LOUD, LOW_VARIANCE
+from bgevis.validation.probe import LOUD, LOW_VARIANCE, MASKED
 from bgevis.validation.report import Report
 
 ROBERTA = {
     "model_type": "xlm-roberta",
-    "num_attention_heads": 4,
     "hidden_act": "gelu_new",
     "layer_norm_eps": 1e-5,
     "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
+    "cls_token_id": 0,
+    "sep_token_id": 2,
+    "pooling": "mean",
 }
 VARIANTS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "bert": ("bert", {}),
     "xlm-roberta": ("bert", ROBERTA),
     "visualized_bge": ("visualized_bge", {}),
 }
-"""Name -> family, config.json. The second one pools by mean and uses the tanh form of gelu."""
+"""Name -> family, what is not as in its size `tiny`. The second one pools by mean and uses the tanh form of gelu."""
 
 UNEXPLAINED = Ledger("", {}, {})
 """Causes are not asked for here."""
@@ -91,11 +91,9 @@ class Bench:
         self.variant, self.family = variant, families()[name]
         checkpoint = folder / variant / "tiny.safetensors"
         checkpoint.parent.mkdir(parents=True)
-        if config:
-            (checkpoint.parent / "config.json").write_text(json.dumps(config))
-            (checkpoint.parent / "1_Pooling").mkdir()
-            (checkpoint.parent / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
         write_fixture(name, "tiny", 5, "float32", checkpoint)
+        for place, content in self.family.documents(replace(self.family.sizes["tiny"], **config)).items():
+            (checkpoint.parent / place).write_text(json.dumps(content))
         options, silent = Options(checkpoint=str(checkpoint)), Silent()
         self.run = load.perform(folder / variant / "run", options, silent)
         for stage in (remap.perform, verify.perform, build.perform, reference.perform):
@@ -136,7 +134,7 @@ class Bench:
             found = assign(self.checkpoint.tensors, rules, self.shapes)
         except KeyError:  # the target has a number that the source does not give
             return "remap: raises KeyError"
-        ledger = Ledger(self.family.name, self.family.axes(self.config), found.entries, found.problems)
+        ledger = Ledger(self.family.name, self.family.axis_sizes(self.config), found.entries, found.problems)
         if ledger.problems:
             return "remap"
         ledger = check.verify(ledger, self.checkpoint, self.family, self.config, self.shapes)
@@ -181,6 +179,6 @@ class Bench:
 def failed(stage: str, report: Report) -> str:
     """Name the kind of the first check that failed."""
     for row in report.failures:
-        probe = next((f"{name} probe" for name in (LOW_VARIANCE, LOUD) if row.case.startswith(name)), "")
+        probe = next((f"{name} probe" for name in (LOW_VARIANCE, LOUD, MASKED) if row.case.startswith(name)), "")
         return f"{stage}: {probe or ('intermediate values' if 'intermediate' in row.case else 'outputs')}"
     return ""

@@ -3,6 +3,12 @@
 import { PackError, size } from "./pack.js";
 import { normalized, pixels, values } from "./pictures.js";
 
+/** Which tokens of a text that is too long are kept, by the words of preprocess.json. */
+const KEPT = {
+  "keep the first tokens and the special tokens": (ids, count) => ids.slice(0, count),
+  "keep the last tokens and the special tokens": (ids, count) => ids.slice(Math.max(0, ids.length - count)),
+};
+
 export class Embedder {
   /**
    * @param pack the opened Pack
@@ -35,7 +41,7 @@ export class Embedder {
     return wanted;
   }
 
-  /** Gives the ids of a text for an entry point: the special tokens around as many of its first tokens as fit. */
+  /** Gives the ids of a text for an entry point: the special tokens around as many of its tokens as fit. */
   async ids(text, entry) {
     const rules = this.pack.rules.texts;
     if (!rules?.tokenizer) throw new PackError(`the pack has no tokenizer: ${rules?.missing ?? "no text is read"}`);
@@ -44,7 +50,11 @@ export class Embedder {
     const { ids } = this.tokenizer.encode(plainSigma(rules.prefix + text, this.described.normalizer), {
       add_special_tokens: false,
     });
-    return [rules.first_id, ...ids.slice(0, rules.max_tokens[entry] - 2), rules.last_id];
+    const strange = ids.find((id) => id >= rules.vocab_size);
+    if (strange !== undefined)
+      throw new PackError(`${rules.tokenizer} gives the id ${strange}, preprocess.json knows ${rules.vocab_size}`);
+    const kept = KEPT[rules.truncation](ids, rules.max_tokens[entry] - 2);
+    return [rules.first_id, ...kept, rules.last_id];
   }
 
   /** Pads rows of ids to the longest. */

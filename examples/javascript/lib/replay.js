@@ -40,6 +40,9 @@ export async function replay(embedder, note = () => {}) {
       if (sample.texts) {
         const rows = await Promise.all(sample.texts.map((text) => embedder.ids(required(texts, text, "goldens/raw/index.json: texts").text, entry)));
         Object.assign(fromRaw, embedder.batch(rows));
+        for (const input of Object.values(pack.rules.texts.inputs))
+          if (String(fromRaw[input].data) !== String(ready[input].data))
+            found.differences.push(`${entry}, ${name}: ${input} made of the texts is not the ready one`);
       }
       await replayCase(embedder, entry, `${name}, from texts and files`, fromRaw, arrays, budgets, found, name);
     }

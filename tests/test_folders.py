@@ -1,0 +1,687 @@
+"""What lies beside a checkpoint: every document by its place, every field and every file accounted for, or refused."""
+
+import copy
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from bgevis.converter.options import Options
+from bgevis.converter.source.identify import identify, open_given
+from bgevis.converter.use.fixture import write_documents, write_fixture
+from bgevis.model.bert import FAMILY as BERT
+from bgevis.model.bert.config import UPSTREAM_DEFAULTS
+from bgevis.model.documents import Document, Given
+from bgevis.model.family import Source, config_to_json, dotted, families
+from bgevis.model.visualized_bge import FAMILY as VISUALIZED
+from bgevis.validation.errors import ConvertError, InputError
+
+TINY = BERT.sizes["tiny"]
+SHAPES = BERT.layout(TINY)
+ODD = {name: tuple(48 if n == 32 else n for n in shape) for name, shape in SHAPES.items()}
+"""Of no published size: its heads are known from nowhere."""
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "##s", "a"]
+POOLED = {"pooling": Given("cls", "--pooling"), "normalize": Given(True, "--normalize")}
+REMOVED = object()
+
+
+def bert(shapes=SHAPES, given=POOLED, wrappers=(), **documents):
+    """Configure from documents, "config" for config.json."""
+    read = {f"{name}.json": Document(f"{name}.json", f"{name}.json", value) for name, value in documents.items()}
+    configured = BERT.configure(Source(shapes, documents=read, given=given, wrappers=wrappers))
+    assert configured.origins.keys() == dict(dotted(config_to_json(configured.config))).keys()
+    return configured
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A whole folder of sentence-transformers, with a tokenizer."""
+    folder = tmp_path_factory.mktemp("saved")
+    write_fixture("bert", "tiny", 0, "float32", folder / "model.safetensors")
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    settings = {"tokenizer_class": "BertTokenizer", "model_max_length": 512, "do_lower_case": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    """A copy that may be changed; the weights are a link."""
+    for file in saved.rglob("*"):
+        if file.is_file():
+            target = tmp_path / file.relative_to(saved)
+            target.parent.mkdir(exist_ok=True)
+            target.symlink_to(file) if file.suffix == ".safetensors" else target.write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def change(folder: Path, place: str, **fields) -> None:
+    document = json.loads((folder / place).read_text()) if (folder / place).exists() else {}
+    document |= fields
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).write_text(json.dumps({k: v for k, v in document.items() if v is not REMOVED}))
+
+
+def refused(path: Path, words: str, **options) -> None:
+    with pytest.raises(InputError, match=words):
+        identify(path, Options(**options))
+
+
+# The whole folder.
+
+
+def test_a_folder_of_sentence_transformers_needs_no_option(folder):
+    identified = identify(folder, Options())
+    assert identified.config == dataclasses.replace(TINY, cls_token_id=2, sep_token_id=3, max_seq_length=40)
+    origins = identified.configured.origins
+    assert origins["pooling"] == "1_Pooling/config.json: pooling_mode_cls_token"
+    assert origins["normalize"] == "modules.json"
+    assert origins["cls_token_id"] == "vocab.txt: [CLS]"
+    assert origins["max_seq_length"] == "sentence_bert_config.json: max_seq_length"
+    assert origins["hidden_size"] == "shape of embeddings.word_embeddings.weight"
+    told = identified.found.described()
+    assert told["config.json"]["fields"]["hidden_act"] == "used"
+    assert all(document["sha256"] and document["status"] == "used" for document in told.values())
+    assert identified.unread == {}
+
+
+@pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
+def test_the_documents_of_a_fixture_say_its_configuration(family, tmp_path):
+    for size, config in family.sizes.items():
+        write_documents(tmp_path / size, {}) if (tmp_path / size).mkdir() else None
+        write_documents(tmp_path / size, family.documents(config))
+        read = {
+            place: Document(place, place, json.loads((tmp_path / size / place).read_text()))
+            for place in family.documents(config)
+        }
+        configured = family.configure(Source(family.layout(config), documents=read))
+        limit = {} if family is VISUALIZED else {"max_seq_length": config.max_tokens}
+        assert configured.config == dataclasses.replace(config, **limit)
+        for document in read.values():
+            assert document.read
+            document.finish()
+
+
+def test_a_fixture_never_replaces_a_document(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"config.json is there, and is not what belongs beside"):
+        write_fixture("bert", "tiny", 0, "float32", tmp_path / "model.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("layout", ["5.6", "6.2"])
+def test_both_layouts_of_sentence_transformers_are_read(folder, layout):
+    if layout == "6.2":
+        base, own = "sentence_transformers.base.modules.", "sentence_transformers.sentence_transformer.modules."
+        types = (f"{base}transformer.Transformer", f"{own}pooling.Pooling", f"{base}normalize.Normalize")
+        places = ("", "1_Pooling", "2_Normalize")
+        modules = [
+            {"idx": i, "name": str(i), "path": p, "type": t} for i, (p, t) in enumerate(zip(places, types, strict=True))
+        ]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        pooling = {"embedding_dimension": 32, "pooling_mode": "mean", "include_prompt": True}
+        (folder / "1_Pooling/config.json").write_text(json.dumps(pooling))
+        text = {"method": "forward", "method_output_name": "last_hidden_state"}
+        states = {"transformer_task": "feature-extraction", "modality_config": {"text": text}}
+        (folder / "sentence_bert_config.json").write_text(
+            json.dumps(states | {"module_output_name": "token_embeddings"})
+        )
+        change(folder, "tokenizer_config.json", model_max_length=17)
+        change(folder, "2_Normalize/config.json", module_input_name="sentence_embedding")
+    identified = identify(folder, Options())
+    want = ("mean", True, 17) if layout == "6.2" else ("cls", True, 40)
+    assert (identified.config.pooling, identified.config.normalize, identified.config.max_seq_length) == want
+
+
+# modules.json is a pipeline.
+
+
+def modules(*types: str, paths=("", "1_Pooling", "2", "3")) -> list:
+    full = [t if "." in t else f"sentence_transformers.models.{t}" for t in types]
+    return [{"idx": i, "name": str(i), "path": paths[i], "type": t} for i, t in enumerate(full)]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (modules("Transformer", "Pooling", "Dense", "Normalize"), r"module 2 is '.*Dense' in '2'"),
+        (modules("Transformer", "Pooling", "LayerNorm"), r"module 2 is '.*LayerNorm' in '2'"),
+        (modules("Transformer", "WeightedLayerPooling", "Pooling"), r"module 1 is '.*WeightedLayerPooling'"),
+        (modules("Transformer", "Normalize", "Pooling"), "module 1 is 'Normalize'"),
+        (modules("Transformer", "Pooling", "Normalize", "Normalize"), "module 3 is 'Normalize'"),
+        (modules("Transformer"), "it ends too early"),
+        (modules("evil.code.Pooling", "Pooling"), "module 0 is 'evil.code.Pooling'"),
+        (modules("Transformer", "sentence_transformers.sparse_encoder.models.SpladePooling"), "SpladePooling"),
+        ([], "it ends too early"),
+        ({}, "expected a list"),
+        (["Transformer"], "expected an object"),
+        ([{"type": 3}], "a module's path is None"),
+        (modules("Transformer", "Pooling", paths=("", "../elsewhere")), "expected a folder beside it"),
+        (modules("Transformer", "Pooling", paths=("", "/etc")), "expected a folder beside it"),
+        (modules("Transformer", "Pooling", paths=("0_Transformer", "1_Pooling")), "give that one"),
+        (modules("Transformer", "Pooling", paths=("", "7_Pooling")), "7_Pooling/config.json is missing"),
+        ([m | {"kwargs": ["task"]} for m in modules("Transformer", "Pooling")], r"kwargs = \['task'\]"),
+    ],
+)
+def test_another_pipeline_is_refused_by_name(folder, content, words):
+    (folder / "modules.json").write_text(json.dumps(content))
+    refused(folder, words)
+
+
+def test_the_pooling_is_where_modules_says(folder):
+    (folder / "modules.json").write_text(json.dumps(modules("Transformer", "Pooling", paths=("", "9_My"))))
+    change(folder, "9_My/config.json", word_embedding_dimension=32, pooling_mode_mean_tokens=True)
+    identified = identify(folder, Options())
+    assert (identified.config.pooling, identified.config.normalize) == ("mean", False)
+    assert identified.unread["1_Pooling/"] == "not read: a folder that modules.json does not name"
+
+
+def test_the_modules_around_an_old_transformer_are_passed(folder):
+    inner = folder / "0_Transformer"
+    inner.mkdir()
+    for name in ("model.safetensors", "config.json", "vocab.txt"):
+        (folder / name).rename(inner / name)
+    content = modules("Transformer", "Pooling", paths=("0_Transformer", "1_Pooling"))
+    (folder / "modules.json").write_text(json.dumps(content))
+    refused(folder, rf"bgevis-convert all {inner} --config {folder / 'modules.json'} --out DIR")
+    refused(inner, "pass --pooling cls")
+    identified = identify(inner, Options(configs=(str(folder / "modules.json"),)))
+    assert (identified.config.pooling, identified.config.normalize) == ("cls", False)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "words"),
+    [
+        ({"pooling_mode_max_tokens": True}, r"the pooling is cls \+ max"),
+        ({"pooling_mode_cls_token": False}, "the pooling is none"),
+        ({"pooling_mode_cls_token": 1}, "pooling_mode_cls_token is 1, expected true or false"),
+        ({"pooling_mode": "lasttoken"}, "the pooling is lasttoken"),
+        ({"pooling_mode": ["cls", "mean"]}, r"the pooling is cls \+ mean"),
+        ({"pooling_mode": ["mean", 3]}, r"the pooling is mean \+ 3"),
+        ({"pooling_mode": None}, "pooling_mode is null"),
+        ({"word_embedding_dimension": 64}, "64, but the checkpoint's tensors say 32"),
+        ({"include_prompt": "no"}, "include_prompt is 'no', expected true or false"),
+        ({"anything": 3}, "anything = 3"),
+    ],
+)
+def test_other_pooling_is_refused_by_name(folder, pooling, words):
+    change(folder, "1_Pooling/config.json", **pooling)
+    refused(folder, words)
+
+
+def test_nothing_is_guessed(folder):
+    (folder / "modules.json").unlink()
+    refused(folder, r"states normalize \(modules.json; pass --normalize or --no-normalize\)")
+    assert identify(folder, Options(normalize=False)).config.normalize is False
+    (folder / "1_Pooling/config.json").unlink()
+    refused(folder, r"states pooling .*--pooling cls or --pooling mean\) nor normalize .*--pooling mean --no-normalize")
+    identified = identify(folder, Options(pooling="mean", normalize=True))
+    assert (identified.config.pooling, identified.config.normalize) == ("mean", True)
+    assert identified.configured.origins["pooling"] == "--pooling"
+    assert identified.configured.origins["normalize"] == "--normalize"
+
+
+@pytest.mark.parametrize("size", ["base", "small", "minilm-l6", "m3"])
+def test_published_shapes_state_sizes_and_never_the_pooling(size):
+    config = BERT.sizes[size]
+    with pytest.raises(InputError, match="states pooling"):
+        bert(BERT.layout(config), {})
+    found = bert(BERT.layout(config), POOLED)
+    assert found.config == dataclasses.replace(config, pooling="cls", max_seq_length=config.max_tokens)
+    assert found.origins["num_attention_heads"].startswith("published size")
+
+
+# Texts.
+
+
+def test_the_limit_is_sentence_transformers_then_the_tokenizers(folder):
+    change(folder, "sentence_bert_config.json", max_seq_length=16)
+    change(folder, "tokenizer_config.json", model_max_length=12)
+    assert identify(folder, Options()).config.max_seq_length == 16
+    change(folder, "sentence_bert_config.json", max_seq_length=None)
+    assert identify(folder, Options()).config.max_seq_length == 12
+    change(folder, "tokenizer_config.json", model_max_length=10**30)
+    identified = identify(folder, Options())
+    assert identified.config.max_seq_length == 40
+    assert identified.configured.origins["max_seq_length"] == "as many as there are positions"
+    assert BERT.texts(identified.config).limit == 40
+    (entry,) = BERT.entry_points(dataclasses.replace(identified.config, max_seq_length=7))
+    assert entry.axes["tokens"].high == 40
+
+
+def test_prompts(folder):
+    change(
+        folder, "config_sentence_transformers.json", prompts={"query": "q: ", "plain": ""}, default_prompt_name="query"
+    )
+    config = identify(folder, Options()).config
+    assert BERT.texts(config).prefix == "q: "
+    assert config.prompts == (("query", "q: "),)
+    assert BERT.documents(config)["config_sentence_transformers.json"]["default_prompt_name"] == "query"
+    change(folder, "config_sentence_transformers.json", default_prompt_name="plain")
+    assert BERT.texts(identify(folder, Options()).config).prefix == ""
+    change(folder, "config_sentence_transformers.json", default_prompt_name="other")
+    refused(folder, "default_prompt_name is 'other', which is none of its prompts")
+    change(folder, "config_sentence_transformers.json", default_prompt_name=None)
+    change(folder, "1_Pooling/config.json", include_prompt=False)
+    refused(folder, "include_prompt is false, and config_sentence_transformers.json has prompts")
+    change(folder, "config_sentence_transformers.json", prompts={"query": "", "document": None})
+    assert identify(folder, Options()).config.prompts == ()
+
+
+@pytest.mark.parametrize(
+    ("place", "fields", "words"),
+    [
+        ("config_sentence_transformers.json", {"truncate_dim": 16}, "truncate_dim = 16"),
+        ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "model_type = 'SparseEncoder'"),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "maxsim"}, "expected 'cosine' or"),
+        ("config_sentence_transformers.json", {"prompts": {"query": 3}}, r"prompts.query is 3, expected a text"),
+        ("sentence_bert_config.json", {"max_seq_length": 2}, "max_seq_length is 2, expected a number at least 3"),
+        ("sentence_bert_config.json", {"query_length": 32}, "query_length = 32"),
+        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task = 'fill-mask'"),
+        ("tokenizer_config.json", {"padding_side": "left"}, "padding_side is 'left', expected 'right'"),
+        ("tokenizer_config.json", {"truncation_side": "middle"}, "expected 'right' or 'left'"),
+        ("tokenizer_config.json", {"tokenizer_class": "BertJapaneseTokenizer"}, "BertJapaneseTokenizer"),
+        ("tokenizer_config.json", {"word_tokenizer_type": "mecab"}, "word_tokenizer_type = 'mecab'"),
+        ("tokenizer_config.json", {"cls_token": "<s>"}, "cls_token is '<s>'"),
+        ("tokenizer_config.json", {"do_basic_tokenize": False}, "do_basic_tokenize = false"),
+        ("tokenizer_config.json", {"additional_special_tokens": ["<new>"]}, "the token '<new>'"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9": {"content": "new"}}}, "the token 'new'"),
+        ("added_tokens.json", {"[new]": 8}, r"the token '\[new\]' has an id \(8\)"),
+        ("special_tokens_map.json", {"sep_token": {"content": "</s>"}}, "sep_token is '</s>'"),
+    ],
+)
+def test_what_would_make_other_texts_of_a_text_is_refused_by_name(folder, place, fields, words):
+    change(folder, place, **fields)
+    refused(folder, words)
+
+
+TOKENIZER = {
+    "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None},
+    "model": {"type": "WordPiece", "vocab": {word: i for i, word in enumerate(WORDS)}},
+    "added_tokens": [{"id": 2, "content": "[CLS]", "special": True}],
+}
+
+
+@pytest.mark.parametrize(
+    ("lowercase", "settings", "words"),
+    [
+        (True, {"do_lower_case": True}, ""),
+        (False, {"do_lower_case": False}, ""),
+        (True, {"do_lower_case": False}, "do_lower_case is false, but .*tokenizer.json says true"),
+        (False, {"do_lower_case": True}, "do_lower_case is true, but"),
+        (False, {}, "do_lower_case is not stated, which means true"),
+        (True, {"strip_accents": False}, "strip_accents is false"),
+        (True, {"tokenize_chinese_chars": False}, "tokenize_chinese_chars is false"),
+        (False, {"tokenizer_class": "PreTrainedTokenizerFast"}, ""),
+        (False, {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True}, "do_lower_case is true"),
+        (True, {"tokenizer_class": "BertJapaneseTokenizer"}, "BertJapaneseTokenizer"),
+    ],
+)
+def test_two_documents_of_a_tokenizer_must_agree(folder, lowercase, settings, words):
+    content = copy.deepcopy(TOKENIZER)
+    content["normalizer"]["lowercase"] = lowercase
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    if words:
+        refused(folder, words)
+        identify(folder, Options(no_tokenizer=True))
+    else:
+        assert identify(folder, Options()).unread["vocab.txt"].startswith("changes nothing")
+
+
+def test_lower_casing_before_a_tokenizer_that_keeps_capitals(folder):
+    change(folder, "sentence_bert_config.json", do_lower_case=True)
+    identify(folder, Options())
+    change(folder, "tokenizer_config.json", do_lower_case=False)
+    refused(folder, "do_lower_case is true, but the tokenizer keeps capitals")
+
+
+def test_a_tokenizer_that_needs_its_own_program_is_an_error(folder):
+    (folder / "vocab.txt").rename(folder / "sentencepiece.bpe.model")
+    refused(folder, r"cannot be read here: sentencepiece.bpe.model .*--no-tokenizer")
+    assert identify(folder, Options(no_tokenizer=True)).config.cls_token_id == 101
+
+
+# config.json.
+
+FIELDS = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
+    *("max_position_embeddings", "type_vocab_size", "layer_norm_eps", "model_type", "pad_token_id", "is_decoder"),
+    *("position_embedding_type", "pruned_heads", "auto_map", "quantization_config", "add_cross_attention"),
+)
+VALUES = [None, True, -1, 0, 10**9, 4.9, float("inf"), "x", "", [4], [], {"a": 1}, 10**400]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: str(value)[:12])
+def test_an_odd_value_of_any_field_is_a_message_or_a_configuration(field, value):
+    document = BERT.documents(TINY)["config.json"] | {"bos_token_id": None}
+    document[field] = value
+    read = Document("config.json", "/m/config.json", document)
+    source = Source(SHAPES, documents={"config.json": read}, given=POOLED)
+    if (field, value) in HARMLESS_ODD:
+        assert BERT.network(BERT.configure(source).config)
+        read.finish()
+        return
+    with pytest.raises(InputError, match=rf"config.json: .*{field}|{field} .*config.json: "):
+        (BERT.configure(source), read.finish())
+
+
+HARMLESS_ODD = [
+    *(("layer_norm_eps", value) for value in (0, 10**9, 4.9)),
+    *(("pruned_heads", None), ("pad_token_id", 0)),
+]
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"hidden_size": 64}, r"hidden_size is 64, but the checkpoint's tensors say 32 \(shape of embeddings"),
+        ({"hidden_act": "quick_gelu"}, "hidden_act is 'quick_gelu', expected 'gelu' or"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key'"),
+        ({"model_type": "t5"}, "model_type is 't5', expected 'bert' or"),
+        ({"is_decoder": True}, "is_decoder = true"),
+        ({"num_attention_heads": 5}, "num_attention_heads is 5, which does not divide hidden_size 32"),
+        ({"layer_norm_eps": -1e-12}, "layer_norm_eps is -1e-12, expected a number at least 0"),
+        ({"pad_token_id": 300}, "pad_token_id is 300, expected a whole number at least 0 and at most 299"),
+        ({"model_type": "roberta", "pad_token_id": 38}, "40 positions leave 1 for a text"),
+    ],
+)
+def test_a_contradiction_names_the_field(document, words, tmp_path):
+    write_fixture("bert", "tiny", 0, "float32", tmp_path / "model.safetensors")
+    change(tmp_path, "config.json", **document)
+    refused(tmp_path, words)
+
+
+def test_heads_that_cannot_be_known_are_asked_for():
+    given = POOLED | {"model_type": Given("bert", "--set")}
+    with pytest.raises(InputError, match=r"num_attention_heads is stated nowhere; .* say --set num_attention_heads="):
+        bert(ODD, given)
+    with pytest.raises(InputError, match="layer_norm_eps is stated nowhere"):
+        bert(ODD, given | {"num_attention_heads": Given(3, "--set")})
+    assert bert(ODD, config={"num_attention_heads": 3, "model_type": "bert"}).config.num_attention_heads == 3
+
+
+def test_a_silent_config_means_upstreams_defaults():
+    """Held against transformers' own classes."""
+    transformers = pytest.importorskip("transformers")
+    for model_type, ours in UPSTREAM_DEFAULTS.items():
+        theirs = transformers.AutoConfig.for_model(model_type)
+        assert {field: getattr(theirs, field) for field in ours} == ours, model_type
+    found = bert(config={"model_type": "xlm-roberta", "num_attention_heads": 4, "bos_token_id": 5})
+    config = found.config
+    assert (config.model_type, config.pad_token_id, config.layer_norm_eps) == ("xlm-roberta", 1, 1e-12)
+    assert (config.cls_token_id, config.sep_token_id, config.max_tokens) == (5, 2, 38)
+    assert found.origins["layer_norm_eps"] == "default of transformers' XLMRobertaConfig"
+
+
+@pytest.mark.parametrize(
+    ("document", "wrappers", "expected"),
+    [
+        ({"architectures": ["RobertaModel"]}, (), "xlm-roberta"),
+        ({"architectures": ["BertForMaskedLM"]}, (), "bert"),
+        ({"architectures": ["XLMRobertaModel"]}, ("roberta.",), "xlm-roberta"),
+        ({}, ("roberta.",), "xlm-roberta"),
+        ({}, ("bert.",), "bert"),
+        ({"architectures": ["BertModel"]}, ("roberta.",), None),
+        ({"architectures": ["T5Model"]}, (), None),
+        ({}, (), None),
+    ],
+)
+def test_a_model_type_that_is_not_stated_is_told_or_asked_for(document, wrappers, expected):
+    if expected:
+        assert bert(wrappers=wrappers, config=document | {"num_attention_heads": 4}).config.model_type == expected
+    else:
+        with pytest.raises(InputError, match=r"model_type is not stated, .*--set model_type="):
+            bert(wrappers=wrappers, config=document | {"num_attention_heads": 4})
+        given = POOLED | {"model_type": Given("roberta", "--set"), "num_attention_heads": Given(4, "--set")}
+        assert bert(given=given, wrappers=wrappers, config=document).config.model_type == "xlm-roberta"
+
+
+@pytest.mark.parametrize("key", ["pooling_mode", "vision_cfg", "prompts", "max_seq_length"])
+def test_the_place_says_what_a_document_is(folder, key):
+    """One key of another format used to make all others unread."""
+    change(folder, "config.json", **{key: {}, "layer_norm_eps": 0.5})
+    refused(folder, f"config.json: nobody here knows what 1 field would change: {key} = ")
+    assert identify(folder, Options(ignore=(f"config.json:{key}",))).config.layer_norm_eps == 0.5
+
+
+# What the command line says.
+
+
+def test_what_is_set_is_held_to_what_the_field_may_be(folder):
+    config = identify(folder, Options(sets=("layer_norm_eps=1e-5", "hidden_act=relu"))).config
+    assert (config.layer_norm_eps, config.hidden_act) == (1e-5, "relu")
+    refused(
+        folder, "--set: num_attention_heads is 0, expected a whole number at least 1", sets=("num_attention_heads=0",)
+    )
+    refused(folder, "--set: hidden_size is 64, but shape of", sets=("hidden_size=64",))
+    refused(folder, "the family bert has no nothing", sets=("nothing=1",))
+    refused(folder, "expected FIELD=VALUE", sets=("nothing",))
+    refused(folder, "is said twice", sets=("pooling=cls",), pooling="mean")
+    refused(folder, "--set: pooling is 'max', expected 'cls' or 'mean'", sets=("pooling=max",))
+
+
+def test_what_is_ignored_must_be_there(folder):
+    change(folder, "config.json", auto_map={"AutoModel": "x.py"}, quantization_config={"bits": 4})
+    refused(folder, "2 fields would change: auto_map = an object of 1 field, quantization_config")
+    refused(folder, "has no field nothing", ignore=("config.json:nothing",))
+    refused(folder, "there is no document other.json", ignore=("other.json:field",))
+    refused(folder, "expected DOCUMENT:FIELD", ignore=("config.json",))
+    identified = identify(folder, Options(ignore=("config.json:auto_map", "config.json:quantization_config")))
+    assert identified.found.described()["config.json"]["fields"]["auto_map"] == "ignored, as --ignore says"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("other.json", {"num_attention_heads": 2}, ""),
+        ("other.json", {"pooling_mode_mean_tokens": True}, ""),
+        ("other.json", {"anything": 1}, "by these it is none that this tool knows"),
+        ("other.json", {"hidden_size": 32, "pooling_mode": "cls"}, "may be any of config.json, 1_Pooling/config.json"),
+        ("2_Dense/config.json", {"in_features": 32}, "reads nothing from a 2_Dense/config.json"),
+        ("eva_config.json", {"vision_cfg": {}}, "reads nothing from a eva_config.json"),
+    ],
+)
+def test_a_file_that_is_passed_is_what_its_name_or_its_fields_say(folder, tmp_path_factory, name, content, words):
+    file = tmp_path_factory.mktemp("passed") / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(content))
+    if words:
+        refused(folder, words, configs=(str(file),))
+        return
+    if "num_attention_heads" in content:
+        refused(folder, "model_type is not stated", configs=(str(file),))
+        file.write_text(json.dumps(content | {"model_type": "bert"}))
+    config = identify(folder, Options(configs=(str(file),))).config
+    assert config.num_attention_heads == 2 or config.pooling == "mean"
+
+
+# Files.
+
+
+@pytest.mark.parametrize("place", ["config.json", "modules.json", "1_Pooling/config.json", "tokenizer_config.json"])
+def test_a_document_that_is_no_regular_file_is_an_error(folder, place):
+    (folder / place).unlink()
+    (folder / place).symlink_to(folder / "nowhere")
+    refused(folder, f"{place} is a link to nowhere")
+    (folder / place).unlink()
+    os.mkfifo(folder / place)
+    refused(folder, f"{place} is no regular file")
+    (folder / place).unlink()
+    (folder / place).mkdir()
+    refused(folder, f"{place} is no regular file")
+
+
+def test_a_link_into_the_hubs_cache_is_followed(folder):
+    (folder / "blobs").mkdir()
+    (folder / "config.json").rename(folder / "blobs" / "0123")
+    (folder / "config.json").symlink_to(Path("blobs") / "0123")
+    assert identify(folder, Options()).config.num_attention_heads == 4
+
+
+def test_each_file_beside_is_named_with_the_reason(folder):
+    for name in ("README.md", "optimizer.pt", "pytorch_model.bin", "notes.txt", "generation_config.json"):
+        (folder / name).write_text("x")
+    (folder / "onnx").mkdir()
+    (folder / "2_Dense").mkdir()
+    unread = identify(folder, Options()).unread
+    assert set(unread) == {
+        *("README.md", "optimizer.pt", "pytorch_model.bin", "notes.txt", "generation_config.json"),
+        *("onnx/", "2_Dense/"),
+    }
+    assert unread["README.md"].startswith("changes nothing: ")
+    assert unread["optimizer.pt"].startswith("changes nothing: ")
+    assert unread["pytorch_model.bin"] == "not read: other weights; those of model.safetensors are"
+    assert unread["2_Dense/"] == "not read: a folder that modules.json does not name"
+    assert unread["notes.txt"].startswith("not read: ")
+
+
+def test_a_file_among_strangers_is_read_alone(folder):
+    for name in ("adapter_config.json", "adapter_model.safetensors", "another.json", "dump.pickle"):
+        (folder / name).write_text("{ broken")
+    unread = identify(folder / "model.safetensors", Options()).unread
+    assert all(unread[name].startswith("not read") for name in ("adapter_config.json", "another.json", "dump.pickle"))
+    refused(folder, "beside the checkpoint lies an adapter, .*merge it first")
+
+
+def emptied(folder: Path, *moved: str) -> Path:
+    for name in moved:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "model.safetensors").symlink_to((folder / "model.safetensors").resolve())
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("moved", "named"),
+    [
+        (("checkpoint-50", "checkpoint-100"), "checkpoint-50, checkpoint-100; .*bgevis-convert all .*/checkpoint-100"),
+        (("snapshots/0a1b",), "snapshots/0a1b; give one of them"),
+        (("query_0_Transformer", "document_0_Transformer"), "document_0_Transformer, query_0_Transformer"),
+    ],
+)
+def test_a_folder_without_a_checkpoint_says_where_one_is(folder, moved, named):
+    (folder / "modules.json").unlink()
+    with pytest.raises(InputError, match=named):
+        open_given(emptied(folder, *moved))
+
+
+def test_what_is_no_checkpoint_is_called_by_its_name(folder):
+    emptied(folder)
+    with pytest.raises(InputError, match="give the checkpoint's file itself"):
+        open_given(folder)
+    (folder / ".metadata").write_text("")
+    (folder / "__0_0.distcp").write_text("")
+    with pytest.raises(InputError, match="dcp_to_torch_save"):
+        open_given(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="merge it first"):
+        open_given(folder)
+
+
+# Prefixes, and what lies in the checkpoint's own file.
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["0.model.", "0.auto_model.", "encoder.", "model.bert.", "encoder.0.auto_model.", "question_encoder.bert_model."],
+)
+def test_a_prefix_is_found_taken_away_and_recorded(folder, prefix):
+    tensors = load_file(folder / "model.safetensors")
+    save_file({f"{prefix}{name}": tensor for name, tensor in tensors.items()}, folder / "wrapped.safetensors")
+    identified = identify(folder / "wrapped.safetensors", Options())
+    assert identified.checkpoint.wrappers == (prefix,)
+    assert set(identified.checkpoint.tensors) == set(tensors)
+    for name, tensor in tensors.items():
+        assert np.array_equal(identified.checkpoint.read(name), tensor)
+
+
+def test_several_networks_are_listed(folder):
+    tensors = load_file(folder / "model.safetensors")
+    both = {f"{tower}.{name}": tensor for tower in ("query", "passage") for name, tensor in tensors.items()}
+    save_file(both, folder / "both.safetensors")
+    refused(folder / "both.safetensors", "2 networks of the family bert, behind (passage., query.|query., passage.)")
+
+
+def test_the_names_behind_two_prefixes_may_not_meet(folder):
+    tensors = load_file(folder / "model.safetensors")
+    extra = {"pooler.dense.bias": tensors["pooler.dense.bias"]}
+    save_file({f"bert.{name}": tensor for name, tensor in tensors.items()} | extra, folder / "both.safetensors")
+    refused(folder / "both.safetensors", "without the prefix bert. two tensors are called pooler.dense.bias")
+
+
+def test_a_missing_layer_is_named(folder):
+    shapes = {name.replace("layer.1.", "layer.99999999."): shape for name, shape in SHAPES.items()}
+    with pytest.raises(ConvertError, match=r"no tensor is called encoder.layer.1.\*, but there is a layer 99999999"):
+        bert(shapes)
+
+
+def test_facts_beside_the_tensors_are_kept_plain(tmp_path):
+    loop: list = []
+    loop.append(loop)
+    laughs: list = ["ha"]
+    for _ in range(40):
+        laughs = [laughs, laughs]
+    facts = {
+        "epoch": 3,
+        "config": {"name": "x", "sizes": (1, 2.5, None, True)},
+        "model_type": "early",
+        "loop": loop,
+        "laughs": laughs,
+        "history": list(range(100_000)),
+        "optimizer": {"lr": 0.1, "state": torch.zeros(2)},
+        "numbered": {1: "a"},
+    }
+    torch.save({"state_dict": {"w": torch.zeros(2)}, **facts}, tmp_path / "ckpt.pth")
+    checkpoint = open_given(tmp_path / "ckpt.pth")
+    assert checkpoint.facts == {
+        "epoch": 3,
+        "config": {"name": "x", "sizes": [1, 2.5, None, True]},
+        "model_type": "early",
+    }
+    assert set(facts) == set(checkpoint.ignored)
+
+
+# Visualized-BGE.
+
+
+@pytest.mark.parametrize("size", VISUALIZED.sizes)
+def test_published_sizes_need_no_file(size):
+    configured = VISUALIZED.configure(Source(VISUALIZED.layout(VISUALIZED.sizes[size])))
+    assert configured.config == VISUALIZED.sizes[size]
+    assert configured.origins.keys() == dict(dotted(config_to_json(configured.config))).keys()
+
+
+def eva(**fields):
+    shapes = VISUALIZED.layout(VISUALIZED.sizes["tiny"])
+    document = Document("eva_config.json", "eva_config.json", {"vision_cfg": fields})
+    configured = VISUALIZED.configure(Source(shapes, documents={"eva_config.json": document}))
+    document.finish()
+    return configured.config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("image_size", 448), ("head_width", 8), ("postnorm", True), ("rope", False), ("rope", 1), ("layers", "2")]
+    + [("pt_hw_seq_len", value) for value in (0, -1, "x", None, 1.5)]
+    + [("patch_dropout_x", 0.5), ("layer_norm_eps", 1e-5)],
+)
+def test_an_eva_configuration_must_agree(field, value):
+    with pytest.raises(InputError, match=rf"eva_config.json: .*vision_cfg.{field} (is|=) "):
+        eva(**{field: value})
+    assert eva(pt_hw_seq_len=8).vision.pretrained_grid == 8
+
+
+def test_its_pooling_is_its_own():
+    shapes = VISUALIZED.layout(VISUALIZED.sizes["tiny"])
+    given = {"text.pooling": Given("mean", "--set")}
+    with pytest.raises(
+        InputError, match=r"text.pooling is 'mean', but code of FlagEmbedding's Visualized_BGE says 'cls'"
+    ):
+        VISUALIZED.configure(Source(shapes, given=given))
