@@ -15,7 +15,7 @@ from ...validation.errors import InputError
 from ...validation.runner import Arrays
 from . import FORMAT_VERSION, PREPROCESS, steps, tokenizer
 from .pictures import Source, images
-from .steps import NULL_OR_OBJECT, Rules, Word, one_of
+from .steps import NULL_OR_OBJECT, Rules, one_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
