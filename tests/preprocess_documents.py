@@ -278,3 +278,149 @@ def _changed(legal: dict[str, Any], path: Path, change: Callable[[Any, Any], Any
 
 def _shown(path: Path) -> str:
     return ".".join(map(str, path)) or "the document"
+
+
+# Networks: which documents are theirs. Entry points as the manifest states them.
+
+
+def tensor(name: str, dtype: str, *shape: int | str) -> dict[str, Any]:
+    return {"name": name, "dtype": dtype, "shape": list(shape)}
+
+
+def entry(inputs: list[dict[str, Any]], *outputs: dict[str, Any], **most: int | None) -> dict[str, Any]:
+    """Describe an entry point; an axis that is not bounded has none."""
+    dims = (dim for spec in inputs for dim in spec["shape"] if isinstance(dim, str))
+    axes = {axis: {"min": 1, "max": most.get(axis)} for dim in dims for axis in dim.split(" + ")}
+    return {"inputs": inputs, "outputs": list(outputs), "axes": axes}
+
+
+def ids(rows: str, tokens: int | str = "tokens", mask: int | str = "") -> list[dict[str, Any]]:
+    return [tensor("input_ids", "int32", rows, tokens), tensor("attention_mask", "int32", rows, mask or tokens)]
+
+
+def seen(rows: str, *sides: int | str) -> dict[str, Any]:
+    return tensor("images", "float32", rows, *(sides or (224, 224)), 3)
+
+
+def embeds(name: str, rows: str, width: int = 32) -> dict[str, Any]:
+    return tensor(name, "float32", rows, width)
+
+
+def of(document: dict[str, Any], limits: dict[str, int | None] | None, **outputs: str) -> dict[str, Any]:
+    """Give a document with these limits and outputs."""
+    if limits:
+        document["texts"]["max_tokens"] = limits
+    document["embeddings"] = document["embeddings"] | {"outputs": outputs} if outputs else None
+    return document
+
+
+PICTURES = [CROP, COLOUR]
+UNSTATED = {"input": "images", "missing": "no document says"}
+CAUSAL = TEXTS | {"first_id": None, "last_id": None, "padding": WORDS["padding"][1]}
+STEP = [*ids("batch", "tokens", "past + tokens"), tensor("past_keys", "float32", "batch", "past", 16)]
+NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "one text encoder": (
+        of(document(None), {"encode": 64}, encode="embeddings"),
+        {"encode": entry(ids("batch", "words"), embeds("embeddings", "batch"), words=64)},
+    ),
+    "two towers, and their scores": (
+        of(document(PICTURES), {"encode_text": 64}, encode_text="text_embeds", encode_image="image_embeds"),
+        {
+            "encode_text": entry(
+                ids("texts"), tensor("states", "float32", "texts", 8), embeds("text_embeds", "texts"), tokens=77
+            ),
+            "encode_image": entry([seen("images")], embeds("image_embeds", "images")),
+            "similarity": entry([seen("images"), *ids("texts")], tensor("logits", "float32", "images", "texts")),
+        },
+    ),
+    "pictures of any size, texts of one": (
+        of(document(PICTURES, TEXTS | {"inputs": {"ids": "input_ids"}}), {"pair": 16}, pair="pair"),
+        {"pair": entry([seen("n", "height", "width"), ids("n", 16)[0]], embeds("pair", "n"), height=448, width=448)},
+    ),
+    "a decoder": (
+        of(document(None, CAUSAL), {"prefill": 30, "decode": None}),
+        {
+            "compare": entry([tensor("things", "float32", "things", 4)], tensor("scores", "float32", "things")),
+            "prefill": entry(
+                [*ids("batch"), tensor("positions", "int32", "batch", "tokens")],
+                tensor("logits", "float32", "batch", "tokens", 300),
+                tokens=30,
+            ),
+            "decode": entry(STEP, tensor("logits", "float32", "batch", "tokens", 300)),
+        },
+    ),
+    "a classifier of pictures that nobody states": (
+        of(document(None, None), None) | {"images": UNSTATED},
+        {"classify": entry([seen("batch", 3, 8)], tensor("logits", "float32", "batch", 10))},
+    ),
+    "two towers, pictures that nobody states": (
+        of(document(None) | {"images": UNSTATED}, {"encode_text": 64}, encode_text="t", encode_image="i"),
+        {
+            "encode_text": entry(ids("texts"), embeds("t", "texts"), tokens=64),
+            "encode_image": entry([seen("images")], embeds("i", "images")),
+        },
+    ),
+    "neither texts nor pictures": (
+        of(document(None, None), None),
+        {"compare": entry([tensor("things", "float32", "things", 4)], tensor("scores", "float32", "things"))},
+    ),
+}
+MISFITS: dict[str, dict[str, Callable[[dict[str, Any], dict[str, Any]], Any]]] = {
+    "one text encoder": {
+        "another mask": lambda d, e: d["texts"]["inputs"].update(mask="mask"),
+        "no mask": lambda d, e: d["texts"]["inputs"].pop("mask"),
+        "pictures too": lambda d, e: d.update(images=document(PICTURES)["images"]),
+        "another output": lambda d, e: d["embeddings"]["outputs"].update(encode="pooled"),
+        "another entry point": lambda d, e: d["embeddings"].update(outputs={"embed": "embeddings"}),
+        "another width": lambda d, e: d["embeddings"].update(width=31),
+        "an output of another type": lambda d, e: e["encode"]["outputs"][0].update(dtype="float16"),
+        "an output of more axes": lambda d, e: e["encode"]["outputs"][0]["shape"].append(1),
+        "another limit": lambda d, e: d["texts"]["max_tokens"].update(encode=65),
+        "no limit": lambda d, e: d["texts"]["max_tokens"].update(encode=None),
+        "another one's limit": lambda d, e: d["texts"].update(max_tokens={"embed": 64}),
+        "one limit more": lambda d, e: d["texts"]["max_tokens"].update(embed=64),
+        "ids of another type": lambda d, e: e["encode"]["inputs"][0].update(dtype="int64"),
+        "ids of another rank": lambda d, e: e["encode"]["inputs"][0]["shape"].pop(),
+        "one row": lambda d, e: e["encode"]["inputs"][0]["shape"].__setitem__(0, 1),
+        "an input that is not made": lambda d, e: e["encode"]["inputs"].append(tensor("types", "int32", "batch")),
+    },
+    "two towers, and their scores": {
+        "one output less": lambda d, e: d["embeddings"]["outputs"].pop("encode_image"),
+        "another one's output": lambda d, e: d["embeddings"]["outputs"].update(encode_image="text_embeds"),
+        "scores as an embedding": lambda d, e: d["embeddings"]["outputs"].update(similarity="logits"),
+        "no texts": lambda d, e: d.update(texts=None),
+        "no pictures": lambda d, e: d.update(images=None),
+        "another size": lambda d, e: e["encode_image"]["inputs"][0]["shape"].__setitem__(2, 225),
+        "channels first": lambda d, e: e["encode_image"]["inputs"][0].update(shape=["images", 3, 224, 224]),
+        "a limit of scores": lambda d, e: d["texts"]["max_tokens"].update(similarity=64),
+    },
+    "pictures of any size, texts of one": {
+        "more than the text's size": lambda d, e: d["texts"]["max_tokens"].update(pair=17),
+        "more than the pictures' size": lambda d, e: e["pair"]["axes"]["width"].update(max=223),
+        "a mask": lambda d, e: d["texts"]["inputs"].update(mask="attention_mask"),
+    },
+    "a decoder": {
+        "other ids": lambda d, e: d["texts"]["inputs"].update(ids="ids"),
+        "another mask": lambda d, e: d["texts"]["inputs"].update(mask="mask"),
+        "another limit": lambda d, e: d["texts"]["max_tokens"].update(prefill=31),
+        "one limit less": lambda d, e: d["texts"]["max_tokens"].pop("decode"),
+        "one limit more": lambda d, e: d["texts"]["max_tokens"].update(compare=30),
+    },
+    "a classifier of pictures that nobody states": {
+        "another input": lambda d, e: d["images"].update(input="pixels"),
+    },
+    "two towers, pictures that nobody states": {
+        "another input": lambda d, e: d["images"].update(input="pixels"),
+        "no pictures": lambda d, e: d.update(images=None),
+    },
+}
+
+
+def fitting() -> Iterator[tuple[str, dict[str, Any], dict[str, Any], bool]]:
+    """Give documents and entry points, and whether these are the document's."""
+    for name, pair in NETWORKS.items():
+        yield f"{name}: as it is", *copy.deepcopy(pair), True
+        for what, change in MISFITS.get(name, {}).items():
+            changed, entries = copy.deepcopy(pair)
+            change(changed, entries)
+            yield f"{name}: {what}", changed, entries, False

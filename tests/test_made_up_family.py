@@ -69,16 +69,18 @@ class Original(torch.nn.Module):
         for name, shape in zip((*NAMES, "match"), (*SHAPES, (WIDTH, WIDTH)), strict=True):
             setattr(self, name, torch.nn.Parameter(torch.empty(shape)))
 
-    def prefill(self, ids, mask, positions):
-        nothing = torch.zeros(len(ids), 0, WIDTH)
-        return self.decode(ids, mask, positions, nothing, nothing)
+    def prefill(self, input_ids, attention_mask, positions):
+        nothing = torch.zeros(len(input_ids), 0, WIDTH)
+        return self.decode(input_ids, attention_mask, positions, nothing, nothing)
 
-    def decode(self, ids, mask, positions, keys, values):
-        x = self.table[ids] + self.places[positions]
-        keys, values = torch.cat([keys, x @ self.key], 1), torch.cat([values, x @ self.value], 1)
+    def decode(self, input_ids, attention_mask, positions, past_keys, past_values):
+        x = self.table[input_ids] + self.places[positions]
+        keys = torch.cat([past_keys, x @ self.key], 1)
+        values = torch.cat([past_values, x @ self.value], 1)
         scores = x @ self.query @ keys.transpose(1, 2) * WIDTH**-0.5
-        seen = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool).tril()[-ids.shape[1] :]
-        weights = torch.where(seen & (mask[:, None] != 0), scores, -1e9).softmax(-1)
+        seen, queries = attention_mask.shape[1], input_ids.shape[1]
+        order = torch.ones(seen, seen, dtype=torch.bool).tril()[-queries:]
+        weights = torch.where(order & (attention_mask[:, None] != 0), scores, -1e9).softmax(-1)
         logits = (x + weights @ values) @ self.out
         return {"logits": logits, "keys": keys, "values": values, "best": logits[:, -1].argmax(-1)}
 

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -621,8 +622,8 @@ def test_without_a_tokenizer_the_pack_says_why(tiny, tmp_path):
     assert "--tokenizer DIR" in rules["texts"]["missing"]
     assert run.manifest()["tokenizer"] == {"files": {}, "missing": rules["texts"]["missing"]}
     assert rules["embeddings"] == {
-        "output": "embeddings", "width": 32, "dtype": "float32", "pooling": "cls", "normalize": True,
-        "similarity": "dot",
+        "outputs": {"encode_text": "embeddings"}, "width": 32, "dtype": "float32", "pooling": "cls",
+        "normalize": True, "similarity": "dot",
     }  # fmt: skip
     assert Pack(run.path).rows() == []
     assert "tokenizer.json" not in run.manifest()["files"]
@@ -743,9 +744,10 @@ def test_a_refusal_says_where_what_and_what_is_known(change, message, tmp_path):
 
 
 def test_another_format_is_refused(tmp_path):
-    later = preprocess_documents.LEGAL["texts"] | {"format_version": 2, "sound": None}
-    with pytest.raises(InputError, match="format_version is 2, this program reads 1"):
-        Preprocessor(stored(tmp_path, later))
+    for version, what in {1: "2; run `bgevis-convert pack DIR` again with this version", 3: "2$"}.items():
+        other = preprocess_documents.LEGAL["texts"] | {"format_version": version, "sound": None}
+        with pytest.raises(InputError, match=f"format_version is {version}, this program reads {what}"):
+            Preprocessor(stored(tmp_path, other))
 
 
 def test_numbers_are_read_as_other_languages_read_them(tmp_path):
@@ -758,29 +760,15 @@ def test_numbers_are_read_as_other_languages_read_them(tmp_path):
             Preprocessor(tmp_path)
 
 
-MISFITS = {
-    "another input": lambda d: d["texts"]["inputs"].update(mask="mask"),
-    "another picture": lambda d: d["images"].update(input="pixels"),
-    "another output": lambda d: d["embeddings"].update(output="pooled"),
-    "another width": lambda d: d["embeddings"].update(width=31),
-    "another limit": lambda d: d["texts"]["max_tokens"].update(encode_text=65),
-    "no limit": lambda d: d["texts"]["max_tokens"].update(encode_text=None),
-    "one limit less": lambda d: d["texts"]["max_tokens"].pop("encode_text"),
-    "one limit more": lambda d: d["texts"]["max_tokens"].update(encode_other=64),
-    "no pictures": lambda d: d.update(images=None),
-    "no texts": lambda d: d.update(texts=None),
-    "another size": lambda d: d.update(images=sized(d["images"], 28)),
-}
-
-
-@pytest.mark.parametrize("misfit", MISFITS)
-def test_a_document_is_held_to_the_network(misfit, visualized, entries, tmp_path):
-    """What a document alone cannot show: names, sizes and limits."""
-    document = json.loads((visualized / "preprocess.json").read_text())
-    Preprocessor(stored(tmp_path, document)).hold_to(entries)
-    MISFITS[misfit](document)
-    with pytest.raises(InputError, match=r"preprocess\.json: "):
-        Preprocessor(stored(tmp_path, document)).hold_to(entries)
+@pytest.mark.parametrize(
+    ("document", "described", "legal"),
+    [pytest.param(*given, id=name) for name, *given in preprocess_documents.fitting()],
+)
+def test_a_document_is_held_to_the_network(document, described, legal, tmp_path):
+    """What a document alone cannot show: names, sizes and limits; other languages read the same table."""
+    preprocessor = Preprocessor(stored(tmp_path, document))
+    with nullcontext() if legal else pytest.raises(InputError, match=r"preprocess\.json: "):
+        preprocessor.hold_to(entry_points({"entry_points": described}))
 
 
 @pytest.mark.parametrize(

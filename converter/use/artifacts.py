@@ -88,7 +88,7 @@ class Artifacts:
         """
         rules = self._preprocessor.rules["embeddings"]
         if rules is None:
-            raise InputError(f"{self.path}: this network gives no embeddings of texts or pictures ({self._told()})")
+            raise InputError(f"{self.path}: this network gives no embeddings ({self._told()})")
         return int(rules["width"])
 
     def _told(self) -> str:

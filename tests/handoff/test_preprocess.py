@@ -1,4 +1,4 @@
-"""preprocess.json in JavaScript and C: the documents that Python accepts and no others, and the same bytes."""
+"""preprocess.json in JavaScript and C: what Python accepts, alone and with a network, and no more; the same bytes."""
 
 import json
 import shutil
@@ -15,19 +15,25 @@ from bgevis.converter.pack import pictures, samples
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DOCUMENTS = [
-    (f"{name}: {what}", document, what == "as it is")
-    for name, legal in preprocess_documents.LEGAL.items()
-    for what, document in [("as it is", legal), *preprocess_documents.mutations(name)]
+    *(
+        (f"{name}: {what}", document, None, what == "as it is")
+        for name, legal in preprocess_documents.LEGAL.items()
+        for what, document in [("as it is", legal), *preprocess_documents.mutations(name)]
+    ),
+    *preprocess_documents.fitting(),
 ]
+"""What it is, document, entry points that it is held to, whether it is accepted."""
 
 JAVASCRIPT = """
 import { readFileSync } from "node:fs";
 import { PackError } from "%(lib)s/errors.js";
-import { check } from "%(lib)s/rules.js";
+import { check, fits } from "%(lib)s/rules.js";
 
 for (const line of readFileSync(0, "utf8").trim().split("\\n")) {
   try {
-    check(JSON.parse(line));
+    const [document, entryPoints] = JSON.parse(line);
+    check(document);
+    if (entryPoints) fits(document, entryPoints);
     console.log("accepted");
   } catch (error) {
     console.log(error instanceof PackError ? "refused" : `failed: ${error}`);
@@ -49,7 +55,9 @@ int main(void) {
         fflush(NULL);
         pid_t child = fork();
         if (!child) {
-            rules_check(json_parse("preprocess.json", line, strlen(line)));
+            const Json *given = json_parse("preprocess.json", line, strlen(line));
+            rules_check(&given->items[0]);
+            if (given->items[1].kind == JSON_OBJECT) rules_fit(&given->items[0], &given->items[1]);
             _exit(0);
         }
         int status;
@@ -63,7 +71,7 @@ int main(void) {
 
 
 def verdicts(*command: str | Path) -> list[str]:
-    lines = "\n".join(json.dumps(document) for _, document, _ in DOCUMENTS) + "\n"
+    lines = "\n".join(json.dumps([document, entries]) for _, document, entries, _ in DOCUMENTS) + "\n"
     done = subprocess.run(command, input=lines, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -72,7 +80,7 @@ def verdicts(*command: str | Path) -> list[str]:
 def wrong(found: list[str]) -> list[str]:
     """Name the documents with another verdict than Python's."""
     rows = zip(DOCUMENTS, found, strict=True)
-    return [name for (name, _, legal), verdict in rows if verdict != ("accepted" if legal else "refused")]
+    return [name for (name, _, _, legal), verdict in rows if verdict != ("accepted" if legal else "refused")]
 
 
 def test_javascript_accepts_the_same_documents(tmp_path, tell):

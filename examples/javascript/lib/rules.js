@@ -22,24 +22,31 @@ const isObject = (given) => typeof given === "object" && given !== null && !Arra
 
 const SIZE = whole(1);
 const ID = whole(0);
-const LIMIT = { known: `null or ${whole(2).known}`, legal: (given) => given === null || whole(2).legal(given) };
+const orNull = ({ known, legal }) => ({ known: `null or ${known}`, legal: (given) => given === null || legal(given) });
+const LIMIT = orNull(whole(2));
 const TEXT = { known: "a text", legal: (given) => typeof given === "string" };
 const NAME = { known: "a text that is not empty", legal: (given) => TEXT.legal(given) && given !== "" };
 const OBJECT = { known: "an object", legal: isObject };
-const OBJECT_OR_NULL = { known: "null or an object", legal: (given) => given === null || isObject(given) };
+const OBJECT_OR_NULL = orNull(OBJECT);
 const LIST = { known: "a list", legal: Array.isArray };
 
-const DOCUMENT = { format_version: oneOf(1), texts: OBJECT_OR_NULL, images: OBJECT_OR_NULL, embeddings: OBJECT };
+const FORMAT = 2;
+const DOCUMENT = {
+  format_version: oneOf(FORMAT),
+  texts: OBJECT_OR_NULL,
+  images: OBJECT_OR_NULL,
+  embeddings: OBJECT_OR_NULL,
+};
 const TEXTS = {
   tokenizer: oneOf(null, "tokenizer.json"),
   inputs: OBJECT,
   vocab_size: SIZE,
-  first_id: ID,
-  last_id: ID,
+  first_id: orNull(ID),
+  last_id: orNull(ID),
   pad_id: ID,
   max_tokens: OBJECT,
   truncation: oneOf("keep the first tokens and the special tokens", "keep the last tokens and the special tokens"),
-  padding: oneOf("after the text, to the longest of the batch"),
+  padding: oneOf("after the text, to the longest of the batch", "before the text, to the longest of the batch"),
   prefix: TEXT,
 };
 const IMAGES = {
@@ -52,13 +59,14 @@ const IMAGES = {
   frame: oneOf(0),
   steps: LIST,
 };
+const UNSTATED = { input: NAME, missing: NAME }; // all that is said of pictures that nobody says how to prepare
 const EMBEDDINGS = {
-  output: NAME,
+  outputs: OBJECT,
   width: SIZE,
   dtype: oneOf("float32"),
-  pooling: oneOf("cls", "mean"),
+  pooling: oneOf("cls", "mean", "first end of text", "last token"),
   normalize: oneOf(true, false),
-  similarity: oneOf("dot", "cosine"),
+  similarity: oneOf("dot", "cosine", "euclidean", "manhattan"),
 };
 const RESIZE = {
   filter: oneOf("bicubic", "bilinear"),
@@ -85,15 +93,19 @@ const STEPS = new Map([
 
 /** Throws PackError unless the document preprocess.json says what can be done here, and nothing else. */
 export function check(document) {
+  if (document?.format_version === 1)
+    refuse("preprocess.json", "format_version is 1", `${FORMAT}; run \`bgevis-convert pack DIR\` again`);
   hold("preprocess.json", document, DOCUMENT);
   const { texts, images, embeddings } = document;
-  if (!texts && !images) refuse("preprocess.json", "texts and images are null", "one of them at least");
   if (texts) checkTexts("preprocess.json: texts", texts);
   if (images) checkImages("preprocess.json: images", images);
+  const names = [...Object.values(texts?.inputs ?? {}), ...(images ? [images.input] : [])];
+  if (new Set(names).size < names.length)
+    refuse("preprocess.json", `its inputs are ${names.join(", ")}`, "another name for each");
+  if (!embeddings) return;
+  if (!names.length) refuse("preprocess.json", "embeddings is an object", "null where texts and images are");
   hold("preprocess.json: embeddings", embeddings, EMBEDDINGS);
-  const right = embeddings.normalize ? "dot" : "cosine";
-  if (embeddings.similarity !== right)
-    refuse("preprocess.json: embeddings", `similarity is ${show(embeddings.similarity)}`, `${right}, by normalize`);
+  byEntryPoint("preprocess.json: embeddings", "outputs", embeddings, NAME);
 }
 
 function hold(where, given, keys) {
@@ -117,17 +129,22 @@ function show(value) {
 
 function checkTexts(where, rules) {
   hold(where, rules, { ...TEXTS, ...((rules.tokenizer ?? null) === null ? { missing: NAME } : {}) });
-  hold(`${where}.inputs`, rules.inputs, { ids: NAME, mask: NAME });
-  const entries = Object.keys(rules.max_tokens);
-  if (!entries.length) refuse(where, "max_tokens is {}", "an entry point's name and its limit, at least once");
-  hold(`${where}.max_tokens`, rules.max_tokens, Object.fromEntries(entries.map((entry) => [entry, LIMIT])));
+  hold(`${where}.inputs`, rules.inputs, { ids: NAME, ...("mask" in rules.inputs ? { mask: NAME } : {}) });
+  byEntryPoint(where, "max_tokens", rules, LIMIT);
   for (const key of ["first_id", "last_id", "pad_id"])
-    if (rules[key] >= rules.vocab_size)
+    if (rules[key] !== null && rules[key] >= rules.vocab_size)
       refuse(where, `${key} is ${rules[key]}`, `below vocab_size, ${rules.vocab_size}`);
 }
 
+function byEntryPoint(where, key, rules, word) {
+  const entries = Object.keys(rules[key]);
+  if (!entries.length) refuse(where, `${key} is {}`, `an entry point's name and ${word.known}, at least once`);
+  hold(`${where}.${key}`, rules[key], Object.fromEntries(entries.map((entry) => [entry, word])));
+}
+
 function checkImages(where, rules) {
-  hold(where, rules, IMAGES);
+  hold(where, rules, "missing" in rules ? UNSTATED : IMAGES);
+  if ("missing" in rules) return;
   let least = { height: LARGEST, width: LARGEST }; // what the picture measures at least; unknown before the first step
   let last = {};
   rules.steps.forEach((step, i) => {
@@ -154,25 +171,60 @@ function checkImages(where, rules) {
 /** Throws PackError unless names, shapes and limits are those of the manifest's entry points. */
 export function fits(document, entryPoints) {
   const { texts, images, embeddings } = document;
-  const wanted = new Map();
-  if (texts) for (const name of Object.values(texts.inputs)) wanted.set(name, described("int32", ["batch", "tokens"]));
-  if (images) wanted.set(images.input, described(images.dtype, ["batch", images.size, images.size, 3]));
-  const taken = new Map();
-  const limits = {};
-  for (const [entry, { inputs, outputs, axes }] of Object.entries(entryPoints)) {
-    for (const { name, dtype, shape } of inputs) taken.set(name, described(dtype, shape));
-    if (axes.tokens) limits[entry] = axes.tokens.max;
-    const gives = outputs.map(({ name, dtype, shape }) => `${name} ${described(dtype, shape)}`).join(", ");
-    const states = `${embeddings.output} ${described(embeddings.dtype, ["batch", embeddings.width])}`;
-    if (gives !== states) refuse("preprocess.json: embeddings", states, `what ${entry} gives, ${gives}`);
+  const outputs = Object.entries(embeddings?.outputs ?? {});
+  const makes = new Map();
+  for (const name of Object.values(texts?.inputs ?? {})) makes.set(name, { dtype: "int32", shape: ["texts", "tokens"] });
+  if (images) makes.set(images.input, "missing" in images ? null : pixels(images));
+  for (const [entry, output] of outputs) {
+    if (!Object.hasOwn(entryPoints, entry))
+      refuse("preprocess.json: embeddings.outputs", entry, Object.keys(entryPoints).join(", "));
+    const states = ({ name, dtype, shape }) =>
+      name === output && dtype === embeddings.dtype && shape.length === 2 && shape[1] === embeddings.width;
+    if (!entryPoints[entry].outputs.some(states))
+      refuse(
+        "preprocess.json: embeddings",
+        `${output} ${embeddings.dtype}[rows,${embeddings.width}]`,
+        `what ${entry} gives, ${entryPoints[entry].outputs.map(described)}`,
+      );
   }
-  const same = (a, b) => JSON.stringify(Object.entries(a).sort()) === JSON.stringify(Object.entries(b).sort());
-  const [made, took] = [Object.fromEntries(wanted), Object.fromEntries(taken)];
-  if (!same(made, took)) refuse("preprocess.json: its inputs", show(made), `what the entry points take, ${show(took)}`);
-  const beyond = (stated, most) => most !== null && (stated === null || stated > most);
-  const named = texts && same(Object.keys(texts.max_tokens).sort(), Object.keys(limits).sort());
-  if (texts && (!named || Object.keys(limits).some((entry) => beyond(texts.max_tokens[entry], limits[entry]))))
+  // What the pack is for: what embeds, else what takes nothing but what is made, else all.
+  const everything = Object.keys(entryPoints);
+  const onlyMade = (entry) => entryPoints[entry].inputs.every(({ name }) => makes.has(name));
+  const whole = outputs.length ? outputs.map(([entry]) => entry) : everything.filter(onlyMade);
+  const isMade = (entry) => (spec) => makes.has(spec.name) && madeAs(makes.get(spec.name), spec, entryPoints[entry]);
+  for (const entry of whole)
+    for (const spec of entryPoints[entry].inputs)
+      if (!isMade(entry)(spec))
+        refuse(`preprocess.json: the inputs of ${entry}`, `${described(spec)} is not made`, [...makes.keys()].join(", "));
+  const concerned = whole.length ? whole : everything;
+  const taken = new Set(concerned.flatMap((entry) => entryPoints[entry].inputs.filter(isMade(entry))).map(nameOf));
+  for (const name of makes.keys())
+    if (!taken.has(name)) refuse("preprocess.json", `it makes ${name}`, `what one of ${concerned.join(", ")} takes`);
+  if (!texts) return;
+  const limits = {};
+  for (const entry of concerned)
+    for (const { name, shape } of entryPoints[entry].inputs)
+      if (name === texts.inputs.ids) limits[entry] = most(entryPoints[entry], shape.at(-1));
+  const named = Object.keys(texts.max_tokens).sort().join("\n") === Object.keys(limits).sort().join("\n");
+  if (!named || Object.entries(limits).some(([entry, limit]) => beyond(texts.max_tokens[entry], limit)))
     refuse("preprocess.json: texts", `max_tokens is ${show(texts.max_tokens)}`, `at most ${show(limits)}`);
 }
 
-const described = (dtype, shape) => `${dtype}[${shape}]`;
+const nameOf = ({ name }) => name;
+const pixels = ({ dtype, size }) => ({ dtype, shape: ["images", size, size, 3] });
+const described = ({ name, dtype, shape }) => `${name} ${dtype}[${shape}]`;
+const beyond = (stated, limit) => limit !== null && (stated === null || stated > limit);
+
+/** The largest size of a dimension: itself, its axis' bound; null where nothing bounds it, or it is a sum of axes. */
+const most = (entryPoint, dim) => (typeof dim === "number" ? dim : (entryPoint.axes[dim]?.max ?? null));
+
+/** Says whether what is made is taken: any axis is one, by any name; the first is that of the rows. */
+function madeAs(made, { dtype, shape }, entryPoint) {
+  if (!made) return true; // of which nobody says what it is
+  if (dtype !== made.dtype || shape.length !== made.shape.length || typeof shape[0] === "number") return false;
+  return shape.slice(1).every((dim, i) => {
+    const size = made.shape[i + 1];
+    if (typeof size === "string") return true;
+    return typeof dim === "number" ? dim === size : !beyond(size, most(entryPoint, dim));
+  });
+}
