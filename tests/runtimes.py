@@ -34,7 +34,8 @@ def runs(program, cases):
         worst = 0.0
         for case in cases:
             arrays = np.load(case)
-            got = session.run([str(arrays["output"])], {name: arrays[name].astype(kind) for name, kind in kinds.items()})[0]
+            given = {name: arrays[name].astype(kind) for name, kind in kinds.items()}
+            got = session.run([str(arrays["output"])], given)[0]
             worst = max(worst, float(np.abs(got - arrays["want"]).max() / arrays["allowed"]))
         return "ok" if worst <= 1 else f"differs by {worst:.2f} of what is allowed"
     except Exception as error:

@@ -92,7 +92,7 @@ def wrong(field: str, value: Any) -> Iterator[Any]:
     elif isinstance(value, float):
         yield from (value * 1.01, value * 1e6, value / 1e6, 0.0)
     else:
-        yield from (value + 1, value * 2)
+        yield from dict.fromkeys((value + 1, value * 2 or -1))
 
 
 def constants(bench: Bench) -> Iterator[tuple[str, str, float]]:
