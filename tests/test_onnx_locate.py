@@ -27,12 +27,12 @@ from bgevis.validation.probe import read_factors
 
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 from mutants.bench import Bench
-from variants import TINY, VARIANTS, deepened, family_of
+from variants import MOST, TINY, deepened, family_of
 
 LAYERS = 4
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=MOST)
 def bench(request, tmp_path_factory):
     """Networks of four layers in each tower, with their ONNX programs."""
     family = family_of(request.param)

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from bgevis.model.family import Config, Family, families
 
 TINY = "tiny"
@@ -34,6 +36,10 @@ tanh form of gelu; the end of a text at its highest id."""
 
 VARIANTS = (*families(), *BRANCHES)
 """Names: of every family, then of the others."""
+
+
+MOST = [pytest.param(variant, marks=[pytest.mark.prove] if variant in BRANCHES else []) for variant in VARIANTS]
+"""What dear tests take: every family; the other variants with `make prove`."""
 
 
 def family_of(variant: str) -> Family:

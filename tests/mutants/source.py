@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bgevis.model.family import Family
+from bgevis.validation.cases import tap_case
 
 from .bench import Bench, Eager, Mutant
 
@@ -94,7 +95,7 @@ def mutants(bench: Bench) -> Iterator[Mutant]:
         for line, (group, said), changed in changes(tree, lines[name]) if lines[name] else ():
             text = ast.unparse(line)
             reason = next((why for part, why in EQUIVALENT.items() if part in text), "")
-            where = f"{bench.variant}: {name}:{line.lineno} {text.splitlines()[0][:90]}  [{said}]"
+            where = f"{bench.variant}: {name}:{line.lineno} {text.splitlines()[0][:110]}  [{said}]"
             yield Mutant(f"source, {group}", where, _checker(bench, name, ast.unparse(changed)), reason)
 
 
@@ -121,7 +122,9 @@ def executed(bench: Bench, names: list[str]) -> dict[str, set[int]]:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        bench.judge(Eager(bench.family.network(bench.config), bench.weights))
+        runner = Eager(bench.family.network(bench.config), bench.weights)
+        for name, entry in bench.net.entry_points.items():
+            runner.traced(name, tap_case(entry).inputs)
     finally:
         sys.settrace(before)
     return lines
