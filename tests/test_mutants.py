@@ -78,11 +78,11 @@ def test_right_reruns_pass(benches, variant):
 
 
 @pytest.mark.parametrize("variant", MOST)
-def test_a_hundredth_of_an_epsilon_is_caught_by_a_probe(benches, variant):
+def test_a_hundredth_of_an_epsilon_is_caught(benches, variant):
     made = [m for m in configs.mutants(benches(variant)) if re.search(r"\.epsilon (\S+) -> 1\.01e", m.name)]
     assert made
     some = made[:: max(1, len(made) // 3)]
-    assert {m.name: found for m in some if not (found := m.check()).endswith("probe")} == {}
+    assert [m.name for m in some if not m.check()] == []
 
 
 @pytest.mark.parametrize("variant", MOST)

@@ -97,11 +97,13 @@ def judge(artifact: Artifact, precision: str, clean: Artifact | None = None, ent
     return compare_rounded(exporter.open(artifact), *float32, network.entry_points, [], inputs, FLOORS[precision])
 
 
-def marked(name: str, precision: str):
-    return pytest.param(name, precision, marks=[] if (name, precision) in FAST else pytest.mark.prove)
+EVERY = [
+    pytest.param(*each, marks=[] if each in FAST else pytest.mark.prove)
+    for each in itertools.product(VARIANTS, ROUNDED)
+]
 
 
-@pytest.mark.parametrize(("name", "precision"), itertools.starmap(marked, itertools.product(VARIANTS, ROUNDED)))
+@pytest.mark.parametrize(("name", "precision"), EVERY)
 def test_every_network_passes_in_every_precision(written, name, precision):
     report = judge(written[name, precision], precision, entries=None)
     assert report.passed, list(report.failures)
@@ -161,7 +163,7 @@ def test_every_opset(tmp_path, precision, opset):
     assert judge(artifact, precision).passed
 
 
-@pytest.mark.parametrize(("name", "precision"), itertools.starmap(marked, itertools.product(VARIANTS, ROUNDED)))
+@pytest.mark.parametrize(("name", "precision"), EVERY)
 def test_every_weight_is_the_leaf_rounded(written, name, precision):
     artifact = written[name, precision]
     said = dict(exporter_of(precision).rounding(artifact))

@@ -52,16 +52,21 @@ def _entry_points(config: ClipConfig) -> tuple[EntryPoint, ...]:
 
 
 def _cases(config: ClipConfig) -> tuple[Case, ...]:
-    """Give texts with two ends, the second of which must not count."""
+    """Give texts with two ends, the second of which must not count, and one without, which upstream pools at 0."""
     text = config.text
     length = min(8, text.max_position_embeddings)
     end = text.last_token_id
     words = np.setdiff1d(np.arange(text.vocab_size), [text.pad_token_id, text.bos_token_id, end])
-    ids = np.resize(words[:: max(1, len(words) // 13)], (2, length)).astype(np.int32)
+    ids = np.resize(words[:: max(1, len(words) // 13)], (3, length)).astype(np.int32)
     ids[:, 0] = text.bos_token_id
     ids[0, [length // 2, length - 1]] = end
     ids[1, [length // 2 - 1, length // 2]] = end
-    return (Case("encode_text", "two ends of text", {"input_ids": ids, "attention_mask": np.ones_like(ids)}),)
+    texts, vision = {"input_ids": ids, "attention_mask": np.ones_like(ids)}, config.vision
+    image = np.zeros((1, vision.image_size, vision.image_size, vision.num_channels), np.float32)
+    return tuple(
+        Case(entry, "two ends of text, and none", inputs)
+        for entry, inputs in (("encode_text", texts), ("similarity", {"images": image, **texts}))
+    )
 
 
 def _network(config: ClipConfig) -> "Network":
