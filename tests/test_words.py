@@ -11,7 +11,7 @@ from bgevis.validation.budget import Budget, distance, largest
 from bgevis.validation.cases import Case, cases, neighbour_batches, tap_case
 from bgevis.validation.compare import compare
 from bgevis.validation.domains import Draft, RandomMask
-from bgevis.validation.entry_point import Axis, EntryPoint, TensorSpec, first_embedding
+from bgevis.validation.entry_point import Axis, EntryPoint, TensorSpec
 from bgevis.validation.goldens import Goldens, golden, golden_rows, write
 from bgevis.validation.kept import POSITIONS, kept
 from bgevis.validation.locate import worst
@@ -376,8 +376,8 @@ def test_kinds_and_rows_survive_the_manifest():
     assert (read.rows, read.axes, read.to_json()) == ("batch", DECODE.axes, DECODE.to_json())
     with pytest.raises(ValueError, match="no kind of output"):
         outputs.from_json({"is": "magic"})
-    assert first_embedding([DECODE, entry()]).name == "y"
-    assert first_embedding([DECODE]) is None
+    assert entry().embedding.name == "y"
+    assert DECODE.embedding is None
 
 
 FLOORS = Floors("int4", cosine=0.9, mean=0.99, overlap=0.8, activations=4)

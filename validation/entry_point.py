@@ -4,7 +4,7 @@ The same axis names are the jaxtyping names of the model's methods, the symbolic
 `jax.export`, the dynamic axes of ONNX and TensorFlow, and what the case generator draws from.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -139,8 +139,3 @@ class EntryPoint:
             "axes": {name: {"min": axis.low, "max": axis.high} for name, axis in self.axes.items()},
             "rows": self.rows,
         }
-
-
-def first_embedding(entries: Iterable[EntryPoint]) -> TensorSpec | None:
-    """Give what clients call the embedding: the first one of the first entry point that has one."""
-    return next((spec for entry in entries if (spec := entry.embedding)), None)
