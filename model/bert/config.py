@@ -69,6 +69,7 @@ CONFIG_HARMLESS: Harmless = {
     **dict.fromkeys(("remove_invalid_values", "exponential_decay_length_penalty"), _GENERATION),
     **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), _GENERATION),
     **dict.fromkeys(("use_bfloat16", "tf_legacy_loss"), "TensorFlow only"),
+    "tf_legacy_loss": _TRAINING,
     "transformers.js_config": "concerns Transformers.js only",
     "pruned_heads": Only(({}, None), "no head is taken away"),
     "prefix": Only((None, ""), "none"),
