@@ -17,7 +17,7 @@ from bgevis.converter.use.fixture import write_documents, write_fixture
 from bgevis.model.bert import FAMILY as BERT
 from bgevis.model.bert.config import UPSTREAM_DEFAULTS
 from bgevis.model.documents import Document, Given
-from bgevis.model.family import Source, config_to_json, dotted, families
+from bgevis.model.family import Source, config_from_json, config_to_json, dotted, families
 from bgevis.model.visualized_bge import FAMILY as VISUALIZED
 from bgevis.validation.errors import ConvertError, InputError
 
@@ -268,6 +268,8 @@ def test_prompts(folder):
     config = identify(folder, Options()).config
     assert BERT.texts(config).prefix == "q: "
     assert config.prompts == (("query", "q: "),)
+    assert json.loads(json.dumps(config_to_json(config))) == config_to_json(config)
+    assert config_from_json(type(config), config_to_json(config)) == config
     assert BERT.documents(config)["config_sentence_transformers.json"]["default_prompt_name"] == "query"
     change(folder, "config_sentence_transformers.json", default_prompt_name="plain")
     assert BERT.texts(identify(folder, Options()).config).prefix == ""
