@@ -51,7 +51,6 @@ def _convert(model: Model) -> None:
 def _export(model: Model, exporter: str) -> str:
     out = model.exports(exporter)
     sources = [ROOT / "benchmarks" / name for name in ("peer.py", "network.py", "models.py")]
-    sources += [ROOT / "model" / "torch_reference.py", *(ROOT / "model").glob("*/reference.py")]  # what they subclass
     sources += (ROOT / "model").glob("*/modeling.py") if exporter == "jax2onnx" else ()
     by = " ".join(f"{name} {installed(name)}" for name in MAKERS)
     if is_newer(out / "done", [model.checkpoint, *sources]) and (out / "done").read_text() == by:

@@ -63,7 +63,7 @@ class Model:
 
 def ensure_checkpoint(model: Model) -> None:
     """Write the seeded checkpoint unless it is there and newer than what writes it."""
-    sources = [ROOT / "converter" / "fixture.py", *(ROOT / "model" / model.family).glob("*.py")]
+    sources = [ROOT / "converter" / "use" / "fixture.py", *(ROOT / "model" / model.family).glob("*.py")]
     if model.packaged or is_newer(model.checkpoint, sources):
         return
     model.checkpoint.parent.mkdir(parents=True, exist_ok=True)

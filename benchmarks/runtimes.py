@@ -55,7 +55,7 @@ RUNTIMES = {
     "openvino-bf16": Runtime("OpenVINO, bf16: ours", "openvino-bf16", "ours"),
     "openvino-bf16-torchscript": Runtime("OpenVINO, bf16: TorchScript", "openvino-bf16", "torchscript"),
 }
-TORCH = ("torch", "bgevis.model.bert.reference")
+TORCH = ("torch", "benchmarks.network")
 OPENVINO = ("bgevis.exporters.openvino", "openvino")  # ours first: it keeps OpenVINO from reporting to anybody
 PACKAGES = {
     "onnxruntime": ("onnxruntime",),
@@ -122,15 +122,15 @@ def torch_module(model: Model, entry: EntryPoint, threads: int, way: str) -> Loa
 
     torch.set_num_threads(threads)
     network = load(model, scaled_dot_product)
-    if way == "bf16":
-        network.bfloat16().dtype = torch.bfloat16
+    dtype = torch.bfloat16 if way == "bf16" else torch.float32
+    network.to(dtype)
     compute = getattr(network, entry.name)
     if way == "compiled":
         compute = _compiled(compute)
 
     def prepare(arrays: Arrays) -> list[Any]:
         tensors = (torch.from_numpy(a) for a in arrays.values())
-        return [t.to(network.dtype) if t.is_floating_point() else t.long() for t in tensors]
+        return [t.to(dtype) if t.is_floating_point() else t.long() for t in tensors]
 
     def run(tensors: list[Any]) -> np.ndarray:
         with torch.inference_mode():
@@ -152,12 +152,13 @@ def _compiled(compute: Callable[..., Any]) -> Callable[..., Any]:
 def torch_float64(model: Model, entry: EntryPoint, threads: int) -> Loaded:
     import torch
 
-    from bgevis.model.torch_reference import TorchReference
+    from bgevis.model.family import families
+    from bgevis.model.reference import Original
 
-    from .network import load, spelled_out
+    from .network import read
 
     torch.set_num_threads(threads)
-    exact = TorchReference(load(model, spelled_out), "float64")
+    exact = families()[model.family].reference(model.config, Original(read(model))).in_dtype("float64")
     return lambda arrays: arrays, lambda arrays: exact.run(entry.name, arrays)["embeddings"]
 
 

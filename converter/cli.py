@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..validation.errors import ConvertError
+from ..validation.errors import ConvertError, Unexpected, raised
 from .stages import BY_NAME, STAGES, Stage
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -41,6 +41,13 @@ class Group(click.Group):
             failure = environment_failure(error, Path.cwd())
             click.echo(f"error: {failure}", err=True)
             context.exit(failure.exit_code)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # a fault of this tool: one message, and a traceback only when asked for
+            if context.params.get("debug"):
+                raise
+            click.echo(f"error: failed unexpectedly: {raised(error)}\nrun again with --debug to see where", err=True)
+            context.exit(Unexpected.exit_code)
 
     def list_commands(self, context: click.Context) -> list[str]:
         """List the commands in the order in which they are used, not by the alphabet."""
@@ -148,6 +155,17 @@ def export_options(command: Command) -> Command:
     return click.option("--opset", type=int, help="ONNX opset; default 23, or 18 via tf2onnx.")(command)
 
 
+def dtype_option(command: Command) -> Command:
+    """Add --dtype."""
+    return click.option(
+        "--dtype",
+        default="float32",
+        show_default=True,
+        type=click.Choice(["float32", "source"]),
+        help="What weights are stored as; source: each as CKPT has it. Computed in float32 either way.",
+    )(command)
+
+
 def precision_option(command: Command) -> Command:
     """Add --precision."""
     return click.option(
@@ -201,7 +219,8 @@ def parse_static(text: str) -> dict[str, int]:
 def main(debug: bool) -> None:
     """Convert PyTorch checkpoints to Orbax, SavedModel, ONNX and StableHLO, and prove that each is the same network.
 
-    Exit codes: 0 done, 1 a gate said no, 2 usage, 3 the input cannot be used, 4 the environment failed.
+    Exit codes: 0 done, 1 a gate said no, 2 usage, 3 the input cannot be used, 4 the environment failed,
+    5 a fault of this tool.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends as Ctrl-C does: in order
     if debug:
@@ -214,6 +233,7 @@ def main(debug: bool) -> None:
 @format_option
 @layout_option
 @source_options
+@dtype_option
 @export_options
 @jobs_option
 @click.option("--verify-rebuild", is_flag=True, help="Convert a second time and compare every file's bytes.")
@@ -237,6 +257,7 @@ def all_command(checkpoint: Path, out: Path, jobs: int, verify_rebuild: bool, as
 @checkpoint_argument
 @out_option
 @source_options
+@dtype_option
 @json_option
 def load(checkpoint: Path, out: Path, as_json: bool, **given: Any) -> None:
     """Make the run directory."""

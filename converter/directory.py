@@ -128,6 +128,7 @@ class RunDirectory:
             manifest["verdicts"][name] = verdict
             for entry, description in staged.programs.items():
                 manifest["entry_points"][entry]["programs"][staged.key] = description
+            manifest["proof"] = staged.proof or manifest.get("proof", {})
 
         self.update(record)
 
@@ -193,11 +194,13 @@ class Staged:
         out: write here, in the places that the files have in the run directory.
         key: of the format that `programs` belong to, as in the manifest.
         programs: entry point -> description of its program, to be stated in the manifest.
+        proof: what was proved and by whom, to be stated in the manifest.
     """
 
     out: Path
     key: str = ""
     programs: Mapping[str, Any] = field(default_factory=dict)
+    proof: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from ..exporters.base import PROGRAMS, WEIGHTS, Artifact, Exporter
 from ..model.family import Config, Family, config_from_json, families
+from ..validation import outputs
 from ..validation.entry_point import Axis, EntryPoint, TensorSpec
 from ..validation.errors import GateError, InputError
+from .certificate.ledger import numpy_dtype
 from .directory import Manifest, RunDirectory
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ LEDGER = "ledger.json"
 WEIGHTS_PATH = f"{PROGRAMS}/{WEIGHTS}"
 GOLDENS = "goldens"
 PROBES = f"{GOLDENS}/probes"
+END_TO_END = f"{GOLDENS}/end_to_end"
+JUDGE = f"{GOLDENS}/judge.json"
+"""Whose code the goldens come from, in which versions."""
 PARITY = "reports/parity.json"
 
 
@@ -33,32 +38,43 @@ def family_and_config(manifest: Manifest) -> tuple[Family, Config]:
 
 
 def network(manifest: Manifest) -> "Network":
-    """Give the NNX model that a manifest describes, without weights."""
+    """Give the NNX model that a manifest describes, without weights; leaves have the types they are stored as."""
     family, config = family_and_config(manifest)
-    return _built(family.network, config)
+    leaves = manifest.get("stored", {}).get("leaves", {})  # before there was a choice, it was float32
+    return _built(family.network, config, tuple(sorted(leaves.items())))
 
 
 @functools.lru_cache(maxsize=1)
-def _built(network: Callable[[Config], "Network"], config: Config) -> "Network":
+def _built(network: Callable[[Config], "Network"], config: Config, stored: tuple[tuple[str, str], ...]) -> "Network":
     """Build a model once for all stages of a process, and with it what is traced of it."""
-    return network(config)
+    return network(config).stored_as({leaf: numpy_dtype(dtype) for leaf, dtype in stored})
 
 
 def entry_points(manifest: Manifest) -> dict[str, EntryPoint]:
-    """Rebuild the entry points from the manifest alone."""
+    """Rebuild the entry points from the manifest alone.
+
+    Raises:
+        InputError: they contradict themselves.
+    """
 
     def tensors(items: list[dict]) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in items)
-
-    return {
-        name: EntryPoint(
-            name,
-            tensors(entry["inputs"]),
-            tensors(entry["outputs"]),
-            {axis: Axis(bounds["min"], bounds["max"]) for axis, bounds in entry["axes"].items()},
+        return tuple(
+            TensorSpec(t["name"], t["dtype"], tuple(t["shape"]), kind=outputs.from_json(t.get("kind"))) for t in items
         )
-        for name, entry in manifest["entry_points"].items()
-    }
+
+    try:
+        return {
+            name: EntryPoint(
+                name,
+                tensors(entry["inputs"]),
+                tensors(entry["outputs"]),
+                {axis: Axis(bounds["min"], bounds["max"]) for axis, bounds in entry["axes"].items()},
+                entry.get("rows"),
+            )
+            for name, entry in manifest["entry_points"].items()
+        }
+    except ValueError as error:
+        raise InputError(f"the manifest's entry points cannot be: {error}") from error
 
 
 def artifact(run: RunDirectory, exporter: Exporter) -> Artifact:

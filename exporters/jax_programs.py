@@ -3,15 +3,18 @@
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..validation.entry_point import EntryPoint
+from ..validation.errors import GateError
 
 if TYPE_CHECKING:
     import jax
     from jax.export import Exported
+    from jax.extend.core import Jaxpr, JaxprEqn
 
     from ..model.network import Function, Network, Traced, Weights
 
@@ -38,6 +41,9 @@ PLATFORMS = ("cpu",)
 
 Sizes = tuple[tuple[str, int], ...]
 """(Axis, size) of each axis that is fixed."""
+
+VHLO = re.compile(r"'vhlo\.(\w+?)(?:_v\d+)?'")
+"""How a serializer names the operation that it refuses."""
 
 PASSES = "func.func(stablehlo-legalize-composite-to-call)"
 
@@ -67,6 +73,9 @@ def lowered(network: "Network", entry_point: str, sizes: Sizes) -> "Exported":
 
     Sizes that are not fixed are symbolic. Nothing in a program depends on the platform that it was lowered for, so
     readers are told not to ask for it.
+
+    Raises:
+        GateError: the program has an operation that these readers do not know.
     """
     import jax
     from jax import export
@@ -77,7 +86,44 @@ def lowered(network: "Network", entry_point: str, sizes: Sizes) -> "Exported":
         function = jax.jit(_named(traced, network.entry_points[entry_point]), keep_unused=True)
         checks = [export.DisabledSafetyCheck.platform()]
         exported = export.export(function, platforms=PLATFORMS, disabled_checks=checks)(traced.weights, *inputs)
-    return dataclasses.replace(exported, mlir_module_serialized=portable(exported.mlir_module_serialized))
+    try:
+        module = portable(exported.mlir_module_serialized)
+    except Unwritable as error:
+        asked = _asked_for(traced.closed.jaxpr, error.operation)
+        raise GateError(
+            f"cannot write {entry_point} as StableHLO {STABLEHLO}, which has no such {error.operation}{asked}; what is "
+            "taken or put row by row (take_along_axis, vmap) goes as x[jnp.arange(rows)[:, None], places]"
+        ) from error
+    return dataclasses.replace(exported, mlir_module_serialized=module)
+
+
+class Unwritable(ValueError):
+    """An operation that StableHLO had not yet, or not in this form, when `STABLEHLO` was its version."""
+
+    def __init__(self, operation: str):
+        super().__init__(f"StableHLO {STABLEHLO} has no {operation}")
+        self.operation = operation
+
+
+def _asked_for(jaxpr: "Jaxpr", operation: str) -> str:
+    """Name the primitive that an operation comes from, and the line of the model that asked for it; "" if unknown."""
+    named = [(eqn, line) for eqn, line in _equations(jaxpr, "") if eqn.primitive.name.startswith(operation)]
+    batched = [each for each in named if getattr(each[0].params.get("dimension_numbers"), "operand_batching_dims", ())]
+    for eqn, line in (*batched, *named):
+        return f": the JAX primitive {eqn.primitive.name!r} asks for it, used at {line}"
+    return ""
+
+
+def _equations(jaxpr: "Jaxpr", caller: str) -> Iterator[tuple["JaxprEqn", str]]:
+    """Give every equation with its line; those of JAX's own functions with the line that calls them."""
+    from jax.extend import source_info_util
+    from jax.extend.core import jaxprs_in_params
+
+    for eqn in jaxpr.eqns:
+        line = source_info_util.summarize(eqn.source_info) or caller
+        yield eqn, line
+        for inner in jaxprs_in_params(eqn.params):
+            yield from _equations(inner, line)
 
 
 def _named(traced: "Traced", entry: EntryPoint) -> "Function":
@@ -109,14 +155,27 @@ def portable(module: bytes) -> bytes:
     JAX writes `erf` as a composite; TensorFlow 2.21 does not carry dynamic sizes into its decomposition.
 
     Raises:
-        ValueError: the module has an operation that this version had not yet.
+        Unwritable: the module has an operation that this version had not yet.
     """
     from jax.extend.mlir import ir, passmanager
     from jax.extend.mlir.dialects import stablehlo
 
     stablehlo.register_stablehlo_passes()
+    said: list[str] = []
+
+    def heard(diagnostic: Any) -> bool:
+        said.append(diagnostic.message)
+        return True  # else it is printed too
+
     with ir.Context() as context:
         stablehlo.register_dialect(context)
         parsed = stablehlo.deserialize_portable_artifact(context, module)
         passmanager.PassManager.parse(f"builtin.module({PASSES})").run(parsed.operation)
-        return stablehlo.serialize_portable_artifact(parsed, STABLEHLO)
+        handler: Any = context.attach_diagnostic_handler(heard)
+        try:
+            return stablehlo.serialize_portable_artifact(parsed, STABLEHLO)
+        except ValueError as error:
+            found = VHLO.search(" ".join(said))
+            raise Unwritable(found[1] if found else f"operation ({' '.join(said) or error})") from error
+        finally:
+            handler.detach()

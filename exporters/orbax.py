@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from ..model.runner import JaxRunner
 from ..validation.errors import EnvironmentFailure
+from ..validation.jax_runner import JaxRunner
 from .base import Artifact, Description, Exporter, Request
 from .weights import WeightsFile
 

@@ -1,11 +1,11 @@
 """TensorFlow SavedModel: one signature per entry point.
 
-A signature is one operator around the StableHLO that JAX lowers to, which XLA compiles; or, for readers
-without XLA, ordinary operators. The variables are named as the leaves and shared by all signatures. Loading
+A signature is one operator, made by jax2tf, around the StableHLO that JAX lowers to, which XLA compiles; or, for
+readers without XLA, ordinary operators. The variables are named as the leaves and shared by all signatures. Loading
 needs TensorFlow alone.
 
-Source: https://www.tensorflow.org/guide/saved_model; of the operator XlaCallModule, its registration in
-tensorflow/compiler/tf2xla/ops/xla_ops.cc and what jax.experimental.jax2tf gives it.
+Source: https://www.tensorflow.org/guide/saved_model and
+https://github.com/jax-ml/jax/blob/main/jax/experimental/jax2tf/README.md.
 """
 
 import functools
@@ -16,13 +16,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import EnvironmentFailure
 from ..validation.runner import Arrays
 from .base import Artifact, Description, Exporter, Plan, Request, UnreadableWeight
-from .jax_programs import lowered, reproducible_lowering, weights_of
+from .jax_programs import lowered, portable, reproducible_lowering, weights_of
 from .releases import TENSORFLOW, Need
 from .weights import WeightsFile
 
@@ -34,6 +35,8 @@ VARIABLES = "weights"
 """The attribute of the root object that holds the variables, nested as the modules are."""
 VALUE = ".ATTRIBUTES/VARIABLE_VALUE"
 """What TensorFlow's checkpoints append to the path of a variable."""
+XLA = "XlaCallModule"
+"""The operator that holds a program in StableHLO."""
 
 
 def write(request: Request) -> dict[str, Description]:
@@ -84,7 +87,7 @@ def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
         if key.startswith(f"{VARIABLES}/"):
             leaf = key.removeprefix(f"{VARIABLES}/").removesuffix(f"/{VALUE}").replace("/", ".")
             try:
-                array = reader.get_tensor(key)
+                array = np.asarray(reader.get_tensor(key))  # a scalar comes as a number
             except tf.errors.OpError as error:  # TensorFlow keeps a checksum of each variable
                 raise UnreadableWeight(leaf, error.message) from error
             yield leaf, array
@@ -139,8 +142,11 @@ def _fill(variables: Mapping[str, Any], weights: WeightsFile) -> None:
 
 def _tensor(memory: np.ndarray, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> Any:
     """Give bytes of `memory` as a tensor, without a copy."""
-    data = memory[offset : offset + math.prod(shape) * dtype.itemsize]
-    return _tensorflow().experimental.dlpack.from_dlpack(data.view(dtype).reshape(shape).__dlpack__())
+    tf = _tensorflow()
+    words = np.dtype(np.uint16) if dtype == ml_dtypes.bfloat16 else dtype  # numpy's DLPack knows no bfloat16
+    data = memory[offset : offset + math.prod(shape) * dtype.itemsize].view(words).reshape(shape)
+    tensor = tf.experimental.dlpack.from_dlpack(data.__dlpack__())
+    return tensor if words == dtype else tf.bitcast(tensor, dtype)
 
 
 def _nested(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,24 +158,25 @@ def _nested(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _signature(network: "Network", entry_point: str, variables: Mapping[str, Any]) -> Any:
-    """Trace an entry point for every size of its axes."""
+    """Trace an entry point for every size of its axes: a call of the program that StableHLO is written from."""
     tf = _tensorflow()
-    from tensorflow.compiler.tf2xla.python.xla import call_module  # the operator has no other name in Python
+    from jax.experimental import jax2tf
+
+    from ..model.network import bounds
 
     entry, program = network.entry_points[entry_point], lowered(network, entry_point, ())
-    names = weights_of(program)
+    convert = jax2tf.convert(
+        program.call,
+        polymorphic_shapes=[None, *(f"({', '.join(map(str, spec.shape))})" for spec in entry.inputs)],
+        polymorphic_constraints=bounds(entry.axes),
+        with_gradient=False,
+        native_serialization_platforms=program.platforms,
+        native_serialization_disabled_checks=program.disabled_safety_checks,
+    )
+    weights = {name: variables[name] for name in weights_of(program)}
 
     def call(*inputs: Any) -> Any:
-        results = call_module(
-            [*(variables[name] for name in names), *inputs],
-            version=program.calling_convention_version,
-            module=program.mlir_module_serialized,
-            Sout=[[d if isinstance(d, int) else None for d in result.shape] for result in program.out_avals],
-            Tout=[result.dtype for result in program.out_avals],
-            platforms=[platform.upper() for platform in program.platforms],
-            disabled_checks=[str(check) for check in program.disabled_safety_checks],
-        )
-        return dict(zip(sorted(spec.name for spec in entry.outputs), results, strict=True))
+        return convert(weights, *inputs)
 
     call.__name__ = entry_point
     return tf.function(call, autograph=False).get_concrete_function(*_tensor_specs(entry))
@@ -208,13 +215,13 @@ def _describe(entry_point: str, function: Any, ops: str) -> Description:
     operators = function.graph.get_operations()
     stated: Description = {"path": KEY, "signature": entry_point, "tensorflow": _tensorflow().__version__, "ops": ops}
     if ops == "xla":
-        call = next(op for op in operators if op.type == "XlaCallModule")
+        call = next(op for op in operators if op.type == XLA)
         return stated | {"xla_call_module": call.get_attr("version")}
     return stated | {"operators": sorted({op.type for op in operators} - {"Placeholder"})}
 
 
 def _normalize(path: Path) -> dict[str, Description]:
-    """Take out of the graph what the process had made before.
+    """Take out of the graph what the process had made before, and what only new readers know.
 
     Gives the tensors that a session feeds and fetches for each signature: C and Java know no signatures.
     """
@@ -224,6 +231,9 @@ def _normalize(path: Path) -> dict[str, Description]:
     graph = model.meta_graphs[0].graph_def
     _renumber(graph, model.meta_graphs[0].object_graph_def)
     for function in graph.library.function:
+        for node in function.node_def:
+            if node.op == XLA:  # jax2tf leaves StableHLO as JAX writes it
+                node.attr["module"].s = portable(node.attr["module"].s)
         for argument in function.arg_attr.values():
             name = argument.attr.get("_user_specified_name")
             if name is not None and name.s.isdigit():  # the number of a variable's handle

@@ -7,7 +7,7 @@ say. Its weights are the run's own file under the name that Transformers.js asks
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,9 @@ def _write(request: Request) -> dict[str, Description]:
     rules = json.loads((request.directory / "preprocess.json").read_text(encoding="utf-8"))
     if not rules["texts"]["tokenizer"]:
         raise InputError(f"the layout sentence-transformers needs a tokenizer: {rules['texts']['missing']}")
+    pooling = rules["embeddings"]["pooling"]
+    if pooling not in POOLED:
+        raise InputError(f"preprocess.json: pooling is {pooling}; sentence-transformers pools by {' or '.join(POOLED)}")
     folder = request.out / "onnx"
     folder.mkdir()
     opset = OPSET if request.opset is None else request.opset
@@ -60,7 +63,7 @@ def _write(request: Request) -> dict[str, Description]:
         "ir_version": program["ir_version"],
         "weights": f"{FOLDER}/onnx/{DATA}",
         "inputs": [spec.name for spec in entry.inputs],
-        "pooling": rules["embeddings"]["pooling"],
+        "pooling": pooling,
         "normalize": rules["embeddings"]["normalize"],
     }
     return {"encode_text": described}
@@ -111,7 +114,7 @@ def _special(tokenizer: Mapping[str, Any], texts: Mapping[str, Any]) -> dict[str
     words = tokenizer["model"]["vocab"]
     known = {i: w for w, i in words.items()} if isinstance(words, dict) else {i: w for i, (w, _) in enumerate(words)}
     ids = {"cls_token": texts["first_id"], "sep_token": texts["last_id"], "pad_token": texts["pad_id"]}
-    named = {key: added.get(token) or known[token] for key, token in ids.items()}
+    named = {key: added.get(token) or known[token] for key, token in ids.items() if token is not None}
     unknown = tokenizer["model"].get("unk_token") or known.get(tokenizer["model"].get("unk_id"))
     masks = [text for text in added.values() if text in ("[MASK]", "<mask>")]
     return named | ({"unk_token": unknown} if unknown else {}) | ({"mask_token": masks[0]} if masks else {})
@@ -129,8 +132,9 @@ def _signatures(artifact: Artifact) -> dict[str, EntryPoint]:
     found = {}
     for name, program in artifact.programs.items():
         entry = artifact.entry_points[name]
-        inputs = tuple(TensorSpec(given, "int32", ("batch", "tokens")) for given in program["inputs"])
-        states = TensorSpec("last_hidden_state", "float32", ("batch", "tokens", entry.outputs[0].shape[-1]))
+        shape = entry.inputs[0].shape
+        inputs = tuple(TensorSpec(given, "int32", shape) for given in program["inputs"])
+        states = TensorSpec("last_hidden_state", "float32", (*shape, entry.outputs[0].shape[-1]))
         found[name] = dataclasses.replace(entry, inputs=inputs, outputs=(states,))
     return found
 
@@ -139,6 +143,18 @@ def _runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
     from .onnx.read import OnnxRunner
 
     return Pooled(OnnxRunner(artifact, factors), artifact)
+
+
+def _mean(states: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    weights = mask[..., None].astype(np.float32)
+    return np.asarray((states * weights).sum(1) / np.maximum(weights.sum(1), np.float32(1e-9)))
+
+
+POOLED: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "cls": lambda states, mask: states[:, 0],
+    "mean": _mean,
+}
+"""What these clients do, by the words of preprocess.json."""
 
 
 class Pooled:
@@ -155,10 +171,7 @@ class Pooled:
         ids, mask = inputs.values()
         fed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         (states,) = self._states.run(entry_point, {name: fed[name] for name in program["inputs"]}).values()
-        pooled = states[:, 0]
-        if program["pooling"] == "mean":
-            weights = mask[..., None].astype(np.float32)
-            pooled = (states * weights).sum(1) / np.maximum(weights.sum(1), np.float32(1e-9))
+        pooled = POOLED[program["pooling"]](states, mask)
         if program["normalize"]:
             pooled = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), np.float32(1e-12))
         return {self._artifact.entry_points[entry_point].outputs[0].name: pooled}

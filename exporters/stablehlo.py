@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..model.runner import JaxRunner
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import GateError, InputError
+from ..validation.jax_runner import JaxRunner
 from ..validation.runner import Arrays
 from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Plan, Request
 from .jax_programs import STABLEHLO, lowered, weights_of

@@ -1,4 +1,4 @@
-"""The words that a family is declared with: Rule, Tie, Drop, Source, Family. Imports no framework.
+"""The words that a family is declared with: Rule, Tie, Drop, Split, Merge, Source, Family. Imports no framework.
 
 A family is one folder of this package with a FAMILY in it, or FAMILIES; adding one adds a folder and nothing else.
 """
@@ -7,20 +7,24 @@ import dataclasses
 import importlib
 import pkgutil
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..validation.cases import Case, cases
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import InputError
 from ..validation.probe import Exponents
+from ..validation.procedure import Greedy
+from .derived import rank_axis
 from .documents import JSON, Configured, Document, Given, Settled
 
 if TYPE_CHECKING:
     from .network import Network
-    from .torch_reference import TorchReference
+    from .parts import Part
+    from .reference import Encode, Original, Reference
 
 Shapes = Mapping[str, tuple[int, ...]]
 Config = Any
@@ -58,7 +62,55 @@ class Drop:
     reason: str
 
 
-Rules = tuple[Rule | Tie | Drop, ...]
+@dataclass(frozen=True)
+class Split:
+    """A checkpoint name holds several tensors side by side; each goes on under a name of its own, as if it were read.
+
+    `layout` names the axes of the packed tensor and `axis` the one that is cut, one thick for each part; or
+    `extents` say for each part what axes stand in its place:
+
+        Split("{i}.Wqkv", ("{i}.q", "{i}.k", "{i}.v"), "(p h d) e", "p")                       each "(h d) e"
+        Split("{i}.Wqkv", ("{i}.q", "{i}.k", "{i}.v"), "n e", "n", ("h d", "g d", "g d"))      "(h d) e", "(g d) e"
+    """
+
+    source: str
+    targets: tuple[str, ...]
+    layout: str
+    axis: str
+    extents: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.targets) < 2 or len(self.extents) not in (0, len(self.targets)):
+            raise ValueError(f"{self.source}: two targets or more, each with an extent or none")
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Three checkpoint names make one tensor: `source` + scale · B · A, a low-rank adapter (LoRA) on its base.
+
+    All three have the same fields, `target` may use them. `layouts` name the axes of base, A and B; what A and B have
+    and the base has not is the rank. The scale is alpha / rank, or alpha / sqrt(rank) with `rslora`; an `alpha` of
+    None says that the configuration does not state it, and is an error. The sum is rounded to `dtype`, else to the
+    base's: in half precision that makes another network than base and adapter side by side, which the judge tells.
+
+        Merge("{i}.base_layer.weight", "{i}.lora_A.weight", "{i}.lora_B.weight", "{i}.weight",
+              ("(h d) e", "r e", "(h d) r"), config.lora_alpha)
+    """
+
+    source: str
+    a: str
+    b: str
+    target: str
+    layouts: tuple[str, str, str]
+    alpha: float | None
+    rslora: bool = False
+    dtype: str = ""
+
+    def __post_init__(self) -> None:
+        rank_axis(self.layouts)
+
+
+Rules = tuple[Rule | Tie | Drop | Split | Merge, ...]
 
 
 @dataclass(frozen=True)
@@ -153,21 +205,21 @@ class Family:
         configure: sizes from shapes, the rest from documents, the command line or published sizes; raises InputError
             naming the field that is stated nowhere, wrongly, or in a way that the network does not compute.
         config: the configuration's class.
-        rules: checkpoint name -> leaf.
-        axes: sizes of the axes that the rules' layouts name.
+        part: what is declared about names in the checkpoint and in the model: rules, shapes, probes.
         entry_points: what can be called.
         network: the NNX model behind the entry points.
-        reference: the PyTorch original, loaded from the checkpoint by its own names.
+        reference: the PyTorch original: upstream's own classes where they can be installed, see `upstream.py`.
         sizes: published sizes by name, and a tiny one.
-        layout: names and shapes of the upstream checkpoint, as `fixture` writes it.
-        constants: tensors that are computed rather than trained (rotary tables), by name in the upstream checkpoint.
-        images: how pictures become the input, as preprocess.json states it (docs/pack.md); None for families without.
+        images: how pictures become the input, as preprocess.json states it (docs/pack.md), or that nobody says and
+            why; None for families without pictures.
         embeddings: what the outputs are: {"pooling": "cls", "normalize": True}, for preprocess.json.
         hugging_face: what Hugging Face's clients need; None for families that they do not know.
-        probes: name -> what some leaves are multiplied by, see `validation/probe.py`.
+        encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
         anchor: a name that each checkpoint of the family has; what stands before it is a wrapper's prefix.
         documents: what upstream writes beside such a checkpoint, by place, as JSON.
         texts: what is done to raw texts before they are ids; None where nothing but each entry point's bound is known.
+        cases: inputs of the family's own, beside those that are drawn: what tells a mistake that no draw shows.
+        procedures: loops over entry points, such as greedy generation.
     """
 
     name: str
@@ -175,21 +227,47 @@ class Family:
     recognise: Callable[[Source], str]
     configure: Callable[[Source], Configured]
     config: type
-    rules: Callable[[Config], Rules]
-    axes: Callable[[Config], Mapping[str, int]]
+    part: Callable[[Config], "Part"]
     entry_points: Callable[[Config], tuple[EntryPoint, ...]]
     network: Callable[[Config], "Network"]
-    reference: Callable[[Config, Mapping[str, Any]], "TorchReference"]
+    reference: Callable[[Config, "Original"], "Reference"]
     sizes: Mapping[str, Config]
-    layout: Callable[[Config], Shapes]
-    constants: Callable[[Config], Mapping[str, np.ndarray]] = lambda config: {}
-    images: Callable[[Config], Mapping[str, Any]] | None = None
+    images: Callable[[Config], Mapping[str, Any] | None] = lambda config: None
     embeddings: Callable[[Config], Mapping[str, Any]] = lambda config: {}
     hugging_face: Callable[[Config], HuggingFace] | None = None
-    probes: Callable[[Config], Mapping[str, Exponents]] = lambda config: {}
+    encode: Callable[[Config, "Original", "Reference"], Mapping[str, "Encode"]] | None = None
     anchor: str = ""
     documents: Callable[[Config], Mapping[str, JSON]] = lambda config: {}
     texts: Callable[[Config], TextRules] | None = None
+    cases: Callable[[Config], tuple[Case, ...]] = lambda config: ()
+    procedures: Callable[[Config], tuple[Greedy, ...]] = lambda config: ()
+
+    def all_cases(
+        self, config: Config, entry: EntryPoint, weights: int, static: Iterable[Mapping[str, int]] = ()
+    ) -> list[Case]:
+        """Give every case of an entry point: those drawn for a network of so many numbers, and the family's own."""
+        own = [dataclasses.replace(case, stated=True) for case in self.cases(config) if case.entry_point == entry.name]
+        return [*cases(entry, static, weights=weights), *own]
+
+    def rules(self, config: Config) -> Rules:
+        """Give what becomes of each checkpoint name."""
+        return self.part(config).rules
+
+    def axis_sizes(self, config: Config) -> Mapping[str, int]:
+        """Give the sizes of the axes that the rules' layouts name."""
+        return self.part(config).axis_sizes
+
+    def checkpoint_shapes(self, config: Config) -> Shapes:
+        """Give names and shapes of the upstream checkpoint, as `fixture` writes it."""
+        return self.part(config).checkpoint_shapes
+
+    def constants(self, config: Config) -> Mapping[str, np.ndarray]:
+        """Give the tensors that are computed rather than trained, by checkpoint name."""
+        return self.part(config).constants
+
+    def probes(self, config: Config) -> Mapping[str, Exponents]:
+        """Give the probes."""
+        return self.part(config).probes
 
 
 def families() -> dict[str, Family]:

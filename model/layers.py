@@ -1,4 +1,4 @@
-"""Layers that families share: linear, layer norm, embedding, with parameters named as Flax names them.
+"""Layers that families share: linear, norms, embedding, patches, with parameters named as Flax names them.
 
 Kernels keep their heads apart, as Flax's attention does: (embed, heads, head_dim) into the heads and
 (heads, head_dim, embed) out of them.
@@ -6,8 +6,8 @@ Kernels keep their heads apart, as Flax's attention does: (embed, heads, head_di
 
 import functools
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias, overload
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,16 @@ ACTIVATIONS = {
     "gelu": ops.gelu,
     "gelu_new": ops.gelu_tanh,
     "gelu_pytorch_tanh": ops.gelu_tanh,
+    "quick_gelu": ops.quick_gelu,
     "silu": ops.silu,
     "swish": ops.silu,
     "relu": jax.nn.relu,
 }
 """Hugging Face's `hidden_act` -> function. What is missing here is refused, never approximated."""
+
+
+Size: TypeAlias = Any
+"""Of an axis: an int or, while JAX traces, a symbolic dimension."""
 
 
 class Linear(nnx.Module):
@@ -54,6 +59,17 @@ class LayerNorm(nnx.Module):
         return ops.layer_norm(x, self.scale[...], self.bias[...], epsilon=self.epsilon)
 
 
+class RMSNorm(nnx.Module):
+    """Normalisation of the last axis by its root mean square; nothing is subtracted or added."""
+
+    def __init__(self, width: int, epsilon: float):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        return ops.rms_norm(x, self.scale[...], epsilon=self.epsilon)
+
+
 class Embedding(nnx.Module):
     """A table of vectors, looked up by id. An id outside the table gives NaN, never a neighbour's vector."""
 
@@ -63,31 +79,72 @@ class Embedding(nnx.Module):
     def __call__(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape width"]:
         return self.embedding[...].at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
+    def first(self, count: Size) -> Float[Array, "1 count width"]:
+        """Give the first rows in order, as the positions of every text that starts at the first one."""
+        return self.embedding[None, :count]
 
-def tapped(name: str, layer: nnx.Module, x: Array) -> Array:
+
+class PatchEmbedding(Linear):
+    """Pictures, channels last, cut into squares that do not overlap, each square turned into a vector, row by row."""
+
+    def __init__(self, size: int, channels: int, width: int, *, use_bias: bool = True, rngs: nnx.Rngs):
+        super().__init__((size, size, channels), (width,), use_bias=use_bias, rngs=rngs)
+        self.size = size
+
+    def __call__(self, images: Float[Array, "batch height width_px channels"]) -> Float[Array, "batch patches width"]:
+        batch, height, width, channels = images.shape
+        rows, columns, size = height // self.size, width // self.size, self.size
+        cut = images.reshape(batch, rows, size, columns, size, channels).transpose(0, 1, 3, 2, 4, 5)
+        return super().__call__(cut.reshape(batch, rows * columns, size, size, channels))
+
+
+def tapped(name: str, layer: Callable[..., Array], *inputs: Any) -> Array:
     """Apply `layer` and record what it gives under `name`, the layer's own place in the module tree."""
-    return tap(name, layer(x))
+    return tap(name, layer(*inputs))
 
 
-def in_turn(layers: Iterable[nnx.Module], name: str, x: Array, *others: Array, remat: bool = False) -> Array:
+@overload
+def in_turn(layers: Iterable[nnx.Module], name: str, x: Array, *others: Any, remat: bool = False) -> Array: ...
+@overload
+def in_turn(
+    layers: Iterable[nnx.Module], name: str, x: Array, *others: Any, own: Sequence[Any], remat: bool = False
+) -> tuple[Array, list[Any]]: ...
+def in_turn(
+    layers: Iterable[nnx.Module],
+    name: str,
+    x: Array,
+    *others: Any,
+    own: Sequence[Any] | None = None,
+    remat: bool = False,
+) -> Array | tuple[Array, list[Any]]:
     """Apply layers one after the other, each in the scope `name`.i, to x and the same further arguments.
+
+    With `own`, which holds something for each layer, such as its cache, a layer takes x, its own and the others, and
+    gives x and its own anew; then the result is x and what all layers gave.
 
     While JAX traces, layers of one kind are traced once and lowered to one function, which each of them calls with its
     own weights. Where intermediate values are recorded, and where nothing is traced, each is simply called. With
     `remat`, the backward pass computes each layer again instead of keeping its activations.
     """
 
-    def call(layer: nnx.Module, x: Array, *others: Array) -> Array:
+    def call(layer: nnx.Module, *inputs: Any) -> Any:
         function = type(layer).__call__
-        return (nnx.remat(function) if remat else function)(layer, x, *others)
+        return (nnx.remat(function) if remat else function)(layer, *inputs)
 
     # Made anew for each program: what is traced depends on more than its arguments (`ops.native_operators`).
     @functools.partial(jax.jit, static_argnums=0)
-    def layer(graph: Any, state: Any, x: Array, *others: Array) -> Array:
-        return call(nnx.merge(graph, state), x, *others)
+    def layer(graph: Any, state: Any, *inputs: Any) -> Any:
+        return call(nnx.merge(graph, state), *inputs)
 
     shared = isinstance(x, jax.core.Tracer) and not is_recording()
+    given = []
     for i, each in enumerate(layers):
+        inputs = (x, *others) if own is None else (x, own[i], *others)
         with scope(f"{name}.{i}"):
-            x = layer(*nnx.split(each), x, *others) if shared else call(each, x, *others)
-    return x
+            result = layer(*nnx.split(each), *inputs) if shared else call(each, *inputs)
+        if own is None:
+            x = result
+        else:
+            x, kept = result
+            given.append(kept)
+    return x if own is None else (x, given)

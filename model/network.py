@@ -1,5 +1,6 @@
 """A network as exporters see it: entry points and pure functions of (weights, inputs), no family in sight."""
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from flax import nnx
 from jax import export
 from jax.extend.core import ClosedJaxpr
 
-from ..validation.entry_point import EntryPoint
+from ..validation.dims import size
+from ..validation.entry_point import Axis, EntryPoint
 
 Weights = Mapping[str, jax.Array]
-"""Flat: dotted path of the leaf ("text.layers.0.attention.query.kernel") -> array, float32."""
+"""Flat: dotted path of the leaf ("text.layers.0.attention.query.kernel") -> array, in the type that it is stored as."""
 
 Function = Callable[..., dict[str, jax.Array]]
 """(weights, *inputs in the entry point's order) -> outputs by name. Pure, so it can be jitted, exported, traced."""
@@ -35,13 +37,29 @@ class Network:
         self._graph, self._state = nnx.split(nnx.eval_shape(lambda: build(_OneKey())))
         leaves = {_dotted(path): leaf.get_value() for path, leaf in nnx.to_flat_state(self._state)}
         self.leaves: dict[str, jax.ShapeDtypeStruct] = dict(sorted(leaves.items()))
+        self.plain = self
+        """The same network with each leaf stored in the type that it is computed with."""
+
+    def stored_as(self, dtypes: Mapping[str, Any]) -> "Network":
+        """Give the same network with some leaves stored in other types; it converts them when it uses them."""
+        if not dtypes:
+            return self
+        other = copy.copy(self)
+        other.leaves = {
+            name: jax.ShapeDtypeStruct(leaf.shape, dtypes.get(name, leaf.dtype)) for name, leaf in self.leaves.items()
+        }
+        return other
 
     def module(self, weights: Mapping[str, Any]) -> nnx.Module:
-        """Rebuild the NNX module around `weights`. Leaves that are not given stay abstract and fail when used."""
-        state = [
-            (path, leaf.replace(weights.get(_dotted(path), leaf.get_value())))
-            for path, leaf in nnx.to_flat_state(self._state)
-        ]
+        """Rebuild the NNX module around `weights`, converted to the types that it computes with.
+
+        Leaves that are not given stay abstract and fail when used.
+        """
+        state = []
+        for path, leaf in nnx.to_flat_state(self._state):
+            own = leaf.get_value()
+            given = weights.get(_dotted(path), own)
+            state.append((path, leaf.replace(given if given.dtype == own.dtype else given.astype(own.dtype))))
         return nnx.merge(self._graph, nnx.from_flat_state(state))
 
     def function(self, entry_point: str) -> Function:
@@ -59,13 +77,11 @@ class Network:
         """Give the abstract inputs, with symbolic dimensions for the axes that `sizes` does not fix."""
         entry = self.entry_points[entry_point]
         free = {name: axis for name, axis in entry.axes.items() if name not in (sizes or {})}
-        constraints = [f"{name} >= {axis.low}" for name, axis in free.items() if axis.low > 1]
-        constraints += [f"{name} <= {axis.high}" for name, axis in free.items() if axis.high is not None]
-        scope = export.SymbolicScope(constraints)
+        scope = export.SymbolicScope(bounds(free))
         symbols = {name: export.symbolic_shape(name, scope=scope)[0] for name in free}
-        dims: dict[str, Any] = {**symbols, **(sizes or {})}
+        known: dict[str, Any] = {**symbols, **(sizes or {})}
         return tuple(
-            jax.ShapeDtypeStruct(tuple(dims[d] if isinstance(d, str) else d for d in spec.shape), jnp.dtype(spec.dtype))
+            jax.ShapeDtypeStruct(tuple(size(dim, known) for dim in spec.shape), jnp.dtype(spec.dtype))
             for spec in entry.inputs
         )
 
@@ -80,10 +96,23 @@ class Network:
         specs = {name: self.leaves[name] for name in weights}
         return Traced(traced.jaxpr.replace(jaxpr=kept), specs, traced.out_info)
 
+    def unread(self) -> list[str]:
+        """Name the leaves that no entry point reads; traces no more of them than it must."""
+        left = set(self.leaves)
+        for name in sorted(self.entry_points, key=lambda name: -len(self.entry_points[name].inputs)):
+            left -= set(self.used_weights(name)) if left else set()
+        return sorted(left)
+
     @functools.cache  # noqa: B019 - a network lives as long as its process
     def used_weights(self, entry_point: str) -> tuple[str, ...]:
         """Name the leaves that an entry point reads, sorted: a program asks for no others."""
         return tuple(self.trace(self.function(entry_point), *self.input_specs(entry_point)).weights)
+
+
+def bounds(axes: Mapping[str, Axis]) -> list[str]:
+    """State what sizes the axes have in JAX's words, where it knows no better than "at least 1"."""
+    lowest = [f"{name} >= {axis.low}" for name, axis in axes.items() if axis.low > 1]
+    return lowest + [f"{name} <= {axis.high}" for name, axis in axes.items() if axis.high is not None]
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,15 @@
-"""Programs of JAX as Runners: functions of the inputs, and the NNX model on its weights."""
+"""The NNX model on its weights as a Runner."""
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..validation.entry_point import EntryPoint
 from ..validation.goldens import sample
+from ..validation.jax_runner import JaxRunner
 from ..validation.runner import Arrays
 from ..validation.taps import recording
 
@@ -26,24 +25,6 @@ if TYPE_CHECKING:
     import jax
 
     from .network import Network
-
-
-@dataclass(frozen=True)
-class JaxRunner:
-    """Runs functions of the inputs alone, in the entry point's order, in JAX on its default device."""
-
-    name: str
-    entry_points: Mapping[str, EntryPoint]
-    functions: Mapping[str, Callable[..., Arrays]]
-
-    def run(self, entry_point: str, inputs: Arrays) -> Arrays:
-        """Compute `entry_point`; what JAX has not yet compiled for these shapes it compiles now."""
-        import jax
-
-        entry = self.entry_points[entry_point]
-        with jax.default_matmul_precision("highest"):
-            outputs = self.functions[entry_point](*(inputs[spec.name] for spec in entry.inputs))
-        return {spec.name: np.asarray(outputs[spec.name]) for spec in entry.outputs}
 
 
 class NNXRunner:

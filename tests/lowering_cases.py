@@ -10,6 +10,8 @@ from jax import export, lax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from bgevis.exporters.lowering.walk import CALLS, NOTHING
+from bgevis.model import ops
+from bgevis.model.attention import causal, mask_bias
 
 SIZES = {"b": 2, "t": 3}
 
@@ -215,6 +217,36 @@ CASES = {
     "gelu": (lambda x: jax.nn.gelu(x, approximate=False), X),
     "remat": (lambda x: jax.checkpoint(jnp.sin)(x), X),
 }  # fmt: skip
+
+HEADS, GROUPS = Arg("b t 4 6"), Arg("b t 2 6")
+NATIVE = {
+    "layer_norm": (lambda x, s, b: ops.layer_norm(x, s, b, epsilon=1e-3), X, Arg("4"), Arg("4")),
+    "rms_norm": (lambda x, s: ops.rms_norm(x, s, epsilon=1e-3), X, Arg("4")),
+    "gelu": (ops.gelu, X),
+    "gelu_tanh": (ops.gelu_tanh, X),
+    "silu": (ops.silu, X),
+    "quick_gelu": (ops.quick_gelu, X),
+    "attention": (lambda q, k, v: ops.attention(q, k, v, scale=0.4), HEADS, HEADS, HEADS),
+    "attention of causal rows": (
+        lambda q, k, v: ops.attention(q, k, v, mask_bias(causal(q.shape[1]), -1e9), scale=0.4), HEADS, HEADS, HEADS
+    ),
+    "attention with a bias of each head": (
+        lambda q, k, v, b: ops.attention(q, k, v, b, scale=0.4), HEADS, HEADS, HEADS, Arg("1 4 t t")
+    ),
+    "attention to another sequence": (
+        lambda q, k, v: ops.attention(q, k, v, scale=0.4), HEADS, Arg("b 5 4 6"), Arg("b 5 4 6")
+    ),
+    "attention with shared keys and values": (
+        lambda q, k, v: ops.attention(q, k, v, scale=0.4), HEADS, GROUPS, GROUPS
+    ),
+    "rotary pairs": (lambda x, c, s: ops.rotary_embedding(x, c, s, interleaved=True), HEADS, Arg("t 3"), Arg("t 3")),
+    "rotary halves": (lambda x, c, s: ops.rotary_embedding(x, c, s, interleaved=False), HEADS, Arg("t 3"), Arg("t 3")),
+    "rotary rows": (
+        lambda x, c, s: ops.rotary_embedding(x, c, s, interleaved=False), HEADS, Arg("b t 3"), Arg("b t 3")
+    ),
+    "l2_normalize": (lambda x: ops.l2_normalize(x, epsilon=1e-3), X),
+}  # fmt: skip
+"""The operators of `model/ops.py`, each way that they can be called."""
 
 
 def primitives(jaxpr):

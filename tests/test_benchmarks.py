@@ -6,21 +6,82 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from bgevis.converter.use.fixture import write_fixture
+from bgevis.model.family import families
+from bgevis.validation.cases import cases
 
 ROOT = Path(__file__).resolve().parents[1]
 
 if not (ROOT / "benchmarks").is_dir():
     pytest.skip("benchmarks belong to a checkout, not to an installation", allow_module_level=True)
-for package in ("torch", "onnx", "onnxruntime", "psutil"):
+for package in ("torch", "onnx", "onnxruntime", "psutil", "sentence_transformers"):
     pytest.importorskip(package)
 sys.path.append(str(ROOT))
 
-from benchmarks import convert, plot, report
+import torch
+
+from benchmarks import convert, exports, models, network, plot, report
 from benchmarks.measure import Usage, last_words
 from benchmarks.models import Model
+from bgevis.model.reference import Original
+
+TEXT = families()["bert"].sizes["tiny"]
+VARIANTS = {
+    "bert": TEXT,
+    "bert, mean": replace(TEXT, pooling="mean", normalize=False),
+    "bert, xlm-roberta": replace(TEXT, model_type="xlm-roberta", pad_token_id=1, cls_token_id=0, sep_token_id=2),
+    "visualized_bge": families()["visualized_bge"].sizes["tiny"],
+}
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(models, "BUILD", tmp_path)
+    monkeypatch.setenv("BGEVIS_BENCH_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("attend", [network.spelled_out, network.scaled_dot_product])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.usefixtures("build")
+def test_what_peers_are_given_is_the_network(variant, attend, monkeypatch):
+    family = families()[variant.partition(",")[0]]
+    monkeypatch.setitem(family.sizes, "variant", VARIANTS[variant])
+    model = Model(family.name, "variant")
+    write_fixture(family.name, model.size, 5, "float32", model.checkpoint)
+    reference = family.reference(model.config, Original(network.read(model)))
+    plain = network.load(model, attend)
+    for entry in model.entry_points.values():
+        for case in cases(entry):
+            wanted = reference.run(entry.name, case.inputs)["embeddings"]
+            tensors = (torch.from_numpy(array) for array in case.inputs.values())
+            found = getattr(plain, entry.name)(*(t if t.is_floating_point() else t.long() for t in tensors)).numpy()
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6, err_msg=f"{entry.name}, {case.name}")
+
+
+def test_loading_what_peers_are_given_imports_no_compiler(build):
+    write_fixture("bert", "tiny", 5, "float32", Model("bert", "tiny").checkpoint)
+    said = "import sys; from benchmarks.network import *; load(Model('bert', 'tiny'), spelled_out)"
+    command = [sys.executable, "-c", f"{said}; print('torch._dynamo' in sys.modules)"]
+    assert subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout == "False\n"
+
+
+def test_what_is_current_is_not_made_again(build):
+    model = Model("bert", "tiny")
+    made = []
+    for _ in range(2):
+        assert not exports.ensure_exports(model, ["torchscript"])
+        made.append(
+            {file: file.stat().st_mtime_ns for file in (model.checkpoint, model.exports("torchscript") / "done")}
+        )
+    assert made[0] == made[1]
+    assert build in model.checkpoint.parents
 
 
 def bench(name: str, build: Path, *arguments: str) -> dict:

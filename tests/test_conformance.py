@@ -36,7 +36,7 @@ class Converted:
         self.network = self.family.network(self.config)
         found = assign(identified.checkpoint.tensors, self.family.rules(self.config), self.network.leaves)
         assert found.problems == ()
-        self.ledger = Ledger(self.family.name, self.family.axes(self.config), found.entries)
+        self.ledger = Ledger(self.family.name, self.family.axis_sizes(self.config), found.entries)
         self.weights = {
             leaf: jnp.asarray(np.ascontiguousarray(self.ledger.leaf(name, identified.checkpoint.read(name))))
             for leaf, name in self.ledger.leaves.items()
@@ -296,7 +296,7 @@ def test_full_size_layouts_are_upstreams(oracles):
     for size in ("base", "m3"):
         listing = (oracles / "visualized_bge" / f"keys_{size}_full_size.tsv").read_text().splitlines()
         wanted = {line.split("\t")[0]: line.split("\t")[1] for line in listing if line.strip()}
-        layout = family.layout(family.sizes[size])
+        layout = family.checkpoint_shapes(family.sizes[size])
         assert {name: str(shape) for name, shape in layout.items()} == wanted
         found = assign(layout, family.rules(family.sizes[size]), family.network(family.sizes[size]).leaves)
         assert found.problems == ()

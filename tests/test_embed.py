@@ -267,6 +267,7 @@ def altered_rules(folder: Path) -> None:
 def altered_filter(folder: Path) -> None:
     rules = json.loads((folder / "preprocess.json").read_text())
     rules["images"]["steps"][0]["filter"] = "bilinear"
+    del rules["images"]["steps"][0]["a"]
     (folder / "preprocess.json").write_text(json.dumps(rules))
 
 
@@ -294,3 +295,31 @@ def test_an_altered_pack_is_refused(alter, problem, directory, tmp_path):
     assert all(row.passed for row in Pack(tmp_path).rows())
     alter(tmp_path)
     assert any(problem in row.problem for row in Pack(tmp_path).rows() if not row.passed)
+
+
+def test_what_embeds_is_chosen_not_what_takes_the_same():
+    """Two entry points take texts and pictures; the first gives scores."""
+    from types import SimpleNamespace
+
+    from bgevis.converter.use.artifacts import Artifacts
+    from bgevis.validation.entry_point import Axis, EntryPoint, TensorSpec
+    from bgevis.validation.outputs import Embedding, Scores
+
+    inputs = tuple(TensorSpec(name, "float32", ("n", 3)) for name in ("images", "ids", "mask"))
+    scores = TensorSpec("scores", "float32", ("n", 2), kind=Scores())
+    vector = TensorSpec("fused", "float32", ("n", 3), kind=Embedding())
+    several = [
+        EntryPoint("compare", inputs, (scores,), {"n": Axis()}),
+        EntryPoint("fuse", inputs, (scores, vector), {"n": Axis()}),
+    ]
+    rules = {
+        "texts": {"inputs": {"ids": "ids", "mask": "mask"}},
+        "images": {"input": "images"},
+        "embeddings": {"outputs": {"fuse": "fused"}},
+    }
+    opened = object.__new__(Artifacts)
+    opened.path, opened._preprocessor = "run", SimpleNamespace(rules=rules)
+    opened.entry_points = {entry.name: entry for entry in several}
+    assert [each if isinstance(each, str) else each.name for each in opened._entry(True, True)] == ["fuse", "fused"]
+    with pytest.raises(InputError, match=r"no entry point for texts that embeds it .*-> scores"):
+        opened._entry(True, False)

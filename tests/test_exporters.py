@@ -12,11 +12,16 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
+from flax import nnx
 
 from bgevis.exporters.base import Exporter, exporters
 from bgevis.exporters.weights import WeightsFile
+from bgevis.model.network import Network
+from bgevis.validation.entry_point import Axis, EntryPoint, TensorSpec
 from bgevis.validation.errors import EnvironmentFailure
 
 HERE = Path(__file__).parent
@@ -182,6 +187,36 @@ def test_every_leaf_is_read_back_bit_for_bit(reopened, name):
     for leaf in got:
         assert got[leaf].dtype == want[leaf].dtype
         np.testing.assert_array_equal(got[leaf], want[leaf])
+
+
+class Short(nnx.Module):
+    """Has weights in sixteen bits, which are cast where they are used."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.scale = nnx.Param(jnp.ones((3, 5), jnp.bfloat16))
+        self.shift = nnx.Param(jnp.ones(5, jnp.float16))
+
+    def encode(self, rows: jax.Array) -> jax.Array:
+        """(batch, 3) -> (batch, 5)."""
+        return rows @ self.scale[...].astype(jnp.float32) + self.shift[...].astype(jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("format_", "options"), [*((name, {}) for name in FORMATS), ("saved-model", {"ops": "tensorflow"})]
+)
+def test_weights_in_sixteen_bits_stay_what_they_are(tmp_path, format_, options):
+    rows, results = TensorSpec("rows", "float32", ("batch", 3)), TensorSpec("results", "float32", ("batch", 5))
+    network = Network(Short, (EntryPoint("encode", (rows,), (results,), {"batch": Axis()}),))
+    artifact = tiny.export(exporters()[format_], network, tmp_path / "run", **options)
+    want, got = leaves(artifact.directory), dict(exporters()[format_].read_weights(artifact))
+    assert {name: array.dtype for name, array in want.items()} == {"scale": ml_dtypes.bfloat16, "shift": np.float16}
+    for name, array in want.items():
+        assert got[name].dtype == array.dtype
+        np.testing.assert_array_equal(got[name].view(np.uint16), array.view(np.uint16))
+    case = {"rows": np.array([[1, 2, 3], [-1, 0.5, 0.25]], np.float32)}
+    expected = case["rows"] @ want["scale"].astype(np.float32) + want["shift"].astype(np.float32)
+    outputs = exporters()[format_].open(artifact).run("encode", case)
+    np.testing.assert_allclose(outputs["results"], expected, rtol=0, atol=FLOAT_NOISE)
 
 
 def test_the_runner_names_its_runtime_and_version(reopened):

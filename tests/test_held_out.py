@@ -8,6 +8,7 @@ the configuration files beside the checkpoint alone.
 import dataclasses
 import importlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -153,13 +154,15 @@ def test_a_wrong_rule_is_named(scene, tmp_path, monkeypatch):
     family = families()[name]
 
     def mistaken(config):
-        rules = []
-        for rule in family.rules(config):
-            square = isinstance(rule, Rule) and rule.target.startswith("text.") and rule.layout == "(h d) e -> e h d"
-            rules.append(dataclasses.replace(rule, layout="(d h) e -> e h d") if square else rule)
-        return tuple(rules)
+        part, rules = family.part(config), []
+        for rule in part.rules:
+            square = isinstance(rule, Rule) and re.fullmatch(r"text\..*\.(query|key|value)\.kernel", rule.target)
+            changed = re.sub(r"\((\S+) (\S+)\)", r"(\2 \1)", rule.layout) if square else ""
+            rules.append(dataclasses.replace(rule, layout=changed) if square else rule)
+        assert tuple(rules) != part.rules
+        return dataclasses.replace(part, rules=tuple(rules))
 
-    with_family(monkeypatch, name, rules=mistaken)
+    with_family(monkeypatch, name, part=mistaken)
     with pytest.raises(ConvertError, match=r"text\.layers\.0\.attention\.(query|key|value)"):
         convert(file, tmp_path / "run", ("onnx",), no_tokenizer=True)
 

@@ -1,8 +1,12 @@
 """Wrong conversions are caught, right ones pass: a part of what `make mutants` runs, chosen to take seconds."""
 
+import importlib
+import inspect
+import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
@@ -34,6 +38,23 @@ def benches(tmp_path_factory) -> dict[str, Bench]:
 def test_mistakes_are_caught(benches, maker, variant, step):
     some = list(maker.mutants(benches[variant]))[::step]
     assert [f"{m.group}: {m.name}" for m in some if not m.check() and not m.equivalent] == []
+
+
+@pytest.mark.parametrize(
+    ("variant", "module", "other"),
+    [
+        ("bert", "bert.modeling", np.finfo(np.float16).min),
+        ("xlm-roberta", "bert.modeling", np.finfo(np.float16).min),
+        ("visualized_bge", "visualized_bge.modeling", np.finfo(np.float32).min),
+    ],
+)
+def test_what_another_family_adds_to_masked_scores_is_caught(benches, variant, module, other):
+    text = inspect.getsource(importlib.import_module(f"bgevis.model.{module}"))
+    text, changes = re.subn(r"^MASKED_SCORE = .*$", f"MASKED_SCORE = {float(other)}", text, flags=re.MULTILINE)
+    bench = benches[variant]
+    with source.mutated(module, text):
+        assert bench.with_network(lambda: bench.family.network(bench.config)) == "parity: masked scores probe"
+    assert changes == 1
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from jax import lax
 
 from bgevis.exporters.onnx.registry import TABLE
+from bgevis.exporters.onnx.write import OPSET, OPSETS
+from bgevis.model.ops import native_operators
 from bgevis.validation.errors import GateError
 
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
-from lowering_cases import CASES, IDS, IMAGE, PATCHES, SIZES, Arg, N, X, conv, heads, used
+from lowering_cases import CASES, IDS, IMAGE, NATIVE, PATCHES, SIZES, Arg, N, X, conv, heads, used
 from onnx_lowering import agree, run, summary, to_onnx
 
 STRUCTURAL = {"Reshape", "Squeeze", "Unsqueeze", "Expand", "Shape", "Concat", "Cast", "Identity", "Sum"}
@@ -42,6 +44,17 @@ def test_operator(name):
     emitted = {node.op_type for node in symbolic.graph.node if "." in node.name}  # the others compute sizes
     stated = {op for primitive in used(function, args) for op in TABLE.primitives[primitive].emits}
     assert emitted <= stated | STRUCTURAL
+
+
+@pytest.mark.parametrize("opset", [17, OPSET, OPSETS[-1]])
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_operator(name, opset):
+    function, *args = NATIVE[name]
+    with native_operators():
+        symbolic, static = (to_onnx(function, args, sizes, opset) for sizes in (None, SIZES))
+    agree(function, args, symbolic, SIZES)
+    agree(function, args, symbolic, {"b": 1, "t": 5})
+    agree(function, args, static, SIZES)
 
 
 def test_every_rule_has_a_case():

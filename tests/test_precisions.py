@@ -18,11 +18,13 @@ from bgevis.exporters.onnx.precision import quantise
 from bgevis.exporters.precisions import FLOORS, PRECISIONS
 from bgevis.exporters.weights import WeightsFile, plan, write
 from bgevis.model.runner import NNXRunner
-from bgevis.validation.cases import neighbour_batches
+from bgevis.validation.cases import cases, neighbour_batches
+from bgevis.validation.goldens import golden
 from bgevis.validation.report import Report
 from bgevis.validation.rounded import compare_rounded, cosines, shared_neighbours
 
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+import tiny_decoder
 import tiny_exports as tiny
 
 ROUNDED = PRECISIONS[1:]
@@ -37,6 +39,8 @@ def trained_looking(name: str, shape: tuple[int, ...], rng: np.random.Generator)
         case "kernel":
             into_heads = name.rpartition(".")[0].endswith(("query", "key", "value"))
             numbers *= 1.5 / np.sqrt(shape[0] if into_heads else np.prod(shape[:-1]))
+        case "query" | "key" | "value" | "out":
+            numbers /= np.sqrt(shape[0])
         case "scale":
             numbers = 1 + 0.1 * numbers
         case "bias":
@@ -90,6 +94,42 @@ def test_every_network_passes_in_every_precision(written, name, precision):
     assert {row.case.partition(":")[0] for row in report.rows} == {"64 inputs"}
 
 
+def judge_decoder(artifact: Artifact, precision: str, clean: Artifact) -> Report:
+    """Hold a decoder to the gate: logits, ids, caches, on goldens too."""
+    network, exporter = artifact.network(), exporter_of(precision)
+    file = WeightsFile(clean.directory / PROGRAMS / WEIGHTS)
+    float32 = float32_runners(NNXRunner(network, file), file, dict(exporter.read_weights(clean)), precision)
+    weights = {name: file[name] for name in file.tensors}
+    references = tiny_decoder.Reference(weights, np.float64), tiny_decoder.Reference(weights, np.float32)
+    entries = network.entry_points
+    made = [
+        golden(entry, case, *(each.run(entry.name, case.inputs) for each in references))
+        for entry in entries.values()
+        for case in cases(entry)
+    ]
+    inputs = {name: neighbour_batches(entry) for name, entry in entries.items()}
+    return compare_rounded(exporter.open(artifact), *float32, entries, made, inputs, FLOORS[precision])
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
+def test_a_decoder_passes_and_its_mistakes_do_not(tmp_path, precision):
+    clean = export(precision, tiny_decoder.network(), tmp_path / "run")
+    report = judge_decoder(clean, precision, clean)
+    assert report.passed, [(row.entry_point, row.case, row.output, row.error, row.allowed) for row in report.failures]
+    said = {row.case.partition(": ")[2].partition(" of ")[0] for row in report.rows}
+    assert said == {"error", "rounded activations", "same among the 5 best", "the same"}
+
+    def other_scale(graph: onnx.GraphProto) -> None:
+        exp = next(node for node in graph.node if node.op_type in ("Softmax", "Exp"))
+        twice = onnx.helper.make_node("Add", [exp.input[0]] * 2, ["twice"])
+        exp.input[0] = "twice"
+        graph.node.insert(list(graph.node).index(exp), twice)
+
+    wrong = edited(clean, tmp_path, other_scale, "prefill")
+    failed = {row.output for row in judge_decoder(wrong, precision, clean).failures if row.entry_point == "prefill"}
+    assert "logits" in failed
+
+
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_weights_that_are_of_that_precision_already(tmp_path, precision):
     """Rounding them costs nothing; rounding the activations still does, and a mistake still costs more."""
@@ -134,10 +174,10 @@ def copied(artifact: Artifact, folder: Path) -> Artifact:
     return replace(artifact, directory=folder / "copy")
 
 
-def edited(artifact: Artifact, folder: Path, change) -> Artifact:
-    """Give the artifact with a mistake in its text program."""
+def edited(artifact: Artifact, folder: Path, change, entry: str = "encode_text") -> Artifact:
+    """Give the artifact with a mistake in one program."""
     again = copied(artifact, folder)
-    path = again.directory / again.programs["encode_text"]["path"]
+    path = again.directory / again.programs[entry]["path"]
     proto = onnx.load(path, load_external_data=False)
     change(proto.graph)
     path.write_bytes(proto.SerializeToString(deterministic=True))

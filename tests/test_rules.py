@@ -27,7 +27,7 @@ class Tiny:
         self.family = FAMILIES[name]
         self.config = self.family.sizes["tiny"]
         self.rules = self.family.rules(self.config)
-        self.shapes = self.family.layout(self.config)
+        self.shapes = self.family.checkpoint_shapes(self.config)
         self.leaves = {leaf: s.shape for leaf, s in self.family.network(self.config).leaves.items()}
 
 
@@ -45,7 +45,7 @@ def matched(tiny: Tiny, rule) -> list[str]:
 def test_the_upstream_layout_is_accounted_for(name, size):
     family = FAMILIES[name]
     config = family.sizes[size]
-    shapes = family.layout(config)
+    shapes = family.checkpoint_shapes(config)
     found = assign(shapes, family.rules(config), family.network(config).leaves)
     assert found.problems == ()
     assert set(found.entries) == set(shapes)
@@ -94,7 +94,7 @@ def test_the_ledger_inverts_bit_for_bit(name, dtype, seed):
             continue
         tensor = rng.standard_normal(tiny.shapes[source]).astype(dtype)
         entry = dataclasses.replace(entry, dtype=str(np.dtype(dtype)), shape=tensor.shape)
-        ledger = Ledger(name, tiny.family.axes(tiny.config), {source: entry})
+        ledger = Ledger(name, tiny.family.axis_sizes(tiny.config), {source: entry})
         leaf = ledger.leaf(source, tensor)
         assert leaf.dtype == np.float32
         assert leaf.shape == tiny.leaves[entry.target]
@@ -130,7 +130,7 @@ def opened(request, tmp_path_factory):
 
 def checked(tiny: Tiny, checkpoint) -> Ledger:
     found = assign(checkpoint.tensors, tiny.rules, tiny.leaves)
-    ledger = Ledger(tiny.family.name, tiny.family.axes(tiny.config), found.entries, found.problems)
+    ledger = Ledger(tiny.family.name, tiny.family.axis_sizes(tiny.config), found.entries, found.problems)
     return verify(ledger, checkpoint, tiny.family, tiny.config, tiny.leaves)
 
 
@@ -194,7 +194,7 @@ def test_fingerprints_prove_every_layout(name, monkeypatch):
     from bgevis.model import layout
 
     tiny = TINY[name]
-    entries, axes = assign(tiny.shapes, tiny.rules, tiny.leaves).entries, tiny.family.axes(tiny.config)
+    entries, axes = assign(tiny.shapes, tiny.rules, tiny.leaves).entries, tiny.family.axis_sizes(tiny.config)
     assert list(layout_problems(entries, axes)) == []
     monkeypatch.setattr(layout.Layout, "apply", lambda self, array, sizes: array.reshape(self.target_shape(sizes)))
     moving = {e.layout for e in entries.values() if e.status == "mapped" and parse(e.layout).permutes}

@@ -9,6 +9,8 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 # ruff: noqa: E402 - what follows needs TensorFlow
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import stablehlo
 from tensorflow.core.protobuf import saved_model_pb2
 
 from bgevis.exporters.base import Request
@@ -92,6 +94,29 @@ def test_no_weight_is_a_constant_of_the_graph(artifact, weights):
     for leaf in weights.tensors:
         if weights[leaf].nbytes >= 64:
             assert weights[leaf].tobytes()[:64] not in data, leaf
+
+
+def test_the_operator_holds_what_the_oldest_promised_tensorflow_reads(artifact, graph):
+    """One operator per signature, of StableHLO 1.0.0 without composites, its arguments the weights and the inputs."""
+    functions = {function.signature.name: function.node_def for function in graph.graph_def.library.function}
+    found = {name: [node for node in nodes if node.op == "XlaCallModule"] for name, nodes in functions.items()}
+    for name, program in artifact.programs.items():
+        calls = [node for function, nodes in found.items() if f"inference_{name}_" in function for node in nodes]
+        assert len(calls) == (program["ops"] == "xla")
+        for call in calls:
+            assert call.attr["version"].i == 9
+            assert list(call.attr["platforms"].list.s) == [b"CPU"]
+            assert list(call.attr["disabled_checks"].list.s) == [b"platform"]
+            assert call.attr["module"].s.startswith(b"ML\xefR\x0dStableHLO_v1.0.0\0")
+            arguments = len(NETWORK.used_weights(name)) + len(NETWORK.entry_points[name].inputs)
+            assert len(call.attr["Tin"].list.type) == arguments
+            with ir.Context() as context:
+                stablehlo.register_dialect(context)
+                module = stablehlo.deserialize_portable_artifact(context, call.attr["module"].s)
+                defined = {ir.StringAttr(op.attributes["sym_name"]).value: op for op in module.body.operations}
+                assert len(defined["main"].regions[0].blocks[0].arguments) == arguments
+                assert f"call_exported_{name}" in defined  # the program that StableHLO is written from
+                assert "stablehlo.composite" not in str(module)
 
 
 def test_longer_than_legal_is_refused(loaded):

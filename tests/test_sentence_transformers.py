@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -30,12 +29,6 @@ from bgevis.validation.errors import InputError
 LAYOUT = "sentence-transformers"
 ROOT = Path(__file__).parents[1]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two", "three", "##s", "a"]
-CLIENTS = (
-    *("sentence-transformers==5.7.0", "transformers==4.57.6", "optimum-onnx==0.1.0", "optimum==2.1.0"),
-    *("huggingface_hub==0.36.2", "tokenizers==0.22.2", "regex==2026.11.15"),
-    *("scikit-learn==1.9.1", "joblib==1.6.0", "threadpoolctl==3.8.0", "narwhals==2.29.0", "cloudpickle==3.1.2"),
-)
-"""The last that fit together: optimum-onnx 0.1.0 takes no transformers 5, and these no newer hub and tokenizers."""
 
 
 TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
@@ -172,19 +165,6 @@ def test_what_has_no_such_folder(tmp_path):
         stage(run, Options(), Silent())
     with pytest.raises(InputError, match="needs a tokenizer: neither"):
         export.perform(run, Options(), Silent(), exporters()[LAYOUT])
-
-
-@pytest.fixture(scope="module")
-def clients(tmp_path_factory) -> Path:
-    """An environment of its own upon this one, in which the clients hide what does not fit them."""
-    folder = tmp_path_factory.mktemp("clients")
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    (site,) = (folder / "lib").glob("python*/site-packages")
-    (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *CLIENTS]
-    subprocess.run(install, check=True)
-    return python
 
 
 def convert(checkpoint: Path, out: Path) -> None:

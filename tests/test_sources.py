@@ -13,7 +13,6 @@ from bgevis.converter.manifest import LEDGER, WEIGHTS_PATH, family_and_config, n
 from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
 from bgevis.converter.stages import build, load, remap, verify
-from bgevis.converter.stages.common import reopen
 from bgevis.converter.stages.reference import read_original
 from bgevis.converter.use.fixture import write_documents, write_fixture
 from bgevis.exporters.weights import WeightsFile
@@ -120,7 +119,7 @@ def test_every_layout_gives_the_same_weights_and_reference(state, weights, besid
     file = WeightsFile(run.path / WEIGHTS_PATH)
     assert {name: file[name].tobytes() for name in file.tensors} == weights
     family, config = family_and_config(run.manifest())
-    reference = family.reference(config, read_original(reopen(run)))
+    reference = family.reference(config, read_original(run, Silent()))
     entry = family.entry_points(config)[0]
     case = cases(entry)[0]
     exact = reference.in_dtype("float64").run(entry.name, case.inputs)
@@ -137,10 +136,13 @@ def test_half_precision_is_widened_without_loss_and_agrees(state, beside, dtype,
         want = half[name].view(torch.int16).numpy()
         assert np.array_equal(ledger.source(name, file[leaf]).view(np.int16), want)
     family, config = family_and_config(run.manifest())
-    reference = family.reference(config, read_original(reopen(run)))
+    reference = family.reference(config, read_original(run, Silent()))
     exact = reference.in_dtype("float64")
     entries = {entry.name: entry for entry in family.entry_points(config)[:1]}
     drawn = [case for entry in entries.values() for case in cases(entry) if not case.same_as]
-    goldens = [golden(c, exact.run(c.entry_point, c.inputs), reference.run(c.entry_point, c.inputs)) for c in drawn]
+    goldens = [
+        golden(entries[c.entry_point], c, exact.run(c.entry_point, c.inputs), reference.run(c.entry_point, c.inputs))
+        for c in drawn
+    ]
     report = compare(NNXRunner(network(run.manifest()), file), entries, goldens)
     assert report.passed, report.summary()

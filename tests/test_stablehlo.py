@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from bgevis.model.bert import FAMILY as BERT
 from bgevis.model.network import Network
 from bgevis.model.visualized_bge import FAMILY as VISUALIZED_BGE
 from bgevis.validation.entry_point import Axis, EntryPoint, TensorSpec
-from bgevis.validation.errors import InputError
+from bgevis.validation.errors import GateError, InputError
 
 SPEC = spec_from_file_location("tiny_exports", Path(__file__).parent / "tiny_exports.py")
 tiny = module_from_spec(SPEC)
@@ -163,6 +164,47 @@ def test_what_matters_not_is_an_argument_all_the_same_if_it_is_stated(tmp_path, 
         ids = np.arange(2 * tokens, dtype=np.int32).reshape(2, tokens)
         got = runner.run("encode_text", {"input_ids": ids, "attention_mask": np.ones_like(ids)})["embeddings"]
         np.testing.assert_allclose(got, ids[:, :1] * scale, rtol=1e-6)
+
+
+class RowByRow(nnx.Module):
+    """Takes and puts at places of each row's own: what StableHLO 1.0 has no word for."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.scale = nnx.Param(jnp.ones(4))
+
+    def taken(self, x, places):
+        scaled = x * self.scale[...]
+        return jnp.take_along_axis(scaled, places[..., None], axis=1)
+
+    def put(self, x, places):
+        def one(row, place):
+            return jax.lax.dynamic_update_slice(row, self.scale[...][None], (place[0], 0))
+
+        return jax.vmap(one)(x, places)
+
+    def indexed(self, x, places):
+        return (x * self.scale[...])[jnp.arange(x.shape[0])[:, None], places]
+
+
+def row_by_row(name: str) -> Network:
+    inputs = (TensorSpec("x", "float32", ("n", "t", 4)), TensorSpec("places", "int32", ("n", 2)))
+    outputs = (TensorSpec("y", "float32", ("n", "t" if name == "put" else 2, 4)),)
+    return Network(RowByRow, (EntryPoint(name, inputs, outputs, {"n": Axis(), "t": Axis()}),))
+
+
+@pytest.mark.parametrize(
+    ("name", "primitive", "line"), [("taken", "gather", "take_along_axis"), ("put", "scatter", "dynamic_update_slice")]
+)
+def test_what_the_oldest_version_has_no_word_for_is_told_with_its_line(name, primitive, line, capfd):
+    with pytest.raises(GateError, match=rf"cannot write {name} as StableHLO 1.0.0.*'{primitive}' asks for it") as told:
+        lowered(row_by_row(name), name, ())
+    place = re.search(r"used at (\S+?):(\d+)", str(told.value))
+    assert line in Path(place[1]).read_text().splitlines()[int(place[2]) - 1]
+    assert capfd.readouterr().err == ""
+
+
+def test_the_way_that_the_message_names_can_be_written():
+    lowered(row_by_row("indexed"), "indexed", ())
 
 
 def test_every_file_is_run_in_turn(artifact, monkeypatch):

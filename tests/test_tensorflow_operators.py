@@ -15,10 +15,11 @@ from jax import lax
 from bgevis.exporters.lowering.trace import Program
 from bgevis.exporters.tensorflow_ops.lower import lower
 from bgevis.exporters.tensorflow_ops.registry import TABLE
+from bgevis.model.ops import native_operators
 from bgevis.validation.errors import GateError
 
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
-from lowering_cases import CASES, SIZES, X, same, trace, used
+from lowering_cases import CASES, NATIVE, SIZES, X, same, trace, used
 
 STRUCTURAL = {"Reshape", "BroadcastTo", "Cast", "Identity", "Const", "Placeholder", "NoOp"}
 """What broadcasting, types and signatures may add to what the rules emit."""
@@ -63,6 +64,17 @@ def test_operator(name):
     same(function, args, to_tensorflow(function, args, SIZES)[1], SIZES)
     stated = {op for primitive in used(function, args) for op in TABLE.primitives[primitive].emits}
     assert operators(graph) <= stated | STRUCTURAL
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_operator(name):
+    TABLE.load()
+    function, *args = NATIVE[name]
+    with native_operators():
+        (_, symbolic), (_, static) = (to_tensorflow(function, args, sizes) for sizes in (None, SIZES))
+    same(function, args, symbolic, SIZES)
+    same(function, args, symbolic, {"b": 1, "t": 5})
+    same(function, args, static, SIZES)
 
 
 def test_every_rule_has_a_case():

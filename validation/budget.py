@@ -55,8 +55,9 @@ class Budget:
 
 
 def largest(array: np.ndarray) -> float:
-    """Give the largest absolute value."""
-    return float(np.max(np.abs(array), initial=0.0))
+    """Give the largest absolute value; scores of what is masked may be infinite, and count for nothing."""
+    sizes = np.abs(array)
+    return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
 
 
 def measure(exact: np.ndarray, float32: np.ndarray) -> Budget:
@@ -65,7 +66,12 @@ def measure(exact: np.ndarray, float32: np.ndarray) -> Budget:
 
 
 def distance(got: np.ndarray, exact: np.ndarray) -> float:
-    """Give the greatest absolute difference; NaN anywhere is an infinite distance."""
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(got.astype(np.float64) - exact)
+    """Give the greatest absolute difference; NaN anywhere is an infinite distance, the same infinity is none."""
+    difference = differences(got, exact)
     return float("inf") if np.isnan(difference).any() else float(np.max(difference, initial=0.0))
+
+
+def differences(got: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Give the absolute difference of each number."""
+    with np.errstate(invalid="ignore"):
+        return np.where(got == exact, 0.0, np.abs(got.astype(np.float64) - exact.astype(np.float64)))

@@ -1,37 +1,44 @@
 """The one comparison: a Runner against goldens. Stages, command line, tests and benchmarks call it.
 
-Names, then shapes, then dtypes, then values; all problems collected, one verdict. Values are held to
-the budget; beside it the order of nearest neighbours must agree.
+Names, then shapes, then dtypes, then values; all problems collected, one verdict. What an output is decides how its
+values are judged: numbers by the budget, ids exactly; of embeddings also the order of nearest neighbours.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from .budget import Budget, distance
+from .budget import Budget, differences, distance
 from .cases import Case
-from .entry_point import EntryPoint
+from .entry_point import EntryPoint, TensorSpec
 from .errors import raised
+from .kept import kept
 from .report import Report, Row
 from .runner import Arrays, Runner
 
 
 @dataclass(frozen=True)
 class Golden:
-    """A case with what the reference gives for it in float64, and the budget of each output."""
+    """A case with what is kept of what the reference gives for it in float64, and the budget of each output.
+
+    Args:
+        positions: which ones of each row are kept, of the outputs of which some are left out.
+    """
 
     case: Case
     outputs: Arrays
     budgets: Mapping[str, Budget]
+    positions: Arrays = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a runner gave for a case, or what it raised."""
+    """What a runner gave for a case, or what it raised, and what is wrong about the form of each output."""
 
     outputs: Arrays
     problem: str = ""
+    problems: Mapping[str, str] = field(default_factory=dict)
 
 
 Results = Mapping[tuple[str, str], Result]
@@ -40,20 +47,35 @@ Results = Mapping[tuple[str, str], Result]
 
 def compare(runner: Runner, entries: Mapping[str, EntryPoint], goldens: Sequence[Golden]) -> Report:
     """Run every golden through `runner` and judge each output."""
-    got = {(g.case.entry_point, g.case.name): _run(runner, g.case) for g in goldens}
+    got = {(g.case.entry_point, g.case.name): _run(runner, entries[g.case.entry_point], g.case) for g in goldens}
     rows = [row for golden in goldens for row in _judge(entries, golden, got)]
-    for entry in entries:
-        mine = [g for g in goldens if g.case.entry_point == entry and g.case.same_as is None]
+    for name, entry in entries.items():
+        mine = [g for g in goldens if g.case.entry_point == name and g.case.same_as is None]
         rows += _neighbours(entry, mine, got)
     return Report(runner.name, tuple(rows))
 
 
-def _run(runner: Runner, case: Case) -> "Result":
-    """Compute a case; what a runtime raises is a finding, whatever its type."""
+def _run(runner: Runner, entry: EntryPoint, case: Case) -> "Result":
+    """Compute a case and keep what is compared; what a runtime raises is a finding, whatever its type."""
     try:
-        return Result(runner.run(case.entry_point, case.inputs))
+        outputs = runner.run(case.entry_point, case.inputs)
     except Exception as error:
         return Result({}, raised(error))
+    problems = {spec.name: form(entry, spec, case.inputs, outputs) for spec in entry.outputs}
+    formed = {name: array for name, array in outputs.items() if not problems.get(name, "")}
+    return Result(kept(entry, case.inputs, formed), problems=problems)
+
+
+def form(entry: EntryPoint, spec: TensorSpec, inputs: Arrays, outputs: Arrays) -> str:
+    """Say what is wrong about the form of an output; "" if nothing is."""
+    if spec.name not in outputs:
+        return f"output {spec.name} is missing, got {', '.join(outputs) or 'nothing'}"
+    got, shape = outputs[spec.name], spec.resolve(entry.sizes(inputs))
+    if got.shape != shape:
+        return f"expected shape {shape}, got {got.shape}"
+    if got.dtype != np.dtype(spec.dtype):
+        return f"expected dtype {spec.dtype}, got {got.dtype}"
+    return ""
 
 
 def _judge(entries: Mapping[str, EntryPoint], golden: Golden, got: Results) -> Iterator[Row]:
@@ -61,58 +83,54 @@ def _judge(entries: Mapping[str, EntryPoint], golden: Golden, got: Results) -> I
     result = got[case.entry_point, case.name]
     for spec in entries[case.entry_point].outputs:
         want, budget = golden.outputs[spec.name], golden.budgets[spec.name]
-        problem = result.problem or _form(spec.name, spec.dtype, want, result.outputs)
+        problem = result.problem or result.problems[spec.name]
+        if not problem and want.shape != result.outputs[spec.name].shape:
+            problem = f"the golden is of shape {want.shape}, expected {result.outputs[spec.name].shape}"
         if problem:
             yield Row(case.entry_point, case.name, spec.name, False, problem)
             continue
-        yield value_row(case.entry_point, case.name, spec.name, result.outputs[spec.name], want, budget)
+        yield value_row(case.entry_point, case.name, spec, result.outputs[spec.name], want, budget)
 
 
-def _form(name: str, dtype: str, want: np.ndarray, result: Arrays) -> str:
-    if name not in result:
-        return f"output {name} is missing, got {', '.join(result) or 'nothing'}"
-    if result[name].shape != want.shape:
-        return f"expected shape {want.shape}, got {result[name].shape}"
-    if result[name].dtype != np.dtype(dtype):
-        return f"expected dtype {dtype}, got {result[name].dtype}"
-    return ""
-
-
-def value_row(entry: str, case: str, output: str, got: np.ndarray, want: np.ndarray, budget: Budget) -> Row:
+def value_row(entry: str, case: str, spec: TensorSpec, got: np.ndarray, want: np.ndarray, budget: Budget) -> Row:
     """Judge one array against float64."""
-    error = distance(got, want)
-    passed = error <= budget.allowed
-    where = np.unravel_index(np.argmax(np.nan_to_num(np.abs(got - want), nan=np.inf)), want.shape) if want.size else ()
+    error, allowed = distance(got, want), 0.0 if spec.kind.exact else budget.allowed
+    passed = error <= allowed
+    apart = np.nan_to_num(differences(got, want), nan=np.inf)
+    where = np.unravel_index(np.argmax(apart), want.shape) if want.size else ()
     index = ", ".join(str(int(i)) for i in where)
-    problem = "" if passed else f"[{index}] is {got[where]:.9g}, expected {want[where]:.9g}"
-    return Row(entry, case, output, passed, problem, error, budget.allowed, budget.yardstick, _cosine(got, want))
+    problem = "" if passed else f"[{index}] is {float(got[where]):.9g}, expected {float(want[where]):.9g}"
+    cosine = _cosine(got, want) if spec.kind.vectors else None
+    return Row(entry, case, spec.name, passed, problem, error, allowed, budget.yardstick, cosine)
 
 
 def _cosine(got: np.ndarray, want: np.ndarray) -> float | None:
-    """Give the lowest cosine between rows, for outputs that are vectors."""
-    if want.ndim != 2 or not np.isfinite(got).all():
+    """Give the lowest cosine between rows."""
+    if not np.isfinite(got).all():
         return None
-    exact = got.astype(np.float64)
-    norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(want, axis=1)
-    return float(np.min(np.sum(exact * want, axis=1) / np.maximum(norms, 1e-300), initial=1.0))
+    have, exact = (array.reshape(len(array), -1).astype(np.float64) for array in (got, want))
+    norms = np.linalg.norm(have, axis=1) * np.linalg.norm(exact, axis=1)
+    return float(np.min(np.sum(have * exact, axis=1) / np.maximum(norms, 1e-300), initial=1.0))
 
 
-def _neighbours(entry: str, goldens: Sequence[Golden], got: Results) -> Iterator[Row]:
+def _neighbours(entry: EntryPoint, goldens: Sequence[Golden], got: Results) -> Iterator[Row]:
     """Hold the order of each vector's neighbours to float64's; neighbours closer than the budget may swap."""
-    if not goldens:
-        return
-    for output, array in goldens[0].outputs.items():
-        results = [got[entry, g.case.name] for g in goldens]
-        if array.ndim != 2 or any(output not in result.outputs for result in results):
+    for spec in entry.outputs:
+        results = [got[entry.name, g.case.name] for g in goldens]
+        if not spec.kind.vectors or not goldens or any(spec.name not in result.outputs for result in results):
             continue
-        want = np.concatenate([g.outputs[output] for g in goldens])
-        have = np.concatenate([result.outputs[output] for result in results]).astype(np.float64)
-        if want.shape != have.shape or len(want) < 3:
+        want = np.concatenate([_flat(g.outputs[spec.name]) for g in goldens])
+        have = np.concatenate([_flat(result.outputs[spec.name]) for result in results])
+        if len(want) < 3:
             continue
-        slack = 4 * max(g.budgets[output].allowed for g in goldens) * np.sqrt(want.shape[1])
+        slack = 4 * max(g.budgets[spec.name].allowed for g in goldens) * np.sqrt(want.shape[1])
         swapped = _swapped(want @ want.T, have @ have.T, slack)
         problem = f"{swapped} pairs of neighbours changed places" if swapped else ""
-        yield Row(entry, f"neighbours of {len(want)} vectors", output, not swapped, problem)
+        yield Row(entry.name, f"neighbours of {len(want)} vectors", spec.name, not swapped, problem)
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    return array.reshape(len(array), -1).astype(np.float64)
 
 
 def _swapped(want: np.ndarray, have: np.ndarray, slack: float) -> int:

@@ -1,4 +1,4 @@
-"""The three ways in which work can end badly. The command line turns each into its exit code, never a traceback."""
+"""The ways in which work can end badly. The command line turns each into its exit code, never a traceback."""
 
 
 class ConvertError(Exception):
@@ -23,6 +23,12 @@ class EnvironmentFailure(ConvertError):
     """The machine cannot do it: a missing package, a full disk, no permission. Exit code 4."""
 
     exit_code = 4
+
+
+class Unexpected(ConvertError):
+    """A fault of this tool, or of a library under it: neither the input nor the machine is known to be at fault."""
+
+    exit_code = 5
 
 
 def raised(error: Exception) -> str:

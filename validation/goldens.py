@@ -1,9 +1,9 @@
 """Goldens on disk: small inputs, what the reference gives for them in float64, and the budget of each output.
 
 One safetensors file per entry point, readable in any language: `<case>/inputs/<name>`,
-`<case>/outputs/<name>` (float64); `index.json` names the cases and their budgets. Beside them, for a
-few positions, the intermediate values by module path, and the inputs that they belong to:
-`taps/<entry point>.safetensors`.
+`<case>/outputs/<name>` (float64), and `<case>/positions/<name>` for an output of which some positions are kept (see
+`kept.py`); `index.json` names the cases and their budgets. Beside them, for a few positions, the intermediate values by
+module path, and the inputs that they belong to: `taps/<entry point>.safetensors`.
 """
 
 import json
@@ -17,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from .budget import Budget, largest, measure
-from .cases import Case
+from .cases import Case, take_rows
 from .compare import Golden
 from .entry_point import EntryPoint
 from .errors import InputError
+from .kept import chosen_positions, kept, kept_shape
 from .locate import Taps
 from .runner import Arrays
 
@@ -34,7 +35,7 @@ INPUTS = "inputs/"
 def sample(tap: np.ndarray) -> np.ndarray:
     """Keep the first row's first, second, middle and last position of an intermediate value, flattened to channels."""
     if tap.ndim < 3:
-        return np.ascontiguousarray(tap)
+        return np.asarray(tap, order="C")
     tokens = tap.shape[1]
     keep = sorted({0, min(1, tokens - 1), tokens // 2, tokens - 1})[:POSITIONS]
     return np.ascontiguousarray(tap[:1, keep]).reshape(len(keep), -1)
@@ -65,10 +66,9 @@ def write(folder: Path, goldens: Iterable[Golden], taps: Mapping[str, Intermedia
         for golden in several:
             arrays |= {f"{golden.case.name}/inputs/{k}": v for k, v in golden.case.inputs.items()}
             arrays |= {f"{golden.case.name}/outputs/{k}": v for k, v in golden.outputs.items()}
-        _save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / f"{entry}.safetensors")
-        index[entry] = {
-            "cases": {g.case.name: {"inputs": list(g.case.inputs), "budgets": _budgets(g.budgets)} for g in several},
-        }
+            arrays |= {f"{golden.case.name}/positions/{k}": v for k, v in golden.positions.items()}
+        _save({k: np.asarray(v, order="C") for k, v in arrays.items()}, folder / f"{entry}.safetensors")
+        index[entry] = {"cases": {g.case.name: _described(g) for g in several}}
     for entry, traced in taps.items():
         arrays = {INPUTS + name: array for name, array in traced.inputs.items()}
         arrays |= {name: value for name, (value, _) in traced.values.items()}
@@ -81,6 +81,11 @@ def write(folder: Path, goldens: Iterable[Golden], taps: Mapping[str, Intermedia
 def _save(arrays: Arrays, file: Path) -> None:
     """Write what is small in one piece, so that a full disk is Python's OSError."""
     file.write_bytes(save(dict(arrays)))
+
+
+def _described(golden: Golden) -> dict[str, Any]:
+    cost = {"flops": golden.case.flops} if golden.case.flops else {}
+    return {"inputs": list(golden.case.inputs), "budgets": _budgets(golden.budgets), **cost}
 
 
 def _budgets(budgets: Mapping[str, Budget]) -> dict[str, Any]:
@@ -133,11 +138,14 @@ class Goldens:
             found = {golden.case.name: golden for golden in self._entry(entry.name)}
             for case in draw(entry):
                 yield from _lacks(entry, case, found.get(case.name))
+            exact = {spec.name for spec in entry.outputs if spec.kind.exact}
             for golden in found.values():
-                for name, exact in golden.outputs.items():
+                for name, values in golden.outputs.items():
                     scales = {largest(other.outputs[name]) for other in found.values() if name in other.outputs}
-                    if problem := golden.budgets[name].problem(exact, scales):
+                    if problem := golden.budgets[name].problem(values, scales):
                         yield f"{entry.name}, {golden.case.name}: {name}: {problem}"
+                    elif name in exact and golden.budgets[name].yardstick:
+                        yield f"{entry.name}, {golden.case.name}: {name}: float32 and float64 do not choose the same"
 
     def intermediates(self, entry: str) -> Intermediates:
         """Read the intermediate values of an entry point.
@@ -178,13 +186,32 @@ def _lacks(entry: EntryPoint, case: Case, found: Golden | None) -> Iterator[str]
         if stored is None or (stored.shape, stored.dtype) != (array.shape, array.dtype):
             form = "missing" if stored is None else f"{stored.dtype} {stored.shape}"
             yield f"{entry.name}, {case.name}: {name} is {form}, expected {array.dtype} {array.shape}"
-    sizes = {axis: n for s in entry.inputs for axis, n in zip(s.shape, case.inputs[s.name].shape, strict=True)}
+        elif case.stated and not np.array_equal(stored, array):
+            yield f"{entry.name}, {case.name}: {name} holds other numbers than the family states"
+    sizes = entry.sizes(case.inputs)
     for spec in entry.outputs:
-        want = spec.resolve({str(axis): size for axis, size in sizes.items()})
-        if spec.name not in found.outputs or found.outputs[spec.name].shape != want:
-            yield f"{entry.name}, {case.name}: the golden of {spec.name} is not of shape {want}"
+        want = kept_shape(spec, spec.resolve(sizes))
+        if spec.name not in found.outputs:
+            yield f"{entry.name}, {case.name}: the golden has no output {spec.name}, but {', '.join(found.outputs)}"
+        elif found.outputs[spec.name].shape != want:
+            got = found.outputs[spec.name].shape
+            yield f"{entry.name}, {case.name}: the golden of {spec.name} is of shape {got}, expected {want}"
 
 
-def golden(case: Case, exact: Arrays, float32: Arrays) -> Golden:
+def golden(entry: EntryPoint, case: Case, exact: Arrays, float32: Arrays) -> Golden:
     """Make a golden of the reference's two runs."""
-    return Golden(case, exact, {name: measure(exact[name], float32[name]) for name in exact})
+    wanted, measured = kept(entry, case.inputs, exact), kept(entry, case.inputs, float32)
+    budgets = {name: measure(array, measured[name]) for name, array in wanted.items()}
+    return Golden(case, wanted, budgets, chosen_positions(entry, case.inputs, exact))
+
+
+def golden_rows(entry: EntryPoint, case: Case, whole: Golden) -> Golden:
+    """Make the golden of a case whose rows are those of another."""
+    assert case.same_as
+    _, rows = case.same_as
+    specs = {spec.name: spec for spec in entry.outputs}
+
+    def some(arrays: Arrays) -> Arrays:
+        return {name: take_rows(entry, specs[name], array, rows) for name, array in arrays.items()}
+
+    return Golden(case, some(whole.outputs), whole.budgets, some(whole.positions))

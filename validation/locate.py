@@ -39,4 +39,4 @@ def worst(wanted: Taps, got: Arrays) -> Divergence:
         Divergence(module, distance(got[module].reshape(exact.shape), exact), budget.allowed)
         for module, (exact, budget) in wanted.items()
     ]
-    return max(used, key=lambda d: d.error / d.allowed)
+    return max(used, key=lambda d: d.error / d.allowed if d.allowed else d.error)

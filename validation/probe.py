@@ -7,6 +7,10 @@ so small that its variance is about epsilon.
 A softmax that does not subtract the largest score is right until exp() overflows. The loud probe makes
 scores of hundreds; all its tokens are nearly alike, so that these scores do not amplify rounding.
 
+A masked token counts for nothing only while no score makes up for what is added to its own. The masked probe makes
+scores so far apart that they do where that is float16's lowest number and do not where it is float32's. Only the
+first layer's queries are scaled, each of which then attends to one token: what comes after is as ever.
+
 Factors are powers of two: scaling loses no bit.
 """
 
@@ -26,6 +30,7 @@ Factors = Mapping[str, float]
 
 LOW_VARIANCE = "low variance"
 LOUD = "loud scores"
+MASKED = "masked scores"
 FACTORS = "factors.json"
 """Beside a probe's goldens: the factors that they were computed with."""
 

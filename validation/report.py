@@ -94,8 +94,13 @@ def describe(row: Row) -> str:
     return f"{row.output} differs by {row.error:.3g}, allowed {row.allowed:.3g}; {row.problem}"
 
 
-def junit(reports: Mapping[str, Report]) -> str:
-    """Write JUnit XML: one suite per artifact, one case per verdict."""
+def junit(reports: Mapping[str, Report], skipped: Mapping[str, str] | None = None) -> str:
+    """Write JUnit XML: one suite per artifact, one case per verdict; one suite for each thing that was not checked.
+
+    Args:
+        reports: by artifact.
+        skipped: what was not checked -> why.
+    """
     root = ElementTree.Element("testsuites", name="bgevis-convert")
     for artifact, report in reports.items():
         rows = report.rows or (Row("all", "anything at all", "", False, "nothing was compared"),)
@@ -106,5 +111,9 @@ def junit(reports: Mapping[str, Report]) -> str:
             case = ElementTree.SubElement(suite, "testcase", classname=f"{artifact}.{row.entry_point}", name=name)
             if not row.passed:
                 ElementTree.SubElement(case, "failure", message=describe(row))
+    for name, reason in (skipped or {}).items():
+        suite = ElementTree.SubElement(root, "testsuite", name=name, tests="1", failures="0", skipped="1")
+        case = ElementTree.SubElement(suite, "testcase", classname=name, name=name)
+        ElementTree.SubElement(case, "skipped", message=reason)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"

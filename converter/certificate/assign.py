@@ -3,12 +3,17 @@
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from ...model.family import Drop, Rule, Rules, Tie
+from ...model.derived import LowRank, Made, Part
+from ...model.family import Drop, Merge, Rule, Rules, Split, Tie
 from .ledger import Entry
 
 FIELD = re.compile(r"\{(\w*)(?::([^}]*))?\}")
+
+
+Word = Rule | Tie | Drop | Split | Merge
+ROLES = ("base", "A", "B")
 
 
 @dataclass(frozen=True)
@@ -22,46 +27,135 @@ class Assignment:
 def assign(names: Iterable[str], rules: Rules, leaves: Iterable[str]) -> Assignment:
     """Give each tensor its fate, and hold the result against the model's leaves.
 
+    Tensors that are split or merged give derived ones, whose names go through the rules as those of the checkpoint do.
+
     Checked here: each tensor is known to exactly one rule, each leaf is filled exactly once, each tie has its
-    target, and each rule was of use (a drop rule may be idle: it names what a checkpoint may hold).
+    target, each merge its ingredients and its scale, and each rule was of use (a drop rule may be idle: it names
+    what a checkpoint may hold).
     """
-    names, leaves = list(names), set(leaves)
-    entries: dict[str, Entry] = {}
-    problems: list[str] = []
-    used: set[Rule | Tie | Drop] = set()
-    for name in names:
-        matches = list(_matches(name, rules))
-        used |= {rule for rule, _ in matches}
-        if not matches:
-            problems.append(f"tensor {name}: no rule of the family knows it; it would be lost")
-        elif len(matches) > 1:
-            sources = ", ".join(rule.source for rule, _ in matches)
-            problems.append(f"tensor {name}: claimed by {len(matches)} rules: {sources}")
-        else:
-            entries[name] = _entry(*matches[0])
-    problems += _check_targets(entries, leaves)
+    found = _Assigning(rules, dict.fromkeys(names))
+    for name in found.waiting:
+        found.assign(name)
+    problems = [*found.problems, *found.unmerged()]
+    problems += _check_targets(found.entries, set(leaves))
     problems += [
-        f"rule {rule.source} -> {rule.target}: matches no tensor of the checkpoint"
+        f"rule {_told(rule)}: matches no tensor of the checkpoint"
         for rule in rules
-        if rule not in used and isinstance(rule, Rule)
+        if rule not in found.used and isinstance(rule, (Rule, Split, Merge))
     ]
-    return Assignment(entries, tuple(problems))
+    return Assignment(found.entries, tuple(problems))
 
 
-def _matches(name: str, rules: Rules) -> Iterator[tuple[Rule | Tie | Drop, Mapping[str, str]]]:
+@dataclass
+class _Assigning:
+    """Names on their way through the rules; derived ones join the end of `waiting`, so that it grows meanwhile."""
+
+    rules: Rules
+    known: dict[str, None]
+    entries: dict[str, Entry] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    used: set[Word] = field(default_factory=set)
+    made: dict[str, Made] = field(default_factory=dict)
+    merges: dict[tuple[Merge, str], dict[str, str]] = field(default_factory=dict)
+    """Merge and the name that it makes -> the ingredients that are there, by role."""
+
+    def __post_init__(self) -> None:
+        self.waiting = list(self.known)
+
+    def assign(self, name: str) -> None:
+        """Find the one rule of a name and do what it says."""
+        matches = list(_matches(name, self.rules))
+        self.used |= {rule for rule, _, _ in matches}
+        if not matches:
+            whose = f", which {self.made[name].ingredients[0]} gives" if name in self.made else ""
+            self.problems.append(f"tensor {name}{whose}: no rule of the family knows it; it would be lost")
+            return
+        if len(matches) > 1:
+            sources = ", ".join(_pattern_of(rule, role) for rule, role, _ in matches)
+            self.problems.append(f"tensor {name}: claimed by {len(matches)} rules: {sources}")
+            return
+        rule, role, fields = matches[0]
+        self.entries[name] = replace(_entry(rule, role, fields), made=self.made.get(name))
+        if isinstance(rule, Split):
+            extents = rule.extents or ("",) * len(rule.targets)
+            for index, target in enumerate(rule.targets):
+                self._derive(_filled(target, fields), Part(name, index, rule.layout, rule.axis, extents))
+        elif isinstance(rule, Merge):
+            self._merge(rule, role, name, _filled(rule.target, fields))
+
+    def _derive(self, name: str, made: Made) -> None:
+        if name in self.known:
+            self.problems.append(f"tensor {name}: {made.ingredients[0]} would give it, but it is there already")
+            return
+        self.known[name] = None
+        self.made[name] = made
+        self.waiting.append(name)
+
+    def _merge(self, rule: Merge, role: str, name: str, target: str) -> None:
+        """Note an ingredient; the last one that comes makes the merged tensor."""
+        there = self.merges.setdefault((rule, target), {})
+        if role in there:
+            self.problems.append(f"tensor {name}: {there[role]} is already the {role} of {target}")
+            return
+        there[role] = name
+        if len(there) < len(ROLES):
+            return
+        base, a, b = (there[role] for role in ROLES)
+        if rule.alpha is None:
+            self.problems.append(
+                f"tensor {target}: the configuration does not state alpha, so the scale of {b} · {a} is unknown; "
+                "give the adapter's configuration with --config"
+            )
+        self._derive(target, LowRank(base, a, b, rule.layouts, rule.alpha or 0.0, rule.rslora, rule.dtype))
+
+    def unmerged(self) -> Iterator[str]:
+        """Say which ingredients are missing."""
+        for (rule, target), there in self.merges.items():
+            for role in ROLES:
+                if role not in there:
+                    held = ", ".join(there.values())
+                    pattern = _pattern_of(rule, role)
+                    yield f"tensor {target}: cannot be merged: the checkpoint has {held}, but no {role} ({pattern})"
+
+
+def _matches(name: str, rules: Rules) -> Iterator[tuple[Word, str, Mapping[str, str]]]:
+    """Give the rules that know a name, with its role for the rule, and the fields in the name."""
     for rule in rules:
-        match = _pattern(rule.source).fullmatch(name)
-        if match:
-            yield rule, match.groupdict()
+        for role in ROLES if isinstance(rule, Merge) else ("",):
+            match = _pattern(_pattern_of(rule, role)).fullmatch(name)
+            if match:
+                yield rule, role, match.groupdict()
 
 
-def _entry(rule: Rule | Tie | Drop, fields: Mapping[str, str]) -> Entry:
-    if isinstance(rule, Drop):
-        return Entry("dropped", rule=rule.source, reason=rule.reason)
-    target = FIELD.sub(lambda field: fields[field[1]], rule.target)
-    if isinstance(rule, Tie):
-        return Entry("tied", rule=rule.source, target=target, reason=rule.reason)
-    return Entry("mapped", rule=f"{rule.source} -> {rule.target}", target=target, layout=rule.layout)
+def _pattern_of(rule: Word, role: str) -> str:
+    if isinstance(rule, Merge):
+        return {"base": rule.source, "A": rule.a, "B": rule.b}[role]
+    return rule.source
+
+
+def _filled(target: str, fields: Mapping[str, str]) -> str:
+    return FIELD.sub(lambda field: fields[field[1]], target)
+
+
+def _told(rule: Rule | Split | Merge) -> str:
+    if isinstance(rule, Merge):
+        return f"{rule.source} + {rule.b} · {rule.a} -> {rule.target}"
+    return f"{rule.source} -> {rule.target if isinstance(rule, Rule) else ' | '.join(rule.targets)}"
+
+
+def _entry(rule: Word, role: str, fields: Mapping[str, str]) -> Entry:
+    match rule:
+        case Drop():
+            return Entry("dropped", rule=rule.source, reason=rule.reason)
+        case Tie():
+            return Entry("tied", rule=rule.source, target=_filled(rule.target, fields), reason=rule.reason)
+        case Rule():
+            return Entry("mapped", rule=_told(rule), target=_filled(rule.target, fields), layout=rule.layout)
+        case Split():
+            return Entry("split", rule=_told(rule), layout=rule.layout)
+        case Merge():
+            target, layout = _filled(rule.target, fields), rule.layouts[ROLES.index(role)]
+            return Entry("merged", rule=_told(rule), target=target, layout=layout)
 
 
 def _check_targets(entries: Mapping[str, Entry], leaves: set[str]) -> Iterator[str]:
@@ -69,7 +163,7 @@ def _check_targets(entries: Mapping[str, Entry], leaves: set[str]) -> Iterator[s
     for name, entry in entries.items():
         if entry.status == "mapped":
             sources.setdefault(entry.target, []).append(name)
-        elif entry.status == "tied" and entries.get(entry.target, entry).status != "mapped":
+        elif entry.status == "tied" and entries.get(entry.target, entry).status not in ("mapped", "split"):
             yield f"tensor {name}: tied to {entry.target}, which the checkpoint does not hold as a mapped tensor"
     for leaf in sorted(leaves - set(sources)):
         yield f"parameter {leaf}: no tensor of the checkpoint fills it"
@@ -85,11 +179,11 @@ def _pattern(source: str) -> re.Pattern[str]:
     """Compile a rule's source: literal text, and fields as `model/family.py` describes them."""
     parts: list[str] = []
     end = 0
-    for field in FIELD.finditer(source):
-        parts.append(re.escape(source[end : field.start()]))
-        name, words = field[1], field[2]
+    for found in FIELD.finditer(source):
+        parts.append(re.escape(source[end : found.start()]))
+        name, words = found[1], found[2]
         pattern = r"\d+" if words is None else ".*" if words == "*" else "|".join(map(re.escape, words.split("|")))
         parts.append(f"(?P<{name}>{pattern})" if name else f"(?:{pattern})")
-        end = field.end()
+        end = found.end()
     parts.append(re.escape(source[end:]))
     return re.compile("".join(parts))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...model import layout
+from ...model.derived import LowRank
 from ...validation.entry_point import EntryPoint
 from ...validation.goldens import Intermediates
 from ...validation.locate import Divergence, first_divergence
@@ -20,15 +22,17 @@ if TYPE_CHECKING:
     Weights = Mapping[str, jax.Array]
 
 LAYER = re.compile(r"\.\d+\.")
+HEADS = ("heads", "kv_heads")
+"""What layouts call the axis that counts an attention's heads."""
 
 
 def explain(runner: "NNXRunner", entry: EntryPoint, traced: Intermediates, found: Divergence, ledger: "Ledger") -> str:
     """Name the tensors that act at the first divergence, and the mistake if undoing it mends the module."""
     leaves = [leaf for leaf in acting(runner, entry, traced)[found.module] if leaf in ledger.leaves]
-    names = ", ".join(f"{ledger.leaves[leaf]} ({leaf})" for leaf in leaves) or "no tensor"
+    names = ", ".join(f"{ledger.told(ledger.leaves[leaf])} ({leaf})" for leaf in leaves) or "no tensor"
     size = f"{found.error:.2g}, allowed {found.allowed:.2g}"
     text = f"{entry.name}: {found.module} diverges first ({size}); what acts there: {names}"
-    cause = next(lost(runner.weights, leaves), "") or undone(runner, entry, traced, found, leaves)
+    cause = next(lost(runner.weights, leaves), "") or undone(runner, entry, traced, found, leaves, ledger)
     return f"{text}; likely cause: {cause}" if cause else text
 
 
@@ -69,8 +73,11 @@ def recognised(ledger: "Ledger", leaf: str, array: np.ndarray) -> str:
     name = ledger.leaves[leaf]
     if not array.any():
         return "all of it is 0"
+    made = ledger.entries[name].made
+    if isinstance(made, LowRank) and ledger.digest(name, array) == ledger.entries[made.base].sha256:
+        return f"{made.base} without its adapter"
     tries: list[tuple[str, Any]] = [("negated", -array), *_moved(array)]
-    tries += [(f"with its heads {a} and {b} swapped", mended) for (a, b), mended in _heads(leaf, array)]
+    tries += [(f"with its heads {a} and {b} swapped", mended) for (a, b), mended in _heads(ledger, leaf, array)]
     for cause, mended in tries:
         if ledger.digest(name, mended) == ledger.entries[name].sha256:
             return cause
@@ -107,17 +114,24 @@ def _siblings(leaf: str, other: str) -> bool:
     return other.startswith(module.rpartition(".")[0] + ".") and other.endswith(f".{name}")
 
 
-def undone(runner: "NNXRunner", entry: EntryPoint, traced: Intermediates, found: Divergence, leaves: list[str]) -> str:
+def undone(
+    runner: "NNXRunner",
+    entry: EntryPoint,
+    traced: Intermediates,
+    found: Divergence,
+    leaves: list[str],
+    ledger: "Ledger",
+) -> str:
     """Give the first mistake whose opposite makes everything agree up to and with the diverging module."""
     names = list(traced.values)
     until = {name: traced.values[name] for name in names[: names.index(found.module) + 1]}
-    for cause, changed in mistakes(runner.weights, leaves):
+    for cause, changed in mistakes(runner.weights, leaves, ledger):
         if first_divergence(until, runner.changed(changed).taps(entry.name, traced.inputs)) is None:
             return cause
     return ""
 
 
-def mistakes(weights: "Weights", leaves: list[str]) -> Iterator[tuple[str, "Weights"]]:
+def mistakes(weights: "Weights", leaves: list[str], ledger: "Ledger") -> Iterator[tuple[str, "Weights"]]:
     """Give mistakes that converters make, with the weights as they would be without."""
     for leaf in leaves:
         for cause, mended in _moved(weights[leaf]):
@@ -127,7 +141,7 @@ def mistakes(weights: "Weights", leaves: list[str]) -> Iterator[tuple[str, "Weig
             if other != leaf and array.shape == weights[leaf].shape and _alike(leaf, other):
                 yield f"{leaf} is swapped with {other}", {leaf: array, other: weights[leaf]}
     for leaf in leaves:
-        for heads, mended in _heads(leaf, weights[leaf]):
+        for heads, mended in _heads(ledger, leaf, weights[leaf]):
             yield f"{leaf} has its heads {heads[0]} and {heads[1]} swapped", {leaf: mended}
 
 
@@ -144,12 +158,13 @@ def _moved(array: Any) -> Iterator[tuple[str, Any]]:
         yield "split into (width, heads)", array.swapaxes(0, 1).reshape(shape)
 
 
-def _heads(leaf: str, array: Any) -> Iterator[tuple[tuple[int, int], Any]]:
-    """Swap any two heads of a leaf that has them as an axis: before its last axis, or first on the way out."""
-    if ".attention." not in leaf or array.ndim < 2 or (array.ndim == 2 and leaf.endswith(".kernel")):
+def _heads(ledger: "Ledger", leaf: str, array: Any) -> Iterator[tuple[tuple[int, int], Any]]:
+    """Swap any two heads of a leaf that has them as an axis: that which its layout calls so."""
+    axes = layout.parse(ledger.entries[ledger.leaves[leaf]].layout).target
+    places = [i for i, group in enumerate(axes) for name in group if name.rpartition(".")[2] in HEADS]
+    if not places:
         return
-    axis = 1 if array.ndim == 3 and ".out." not in leaf else 0
-    for one, other in combinations(range(array.shape[axis]), 2):
-        order = list(range(array.shape[axis]))
+    for one, other in combinations(range(array.shape[places[0]]), 2):
+        order = list(range(array.shape[places[0]]))
         order[one], order[other] = other, one
-        yield (one, other), array.take(np.array(order), axis=axis)
+        yield (one, other), array.take(np.array(order), axis=places[0])

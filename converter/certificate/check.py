@@ -2,20 +2,23 @@
 
 No forward pass, no torch. Everything that is wrong is reported at once. Also proves each layout: a
 fingerprint (every element its own index) goes through the rules and must arrive where the axis names
-say, and come back, so that a transposed square matrix cannot pass for a correct one.
+say, and come back, so that a transposed square matrix cannot pass for a correct one. Likewise each way
+in which tensors are split or merged.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...model import layout
+from ...model.derived import Made
 from ...model.family import Config, Family
 from .ledger import Entry, Ledger
+from .tensors import Tensors
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
@@ -40,24 +43,43 @@ def verify(
     problems = list(ledger.problems)
     notes: list[str] = []
     constants = family.constants(config)
+    tensors, wanted = Tensors(checkpoint, ledger), _ingredient_shapes(ledger)
+    unfit: set[str] = set()
+    """Tensors of which nothing can be made."""
 
     def inspect(name: str) -> tuple[str, Entry, list[str], list[str]]:
-        tensor = checkpoint.read(name)
+        tensor = tensors.read(name)
         found = list(_tensor_problems(name, entries[name], tensor, ledger.axes, leaf_shapes))
+        if name in wanted and tensor.shape != wanted[name][0]:
+            found.append(f"tensor {name}: expected shape {wanted[name][0]} ({wanted[name][1]}), got {tensor.shape}")
+        if found:
+            unfit.add(name)
         remarks = list(_constant_notes(name, tensor, constants))
         contents = np.ascontiguousarray(tensor)
         digest = hashlib.sha256(contents.reshape(-1).view(np.uint8).data).hexdigest()
-        progress(contents.nbytes)
-        checkpoint.release(name)
+        if not entries[name].made:
+            progress(contents.nbytes)
+        tensors.release(name)
         described = dataclasses.replace(entries[name], dtype=str(tensor.dtype), shape=tensor.shape, sha256=digest)
         return name, described, found, remarks
 
-    known = [name for name in checkpoint.tensors if name in entries]
-    with ThreadPoolExecutor(2) as pool:  # hashing and scanning release the interpreter's lock
-        for name, entry, found, remarks in pool.map(inspect, known):
+    def inspect_all(names: Iterable[str]) -> None:
+        for name, entry, found, remarks in pool.map(inspect, names):
             entries[name] = entry
-            problems += found
-            notes += remarks
+            problems.extend(found)
+            notes.extend(remarks)
+
+    recipes = list(derived_problems(ledger))
+    problems += [problem for _, problem in recipes]
+    unfit |= {name for name, _ in recipes}
+    with ThreadPoolExecutor(2) as pool:  # hashing and scanning release the interpreter's lock
+        inspect_all(name for name in checkpoint.tensors if name in entries)
+        waiting = dict(ledger.derived())
+        while waiting:  # for those of which others are made: nothing is made of what is wrong
+            ready = {name: made for name, made in waiting.items() if waiting.keys().isdisjoint(made.ingredients)}
+            unfit |= {name for name, made in ready.items() if not unfit.isdisjoint(made.ingredients)}
+            inspect_all([name for name in ready if name not in unfit])
+            waiting = {name: made for name, made in waiting.items() if name not in ready}
     problems += _tie_problems(entries)
     problems += layout_problems(entries, ledger.axes)
     checks = {
@@ -66,6 +88,11 @@ def verify(
         "values": "finite, shapes and dtypes as declared, ties equal bit for bit",
         "layouts": f"{len(_distinct_layouts(entries))} proved by fingerprint",
     }
+    derived = list(ledger.derived())
+    if derived:
+        checks["derived"] = (
+            f"{len(derived)} tensors made of others, in {len(_distinct_recipes(ledger))} ways, each proved"
+        )
     passed = {} if problems else checks
     return dataclasses.replace(ledger, entries=entries, problems=tuple(problems), notes=tuple(notes), checks=passed)
 
@@ -85,10 +112,15 @@ def _tensor_problems(
             )
     if entry.status != "dropped" and str(tensor.dtype) not in DTYPES:
         yield f"tensor {name}: dtype {tensor.dtype} is not supported for weights (supported: {', '.join(DTYPES)})"
-    elif entry.status == "mapped":
+    elif entry.status in ("mapped", "split", "merged"):
         bad = tensor.size - np.count_nonzero(np.isfinite(tensor))
         if bad:
             yield f"tensor {name}: {bad} of {tensor.size} values are NaN or infinite"
+
+
+def _ingredient_shapes(ledger: Ledger) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Give for each tensor that others are made of the shape that it must have, and why."""
+    return {name: shape for _, made in ledger.derived() for name, shape in made.shapes(ledger.axes).items()}
 
 
 def _constant_notes(name: str, tensor: np.ndarray, constants: Mapping[str, np.ndarray]) -> Iterator[str]:
@@ -125,3 +157,18 @@ def layout_problems(entries: Mapping[str, Entry], axes: Mapping[str, int]) -> It
             yield f"tensor {name}: layout {text} moves elements to places that its axis names do not say"
         elif not np.array_equal(rearrange.inverse.apply(arrived, axes), fingerprint):
             yield f"tensor {name}: layout {text} does not lead back"
+
+
+def _distinct_recipes(ledger: Ledger) -> dict[str, tuple[str, Made]]:
+    """Give each way in which tensors are made of others, with the first one that is."""
+    found: dict[str, tuple[str, Made]] = {}
+    for name, made in ledger.derived():
+        found.setdefault(made.way, (name, made))
+    return found
+
+
+def derived_problems(ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """Send fingerprints through each way of splitting and merging, at its real size; name the tensor."""
+    for name, made in _distinct_recipes(ledger).values():
+        for problem in made.problems(ledger.axes):
+            yield name, f"tensor {name}: {problem}"

@@ -12,7 +12,9 @@ PIXELS = f"{RAW}/pixels.safetensors"
 VALUES = "values"
 """Beside the pictures in PIXELS: what normalising makes of each byte of each channel, (256, channels)."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of preprocess.json."""
+INDEX_VERSION = 1
 
 
 def need(module: str, what: str) -> None:

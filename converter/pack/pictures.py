@@ -1,24 +1,28 @@
-"""Pictures: from a file's bytes to what an entry point takes, by the rules of preprocess.json. Pillow does the work."""
+"""Pictures: from a file's bytes to what an entry point takes, by the rules of preprocess.json. Pillow does the work.
+
+The rules are `images` of preprocess.json, checked: steps.py has their words.
+"""
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from ...validation.errors import InputError
 from . import need
+from .steps import HALVES, LONGER, Rules
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Rules: TypeAlias = Mapping[str, Any]
-"""`images` of preprocess.json."""
-
 Source: TypeAlias = "str | Path | bytes | np.ndarray | Image.Image"
 """A file, its bytes, an array (height, width, 3) of uint8, or a picture that Pillow has opened."""
+
+PREMULTIPLIED = {"RGBA": "RGBa", "LA": "La"}
+"""Modes of Pillow's with alpha, and the same with colours multiplied by it."""
 
 LARGEST = 100_000_000
 """Most samples of a resized picture: a thin line, its shorter side made 224, would take gigabytes."""
@@ -59,42 +63,79 @@ def pixels(source: Source, rules: Rules) -> np.ndarray:
     """Resize, crop and convert: (size, size, 3) uint8, rows from the top."""
     image = open_(source)
     for step in rules["steps"]:
-        if step["do"] not in STEPS:
-            raise InputError(f"preprocess.json asks for {step['do']!r}, which this version cannot do")
-        image = STEPS[step["do"]](image, step)
+        if step["do"] != "normalize":
+            image = STEPS[step["do"]](image, step)
     return np.asarray(image)
 
 
 def _resize(image: "Image.Image", step: Rules) -> "Image.Image":
     from PIL import Image
 
-    size, (width, height) = step["shorter_side"], image.size
-    short, long = min(width, height), max(width, height)
-    if short == size:
+    width, height = _size(image, step)
+    if (width, height) == image.size:
         return image
-    other = int(size * long / short)
-    if size * other > LARGEST:
-        raise InputError(f"a picture of {width} x {height} would be {size} x {other} when resized; crop it first")
-    new = (size, other) if width == short else (other, size)
-    return image.resize(new, Image.Resampling[step["filter"].upper()])
+    if width * height > LARGEST:
+        raise InputError(f"a picture of {_measures(image)} would be {width} x {height} when resized; crop it first")
+    mode, way = image.mode, Image.Resampling[step["filter"].upper()]
+    if mode in PREMULTIPLIED:
+        image = image.convert(PREMULTIPLIED[mode])
+    # One call for each axis: which of them Pillow takes first depends on its version, and in one call it would multiply
+    # and divide by alpha itself.
+    between = (image.width, height) if down_first(image.size, (width, height)) else (width, image.height)
+    return image.resize(between, way).resize((width, height), way).convert(mode)
+
+
+def down_first(old: tuple[int, int], new: tuple[int, int]) -> bool:
+    """Say whether columns are resampled before rows, given (width, height): as Pillow does it since version 13."""
+    less = old[1] - new[1]
+    return less > 0 and less > 2 * (old[0] - new[0])
+
+
+def _size(image: "Image.Image", step: Rules) -> tuple[int, int]:
+    """Give width and height after a resize."""
+    if "shorter_side" not in step:
+        return step["width"], step["height"]
+    short, (width, height) = step["shorter_side"], image.size
+    longer = LONGER[step["longer_side"]](short * max(width, height) / min(width, height))
+    return (short, longer) if width <= height else (longer, short)
+
+
+def longer_side(rules: Rules) -> str:
+    """Say how the longer side of a resize is rounded; any way where no step makes one."""
+    return next((step["longer_side"] for step in rules["steps"] if "longer_side" in step), next(iter(LONGER)))
 
 
 def _crop(image: "Image.Image", step: Rules) -> "Image.Image":
-    width, height = step["width"], step["height"]
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)  # Python's halves go to even
+    width, height, offset = step["width"], step["height"], HALVES[step["offset"]]
+    if image.width < width or image.height < height:
+        raise InputError(f"a picture of {_measures(image)} is smaller than the crop of {width} x {height}")
+    left, top = offset((image.width - width) / 2), offset((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))
 
 
+def _measures(image: "Image.Image") -> str:
+    return f"{image.width} x {image.height}"
+
+
 def _colour(image: "Image.Image", step: Rules) -> "Image.Image":
+    from PIL import Image
+
+    if step["alpha"] == "over white" and image.has_transparency_data:
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert(step["to"])
 
 
-STEPS = {"resize": _resize, "crop": _crop, "colour": _colour, "normalize": lambda image, step: image}
+STEPS: Mapping[str, Callable[["Image.Image", Rules], "Image.Image"]] = {
+    "resize": _resize,
+    "crop": _crop,
+    "colour": _colour,
+}
 
 
 def values(rules: Rules) -> np.ndarray:
     """Normalise every byte of every channel: (256, channels) float32."""
-    step = next(step for step in rules["steps"] if step["do"] == "normalize")
+    step = rules["steps"][-1]
     mean, std = (np.array(step[key], np.float32) for key in ("mean", "std"))
     return (np.arange(256, dtype=np.float32)[:, None] / np.float32(step["divide"]) - mean) / std
 

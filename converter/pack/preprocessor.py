@@ -1,18 +1,21 @@
 """Raw texts and pictures to what entry points take, by the pack's own tokenizer.json and preprocess.json."""
 
 import json
-from collections.abc import Sequence
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ...validation.entry_point import EntryPoint
+from ...validation.domains import BEFORE
+from ...validation.entry_point import EntryPoint, TensorSpec, TokenIds
 from ...validation.errors import InputError
 from ...validation.runner import Arrays
-from . import FORMAT_VERSION, PREPROCESS, need
+from . import FORMAT_VERSION, PREPROCESS, steps, tokenizer
 from .pictures import Source, images
-from .tokenizer import load, truncate
+from .steps import NULL_OR_OBJECT, Rules, one_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -20,6 +23,166 @@ if TYPE_CHECKING:
 
 CHUNK = 1024
 """Texts that are encoded at once: the library keeps more than ids of each."""
+
+Made: TypeAlias = tuple[str, tuple[int | str, ...]] | None
+"""Dtype and shape of an input that is made, the axis of the rows first; None where nobody states them."""
+
+
+class Modality(ABC):
+    """One kind of raw input: its rules in preprocess.json, and what they make of samples.
+
+    Args:
+        directory: where the rules' files lie.
+        rules: its part of preprocess.json, checked.
+    """
+
+    check: Callable[[str, Rules], None]
+    """Hold rules to their words: (what to call them, rules); raises InputError."""
+
+    def __init__(self, directory: Path, rules: Rules):
+        self.directory = directory
+        self.rules = rules
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Give the names of the inputs that it makes."""
+
+    @abstractmethod
+    def shape(self) -> Made:
+        """Give dtype and shape of each of them, the axis of the rows first."""
+
+    @abstractmethod
+    def inputs(self, entry_point: str, raw: Sequence[Any]) -> Arrays:
+        """Make its inputs of an entry point, for one batch."""
+
+
+class Texts(Modality):
+    """Texts to ids and mask, by tokenizer.json."""
+
+    check = staticmethod(steps.texts)
+    _opened: "Tokenizer | None" = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name ids, and mask where there is one."""
+        return tuple(self.rules["inputs"].values())
+
+    def shape(self) -> Made:
+        """Describe ids and mask."""
+        return "int32", ("texts", "tokens")
+
+    def inputs(self, entry_point: str, raw: Sequence[str]) -> Arrays:
+        """Make the inputs of an entry point, for one batch."""
+        return self.padded(self.ids(entry_point, raw))
+
+    def ids(self, entry_point: str, texts: Sequence[str]) -> list[list[int]]:
+        """Give the ids of each text, truncated, not padded."""
+        opened = self._tokenizer(entry_point)
+        tokenizer.truncate(opened, self.rules["max_tokens"][entry_point], self.rules["truncation"])
+        found: list[list[int]] = []
+        for start in range(0, len(texts), CHUNK):
+            prefixed = [self.rules["prefix"] + text for text in texts[start : start + CHUNK]]
+            found += [encoded.ids for encoded in opened.encode_batch(prefixed)]
+        return found
+
+    def padded(self, rows: Sequence[Sequence[int]], tokens: int = 0) -> dict[str, np.ndarray]:
+        """Pad rows of ids to the longest, or to `tokens` if that is more; give ids and mask, (batch, tokens) int32.
+
+        Raises:
+            InputError: a text has no tokens, of which a network that adds none of its own makes nothing.
+        """
+        if not all(rows):
+            raise InputError(f"{self.directory}: text {list(map(bool, rows)).index(False)} is of no tokens")
+        width = max([tokens, *map(len, rows)])
+        ids = np.full((len(rows), width), self.rules["pad_id"], np.int32)
+        mask = np.arange(width) < np.array([len(row) for row in rows])[:, None]
+        if self.rules["padding"] == tokenizer.PADDING[BEFORE]:
+            mask = mask[:, ::-1]
+        for row, real, text in zip(ids, mask, rows, strict=True):
+            row[real] = text
+        made = {"ids": ids, "mask": mask.astype(np.int32)}
+        return {name: made[kind] for kind, name in self.rules["inputs"].items()}
+
+    def _tokenizer(self, entry_point: str) -> "Tokenizer":
+        """Open the tokenizer that reads texts for an entry point, which is one for all of them."""
+        if self._opened is None:
+            if self.rules["tokenizer"] is None:
+                raise InputError(f"{self.directory} has no tokenizer: {self.rules['missing']}")
+            if not (self.directory / self.rules["tokenizer"]).is_file():
+                raise InputError(f"{self.directory / self.rules['tokenizer']} does not exist")
+            domain = (self.rules[key] for key in ("vocab_size", "pad_id", "first_id", "last_id"))
+            self._opened = tokenizer.read(self.directory, TokenIds(*domain))
+        return self._opened
+
+
+class Pictures(Modality):
+    """Pictures to normalised pixels."""
+
+    check = staticmethod(steps.images)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name the pixels."""
+        return (self.rules["input"],)
+
+    def shape(self) -> Made:
+        """Describe the pixels."""
+        if "missing" in self.rules:
+            return None
+        size, channels = self.rules["size"], len(self.rules["colour"])
+        return self.rules["dtype"], ("images", size, size, channels)
+
+    def inputs(self, entry_point: str, raw: Sequence[Source]) -> Arrays:
+        """Make the pixels, the same for every entry point."""
+        if "missing" in self.rules:
+            raise InputError(f"{self.directory} does not say how pictures are prepared: {self.rules['missing']}")
+        return {self.rules["input"]: images(raw, self.rules)}
+
+
+MODALITIES: Mapping[str, type[Modality]] = {"texts": Texts, "images": Pictures}
+"""By the key of preprocess.json; null there for a network that takes none of the kind."""
+
+
+def check(document: Any, where: str) -> None:
+    """Hold the document preprocess.json to its words.
+
+    Raises:
+        InputError: docs/pack.md does not say what a key or value means, or this program cannot do it.
+    """
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if version is not None and not one_of(FORMAT_VERSION).legal(version):
+        again = "; run `bgevis-convert pack DIR` again with this version" if one_of(1).legal(version) else ""
+        raise InputError(f"{where}: format_version is {version}, this program reads {FORMAT_VERSION}{again}")
+    parts = dict.fromkeys((*MODALITIES, "embeddings"), NULL_OR_OBJECT)
+    steps.hold(where, document, {"format_version": one_of(FORMAT_VERSION), **parts})
+    there = [name for name in MODALITIES if document[name] is not None]
+    names: list[str] = []
+    for name in there:
+        MODALITIES[name].check(f"{where}: {name}", document[name])
+        names += MODALITIES[name](Path(), document[name]).names
+    if len(set(names)) < len(names):
+        raise InputError(f"{where}: its inputs are {', '.join(names)}; known: another name for each")
+    if document["embeddings"] is not None:
+        if not there:
+            raise InputError(f"{where}: embeddings is an object; known: null where {', '.join(MODALITIES)} are")
+        steps.embeddings(f"{where}: embeddings", document["embeddings"])
+
+
+def read(text: str) -> Any:
+    """Parse JSON as the readers in other languages do, for which 224.0 is the number 224; NaN is no JSON.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if not math.isfinite(value):
+            raise ValueError(f"{digits} is too large")
+        return int(value) if value.is_integer() else value
+
+    return json.loads(text, parse_float=number, parse_constant=lambda name: number("1e999"))
 
 
 class Preprocessor:
@@ -29,61 +192,87 @@ class Preprocessor:
         directory: a run directory, or any folder with the two files.
 
     Raises:
-        InputError: there is no preprocess.json, or it is of another format.
+        InputError: there is no preprocess.json, or it says something that is not known here.
     """
 
     def __init__(self, directory: Path):
         self.directory = directory
         path = directory / PREPROCESS
         try:
-            self.rules: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            version = self.rules["format_version"]
+            self.rules: dict[str, Any] = read(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise InputError(f"{path} is missing; run `bgevis-convert pack {directory}`") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path} is no preprocessing: {error!r}") from error
-        if version != FORMAT_VERSION:
-            raise InputError(f"{path}: format_version is {version}, this program reads {FORMAT_VERSION}")
-        self._tokenizer: Tokenizer | None = None
+        check(self.rules, str(path))
+        self._made: dict[str, Modality] = {
+            name: kind(directory, self.rules[name]) for name, kind in MODALITIES.items() if self.rules[name] is not None
+        }
+
+    def hold_to(self, entries: Mapping[str, EntryPoint]) -> None:
+        """Hold names, shapes and limits to the entry points of the network.
+
+        Raises:
+            InputError: preprocess.json is another network's.
+        """
+        where = self.directory / PREPROCESS
+        made = {name: modality.shape() for modality in self._made.values() for name in modality.names}
+        embedding = [self._embedding(entries, *named) for named in self._outputs.items()]
+        whole = embedding or [e for e in entries.values() if all(spec.name in made for spec in e.inputs)]
+        for entry in whole:
+            for spec in entry.inputs:
+                if spec.name not in made or not _made_as(made[spec.name], spec, entry):
+                    raise InputError(f"{where}: it makes {_listed(made)}; {entry.name} takes {_told(spec)}")
+        concerned = whole or entries.values()
+        taken = {s.name for e in concerned for s in e.inputs if s.name in made and _made_as(made[s.name], s, e)}
+        if unused := made.keys() - taken:
+            several = ", ".join(entry.name for entry in concerned)
+            raise InputError(f"{where}: it makes {_listed(made)}; none of {several} takes {', '.join(sorted(unused))}")
+        if self.rules["texts"]:
+            self._hold_limits(concerned)
+
+    @property
+    def _outputs(self) -> Mapping[str, str]:
+        return self.rules["embeddings"]["outputs"] if self.rules["embeddings"] else {}
+
+    def _embedding(self, entries: Mapping[str, EntryPoint], name: str, output: str) -> EntryPoint:
+        """Give the entry point that preprocess.json says gives an embedding, of the width that it states."""
+        where, stated = self.directory / PREPROCESS, self.rules["embeddings"]
+        if name not in entries:
+            raise InputError(f"{where}: embeddings.outputs names {name}; the network has {', '.join(entries)}")
+        for spec in entries[name].outputs:
+            if spec.name == output and (spec.dtype, *spec.shape[1:]) == (stated["dtype"], stated["width"]):
+                return entries[name]
+        wanted, gives = f"{output}[rows, {stated['width']}] {stated['dtype']}", map(_told, entries[name].outputs)
+        raise InputError(f"{where}: embeddings are {wanted}; {name} gives {', '.join(gives)}")
+
+    def _hold_limits(self, concerned: Iterable[EntryPoint]) -> None:
+        """Hold max_tokens to the entry points that read text."""
+        ids, limits = self.rules["texts"]["inputs"]["ids"], self.rules["texts"]["max_tokens"]
+        most = {e.name: e.most(spec.shape[-1]) for e in concerned for spec in e.inputs if spec.name == ids}
+        if limits.keys() != most.keys() or any(_beyond(limits[name], most[name]) for name in most):
+            raise InputError(
+                f"{self.directory / PREPROCESS}: max_tokens is {json.dumps(limits)}, the network takes at most "
+                f"{json.dumps(most)}"
+            )
 
     def ids(self, entry_point: str, texts: Sequence[str]) -> list[list[int]]:
         """Give the ids of each text, truncated to what the entry point takes, not padded.
 
         Raises:
-            InputError: the run has no tokenizer.
+            InputError: the run has no tokenizer, or one that is not as preprocess.json says.
             EnvironmentFailure: the package tokenizers is missing.
         """
-        rules = self.rules["texts"]
-        if self._tokenizer is None:
-            self._tokenizer = self._open(rules)
-        limit = rules["max_tokens"][entry_point]
-        truncate(self._tokenizer, limit, rules["truncation"])
-        found: list[list[int]] = []
-        for start in range(0, len(texts), CHUNK):
-            prefixed = [rules["prefix"] + text for text in texts[start : start + CHUNK]]
-            found += [encoded.ids for encoded in self._tokenizer.encode_batch(prefixed)]
-        return found
-
-    def _open(self, rules: dict[str, Any]) -> "Tokenizer":
-        if not rules or not rules["tokenizer"]:
-            reason = rules["missing"] if rules else "the network reads no text"
-            raise InputError(f"{self.directory} has no tokenizer: {reason}")
-        path = self.directory / rules["tokenizer"]
-        need("tokenizers", str(path))
-        try:
-            return load(path)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
+        return self._texts().ids(entry_point, texts)
 
     def text_inputs(self, rows: Sequence[Sequence[int]], tokens: int = 0) -> dict[str, np.ndarray]:
         """Pad rows of ids to the longest, or to `tokens` if that is more; give ids and mask, (batch, tokens) int32."""
-        rules = self.rules["texts"]
-        width = max([tokens, *map(len, rows)])
-        ids = np.full((len(rows), width), rules["pad_id"], np.int32)
-        for row, text in zip(ids, rows, strict=True):
-            row[: len(text)] = text
-        mask = np.arange(width) < np.array([len(row) for row in rows])[:, None]
-        return {rules["inputs"]["ids"]: ids, rules["inputs"]["mask"]: mask.astype(np.int32)}
+        return self._texts().padded(rows, tokens)
+
+    def _texts(self) -> Texts:
+        found = self._modality("texts")
+        assert isinstance(found, Texts)
+        return found
 
     def image_inputs(self, sources: Sequence[Source]) -> dict[str, np.ndarray]:
         """Give pictures as an entry point takes them, (batch, size, size, channels) float32.
@@ -91,16 +280,48 @@ class Preprocessor:
         Raises:
             InputError: the network sees no pictures, or one of them cannot be read.
         """
-        rules = self.rules["images"]
-        if not rules:
-            raise InputError(f"{self.directory}: this network sees no pictures")
-        return {rules["input"]: images(sources, rules)}
+        return dict(self._modality("images").inputs("", sources))
 
-    def inputs(
-        self, entry: EntryPoint, texts: Sequence[str] | None = None, pictures: Sequence[Source] | None = None
-    ) -> Arrays:
-        """Give all inputs of an entry point, in its order, for one batch."""
-        made = {} if pictures is None else self.image_inputs(pictures)
-        if texts is not None:
-            made |= self.text_inputs(self.ids(entry.name, texts))
-        return {spec.name: made[spec.name] for spec in entry.inputs}
+    def _modality(self, name: str) -> Modality:
+        if name not in self._made:
+            raise InputError(f"{self.directory}: this network takes no {name}")
+        return self._made[name]
+
+    def inputs(self, entry: EntryPoint, raw: Mapping[str, Sequence[Any]]) -> Arrays:
+        """Make all inputs of an entry point, in its order, for one batch of raw samples of each modality."""
+        made: dict[str, np.ndarray] = {}
+        for name, samples in raw.items():
+            made.update(self._modality(name).inputs(entry.name, samples))
+        if missing := {spec.name for spec in entry.inputs} - made.keys():
+            raise InputError(f"{self.directory}: {entry.name} also takes {', '.join(sorted(missing))}")
+        return {spec.name: made[spec.name].astype(spec.dtype, copy=False) for spec in entry.inputs}
+
+
+def _made_as(made: Made, spec: TensorSpec, entry: EntryPoint) -> bool:
+    """Say whether an entry point takes what is made: any axis is one, by any name; the first is that of the rows."""
+    if made is None:
+        return True
+    dtype, (_, *sizes) = made
+    if spec.dtype != dtype or len(spec.shape) != 1 + len(sizes) or isinstance(spec.shape[0], int):
+        return False
+    dims = zip(sizes, spec.shape[1:], strict=True)
+    return all(isinstance(size, str) or _takes(entry, dim, size) for size, dim in dims)
+
+
+def _takes(entry: EntryPoint, dim: int | str, size: int) -> bool:
+    return dim == size if isinstance(dim, int) else not _beyond(size, entry.most(dim))
+
+
+def _listed(made: Mapping[str, Made]) -> str:
+    """Describe what is made, in the order of the names."""
+    several = ((name, *(shape or ("as nobody states", ()))) for name, shape in sorted(made.items()))
+    return ", ".join(f"{name}[{', '.join(map(str, sizes))}] {dtype}" for name, dtype, sizes in several) or "nothing"
+
+
+def _told(spec: TensorSpec) -> str:
+    return f"{spec.name}[{', '.join(map(str, spec.shape))}] {spec.dtype}"
+
+
+def _beyond(stated: int | None, most: int | None) -> bool:
+    """Say whether a limit, None for none, lets more through than there are positions for."""
+    return most is not None and (stated is None or stated > most)

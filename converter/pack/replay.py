@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,24 @@ class Pack:
         """Read a picture's file."""
         return (self.folder / self.pictures[name]["file"]).read_bytes()
 
+    def texts_of(self, case: Case) -> list[str]:
+        """Give the raw texts of a case, in its order."""
+        return [self.texts[name]["text"] for name in self._cases[case.entry_point][case.name]["texts"]]
+
     def cases(self, entries: Mapping[str, EntryPoint]) -> Iterator[Case]:
         """Make the raw cases, from texts and pictures to ready inputs."""
+        self.preprocessor.hold_to(entries)
+        raw: Mapping[str, Callable[[str], Any]] = {
+            "texts": lambda name: self.texts[name]["text"],
+            "images": self.picture,
+        }
         for entry, several in self._cases.items():
             for name, rows in several.items():
-                texts = [self.texts[text]["text"] for text in rows["texts"]] if "texts" in rows else None
-                pictures = [self.picture(image) for image in rows["images"]] if "images" in rows else None
-                yield Case(entry, name, self.preprocessor.inputs(entries[entry], texts, pictures))
+                try:
+                    samples = {kind: [raw[kind](sample) for sample in named] for kind, named in rows.items()}
+                except KeyError as error:
+                    raise InputError(f"{self.folder}: the case {name!r} names {error}, which is not there") from error
+                yield Case(entry, name, self.preprocessor.inputs(entries[entry], samples))
 
     def rows(self) -> list[Row]:
         """Judge ids and bytes of every sample, exactly."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .steps import LONGER
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -53,8 +55,8 @@ class Picture:
     tells: str
 
 
-def pictures(size: int) -> Iterator[Picture]:
-    """Draw the pictures for a network that sees squares of `size`."""
+def pictures(size: int, longer: str = "floor") -> Iterator[Picture]:
+    """Draw the pictures for a network that sees squares of `size`, a longer side being rounded in a way of LONGER."""
     from PIL import Image
 
     def png(name: str, image: "Image.Image", core: bool, tells: str, **options: Any) -> Picture:
@@ -63,10 +65,11 @@ def pictures(size: int) -> Iterator[Picture]:
     def rgb(width: int, height: int) -> "Image.Image":
         return Image.fromarray(scene(width, height))
 
-    wide, tall = rgb(*wide_size(size)), rgb(*tall_size(size))
+    wide, tall = rgb(*wide_size(size, longer)), rgb(*tall_size(size, longer))
     yield png("exact", rgb(size, size), True, "channels swapped, rows for columns, wrong mean or std")
     yield png("wide", wide, True, "no antialias, another filter, squashed, longer side rounded, crop rounded down")
     yield png("tall", tall, True, "enlarged by another filter, crop rounded up, no bytes between the passes")
+    yield png("column", rgb(*column_size(size)), True, "resized across before down, as by Pillow before 13")
     yield png("odd_1", rgb(size + 1, size), True, "halves of a crop rounded up")
     yield png("odd_3", rgb(size, size + 3), True, "halves of a crop rounded down")
     yield png("dot", Image.new("RGB", (1, 1), (200, 60, 20)), True, "one sample")
@@ -76,6 +79,7 @@ def pictures(size: int) -> Iterator[Picture]:
     yield png("palette", _palette(wide), False, "converted to RGB before it is resized")
     alpha = wide.copy()
     alpha.putalpha(wide.getchannel("G"))
+    yield png("clear", _palette(wide), False, "a palette's transparent colour kept or dropped", transparency=0)
     yield png("alpha", alpha, False, "resized without premultiplying, blended with a background")
     deep = Image.fromarray(np.asarray(tall)[..., 0].astype(np.uint16) * 3)
     yield png("deep", deep, False, "16 bits scaled instead of clipped")
@@ -102,23 +106,28 @@ def scene(width: int, height: int) -> np.ndarray:
     return drawn
 
 
-def wide_size(size: int) -> tuple[int, int]:
-    """Give a size to shrink, whose longer side has a fraction to be cut off and 3 of 4 to be cropped."""
-    return _search(size, range(round(1.4 * size), 4 * size + 40), 1.8, 3)
+def wide_size(size: int, longer: str = "floor") -> tuple[int, int]:
+    """Give a size to shrink, whose longer side is rounded by more than a half and has 3 of 4 to be cropped."""
+    return _search(size, range(round(1.4 * size), 4 * size + 40), 1.8, 3, longer)
 
 
-def tall_size(size: int) -> tuple[int, int]:
-    """Give a size to enlarge, whose longer side has a fraction to be cut off and 1 of 4 to be cropped."""
-    width, height = _search(size, range(max(2, round(0.6 * size)), 4 * size + 40), 1.7, 1)
+def tall_size(size: int, longer: str = "floor") -> tuple[int, int]:
+    """Give a size to enlarge, whose longer side is rounded by more than a half and has 1 of 4 to be cropped."""
+    width, height = _search(size, range(max(2, round(0.6 * size)), 4 * size + 40), 1.7, 1, longer)
     return height, width
 
 
-def _search(size: int, shorts: range, ratio: float, remainder: int) -> tuple[int, int]:
-    """Find the first (long, short) that becomes (size + remainder + 4 n + a large fraction, size)."""
+def column_size(size: int) -> tuple[int, int]:
+    """Give a size to shrink that is so tall that columns are resampled before rows."""
+    return round(1.2 * size) + 1, 4 * size + 3
+
+
+def _search(size: int, shorts: range, ratio: float, remainder: int, longer: str) -> tuple[int, int]:
+    """Find the first (long, short) that becomes (size + remainder + 4 n, size) and has a large fraction."""
     for short in shorts:
         for long in range(round(ratio * short), 2 * short + 4):
             new = size * long / short
-            if short != size and new % 1 > 0.5 and (int(new) - size) % 4 == remainder:
+            if short != size and new % 1 > 0.5 and (LONGER[longer](new) - size) % 4 == remainder:
                 return long, short
     raise ValueError(f"no picture fits the size {size}")
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...validation.domains import AFTER, BEFORE
 from ...validation.entry_point import EntryPoint, TokenIds
 from ...validation.errors import InputError
 from . import need
@@ -24,6 +25,9 @@ TRUNCATION = {
     "left": "keep the last tokens and the special tokens",
 }
 """The side at which a text that is too long is cut, and how preprocess.json says it."""
+
+PADDING = {side: f"{side} the text, to the longest of the batch" for side in (AFTER, BEFORE)}
+"""Where padding stands, and how preprocess.json says it."""
 
 
 class Unusable(InputError):
@@ -80,7 +84,7 @@ def read(folder: Path, domain: TokenIds) -> "Tokenizer":
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= domain.vocab_size:
         raise Unusable(f"{path} gives ids up to {largest}, but the network knows {domain.vocab_size} tokens")
-    wanted, empty = [domain.first, domain.last], tokenizer.encode("").ids
+    wanted, empty = domain.empty, tokenizer.encode("").ids
     if empty != wanted:
         raise Unusable(f"{path} makes {empty} of the empty text, but the network's first and last tokens are {wanted}")
     if tokenizer.id_to_token(domain.pad) is None:
@@ -151,7 +155,8 @@ def truncate(tokenizer: "Tokenizer", limit: int | None, truncation: str) -> None
         tokenizer.enable_truncation(limit, direction=side)
 
 
-def settle(tokenizer: "Tokenizer", limit: int | None, truncation: str, pad: int) -> None:
+def settle(tokenizer: "Tokenizer", limit: int | None, truncation: str, ids: TokenIds) -> None:
     """Set truncation to what is done to texts, and padding to the longest of the batch."""
     truncate(tokenizer, limit, truncation)
-    tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad))
+    side = "left" if ids.padded == BEFORE else "right"
+    tokenizer.enable_padding(direction=side, pad_id=ids.pad, pad_token=tokenizer.id_to_token(ids.pad))

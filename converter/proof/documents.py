@@ -4,12 +4,14 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...validation.cases import cases, probe_cases
+from ...validation import procedure
+from ...validation.cases import probe_cases
 from ...validation.errors import GateError
 from ...validation.goldens import Goldens
 from ...validation.probe import folder_name
+from ..certificate.ledger import Ledger
 from ..directory import Manifest, RunDirectory
-from ..manifest import GOLDENS, PROBES, family_and_config
+from ..manifest import GOLDENS, LEDGER, PROBES, family_and_config
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -47,8 +49,12 @@ def _paths(program: Mapping[str, Any]) -> list[str]:
 def golden_problems(run: RunDirectory) -> Iterator[str]:
     """Say what the goldens lack that every network of the family has, and what in them cannot have been measured."""
     family, config = family_and_config(run.manifest())
-    entries = family.entry_points(config)
-    yield from Goldens(run.path / GOLDENS).problems(entries, cases)
+    entries, weights = family.entry_points(config), Ledger.read(run.path / LEDGER).numbers
+    draw = functools.partial(family.all_cases, config, weights=weights)
+    yield from Goldens(run.path / GOLDENS).problems(entries, draw)
+    for greedy in family.procedures(config):
+        stored = procedure.read(run.path / GOLDENS, greedy)
+        yield from procedure.problems({entry.name: entry for entry in entries}, greedy, stored)
     for name in family.probes(config):
         folder = run.path / PROBES / folder_name(name)
         yield from Goldens(folder).problems(entries, functools.partial(probe_cases, name))

@@ -10,6 +10,7 @@ from ...exporters.base import Artifact, Exporter, exporters
 from ...exporters.precisions import BFLOAT16_COMPUTED, DTYPES, FLOAT32, FLOORS, typically_rounded
 from ...exporters.weights import WeightsFile
 from ...model.runner import NNXRunner
+from ...validation import procedure
 from ...validation.cases import neighbour_batches
 from ...validation.compare import Golden, compare
 from ...validation.errors import raised
@@ -19,7 +20,10 @@ from ...validation.report import Report, Row
 from ...validation.rounded import compare_rounded
 from ...validation.runner import Runner
 from ..directory import RunDirectory
-from ..manifest import GOLDENS, WEIGHTS_PATH, artifact, probe_folders
+from ..manifest import GOLDENS, WEIGHTS_PATH, artifact, family_and_config, probe_folders
+
+COMPILED = 4
+"""Steps of a procedure that a compiling runtime does: each is a new shape."""
 
 
 def judge(exporter: Exporter, runner: Runner, opened: Artifact, goldens: Sequence[Golden], precision: str) -> Report:
@@ -27,7 +31,8 @@ def judge(exporter: Exporter, runner: Runner, opened: Artifact, goldens: Sequenc
     if precision == FLOAT32:
         return compare(runner, opened.entry_points, goldens)
     net, file = opened.network(), WeightsFile(opened.directory / WEIGHTS_PATH)
-    inputs = {name: neighbour_batches(net.entry_points[name]) for name in opened.programs}
+    weights = sum(leaf.size for leaf in net.leaves.values())
+    inputs = {name: neighbour_batches(net.entry_points[name], weights=weights) for name in opened.programs}
     rounded = {leaf: _rounded(array, precision) for leaf, array in exporter.read_weights(opened)}
     exact, stored, typical = float32_runners(NNXRunner(net, file), file, rounded, precision)
     return compare_rounded(runner, exact, stored, typical, opened.entry_points, goldens, inputs, FLOORS[precision])
@@ -70,6 +75,18 @@ def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Ro
         runner = exporter.probe(opened, read_factors(folder))
         rows += compare(runner, opened.entry_points, Goldens(folder).cases()).rows
     return rows
+
+
+def procedure_rows(run: RunDirectory, runner: Runner, compiles: bool) -> list[Row]:
+    """Run the family's procedures; a runtime that compiles each step for its shapes does the first few."""
+    family, config = family_and_config(run.manifest())
+    entries = {entry.name: entry for entry in family.entry_points(config)}
+    return [
+        procedure.judge(
+            runner, entries, greedy, procedure.read(run.path / GOLDENS, greedy), COMPILED if compiles else greedy.steps
+        )
+        for greedy in family.procedures(config)
+    ]
 
 
 def numbers(golden: Golden) -> int:

@@ -19,9 +19,9 @@ EXPLAINED = 8
 
 
 def rounding_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[Row]:
-    """Lead the float32 weights back to the source, and hold each stored number to what rounding them gives."""
+    """Lead the exact weights back to the source, and hold each stored number to what rounding them gives."""
     assert exporter.rounding
-    exact = dataclasses.replace(exporter, read_weights=lambda opened: _float32(opened.directory))
+    exact = dataclasses.replace(exporter, read_weights=lambda opened: _exact(opened.directory))
     rows = weight_rows(exact, opened, ledger)
     seen = 0
     try:
@@ -37,7 +37,7 @@ def rounding_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[
     return [*rows, Row("all", f"{seen} weights are the source's, rounded", "weights", True)] if passed else rows
 
 
-def _float32(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _exact(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
     file = WeightsFile(directory / WEIGHTS_PATH)
     return ((leaf, file[leaf]) for leaf in file.tensors)
 
@@ -73,4 +73,4 @@ def _weight_problem(ledger: Ledger, leaf: str, array: np.ndarray, explain: bool)
     except ValueError as error:
         return f"shape {array.shape} does not lead back to {name}: {error}"
     cause = recognised(ledger, leaf, array) if explain else ""
-    return f"differs from the checkpoint's {name}" + (f": it is {cause}" if cause else "")
+    return f"differs from the checkpoint's {ledger.told(name)}" + (f": it is {cause}" if cause else "")

@@ -18,7 +18,7 @@ from typing import Any
 from ...exporters.base import PROGRAMS, WEIGHTS
 from ...model.family import dotted
 from ...validation.report import Report, Row, describe
-from ..certificate.ledger import Ledger
+from ..certificate.ledger import FATES, Ledger
 from ..directory import Manifest
 
 TEMPLATE = "report.html.j2"
@@ -36,6 +36,8 @@ TITLES = {
     "stablehlo": "StableHLO",
     "run directory": "Run directory",
 }
+RARE = ("split", "merged")
+"""Fates that are shown only where there are any."""
 EXAMPLE = 8
 """Size of a bounded axis in the snippets."""
 
@@ -142,16 +144,28 @@ def _relative(report: Report, directory: Path) -> Report:
     return Report(report.runner, rows, tuple(map(own, report.notes)))
 
 
+def _gives(ledger: Ledger) -> dict[str, list[str]]:
+    """Give for each tensor the names of those that are made of it."""
+    found: dict[str, list[str]] = {name: [] for name in ledger.entries}
+    for name, made in ledger.derived():
+        for ingredient in made.ingredients:
+            found[ingredient].append(name)
+    return found
+
+
 def context(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report]) -> dict[str, Any]:
     """Gather what the template shows."""
     verdicts = _verdicts(manifest, reports)
     rows = [row for verdict in verdicts if verdict.report for row in verdict.report.rows]
     groups = _groups(verdicts)
     origins = manifest.get("origins", {})
+    fates = ledger.totals()
     return {
         "manifest": manifest,
         "ledger": ledger,
-        "fates": ledger.totals(),
+        "fates": fates,
+        "gives": _gives(ledger),
+        "shown_fates": [fate for fate in FATES if fate not in RARE or fates[fate]["tensors"]],
         "verdicts": verdicts,
         "states": {verdict.key: verdict.state for verdict in verdicts},
         "failed": [verdict for verdict in verdicts if verdict.state == "failed"],

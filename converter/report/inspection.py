@@ -130,9 +130,14 @@ def explain(directory: Path, name: str) -> dict[str, Any]:
     entry = ledger.entries[source]
     answer = {"tensor": source, "status": entry.status, "rule": entry.rule, "shape": list(entry.shape)}
     answer |= {"dtype": entry.dtype, "sha256": entry.sha256}
+    if entry.made:
+        answer |= {"formula": entry.made.formula(ledger.axes), "ingredients": list(entry.made.ingredients)}
     if entry.status == "mapped":
         tied = [other for other, e in ledger.entries.items() if e.status == "tied" and e.target == source]
         return answer | {"parameter": entry.target, "layout": entry.layout, "ties": tied}
+    if entry.status in ("split", "merged"):
+        gives = [other for other, made in ledger.derived() if source in made.ingredients]
+        return answer | {"layout": entry.layout, "gives": gives}
     return answer | {"reason": entry.reason} | ({"equals": entry.target} if entry.target else {})
 
 
@@ -164,12 +169,18 @@ def tell(answer: dict[str, Any]) -> str:
     if answer["status"] == "unknown":
         return "\n".join(answer["problems"])
     lines = [f"{answer['tensor']}  {tuple(answer['shape'])} {answer['dtype']}"]
-    if answer["status"] == "mapped":
-        lines += [f"  becomes   {answer['parameter']}", f"  layout    {answer['layout']}"]
-        lines += [f"  repeated  as {len(answer['ties'])} other tensors"] if answer["ties"] else []
-    elif answer["status"] == "tied":
-        lines += [f"  equals    {answer['equals']}", f"  because   {answer['reason']}"]
-    else:
-        lines += ["  dropped", f"  because   {answer['reason']}"]
+    lines += [f"  is        {answer['formula']}"] if "formula" in answer else []
+    match answer["status"]:
+        case "mapped":
+            lines += [f"  becomes   {answer['parameter']}", f"  layout    {answer['layout']}"]
+            lines += [f"  repeated  as {len(answer['ties'])} other tensors"] if answer["ties"] else []
+        case "split":
+            lines += [f"  split     into {', '.join(answer['gives'])}", f"  layout    {answer['layout']}"]
+        case "merged":
+            lines += [f"  merged    into {', '.join(answer['gives'])}", f"  layout    {answer['layout']}"]
+        case "tied":
+            lines += [f"  equals    {answer['equals']}", f"  because   {answer['reason']}"]
+        case _:
+            lines += ["  dropped", f"  because   {answer['reason']}"]
     lines += [f"  rule      {answer['rule']}"]
     return "\n".join(lines + ([f"  sha256    {answer['sha256']}"] if answer["sha256"] else []))

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from ..directory import RunDirectory
 from ..progress import Progress as Listener
+from ..proof.verdicts import tell
 
 SHARES = {"prepare": 5, "pack": 1, "reference": 12, "parity": 8, "export": 3, "validate": 6}
 """Roughly how the time of `all` is spent, so that the time left means something from the start."""
@@ -174,10 +175,12 @@ def report(run: RunDirectory, as_json: bool) -> None:
     text = f"{run.path}: {manifest['family']}, {len(manifest['files'])} files, {size / 1e6:.1f} MB"
     console.print(text, markup=False, soft_wrap=True)
     console.print(said, style="dim", markup=False, soft_wrap=True)
+    for line in tell(manifest.get("proof", {})):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def summary(manifest: dict[str, Any]) -> dict[str, Any]:
     """Choose what a program wants to know of a run."""
-    keys = ("family", "source", "config", "entry_points", "verdicts")
+    keys = ("family", "source", "config", "entry_points", "verdicts", "proof")
     size = sum(entry["bytes"] for entry in manifest["files"].values())
     return {key: manifest[key] for key in keys} | {"files": len(manifest["files"]), "bytes": size}

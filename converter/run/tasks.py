@@ -7,6 +7,7 @@ reports everything that is wrong.
 
 import contextlib
 import json
+import math
 import os
 import select
 import selectors
@@ -19,22 +20,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
-from ...exporters.base import Exporter, exporters
-from ...validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
+from ...exporters.base import PROGRAMS, Exporter, exporters
+from ...exporters.precisions import FLOAT32
+from ...validation.errors import ConvertError, EnvironmentFailure, GateError, InputError, Unexpected
 from ..certificate import provenance
+from ..certificate.ledger import SOURCE
+from ..checkpoint import open_checkpoint
 from ..directory import STAGING, RunDirectory, hold
 from ..manifest import artifact
 from ..options import Options, chosen
 from ..proof.documents import check_manifest
 from ..stages import BY_NAME, PREPARE, STAGES, Stage, validate
 from .nursery import Nursery
+from .worker import DEBUG
 
-COPIES = 3.3
-"""Disk that a run takes, in sizes of the checkpoint as float32: weights, Orbax, SavedModel, and what is aside."""
+ASIDE = 0.3
+"""Disk that a run takes beside its copies of the weights, in sizes of one: goldens, programs, what is being written."""
 
-
-DEBUG = "BGEVIS_DEBUG"
-"""Set in the environment: errors come with all that is known about them."""
 
 SEED = "BGEVIS_HASH_SEED"
 """Set in the environment: the workers' PYTHONHASHSEED. The bytes must not depend on it; a rebuild sets another one."""
@@ -44,7 +46,7 @@ CHUNK = 1 << 16
 PATIENCE = 10
 """Seconds that a worker has for cleaning up when it is told to end."""
 
-BY_CODE = {error.exit_code: error for error in (GateError, InputError, EnvironmentFailure)}
+BY_CODE = {error.exit_code: error for error in (GateError, InputError, EnvironmentFailure, Unexpected)}
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,9 @@ def convert_all(directory: Path, options: Options, display: Display, jobs: int) 
     for exporter in formats:
         exporter.require(options.via)
     with hold(directory):
-        check_space(Path(options.checkpoint), directory)  # now that nobody else moves files in it
+        check_space(
+            Path(options.checkpoint), directory, formats, options.dtype
+        )  # now that nobody else moves files in it
         errors = run_tasks(tasks_for_all(formats), directory, options, display, jobs)
         conclude(directory, formats, errors)
     return RunDirectory(directory)
@@ -372,7 +376,7 @@ def _died(worker: _Worker, nursery: Nursery) -> ConvertError:
     last = tail[-1] if tail else f"exit code {worker.exit}"
     if os.environ.get(DEBUG):
         last = "\n".join(tail)
-    return EnvironmentFailure(f"{name} failed unexpectedly: {last}\nrun again with --debug to see all that it said")
+    return Unexpected(f"{name} failed unexpectedly: {last}\nrun again with --debug to see all that it said")
 
 
 def _stop(worker: _Worker) -> None:
@@ -389,16 +393,30 @@ def _stop(worker: _Worker) -> None:
                     return
 
 
-def check_space(checkpoint: Path, directory: Path) -> None:
+def check_space(checkpoint: Path, directory: Path, formats: Sequence[Exporter], dtype: str) -> None:
     """Raise EnvironmentFailure before any work when the disk cannot hold the result."""
-    if not checkpoint.is_file():
-        return
+    weights = weight_bytes(checkpoint, dtype)
+    copies = 1 + sum(exporter.folder != PROGRAMS or exporter.precision != FLOAT32 for exporter in formats)
     existing = next(p for p in (directory.absolute(), *directory.absolute().parents) if p.exists())
     used = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()) if directory.is_dir() else 0
-    needed = int(COPIES * checkpoint.stat().st_size) - used
+    needed = int((copies + ASIDE) * weights) - used
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise EnvironmentFailure(
-            f"{existing}: {free >> 20} MB free, but the artifacts need about {needed >> 20} MB; free some space or "
-            "choose another --out, or fewer formats with --format"
+            f"{existing}: {free >> 20} MB free, but the artifacts need about {needed >> 20} MB: {copies} copies of "
+            f"{weights >> 20} MB of weights; free some space or choose another --out, fewer formats with --format, "
+            "or --dtype source where the checkpoint has a shorter type"
         )
+
+
+def weight_bytes(checkpoint: Path, dtype: str) -> int:
+    """Say how large the weights of a checkpoint are as they are going to be stored; 0 for one that cannot be read.
+
+    From its index. What a rule drops is counted too: which family's rules these are is not known yet.
+    """
+    try:
+        tensors = open_checkpoint(checkpoint).tensors.values()
+    except ConvertError:
+        return 0  # the first stage says what is wrong
+    once = {(t.storage, t.offset, t.shape): t for t in tensors}.values()  # tied tensors are stored once
+    return sum(t.nbytes if dtype == SOURCE else 4 * math.prod(t.shape) for t in once)

@@ -14,17 +14,21 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 from ...exporters.base import exporters
-from ...validation.errors import ConvertError, EnvironmentFailure
+from ...validation.errors import ConvertError, EnvironmentFailure, Unexpected, raised
 from ..directory import RunDirectory, environment_failure
 from ..options import Options
 from ..progress import Progress
 from ..stages import BY_NAME, PREPARE, PREPARED
 from ..stages.export import trace
+
+DEBUG = "BGEVIS_DEBUG"
+"""Set in the environment: errors come with all that is known about them."""
 
 
 class Lines:
@@ -122,6 +126,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _place(error: Exception) -> str:
+    """Say which line of this package raised, or called what raised; the networks' own lines before all others."""
+    root = Path(__file__).parents[2]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(root)]
+    told = [f for f in frames if Path(f.filename).relative_to(root).parts[0] in ("model", "validation")] or frames
+    return f" at {Path(told[-1].filename).relative_to(root)}:{told[-1].lineno}" if told else ""
+
+
 def _do(task: str, directory: Path, options: Options, lines: Lines) -> int:
     """Do a task and say how it ended; give the exit code."""
     try:
@@ -136,6 +148,12 @@ def _do(task: str, directory: Path, options: Options, lines: Lines) -> int:
     except MemoryError:
         lines.send(error=f"{task}: out of memory", exit_code=EnvironmentFailure.exit_code)
         return EnvironmentFailure.exit_code
+    except Exception as error:
+        traceback.print_exc()  # into the log, which is shown with --debug
+        said = f"{task} failed unexpectedly{_place(error)}: {raised(error)}"
+        said += "\n" + traceback.format_exc() if os.environ.get(DEBUG) else "\nrun again with --debug to see where"
+        lines.send(error=said, exit_code=Unexpected.exit_code)
+        return Unexpected.exit_code
     lines.send(done=task, peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     return 0
 

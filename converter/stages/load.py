@@ -9,6 +9,9 @@ from typing import Any
 
 from ...model.family import Family, config_to_json, families
 from ...validation.errors import InputError
+from ..certificate.assign import assign
+from ..certificate.check import DTYPES
+from ..certificate.ledger import FLOAT32, Ledger, dtype_of
 from ..checkpoint import Checkpoint
 from ..directory import FORMAT_VERSION, SOURCE, Manifest, RunDirectory, sha256
 from ..options import Options, chosen
@@ -30,8 +33,10 @@ PACKAGES = (
     "tensorflow-cpu",
     "tensorflow",
     "tf2onnx",
+    "sentence-transformers",
     "tokenizers",
     "torch",
+    "transformers",
 )
 
 DISTRIBUTION = "bgevis-convert"
@@ -51,8 +56,15 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
         source = describe_source(checkpoint, progress)
         check.result()
     manifest = new_manifest(identified, source) | {"tokenizer": tokens, "given": options.stated()}
+    manifest |= {"stored": describe_stored(identified, options)}
     run = _resume(out, manifest) or RunDirectory.create(out, manifest)
-    note = {"checkpoint": str(path.resolve()), "state": state(checkpoint), "tokenizer": str(folder.resolve())}
+    note = {
+        "checkpoint": str(path.resolve()),
+        "state": state(checkpoint),
+        "folder": str((path if path.is_dir() else path.parent).resolve()),
+        "tokenizer": str(folder.resolve()),
+        "documents": {place: str(Path(d.origin).resolve()) for place, d in identified.found.documents.items()},
+    }
     (out / SOURCE).write_text(json.dumps(note) + "\n")
     progress.note(f"{identified.family.name}, {source['container']}, {len(checkpoint.tensors)} tensors")
     return run
@@ -98,6 +110,17 @@ def _refuse_layouts(family: Family, tokens: dict[str, Any] | None, options: Opti
         raise InputError(f"--layout {layouts[0]} needs a tokenizer: {(tokens or {}).get('missing')}")
 
 
+def describe_stored(identified: Identified, options: Options) -> dict[str, Any]:
+    """State what the leaves are stored as; where that is what the checkpoint has, for each leaf that has a tensor."""
+    if options.dtype == FLOAT32:
+        return {"dtype": FLOAT32}
+    tensors, family, config = identified.checkpoint.tensors, identified.family, identified.config
+    entries = assign(tensors, family.rules(config), ()).entries
+    there = {name: tensor.dtype for name, tensor in tensors.items()}
+    leaves = {leaf: dtype_of(entries, name, there) for leaf, name in Ledger("", {}, entries).leaves.items()}
+    return {"dtype": options.dtype, "leaves": {leaf: dtype for leaf, dtype in leaves.items() if dtype in DTYPES}}
+
+
 def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
     """Make the manifest of a run that has only loaded."""
     family, config = identified.family, identified.config
@@ -110,11 +133,12 @@ def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
         "origins": dict(identified.configured.origins),
         "documents": identified.found.described(),
         "unread": dict(identified.unread),
-        "images": dict(family.images(config)) if family.images else None,
+        "images": dict(images) if (images := family.images(config)) else None,
         "entry_points": {e.name: e.to_json() | {"programs": {}} for e in family.entry_points(config)},
         "files": {},
         "stages": {},
         "verdicts": {"load": "pass"},
+        "proof": {},
     }
 
 
@@ -124,7 +148,7 @@ def _resume(out: Path, manifest: Manifest) -> RunDirectory | None:
         return None
     run = RunDirectory(out)
     before = run.manifest()
-    fixed = ("tool", "source", "family", "config", "origins", "documents", "given", "images", "tokenizer")
+    fixed = ("tool", "source", "family", "config", "origins", "documents", "given", "images", "tokenizer", "stored")
     if all(before.get(key) == manifest[key] for key in fixed):
         return run
     run.forget(list(before["stages"]))

@@ -1,7 +1,7 @@
 """The stage that writes the pack's part that needs no network: tokenizer, rules, raw samples and what they become."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ from safetensors.numpy import save
 
 from ...model.family import Config, Family, TextRules
 from ...validation.cases import LONGEST
+from ...validation.domains import Domain
 from ...validation.entry_point import EntryPoint, PaddingMask, Pixels, TokenIds
 from ...validation.errors import InputError
 from ..directory import SOURCE, Manifest, RunDirectory
 from ..manifest import family_and_config
 from ..options import Options
-from ..pack import FORMAT_VERSION, INDEX, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES, need, tokenizer
-from ..pack.pictures import open_, pixels, values
+from ..pack import FORMAT_VERSION, INDEX, INDEX_VERSION, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES, need, tokenizer
+from ..pack.pictures import longer_side, open_, pixels, values
 from ..pack.preprocessor import Preprocessor
 from ..pack.samples import LONG, pictures, texts
 from ..pack.tokenizer import token_ids
@@ -35,6 +36,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     with run.stage("pack", reads(run, options)) as staged:
         rules = preprocessing(family, config, manifest)
         _write(staged.out / PREPROCESS, rules)
+        Preprocessor(staged.out).hold_to({entry.name: entry for entry in entries})
         if rules["texts"] and rules["texts"]["tokenizer"]:
             _tokenizer(run, entries, rules["texts"]).save(str(staged.out / TOKENIZER), pretty=False)
         _samples(staged.out, rules, entries)
@@ -49,26 +51,35 @@ def reads(run: RunDirectory, options: Options) -> str:
 
 def notes(rules: dict[str, Any]) -> list[str]:
     """Say what is not in the pack."""
-    missing = rules["texts"] and rules["texts"].get("missing")
-    return [f"no raw texts: {missing}"] if missing else []
+    kinds = {"texts": rules["texts"], "pictures": rules["images"]}
+    return [f"no raw {kind}: {said['missing']}" for kind, said in kinds.items() if said and "missing" in said]
 
 
 def preprocessing(family: Family, config: Config, manifest: Manifest) -> dict[str, Any]:
     """Make the document preprocess.json."""
     entries = family.entry_points(config)
-    output, stated = entries[0].outputs[0], dict(family.embeddings(config))
-    similarity = stated.pop("similarity", "cosine")
     return {
         "format_version": FORMAT_VERSION,
         "texts": _text_rules(entries, manifest, family.texts(config) if family.texts else TextRules()),
-        "images": manifest["images"],
-        "embeddings": {
-            "output": output.name,
-            "width": output.shape[-1],
-            "dtype": output.dtype,
-            **stated,
-            "similarity": "dot" if stated.get("normalize") and similarity == "cosine" else similarity,
-        },
+        "images": manifest["images"] or _unstated(entries),
+        "embeddings": _embedding_rules(entries, family.embeddings(config)),
+    }
+
+
+def _embedding_rules(entries: Sequence[EntryPoint], stated: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Say what the embeddings are; None for a network that gives none of raw texts and pictures."""
+    outputs = {entry.name: entry.embedding for entry in concerned(entries) if _from_raw(entry) and entry.embedding}
+    if not outputs:
+        return None
+    first = next(iter(outputs.values()))
+    stated = dict(stated)
+    similarity = stated.pop("similarity", "cosine")
+    return {
+        "outputs": {name: output.name for name, output in outputs.items()},
+        "width": first.shape[-1],
+        "dtype": first.dtype,
+        **stated,
+        "similarity": "dot" if stated.get("normalize") and similarity == "cosine" else similarity,
     }
 
 
@@ -76,9 +87,10 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRu
     ids = token_ids(entries)
     if ids is None:
         return None
-    reading = {entry.name: entry for entry in entries if entry.input_of(TokenIds)}
-    first = next(iter(reading.values()))
-    names = {"ids": first.input_of(TokenIds), "mask": first.input_of(PaddingMask)}
+    given = [(entry, spec) for entry in concerned(entries) if (spec := entry.input_of(TokenIds))]
+    reading = [entry for entry, spec in given if spec.name == given[0][1].name]
+    masks = (spec for entry in reading for spec in entry.inputs if _means_padding(spec.domain))
+    names = {"ids": given[0][1], "mask": next(masks, None)}
     missing = manifest["tokenizer"].get("missing")
     return {
         "tokenizer": None if missing else TOKENIZER,
@@ -88,11 +100,53 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRu
         "first_id": ids.first,
         "last_id": ids.last,
         "pad_id": ids.pad,
-        "max_tokens": {name: _least(entry.axes["tokens"].high, rules.limit) for name, entry in reading.items()},
+        "max_tokens": {entry.name: _least(limit(entry), rules.limit) for entry in reading},
         "truncation": tokenizer.TRUNCATION[rules.side],
-        "padding": "after the text, to the longest of the batch",
+        "padding": tokenizer.PADDING[ids.padded],
         "prefix": rules.prefix,
     }
+
+
+def _unstated(entries: Sequence[EntryPoint]) -> dict[str, str] | None:
+    """Say of pictures that nobody states how they are prepared; None for a network that sees none."""
+    seen = (pixels.name for entry in concerned(entries) if (pixels := entry.input_of(Pixels)))
+    why = "neither the family nor a document beside the checkpoint says how pictures are prepared"
+    return next(({"input": name, "missing": why} for name in seen), None)
+
+
+def limit(entry: EntryPoint) -> int | None:
+    """Give how many tokens an entry point takes; None where there is no limit."""
+    ids = entry.input_of(TokenIds)
+    assert ids
+    return entry.most(ids.shape[-1])
+
+
+def concerned(entries: Sequence[EntryPoint]) -> list[EntryPoint]:
+    """Give the entry points that the pack is for: what embeds raw inputs, else what takes no others, else all."""
+    raw = [entry for entry in entries if _from_raw(entry)]
+    raw = [entry for entry in raw if entry.embedding] or raw
+    names: dict[type[Domain], str] = {}
+    for entry in raw:
+        names = _names(entry) | names
+    # Inputs have one name in the pack: what the first entry point calls them.
+    return [entry for entry in raw if _names(entry).items() <= names.items()] or list(entries)
+
+
+def _names(entry: EntryPoint) -> dict[type[Domain], str]:
+    """Name the inputs by the kind of what they hold."""
+    return {type(spec.domain): spec.name for spec in entry.inputs if spec.domain}
+
+
+def _from_raw(entry: EntryPoint) -> bool:
+    """Say whether texts and pictures are all that an entry point takes, each once."""
+    readable = (isinstance(spec.domain, TokenIds | Pixels) or _means_padding(spec.domain) for spec in entry.inputs)
+    once = len(_names(entry)) == len(entry.inputs)
+    return once and all(readable) and any(entry.input_of(kind) for kind in (TokenIds, Pixels))
+
+
+def _means_padding(domain: Domain | None) -> bool:
+    """Say whether an input is the mask that the pack makes, 1 where a token counts."""
+    return isinstance(domain, PaddingMask) and not domain.inverted
 
 
 def _least(*limits: int | None) -> int | None:
@@ -111,7 +165,7 @@ def _tokenizer(run: RunDirectory, entries: Sequence[EntryPoint], rules: dict[str
         where = folder or "its place, which this directory does not know,"
         raise InputError(f"the tokenizer in {where} is not the one that was loaded; run `bgevis-convert load` again")
     found = tokenizer.read(folder, ids)
-    tokenizer.settle(found, next(iter(rules["max_tokens"].values())), rules["truncation"], ids.pad)
+    tokenizer.settle(found, next(iter(rules["max_tokens"].values())), rules["truncation"], ids)
     return found
 
 
@@ -119,13 +173,13 @@ def _samples(out: Path, rules: dict[str, Any], entries: Sequence[EntryPoint]) ->
     """Write the raw samples below `out`, which holds tokenizer and rules, and what these make of them."""
     folder = out / RAW
     folder.mkdir(parents=True)
-    index: dict[str, Any] = {"format_version": FORMAT_VERSION, "texts": [], "images": []}
+    index: dict[str, Any] = {"format_version": INDEX_VERSION, "texts": [], "images": []}
     if rules["texts"] and rules["texts"]["tokenizer"]:
         index["texts"] = _texts(Preprocessor(out), rules["texts"]["max_tokens"])
-    if rules["images"]:
+    if rules["images"] and "missing" not in rules["images"]:
         index["images"] = _images(folder, rules["images"])
     limits = rules["texts"]["max_tokens"] if rules["texts"] else {}
-    index["cases"] = {e.name: found for e in entries if (found := _cases(e, index, limits.get(e.name)))}
+    index["cases"] = {e.name: found for e in concerned(entries) if (found := _cases(e, index, limits.get(e.name)))}
     _write(out / INDEX, index)
 
 
@@ -141,7 +195,7 @@ def _images(folder: Path, rules: dict[str, Any]) -> list[dict[str, Any]]:
     need("PIL", "the raw goldens of a network that sees pictures")
     described, arrays = [], {VALUES: values(rules)}
     (folder / "images").mkdir()
-    for picture in pictures(rules["size"]):
+    for picture in pictures(rules["size"], longer_side(rules)):
         (folder / "images" / picture.file).write_bytes(picture.content)
         image = open_(picture.content)
         arrays[picture.name] = pixels(picture.content, rules)
@@ -163,8 +217,8 @@ def _images(folder: Path, rules: dict[str, Any]) -> list[dict[str, Any]]:
 def _cases(entry: EntryPoint, index: dict[str, Any], limit: int | None) -> dict[str, Any]:
     """Choose what is embedded: as little as tells the mistakes, since each row costs every runtime a pass."""
     reads_text, sees = entry.input_of(TokenIds) is not None, entry.input_of(Pixels) is not None
-    names = [text["name"] for text in index["texts"]]
-    if (reads_text and not names) or (sees and not index["images"]):
+    names = [text["name"] for text in index["texts"] if all(text["ids"].values())]  # the empty one may be no token
+    if not _from_raw(entry) or (reads_text and not names) or (sees and not index["images"]):
         return {}
     if reads_text and sees:
         return {"raw pairs": {"texts": list(PAIR), "images": list(SEEN)}}

@@ -4,7 +4,9 @@ When something disagrees, the first diverging module is named, the tensors that 
 one of them right by a common mistake's inverse mends it, which and how.
 """
 
+import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from ...validation.cases import tapped_entries
 from ...validation.compare import compare, value_row
 from ...validation.errors import GateError
 from ...validation.goldens import Goldens
+from ...validation.kept import kept
 from ...validation.locate import Taps, first_divergence, worst
 from ...validation.report import Report, Row
 from ...validation.runner import Arrays
@@ -25,6 +28,7 @@ from ..directory import RunDirectory
 from ..manifest import GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, network, probe_folders
 from ..options import Options
 from ..progress import Progress
+from ..proof.programs import procedure_rows
 from .common import require
 
 
@@ -36,7 +40,9 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     net, ledger = network(run.manifest()), Ledger.read(run.path / LEDGER)
     with run.stage("parity", reads(run, options)) as staged:
         with jax.default_matmul_precision("highest"):
-            report = judge(NNXRunner(net, WeightsFile(run.path / WEIGHTS_PATH)), run.path, ledger)
+            runner = NNXRunner(net, WeightsFile(run.path / WEIGHTS_PATH))
+            report = judge(runner, run.path, ledger)
+            report = replace(report, rows=(*report.rows, *procedure_rows(run, runner, compiles=True)))
         (staged.out / PARITY).parent.mkdir()
         (staged.out / PARITY).write_text(json.dumps(report.to_json(), indent=1) + "\n")
         progress.note(report.summary())
@@ -65,11 +71,13 @@ def _intermediates(runner: NNXRunner, goldens: Goldens, ledger: Ledger) -> tuple
     rows, notes = [], []
     for entry in tapped_entries(runner.net.entry_points.values()):
         traced = goldens.intermediates(entry.name)
-        wanted, got = traced.values, runner.taps(entry.name, traced.inputs)
+        got = runner.taps(entry.name, traced.inputs)
+        wanted = _shared(traced.values, got)
         rows.append(_taps_row(entry.name, f"{len(wanted)} intermediate values", wanted, got))
+        rows += _untold(runner, entry.name, traced.values, got)
         found = first_divergence(wanted, got)
         if found:
-            notes.append(explain(runner, entry, traced, found, ledger))
+            notes.append(explain(runner, entry, dataclasses.replace(traced, values=wanted), found, ledger))
     return rows, tuple(notes)
 
 
@@ -88,10 +96,26 @@ def _probe(runner: NNXRunner, folder: Path) -> list[Row]:
         if entry not in tapped:
             continue
         outputs, samples = runner.traced(entry, golden.case.inputs)
-        for name, want in golden.outputs.items():
-            rows.append(value_row(entry, case, name, outputs[name], want, golden.budgets[name]))
-        rows.append(_taps_row(entry, f"{case}, intermediate values", goldens.intermediates(entry).values, samples))
+        outputs = kept(runner.net.entry_points[entry], golden.case.inputs, outputs)
+        for spec in runner.net.entry_points[entry].outputs:
+            name, budget = spec.name, golden.budgets[spec.name]
+            rows.append(value_row(entry, case, spec, outputs[name], golden.outputs[name], budget))
+        wanted = _shared(goldens.intermediates(entry).values, samples)
+        rows.append(_taps_row(entry, f"{case}, intermediate values", wanted, samples))
     return rows
+
+
+def _shared(wanted: Taps, got: Arrays) -> Taps:
+    """Keep what both sides give: the original calls tables that the NNX model only reads, such as that of positions."""
+    return {module: value for module, value in wanted.items() if module in got}
+
+
+def _untold(runner: NNXRunner, entry: str, wanted: Taps, got: Arrays) -> list[Row]:
+    """Name the modules with parameters that the NNX model has a value of and the original has not."""
+    owners = {leaf.rpartition(".")[0] for leaf in runner.net.leaves}
+    missing = [module for module in got if module in owners and module not in wanted]
+    problem = f"the original gives no value of {', '.join(missing)}"
+    return [Row(entry, "intermediate values of every module", missing[0], False, problem)] if missing else []
 
 
 def _taps_row(entry: str, case: str, wanted: Taps, got: Arrays) -> Row:

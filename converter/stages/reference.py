@@ -1,19 +1,24 @@
-"""Goldens from the PyTorch original: the checkpoint read by torch itself, loaded strictly, run in float64 and float32.
+"""Goldens from the PyTorch original: upstream's own classes on the checkpoint, run in float64 and float32.
 
-Nothing of the conversion takes part: not the reader, not the rules, not the weights file. What is
-compared with these goldens is therefore compared with the network that was trained.
+Nothing of the conversion takes part: not the reader, not our reading of the configuration, not the rules, not the
+weights file. What is compared with these goldens is therefore compared with the network that was trained.
 """
 
+import dataclasses
+import functools
 import json
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...validation import goldens, probe
+from ...model.derived import Factor
+from ...model.family import Family
+from ...validation import goldens, probe, procedure
 from ...validation.budget import measure
-from ...validation.cases import Case, cases, probe_cases, tap_case
+from ...validation.cases import Case, probe_cases, tap_case
 from ...validation.compare import Golden
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import EnvironmentFailure, GateError, InputError
@@ -21,8 +26,8 @@ from ...validation.goldens import Goldens
 from ...validation.probe import FACTORS, Factors
 from ...validation.runner import Arrays
 from ..certificate.ledger import Ledger
-from ..directory import RunDirectory
-from ..manifest import GOLDENS, LEDGER, PROBES, family_and_config, network
+from ..directory import SOURCE, RunDirectory
+from ..manifest import END_TO_END, GOLDENS, JUDGE, LEDGER, PROBES, family_and_config, network
 from ..options import Options
 from ..pack.replay import Pack, packed
 from ..progress import Progress
@@ -37,7 +42,7 @@ Value = tuple[np.ndarray, np.ndarray]
 if TYPE_CHECKING:
     import torch
 
-    from ...model.torch_reference import TorchReference
+    from ...model.reference import Original, Reference
     from ..checkpoint import Checkpoint
 
     State = dict[str, torch.Tensor]
@@ -47,21 +52,70 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     """Run the PyTorch original and write the goldens."""
     require(run, "verify")
     family, config = family_and_config(run.manifest())
-    entries, checkpoint = family.entry_points(config), reopen(run)
-    state = read_original(checkpoint)
-    leaves, ledger = network(run.manifest()).leaves, Ledger.read(run.path / LEDGER)
+    entries, ledger = family.entry_points(config), Ledger.read(run.path / LEDGER)
+    original = read_original(run, progress)
+    # Of a tensor that is split or merged no module's value is a leaf's: it is used, and not tapped.
+    mapped = {tensor: leaf for leaf, tensor in ledger.leaves.items() if not ledger.entries[tensor].made}
     with run.stage("reference", reads(run, options)) as staged:
-        original = family.reference(config, state)
+        reference = family.reference(config, original)
+        reference.check(ledger.fillers)
+        progress.note(reference.name)
         raw = list(Pack(run.path).cases({entry.name: entry for entry in entries})) if packed(run) else []
-        write_goldens(staged.out / GOLDENS, original, entries, options.static, raw, progress.note)
-        for problem in Goldens(staged.out / GOLDENS).problems(entries, cases):
+        draw = functools.partial(family.all_cases, config, weights=ledger.numbers)
+        drawn = {entry.name: draw(entry, static=options.static) for entry in entries}
+        write_goldens(staged.out / GOLDENS, reference, mapped, entries, drawn, raw, progress.note)
+        for problem in Goldens(staged.out / GOLDENS).problems(entries, draw):
             raise GateError(f"reference: {problem}; the PyTorch original itself cannot be computed well enough")
+        for greedy in family.procedures(config):
+            progress.note(greedy.name)
+            named = {entry.name: entry for entry in entries}
+            generated = procedure.record(reference.in_dtype("float64"), reference, named, greedy)
+            for problem in procedure.problems(named, greedy, generated):
+                raise GateError(f"reference: {problem}")
+            procedure.write(staged.out / GOLDENS, greedy, generated)
         for name, exponents in family.probes(config).items():
             progress.note(name)
-            factors = probe.factors(exponents, leaves)
-            probed = family.reference(config, scaled(state, source_scales(ledger, factors)))
-            write_probe(staged.out / PROBES / probe.folder_name(name), name, probed, entries, factors)
-            del probed  # with what it remembers, before the next one is made
+            factors = probe.factors(exponents, network(run.manifest()).leaves)
+            state = scaled(original.state, source_scales(ledger, factors))
+            probed = family.reference(config, dataclasses.replace(original, state=state))
+            folder = staged.out / PROBES / probe.folder_name(name)
+            write_probe(folder, name, probed, mapped, entries, factors)
+            del probed, state  # with what it remembers, before the next one is made
+        judge = {"network": reference.name, "end_to_end": end_to_end(staged.out, run, family, original, reference)}
+        (staged.out / JUDGE).write_text(json.dumps(judge, indent=1) + "\n")
+
+
+def end_to_end(
+    out: Path, run: RunDirectory, family: Family, original: "Original", reference: "Reference"
+) -> dict[str, Any]:
+    """Let upstream encode the pack's raw texts by its own means, and write what it gives.
+
+    Says who judged, or why nobody did.
+    """
+    _, config = family_and_config(run.manifest())
+    if family.encode is None:
+        return {"not_checked": f"no installable program of upstream's goes from raw inputs to {family.name}'s outputs"}
+    if not packed(run):
+        return {"not_checked": "the pack was not made"}
+    pack = Pack(run.path)
+    if not pack.texts:
+        return {"not_checked": (pack.preprocessor.rules["texts"] or {}).get("missing", "there are no raw texts")}
+    encodes = family.encode(config, original, reference)
+    entries = {entry.name: entry for entry in family.entry_points(config)}
+    exact = reference.in_dtype("float64")
+    found, notes = [], []
+    for case in pack.cases(entries):
+        if case.entry_point in encodes:
+            encode, texts = encodes[case.entry_point], pack.texts_of(case)
+            output = entries[case.entry_point].outputs[0].name
+            with reference.computing():
+                float32 = encode(texts)
+            with exact.computing():
+                float64 = encode(texts)
+            found.append(goldens.golden(entries[case.entry_point], case, {output: float64}, {output: float32}))
+            notes += [encode.note] if encode.note and encode.note not in notes else []
+    goldens.write(out / END_TO_END, found, {})
+    return {"judge": next(iter(encodes.values())).name, "notes": notes}
 
 
 def reads(run: RunDirectory, options: Options) -> str:
@@ -69,51 +123,64 @@ def reads(run: RunDirectory, options: Options) -> str:
     return run.reads("reference", list(options.static), *packed(run))
 
 
-def read_original(checkpoint: "Checkpoint") -> "State":
-    """Read what was trained: every tensor by the name that the ledger has for it.
+def read_original(run: RunDirectory, progress: Progress) -> "Original":
+    """Read what was trained: every tensor by the name that the ledger has for it, and the documents beside.
 
     Raises:
         EnvironmentFailure: torch is not installed.
         InputError: a wrapper that the safe reader found is not there for torch.
     """
     try:
-        import torch  # noqa: F401 - the family's reference needs it
+        from ...model.reference import Original
     except ModuleNotFoundError as error:
         raise EnvironmentFailure(
-            "parity needs PyTorch, in which the checkpoint was trained: pip install 'bgevis-convert[torch]'"
+            "parity needs PyTorch, in which the checkpoint was trained: pip install 'bgevis-convert[upstream]'"
         ) from error
-    return unwrap(read_state(checkpoint), checkpoint.wrappers)
+    checkpoint = reopen(run)
+    note = json.loads((run.path / SOURCE).read_text())
+    documents = {name: json.loads(Path(path).read_text(encoding="utf-8")) for name, path in note["documents"].items()}
+    places = {name: Path(path).parent for name, path in note["documents"].items()}
+    folder = places.get("modules.json", Path(note["folder"]))
+    if {"pooling", "normalize"} & run.manifest()["given"]["set"].keys():
+        documents.pop("modules.json", None)  # what the user says stands in its place
+    return Original(read_state(checkpoint, progress), documents, folder, Path(note["tokenizer"]))
 
 
-def scaled(state: "State", scales: Factors) -> "State":
+def scaled(state: Mapping[str, "torch.Tensor"], scales: Mapping[str, Factor]) -> "State":
     """Multiply some tensors, in float32; the others keep their memory."""
-    return {n: tensor.float() * scales[n] if n in scales else tensor for n, tensor in state.items()}
+    import torch
+
+    return {n: t.float() * torch.as_tensor(scales[n]) if n in scales else t for n, t in state.items()}
 
 
-def source_scales(ledger: Ledger, factors: Factors) -> Factors:
+def source_scales(ledger: Ledger, factors: Factors) -> Mapping[str, Factor]:
     """Give the tensors that fill the given leaves, and what is tied to them, with the leaves' factors."""
-    filled = {name: factors[leaf] for leaf, name in ledger.leaves.items() if leaf in factors}
-    tied = {n: filled[e.target] for n, e in ledger.entries.items() if e.status == "tied" and e.target in filled}
-    return filled | tied
+    return ledger.source_factors(factors)
 
 
-def read_state(checkpoint: "Checkpoint") -> dict[str, Any]:
-    """Read the whole object with torch's or safetensors' own reader, memory-mapped where the container allows it.
+def read_state(checkpoint: "Checkpoint", progress: Progress) -> "State":
+    """Read the tensors with torch's or safetensors' own reader, memory-mapped where the container allows it.
 
-    The safe reader has accepted the file before: torch's restricted unpickler is a second fence, not the first.
+    The safe reader has accepted the file before: torch's restricted unpickler is a second fence, not the first. It
+    knows fewer of the names that trainers leave beside the weights; what it refuses the safe reader gives.
     """
     import torch
 
-    state: dict[str, Any] = {}
-    for file in weight_files(checkpoint):
-        if checkpoint.container.startswith("safetensors"):
-            from safetensors.torch import load_file
+    if checkpoint.container.startswith("safetensors"):
+        from safetensors.torch import load_file
 
-            state |= load_file(file)
-        else:
+        return unwrap({n: t for file in weight_files(checkpoint) for n, t in load_file(file).items()}, checkpoint)
+    state: dict[str, Any] = {}
+    try:
+        for file in weight_files(checkpoint):
             mapped = checkpoint.container.startswith("torch-zip")
             state |= torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    return state
+    except pickle.UnpicklingError:
+        from ...model.reference import tensor_of
+
+        progress.note("torch's own reader refuses what lies beside the weights: they are read by this tool's")
+        return {name: tensor_of(checkpoint.read(name)) for name in checkpoint.tensors}
+    return unwrap(state, checkpoint)
 
 
 def weight_files(checkpoint: "Checkpoint") -> list[Path]:
@@ -121,11 +188,11 @@ def weight_files(checkpoint: "Checkpoint") -> list[Path]:
     return [file for file in checkpoint.files if file.suffix != ".json"]
 
 
-def unwrap(state: Mapping[str, Any], wrappers: tuple[str, ...]) -> "dict[str, torch.Tensor]":
+def unwrap(state: Mapping[str, Any], checkpoint: "Checkpoint") -> "State":
     """Follow the wrappers that the checkpoint was found in: keys to descend into, prefixes (ending in ".") to strip."""
     import torch
 
-    for wrapper in wrappers:
+    for wrapper in checkpoint.wrappers:
         if wrapper.endswith("."):
             state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
         elif wrapper in state:
@@ -137,9 +204,10 @@ def unwrap(state: Mapping[str, Any], wrappers: tuple[str, ...]) -> "dict[str, to
 
 def write_goldens(
     out: Path,
-    reference: "TorchReference",
+    reference: "Reference",
+    leaves: Mapping[str, str],
     entries: tuple[EntryPoint, ...],
-    static: tuple[Mapping[str, int], ...] = (),
+    drawn: Mapping[str, Sequence[Case]],
     raw: Sequence[Case] = (),
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -150,51 +218,59 @@ def write_goldens(
     for entry in entries:  # first: what they compute of a picture, the cases need not compute again
         note(f"{entry.name}: intermediate values")
         small = tap_case(entry)
-        values = (_traced(r, entry.name, small)[1] for r in (exact, reference))
+        values = (_traced(r, leaves, entry.name, small)[1] for r in (exact, reference))
         taps[entry.name] = _intermediates(small.inputs, *values)
     for entry in entries:
         base: dict[str, Golden] = {}
-        for case in [*cases(entry, static), *(case for case in raw if case.entry_point == entry.name)]:
+        for case in [*drawn[entry.name], *(case for case in raw if case.entry_point == entry.name)]:
             note(f"{entry.name}: {case.name}")
             if case.same_as:
-                other, rows = base[case.same_as[0]], list(case.same_as[1])
-                outputs = {name: array[rows] for name, array in other.outputs.items()}
-                base[case.name] = Golden(case, outputs, other.budgets)
+                base[case.name] = goldens.golden_rows(entry, case, base[case.same_as[0]])
             else:
-                inputs = case.inputs
-                base[case.name] = goldens.golden(case, exact.run(entry.name, inputs), reference.run(entry.name, inputs))
+                outputs = [each.run(entry.name, case.inputs) for each in (exact, reference)]
+                base[case.name] = goldens.golden(entry, case, *outputs)
         found += base.values()
     goldens.write(out, found, taps)
 
 
 def write_probe(
-    out: Path, name: str, probed: "TorchReference", entries: tuple[EntryPoint, ...], factors: Factors
+    out: Path,
+    name: str,
+    probed: "Reference",
+    leaves: Mapping[str, str],
+    entries: tuple[EntryPoint, ...],
+    factors: Factors,
 ) -> None:
     """Write the goldens of a probe below `out`: outputs, intermediate values, factors."""
     exact = probed.in_dtype("float64")
     found, taps = [], {}
     for entry in entries:
         (case,) = probe_cases(name, entry)
-        outputs, values = zip(*(_traced(r, entry.name, case) for r in (exact, probed)), strict=True)
-        found.append(goldens.golden(case, *outputs))
+        outputs, values = zip(*(_traced(r, leaves, entry.name, case) for r in (exact, probed)), strict=True)
+        found.append(goldens.golden(entry, case, *outputs))
         taps[entry.name] = _intermediates(case.inputs, *values)
     goldens.write(out, found, taps)
     (out / FACTORS).write_text(json.dumps(factors, indent=1, sort_keys=True) + "\n")
 
 
-def _traced(reference: "TorchReference", entry: str, case: Case) -> tuple[Arrays, dict[str, Value]]:
+def _traced(
+    reference: "Reference", leaves: Mapping[str, str], entry: str, case: Case
+) -> tuple[Arrays, dict[str, Value]]:
     """Run a case; of each intermediate value, which may be large, keep a sample and what its budget is measured on.
 
     The outputs count as the last of the intermediate values.
     """
-    outputs, values = reference.traced(entry, case.inputs)
-    return outputs, {n: (goldens.sample(value), _spread(value)) for n, value in (*values.items(), *outputs.items())}
+    outputs, values = reference.traced(entry, case.inputs, leaves, _kept)
+    return outputs, values | {name: _kept(output) for name, output in outputs.items()}
+
+
+def _kept(value: np.ndarray) -> Value:
+    return goldens.sample(value).copy(), _spread(value)
 
 
 def _spread(value: np.ndarray) -> np.ndarray:
     """Keep positions at equal distances."""
-    step = max(1, value.shape[1] // MEASURED) if value.ndim > 2 else 1
-    return value[:, ::step].copy()
+    return value[:, :: max(1, value.shape[1] // MEASURED)].copy() if value.ndim > 2 else value.copy()
 
 
 def _intermediates(inputs: Arrays, exact: Mapping[str, Value], float32: Mapping[str, Value]) -> goldens.Intermediates:

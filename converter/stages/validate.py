@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...exporters.base import PROGRAMS, Exporter
+from ...exporters.precisions import FLOAT32
 from ...validation.errors import ConvertError, GateError
 from ...validation.goldens import Goldens
 from ...validation.report import Report, Row, junit
@@ -21,7 +22,8 @@ from ..pack import PREPROCESS, TOKENIZER
 from ..pack.replay import Pack, packed
 from ..progress import Progress
 from ..proof.documents import golden_problems
-from ..proof.programs import judge, more_rows, numbers, places, probe_rows
+from ..proof.programs import judge, more_rows, numbers, places, probe_rows, procedure_rows
+from ..proof.verdicts import NOT_CHECKED, PREFIX, end_to_end_rows, verdicts
 from ..proof.weights import rounding_rows, weight_rows
 from ..report import html as html_report
 
@@ -91,9 +93,14 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
     except GateError as error:
         return Report(exporter.name, (*rows, Row("all", "opens", "", False, str(error))))
     report = judge(exporter, runner, opened, goldens, exporter.precision)
+    if not exporter.weights_only:
+        rows = [*rows, *end_to_end_rows(run, exporter, runner, opened)]
     rows = [*rows, *report.rows, *probe_rows(exporter, opened, run.path)]
     rows += more_rows(run, exporter, opened, goldens)
-    return Report(report.runner, tuple(rows), tuple(places(exporter, opened, run.path, rows)))
+    if exporter.precision == FLOAT32 and not exporter.weights_only:
+        rows += procedure_rows(run, runner, exporter.compiles)
+    network_rows = [row for row in rows if not row.case.startswith(PREFIX)]
+    return Report(report.runner, tuple(rows), tuple(places(exporter, opened, run.path, network_rows)))
 
 
 def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
@@ -110,8 +117,12 @@ def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
         (staged.out / VALIDATE).write_text(json.dumps(document, indent=1) + "\n")
         parity = run.path / PARITY
         before = {"parity": Report.from_json(json.loads(parity.read_text()))} if parity.exists() else {}
-        (staged.out / JUNIT).write_text(junit(before | reports))
-        page = html_report.render(run.manifest(), Ledger.read(run.path / LEDGER), before | reports, run.path)
+        staged.proof = verdicts(run, before | reports)
+        second = staged.proof["end_to_end"]
+        skipped = {"end to end": second["why"]} if second["verdict"] == NOT_CHECKED else {}
+        (staged.out / JUNIT).write_text(junit(before | reports, skipped))
+        shown = run.manifest() | {"proof": staged.proof}
+        page = html_report.render(shown, Ledger.read(run.path / LEDGER), before | reports, run.path)
         (staged.out / HTML).write_bytes(page)
         failed = [report for report in reports.values() if not report.passed]
         if failed:

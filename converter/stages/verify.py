@@ -18,7 +18,8 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     leaves = {name: leaf.shape for name, leaf in network(manifest).leaves.items()}
     before = reads(run, options)
     found = assign(checkpoint.tensors, family.rules(config), leaves)
-    names = Ledger(family.name, family.axes(config), found.entries, found.problems)
+    stored = manifest["stored"]["dtype"]
+    names = Ledger(family.name, family.axis_sizes(config), found.entries, found.problems, stored=stored)
     progress.begin(sum(tensor.nbytes for tensor in checkpoint.tensors.values()))
     with run.stage("verify", before) as staged:
         ledger = verify_tensors(names, checkpoint, family, config, leaves, progress.advance)
@@ -30,4 +31,4 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
 
 def reads(run: RunDirectory, options: Options) -> str:
     """Give the digest of what the stage depends on."""
-    return run.reads("verify")
+    return run.reads("verify", run.manifest()["stored"])

@@ -11,6 +11,7 @@ from ...exporters.base import Exporter, exporters
 from ...exporters.weights import WeightsFile
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import ConvertError, EnvironmentFailure, InputError, raised
+from ...validation.runner import Arrays
 from ..directory import RunDirectory
 from ..manifest import WEIGHTS_PATH, artifact, network
 from ..options import Options, chosen
@@ -76,7 +77,26 @@ class Artifacts:
         self.entry_points = opened.entry_points
         self._compiles = exporter.compiles
         self._preprocessor = Preprocessor(run.path)
-        self.width: int = self._preprocessor.rules["embeddings"]["width"]
+        self._preprocessor.hold_to(self.entry_points)
+
+    @property
+    def width(self) -> int:
+        """Give how many numbers an embedding has.
+
+        Raises:
+            InputError: the network gives no embeddings.
+        """
+        rules = self._preprocessor.rules["embeddings"]
+        if rules is None:
+            raise InputError(f"{self.path}: this network gives no embeddings ({self._told()})")
+        return int(rules["width"])
+
+    def _told(self) -> str:
+        described = (
+            f"{entry.name}({', '.join(s.name for s in entry.inputs)}) -> {', '.join(s.name for s in entry.outputs)}"
+            for entry in self.entry_points.values()
+        )
+        return f"entry points: {', '.join(described)}"
 
     def embed(
         self,
@@ -97,52 +117,52 @@ class Artifacts:
             progress: show a bar on standard error.
 
         Raises:
-            InputError: the network does not take these, or a picture cannot be read.
+            InputError: the network does not take these, gives no embeddings of them, or a picture cannot be read.
             EnvironmentFailure: a package that reads them is missing, or the runtime failed.
         """
         for name, given in (("texts", texts), ("images", images)):
             if isinstance(given, str | bytes | Path):
                 raise TypeError(f"{name} must be a list, got one {type(given).__name__}")
-        entry = self._entry(texts is not None, images is not None)
+        width = self.width
+        entry, output = self._entry(texts is not None, images is not None)
         if texts is not None and images is not None and len(texts) != len(images):
             raise ValueError(f"texts and images are pairs: got {len(texts)} texts and {len(images)} images")
         count = len(texts if texts is not None else images or ())
-        embeddings = np.zeros((count, self.width), np.float32)
+        embeddings = np.zeros((count, width), np.float32)
         ids = None if texts is None else self._preprocessor.ids(entry.name, texts)
         for rows in _shown(_batches(count, ids, batch_size), count, progress):
-            embeddings[rows] = self._run(entry, rows, ids, images)
+            embeddings[rows] = self._run(entry, rows, ids, images)[output]
         return embeddings
 
-    def _entry(self, texts: bool, images: bool) -> EntryPoint:
-        """Find the entry point that takes just what is given."""
-        rules, wanted = self._preprocessor.rules, set[str]()
-        if texts and rules["texts"]:
-            wanted |= set(rules["texts"]["inputs"].values())
-        if images and rules["images"]:
-            wanted.add(rules["images"]["input"])
-        for entry in self.entry_points.values():
-            if {spec.name for spec in entry.inputs} == wanted and (not images or rules["images"]):
-                return entry
+    def _entry(self, texts: bool, images: bool) -> tuple[EntryPoint, str]:
+        """Find the entry point that takes just what is given and embeds it, and the output that is the embedding."""
+        rules = self._preprocessor.rules
+        ids = rules["texts"] and rules["texts"]["inputs"]["ids"]
+        pixels = rules["images"] and rules["images"]["input"]
+        for name, output in rules["embeddings"]["outputs"].items():
+            takes = {spec.name for spec in self.entry_points[name].inputs}
+            if (ids in takes, pixels in takes) == (texts, images):
+                return self.entry_points[name], output
         given = " and ".join(["texts"] * texts + ["images"] * images) or "neither texts nor images"
-        known = ", ".join(f"{e.name}({', '.join(s.name for s in e.inputs)})" for e in self.entry_points.values())
-        raise InputError(f"{self.path}: this network has no entry point for {given} (entry points: {known})")
+        raise InputError(f"{self.path}: this network has no entry point for {given} that embeds it ({self._told()})")
 
     def _run(
         self, entry: EntryPoint, rows: list[int], ids: list[list[int]] | None, images: Sequence[Source] | None
-    ) -> np.ndarray:
+    ) -> Arrays:
         """Run one batch. Where each shape costs a compilation, sizes are rounded up, so that there are few."""
         size = 1 << (len(rows) - 1).bit_length() if self._compiles else len(rows)
         filled = [*rows, *rows[-1:] * (size - len(rows))]
         made = {} if images is None else self._preprocessor.image_inputs([images[row] for row in filled])
         if ids is not None:
             longest = max(len(ids[row]) for row in rows)
-            tokens = _rounded(longest, entry.axes["tokens"].high) if self._compiles else longest
+            limit = self._preprocessor.rules["texts"]["max_tokens"][entry.name]
+            tokens = _rounded(longest, limit) if self._compiles else longest
             made |= self._preprocessor.text_inputs([ids[row] for row in filled], tokens)
         try:
             outputs = self._runner.run(entry.name, {spec.name: made[spec.name] for spec in entry.inputs})
         except Exception as error:  # each runtime has its own
             raise EnvironmentFailure(f"{self.runner} could not compute {entry.name}: {raised(error)}") from error
-        return outputs[self._preprocessor.rules["embeddings"]["output"]][: len(rows)]
+        return {name: array[: len(rows)] for name, array in outputs.items()}
 
 
 def _first(run: RunDirectory) -> Exporter:

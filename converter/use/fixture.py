@@ -1,5 +1,6 @@
 """Seeded checkpoints in the upstream layout, so that everything can be tried and measured without a download."""
 
+import fnmatch
 import json
 import math
 from collections.abc import Mapping
@@ -31,10 +32,12 @@ def write_fixture(family_name: str, size: str, seed: int, dtype: str, out: Path)
         raise InputError(f"{out} cannot be written: its folder must exist, and nothing but a file may be in its place")
     config = family.sizes[size]
     write_documents(out.parent, family.documents(config))
-    constants = family.constants(config)
+    part = family.part(config)
     arrays = {
-        name: constants[name] if name in constants else draw(name, shape, seed).astype(numpy_dtype(dtype))
-        for name, shape in family.layout(config).items()
+        name: part.constants[name]
+        if name in part.constants
+        else draw(name, shape, seed, part.draws).astype(numpy_dtype(dtype))
+        for name, shape in part.checkpoint_shapes.items()
     }
     aside = out.with_name(f".{out.name}.part")
     try:
@@ -62,19 +65,16 @@ def write_documents(folder: Path, documents: Mapping[str, JSON]) -> None:
         file.write_text(text, encoding="utf-8")
 
 
-def draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+def draw(name: str, shape: tuple[int, ...], seed: int, stated: Mapping[str, tuple[float, float]]) -> np.ndarray:
     """Draw one tensor, the same on every machine; every kind of parameter gets values that show when it is lost.
 
-    Matrices N(0, 1/sqrt(inputs)), norms 1 + 0.15 N, biases and offsets 0.1 N, tables 0.06 N, positions 0.3 N.
+    What the family states has its mean and deviation; else norms are 1 + 0.15 N, biases 0.1 N, and matrices
+    N(0, 1/sqrt(inputs)).
     """
-    rng = np.random.default_rng([seed, *name.encode()])
-    noise = rng.standard_normal(shape, np.float32)
-    if name.endswith("logit_scale"):
-        return np.full(shape, math.log(100), np.float32)
-    if "embeddings.weight" in name or (len(shape) == 2 and "embed" in name):
-        return noise * np.float32(0.06)
-    if name.endswith(("cls_token", "pos_embed")):
-        return noise * np.float32(0.3)
+    noise = np.random.default_rng([seed, *name.encode()]).standard_normal(shape, np.float32)
+    for pattern, (mean, deviation) in stated.items():
+        if fnmatch.fnmatchcase(name, pattern):
+            return np.asarray(noise * np.float32(deviation) + np.float32(mean))
     if len(shape) == 1:
         is_scale = name.endswith("weight")
         return noise * np.float32(0.15) + 1 if is_scale else noise * np.float32(0.1)
@@ -98,14 +98,7 @@ def _save(arrays: dict[str, np.ndarray], file: Path, *, safetensors: bool) -> No
         raise EnvironmentFailure(
             "PyTorch's container needs PyTorch: pip install 'bgevis-convert[torch]', or use --out NAME.safetensors"
         ) from error
-    tensors: dict[int, Any] = {id(array): to_torch(array) for array in arrays.values()}
+    from ...model.reference import tensor_of
+
+    tensors: dict[int, Any] = {id(array): tensor_of(array) for array in arrays.values()}
     torch.save({name: tensors[id(array)] for name, array in arrays.items()}, file)
-
-
-def to_torch(array: np.ndarray) -> Any:
-    """Give a torch tensor on the array's memory, with numpy's bfloat16 as torch's."""
-    import torch
-
-    if array.dtype == numpy_dtype("bfloat16"):
-        return torch.from_numpy(array.view(np.uint16).reshape(array.shape)).view(torch.bfloat16)
-    return torch.from_numpy(array)

@@ -1,8 +1,9 @@
 """The way back: an artifact's weights -> the checkpoint they came from, every tensor proved by its digest.
 
-Names, shapes, dtypes and bits are the checkpoint's; tied tensors are there under each of their names.
-What the rules dropped is in no artifact: it is named, not made up. Needs the runtime of the artifact and
-the ledger, neither the checkpoint nor, for safetensors, PyTorch.
+Names, shapes, dtypes and bits are the checkpoint's; tied tensors are there under each of their names, and what
+was split is whole again. What was merged stays merged: it stands under the name of its base. What the rules
+dropped is in no artifact, and what was added to a base neither: they are named, not made up. Needs the runtime
+of the artifact and the ledger, neither the checkpoint nor, for safetensors, PyTorch.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import numpy as np
 
 from ...exporters.base import Exporter, UnreadableWeight
 from ...exporters.weights import plan
+from ...model.derived import LowRank, Part
 from ...validation.errors import EnvironmentFailure, GateError, InputError, raised
 from ..certificate.ledger import Entry, Ledger, numpy_dtype
 from ..directory import RunDirectory
@@ -33,18 +35,29 @@ class Restored:
     ties: int
     nbytes: int
     dropped: tuple[str, ...]
+    merged: tuple[str, ...] = ()
+    """Names under which stands what was merged of them and an adapter's tensors; a merge cannot be undone."""
+    adapters: tuple[str, ...] = ()
 
     def tell(self) -> str:
         """Say it to a person, in one line."""
         text = f"{self.file}: {self.tensors} tensors, {self.ties} of them tied, {self.nbytes / 1e6:.1f} MB"
+        if self.merged:
+            text += (
+                f"; {len(self.merged)} hold what they were merged to ({_example(self.merged)}): that cannot be undone, "
+                f"and the {len(self.adapters)} tensors of the adapter are in no artifact"
+            )
         if not self.dropped:
             return f"{text}, each with the digest that the ledger certifies"
-        example = f"{self.dropped[0]}, ..." if len(self.dropped) > 1 else self.dropped[0]
-        return f"{text}; {len(self.dropped)} dropped tensors are in no artifact ({example}): see --json"
+        return f"{text}; {len(self.dropped)} dropped tensors are in no artifact ({_example(self.dropped)}): see --json"
 
     def to_json(self) -> dict[str, Any]:
         """Say it to a program."""
-        return dataclasses.asdict(self) | {"file": str(self.file), "dropped": list(self.dropped)}
+        return dataclasses.asdict(self) | {"file": str(self.file)}
+
+
+def _example(names: tuple[str, ...]) -> str:
+    return f"{names[0]}, ..." if len(names) > 1 else names[0]
 
 
 def restore(run: RunDirectory, exporter: Exporter, out: Path, progress: Progress) -> Restored:
@@ -66,7 +79,11 @@ def restore(run: RunDirectory, exporter: Exporter, out: Path, progress: Progress
     if not safetensors:
         require_torch()
     ledger = Ledger.read(run.path / LEDGER)
-    kept = {name: entry for name, entry in ledger.entries.items() if entry.status != "dropped"}
+    kept = {
+        name: dataclasses.replace(entry, dtype=_dtype(ledger, name))
+        for name, entry in ledger.entries.items()
+        if not entry.made and _restorable(ledger, name)
+    }
     nbytes = sum(_nbytes(entry) for entry in kept.values())
     progress.begin(nbytes)
     tensors = proved(run, exporter, ledger, progress.advance)
@@ -76,9 +93,46 @@ def restore(run: RunDirectory, exporter: Exporter, out: Path, progress: Progress
         _commit(aside, out)
     finally:
         aside.unlink(missing_ok=True)
-    dropped = tuple(name for name in ledger.entries if name not in kept)
+    gone = {name: entry for name, entry in ledger.entries.items() if not entry.made and name not in kept}
+    adapters = tuple(name for name, entry in gone.items() if entry.status == "merged")
+    dropped = tuple(name for name in gone if name not in adapters)
     ties = sum(entry.status == "tied" for entry in kept.values())
-    return Restored(out, len(kept), ties, nbytes, dropped)
+    bases = {_root(ledger, made.base) for _, made in ledger.derived() if isinstance(made, LowRank)}
+    return Restored(out, len(kept), ties, nbytes, dropped, tuple(name for name in kept if name in bases), adapters)
+
+
+def _restorable(ledger: Ledger, name: str) -> bool:
+    """Say whether an artifact has all that a tensor consists of; of a merged one, that is its base."""
+    entry = ledger.entries[name]
+    match entry.status:
+        case "mapped":
+            return True
+        case "tied":
+            return _restorable(ledger, entry.target)
+        case "split" | "merged":
+            given = _given(ledger, name)
+            return bool(given) and all(_restorable(ledger, other) for other in given)
+    return False
+
+
+def _given(ledger: Ledger, name: str) -> list[str]:
+    """Name the parts of a tensor, or what it was the base of."""
+    return [other for other, made in ledger.derived() if name == made.ingredients[0]]
+
+
+def _dtype(ledger: Ledger, name: str) -> str:
+    """Give the type of a tensor as it is restored: of a base that of what it was merged to."""
+    entry = ledger.entries[name]
+    if entry.status == "tied":
+        return _dtype(ledger, entry.target)
+    types = {_dtype(ledger, other) for other in _given(ledger, name)} or {entry.dtype}
+    return types.pop() if len(types) == 1 else np.result_type(*map(numpy_dtype, types)).name
+
+
+def _root(ledger: Ledger, name: str) -> str:
+    """Name the tensor of the checkpoint that another was taken of."""
+    made = ledger.entries[name].made
+    return _root(ledger, made.ingredients[0]) if made else name
 
 
 def require_torch() -> None:
@@ -94,12 +148,14 @@ def require_torch() -> None:
 def proved(
     run: RunDirectory, exporter: Exporter, ledger: Ledger, advance: Callable[[int], None]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Read an artifact's weights as the tensors that they were made of, each held against its digest.
+    """Read an artifact's weights as the tensors of the checkpoint, each held against its digest.
+
+    Parts of a tensor wait until all are there; formats hold them next to each other.
 
     Raises:
         GateError: naming the first tensor that differs, or all that are missing.
     """
-    missing = ledger.leaves
+    missing, whole = ledger.leaves, _Whole(ledger)
     for leaf, array in _weights(run, exporter):
         name = missing.pop(leaf, None)
         if name is None:
@@ -107,13 +163,58 @@ def proved(
         tensor = source(ledger, name, array)
         if tensor is None:
             raise GateError(
-                f"restore: tensor {name} cannot be restored from {exporter.name}: the sha256 of its bytes is not "
-                f"the ledger's; {leaf} was altered, export {exporter.name} again"
+                f"restore: tensor {ledger.told(name)} cannot be restored from {exporter.name}: the sha256 of its "
+                f"bytes is not the ledger's; {leaf} was altered, export {exporter.name} again"
             )
-        yield name, tensor
-        advance(tensor.nbytes)
+        for restored, array in whole.give(name, tensor):
+            yield restored, array
+            advance(array.nbytes)
     if missing:
         raise GateError(f"restore: {exporter.name} does not hold tensor {', '.join(missing.values())}")
+
+
+class _Whole:
+    """Leads derived tensors back to those of the checkpoint."""
+
+    def __init__(self, ledger: Ledger):
+        self._entries, self._axes = ledger.entries, ledger.axes
+        self._merged: set[str] = set()
+        self._parts: dict[str, dict[int, np.ndarray]] = {}
+
+    def give(self, name: str, tensor: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Give what a tensor completes: itself if the checkpoint holds it, the packed one if it is the last part."""
+        ties = (other for other, e in self._entries.items() if e.made and e.status == "tied" and e.target == name)
+        for each in (name, *ties):
+            yield from self._give(each, tensor)
+
+    def _give(self, name: str, tensor: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        match self._entries[name].made:
+            case None:
+                yield name, tensor
+            case LowRank() as made:
+                self._merged.add(made.base)
+                yield from self._give(made.base, tensor)
+            case Part() as made:
+                parts = self._parts.setdefault(made.source, {})
+                parts[made.index] = tensor
+                if len(parts) < len(made.extents):
+                    return
+                del self._parts[made.source]
+                packed = made.join([parts[i] for i in range(len(parts))], self._axes)
+                gives = [other for other, e in self._entries.items() if e.made and made.source in e.made.ingredients]
+                if self._merged.isdisjoint(gives):
+                    self._check(made.source, packed)
+                else:
+                    self._merged.add(made.source)
+                yield from self._give(made.source, packed)
+
+    def _check(self, name: str, packed: np.ndarray) -> None:
+        if _digest(packed) != self._entries[name].sha256:
+            raise GateError(f"restore: tensor {name}: the sha256 of its parts together is not the ledger's")
+
+
+def _digest(tensor: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def source(ledger: Ledger, name: str, leaf: np.ndarray) -> np.ndarray | None:
@@ -122,8 +223,7 @@ def source(ledger: Ledger, name: str, leaf: np.ndarray) -> np.ndarray | None:
         tensor = np.asarray(ledger.source(name, leaf), order="C")
     except ValueError:  # another shape
         return None
-    digest = hashlib.sha256(tensor.reshape(-1).view(np.uint8).data).hexdigest()
-    return tensor if digest == ledger.entries[name].sha256 else None
+    return tensor if _digest(tensor) == ledger.entries[name].sha256 else None
 
 
 def _weights(run: RunDirectory, exporter: Exporter) -> Iterator[tuple[str, np.ndarray]]:
@@ -144,8 +244,8 @@ def _nbytes(entry: Entry) -> int:
 
 
 def _names(kept: dict[str, Entry]) -> dict[str, list[str]]:
-    """Give for each mapped tensor all names that it has: its own and those that are tied to it."""
-    names = {name: [name] for name, entry in kept.items() if entry.status == "mapped"}
+    """Give for each tensor that is not tied all names that it has: its own and those that are tied to it."""
+    names = {name: [name] for name, entry in kept.items() if entry.status != "tied"}
     for name, entry in kept.items():
         if entry.status == "tied":
             names[entry.target].append(name)
@@ -171,10 +271,10 @@ def _write_torch(file: Path, kept: dict[str, Entry], tensors: Iterator[tuple[str
     """Write PyTorch's container, in the checkpoint's order; tied tensors share one storage."""
     import torch
 
-    from .fixture import to_torch
+    from ...model.reference import tensor_of
 
     names = _names(kept)
-    found = {each: tensor for name, array in tensors for tensor in [to_torch(array)] for each in names[name]}
+    found = {each: tensor for name, array in tensors for tensor in [tensor_of(array)] for each in names[name]}
     torch.save({name: found[name] for name in kept}, file)
 
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "rules.h"
 #include "runtime.h"
 
 #define MAX_INPUTS 8
@@ -78,12 +79,8 @@ static const Json *raw_named(const Raw *raw, const char *kind, const Json *row) 
 }
 
 static float normalised(const Raw *raw, unsigned byte, size_t channel) {
-    const Json *steps = json_member(raw->images, "steps", JSON_ARRAY);
-    if (!steps->count) fail("%s: there are no steps", steps->file);
-    const Json *last = &steps->items[steps->count - 1];
-    if (strcmp(json_string(last, "do"), "normalize")) fail("%s: the last step is not normalize", last->file);
+    const Json *steps = json_member(raw->images, "steps", JSON_ARRAY), *last = &steps->items[steps->count - 1];
     const Json *mean = json_member(last, "mean", JSON_ARRAY), *std = json_member(last, "std", JSON_ARRAY);
-    if (channel >= mean->count || channel >= std->count) fail("%s: no mean for channel %zu", last->file, channel);
     float unit = (float)byte / (float)json_member(last, "divide", JSON_NUMBER)->number;
     return (unit - (float)mean->items[channel].number) / (float)std->items[channel].number;
 }
@@ -91,7 +88,7 @@ static float normalised(const Raw *raw, unsigned byte, size_t channel) {
 /* Hold the table of what every byte becomes against the rule of preprocess.json. */
 static void check_values(const Raw *raw) {
     const Tensor *values = tensor_named(&raw->pixels, "values");
-    if (values->type != F32 || values->rank != 2 || values->shape[0] != 256 || values->shape[1] < 1)
+    if (values->type != F32 || values->rank != 2 || values->shape[0] != 256 || values->shape[1] != 3)
         fail("%s: values is no table", raw->pixels.file);
     size_t channels = (size_t)values->shape[1];
     for (size_t i = 0; i < values->count; i++) {
@@ -124,19 +121,34 @@ static void pixels_of_bytes(const Case *c, const Raw *raw, const Json *rows, Ten
     input->data = made;
 }
 
+/* Say whether the id at a place is the special token that must be there, if there must be one. */
+static bool is_end(const Json *end, const Json *ids, size_t place) {
+    return end->kind == JSON_NULL || (place < ids->count && json_size(&ids->items[place]) == json_size(end));
+}
+
 /* Hold the ready ids and mask against the raw texts' ids. */
 static void check_ids(const Case *c, const Raw *raw, const Json *rows, const Tensor *input, bool mask) {
     if (input->type != I32 || input->rank != 2 || (int64_t)rows->count != input->shape[0])
         fail("%s, case '%s': %s is not (%zu, tokens) of int32", c->entry, c->name, input->name, rows->count);
     int64_t tokens = input->shape[1], pad = json_size(json_member(raw->texts, "pad_id", JSON_NUMBER));
+    int64_t known = json_size(json_member(raw->texts, "vocab_size", JSON_NUMBER));
+    const Json *first = json_find(raw->texts, "first_id"), *last = json_find(raw->texts, "last_id");
+    bool before = !strncmp(json_string(raw->texts, "padding"), "before", 6);
     for (size_t row = 0; row < rows->count; row++) {
         const Json *found = raw_named(raw, "texts", &rows->items[row]);
         const Json *ids = json_member(json_member(found, "ids", JSON_OBJECT), c->entry, JSON_ARRAY);
+        if (!is_end(first, ids, 0) || !is_end(last, ids, ids->count - 1))
+            fail("%s, case '%s': the text %zu does not lie between first_id and last_id of preprocess.json", c->entry,
+                 c->name, row);
+        for (size_t i = 0; i < ids->count; i++)
+            if (json_size(&ids->items[i]) >= known)
+                fail("%s, case '%s': the text %zu has an id of %" PRId64 " or more", c->entry, c->name, row, known);
         if ((int64_t)ids->count > tokens) fail("%s, case '%s': the text %zu is longer", c->entry, c->name, row);
         for (int64_t i = 0; i < tokens; i++) {
-            bool word = i < (int64_t)ids->count;
+            int64_t at = before ? i - (tokens - (int64_t)ids->count) : i; /* in the text */
+            bool word = at >= 0 && at < (int64_t)ids->count;
             int64_t want = mask   ? word
-                           : word ? json_size(&ids->items[i])
+                           : word ? json_size(&ids->items[at])
                                   : pad,
                     got = ((int32_t *)input->data)[row * (size_t)tokens + (size_t)i];
             if (got != want)
@@ -153,7 +165,8 @@ static void apply_raw(const Case *c, const Raw *raw, const Json *rows, Tensor *i
     if (!texts || !raw->texts) return;
     const Json *inputs = json_member(raw->texts, "inputs", JSON_OBJECT);
     if (!strcmp(input->name, json_string(inputs, "ids"))) check_ids(c, raw, texts, input, false);
-    if (!strcmp(input->name, json_string(inputs, "mask"))) check_ids(c, raw, texts, input, true);
+    if (json_find(inputs, "mask") && !strcmp(input->name, json_string(inputs, "mask")))
+        check_ids(c, raw, texts, input, true);
 }
 
 /* What is expected of one output, and how far from it a result may lie. */
@@ -222,11 +235,15 @@ static size_t replay_entry(const Pack *pack, const Raw *raw, const Json *index, 
 static Raw read_raw(const Pack *pack) {
     Raw raw = {0};
     if (!pack_has(pack, RAW)) return raw;
-    const Json *rules = pack_json(pack, "preprocess.json"), *texts = json_find(rules, "texts"),
-               *images = json_find(rules, "images");
+    const Json *rules = pack_json(pack, "preprocess.json");
+    rules_check(rules);
+    rules_fit(rules, json_member(pack->manifest, "entry_points", JSON_OBJECT));
+    const Json *texts = json_find(rules, "texts"), *images = json_find(rules, "images");
     raw.index = pack_json(pack, RAW);
-    raw.texts = texts && texts->kind == JSON_OBJECT ? texts : NULL;
-    raw.images = images && images->kind == JSON_OBJECT ? images : NULL;
+    raw.texts = texts->kind == JSON_OBJECT ? texts : NULL;
+    raw.images = json_find(images, "steps") ? images : NULL;
+    if (json_find(texts, "missing")) printf("  no raw texts: %s\n", json_string(texts, "missing"));
+    if (json_find(images, "missing")) printf("  no raw pictures: %s\n", json_string(images, "missing"));
     if (!raw.images) return raw;
     raw.pixels = pack_tensors(pack, "goldens/raw/pixels.safetensors");
     check_values(&raw);

@@ -13,7 +13,7 @@ if (!directory) {
 try {
   const result = await replay(await open(directory), (line) => console.log(`  ${line}`));
   for (const difference of result.differences) console.error(`difference: ${difference}`);
-  for (const picture of result.left) console.log(`  left out: picture ${picture}`);
+  for (const sample of result.left) console.log(`  left out: ${sample}`);
   console.log(summary(result));
   process.exitCode = result.differences.length ? 1 : 0;
 } catch (error) {

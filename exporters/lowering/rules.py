@@ -53,3 +53,12 @@ def reduce_precision(c: Walk[V], eqn: JaxprEqn) -> V:
     if eqn.params["exponent_bits"] < info.iexp or eqn.params["mantissa_bits"] < info.nmant:
         raise c.refusal(eqn, "reduce_precision that drops bits has no operator")
     return value
+
+
+def repeated_heads(c: Walk[V], x: V, heads: int) -> V:
+    """Give keys or values (batch, tokens, heads, width) as many heads as the queries have, copies in a row."""
+    batch, tokens, own, width = x.shape
+    if own == heads:
+        return x
+    apart = c.reshape(x, (batch, tokens, own, 1, width))
+    return c.reshape(c.expand(apart, (batch, tokens, own, heads // own, width)), (batch, tokens, heads, width))

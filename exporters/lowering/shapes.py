@@ -4,6 +4,7 @@ import ast
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
+from ...validation.dims import terms
 from ...validation.errors import GateError
 
 V = TypeVar("V")
@@ -42,6 +43,26 @@ def broadcast(shapes: Sequence[Shape]) -> Shape:
 def inverse(permutation: Sequence[int]) -> list[int]:
     """Give the permutation that undoes another."""
     return [list(permutation).index(i) for i in range(len(permutation))]
+
+
+def source_of(axis: str, shapes: Sequence[Shape]) -> tuple[int, int, str]:
+    """
+    Find where the size of an axis can be read: which shape, which dimension, and what is to be subtracted there.
+
+    Raises:
+        GateError: no shape tells it.
+    """
+    named = [(str(dim), i, j) for i, shape in enumerate(shapes) for j, dim in enumerate(shape) if not static([dim])]
+    alone = {dim for dim, _, _ in named if dim.isidentifier()}
+    for dim, i, j in sorted(named, key=lambda each: not each[0].isidentifier()):
+        try:
+            parts = terms(dim)
+        except ValueError:
+            continue
+        rest = [(name, count) for name, count in parts if name != axis]
+        if (axis, 1) in parts and len(rest) == len(parts) - 1 and all(not name or name in alone for name, _ in rest):
+            return i, j, " + ".join(f"{count}*{name}" if name else str(count) for name, count in rest)
+    raise GateError(f"no input has the dynamic axis {axis}, so its size cannot be computed")
 
 
 def solve(dim: Dim, number: Callable[[int], V], axis: Callable[[str], V], apply: Callable[..., V]) -> V:

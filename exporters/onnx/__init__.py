@@ -25,7 +25,7 @@ def _trace(plan: Plan) -> None:
     from ..lowering.trace import trace
 
     for name in plan.network.entry_points:
-        trace(plan.network, name, taps=True)
+        trace(plan.network.plain, name, taps=True)
 
 
 def _write_rounded(request: Request, precision: str) -> dict[str, Description]:

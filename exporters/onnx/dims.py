@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ...validation.errors import GateError
-from ..lowering.shapes import Dim, Shape, is_one, solve
+from ..lowering.shapes import Dim, Shape, is_one, solve, source_of
 from .graph import Graph, Value
 
 INT64 = np.dtype(np.int64)
@@ -117,9 +116,8 @@ class Sizes:
         return self._graph.emit(op, values, [((1,), INT64)], scope="")[0]
 
     def _axis(self, name: str) -> Value:
-        for value in self._graph.inputs.values():
-            for i, dim in enumerate(value.shape):
-                if str(dim) == name:
-                    attributes = {"start": i, "end": i + 1}
-                    return self._graph.emit("Shape", [value], [((1,), INT64)], attributes, scope=name)[0]
-        raise GateError(f"no input has the dynamic axis {name}, so its size cannot be computed")
+        values = list(self._graph.inputs.values())
+        which, i, rest = source_of(name, [value.shape for value in values])
+        attributes = {"start": i, "end": i + 1}
+        size = self._graph.emit("Shape", [values[which]], [((1,), INT64)], attributes, scope=name)[0]
+        return self._node("Sub", size, self.size(rest)) if rest else size

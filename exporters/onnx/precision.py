@@ -24,6 +24,7 @@ from .graph import Node, Shape, Value, Weight, needed
 F32 = np.dtype(np.float32)
 F16 = np.dtype(np.float16)
 BF16 = np.dtype(ml_dtypes.bfloat16)
+F16_LARGEST = np.finfo(np.float16).max.astype(np.float32)
 U8 = np.dtype(np.uint8)
 I8 = np.dtype(np.int8)
 I32 = np.dtype(np.int32)
@@ -42,8 +43,11 @@ TABLE_LARGEST = 127
 TABLE = 1 << 14
 """Numbers in the smallest table that is worth a second lookup for its rows' scales."""
 
-IN_FLOAT16 = {"MatMul", "Add", "Sum", "Mul", "Gelu", "Sigmoid", "LayerNormalization", "Attention", "RotaryEmbedding"}
-"""What is computed in float16; LayerNormalization and Attention's softmax have float32 inside by their attributes."""
+IN_FLOAT16 = {
+    *("MatMul", "Add", "Sum", "Mul", "Gelu", "Sigmoid"),
+    *("LayerNormalization", "RMSNormalization", "Attention", "RotaryEmbedding"),
+}
+"""What is computed in float16; the norms and Attention's softmax have float32 inside by their attributes."""
 MOVES = {*VIEWS, "Transpose", "Slice", "Concat", "Gather", "Expand"}
 """What only moves numbers, in whichever type they come."""
 
@@ -161,6 +165,8 @@ class _Float16(_Rewriter):
     def _typed(self, value: Value, dtype: np.dtype) -> Value:
         if _is_weight(value):
             value = self.same(value, F16)
+        if dtype == F16 and value.array is not None and value.dtype == F32:  # what masks scores may be float32's lowest
+            value = self.build.constant(np.clip(value.array, -F16_LARGEST, F16_LARGEST))
         return self.build.cast(value, dtype) if value.dtype in (F16, F32) else value
 
 
@@ -305,5 +311,5 @@ def arrays(
     """Make the tensors of the weights file, one in memory at a time."""
     for name in order:
         tensor = tensors[name]
-        made = tensor.make(weights.read(tensor.leaf))
+        made = tensor.make(weights.read(tensor.leaf).astype(F32, copy=False))
         yield name, np.ascontiguousarray(made).reshape(tensor.shape)

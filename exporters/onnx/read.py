@@ -1,6 +1,6 @@
 """Reading back: running a program in onnxruntime, and its weights through its own references."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,14 @@ import onnxruntime
 from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError
 
+from ...validation.dims import Dim, same
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import GateError
 from ...validation.runner import Arrays
 from ..base import Artifact, UnreadableWeight
+
+FOLDER = "session.model_external_initializers_file_folder_path"
+"""onnxruntime's name for where the weights lie of a model that is given as bytes."""
 
 
 class OnnxRunner:
@@ -41,13 +45,16 @@ class OnnxRunner:
             self._open = None
             path = self._artifact.directory / self._artifact.programs[entry_point]["path"]
             options, changed = onnxruntime.SessionOptions(), scaled(path, self._factors)
+            model: str | bytes = str(path)
             if self._factors:  # a probe is one small case: laying the weights out for more costs more than it saves
                 options.add_session_config_entry("session.disable_prepacking", "1")
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             if changed:
                 values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in changed.values()]
                 options.add_external_initializers(list(changed), values)
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+                options.add_session_config_entry(FOLDER, str(path.parent))
+                model = retyped(onnx.load(path, load_external_data=False), changed).SerializeToString()
+            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             self._open = entry_point, session
         return self._open[1]
 
@@ -58,7 +65,10 @@ def feed(inputs: Arrays, wide: Collection[str]) -> dict[str, np.ndarray]:
 
 
 def scaled(path: Path, factors: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Read the weights that have a factor, by the names that the program has for them, and multiply them."""
+    """Read the weights that have a factor, by the names that the program has for them, and multiply them.
+
+    In float32, whatever they are stored as: float16 has no room for what is tiny.
+    """
     found: dict[str, np.ndarray] = {}
     if not factors:
         return found
@@ -67,6 +77,14 @@ def scaled(path: Path, factors: Mapping[str, float]) -> dict[str, np.ndarray]:
         if factor is not None and tensor.data_location == onnx.TensorProto.EXTERNAL:
             found[tensor.name] = array_of(tensor, path) * np.float32(factor)
     return found
+
+
+def retyped(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """Let a model in memory declare weights in the types of the arrays that it is given for them."""
+    for tensor in model.graph.initializer:
+        if tensor.name in arrays:
+            tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(arrays[tensor.name].dtype)
+    return model
 
 
 def array_of(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
@@ -101,21 +119,26 @@ def _check_signature(path: Path, entry: EntryPoint) -> None:
     for kind, stated, specs in (("input", graph.input, entry.inputs), ("output", graph.output, entry.outputs)):
         got = {v.name: _signature(v.type.tensor_type) for v in stated}
         for spec in specs:
-            dtype = "int64" if spec.dtype == "int32" else spec.dtype
-            want = f"{dtype} ({', '.join(map(str, spec.shape))})"
-            if got.pop(spec.name, "missing") != want:
-                raise GateError(f"{path}: {kind} {spec.name} should be {want}, got {_named(stated, spec.name)}")
+            dtype = "int64" if (kind, spec.dtype) == ("input", "int32") else spec.dtype
+            found = got.pop(spec.name, None)
+            if found is None or found[0] != dtype or not _same(found[1], spec.shape):
+                want, have = _told(dtype, spec.shape), _told(*found) if found else "none"
+                raise GateError(f"{path}: {kind} {spec.name} should be {want}, got {have}")
         for name in got:
             raise GateError(f"{path} has an {kind} {name} that {entry.name} has not")
 
 
-def _named(stated: Iterable[onnx.ValueInfoProto], name: str) -> str:
-    return next((_signature(value.type.tensor_type) for value in stated if value.name == name), "none")
-
-
-def _signature(tensor: onnx.TypeProto.Tensor) -> str:
+def _signature(tensor: onnx.TypeProto.Tensor) -> tuple[str, tuple[Dim, ...]]:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    return f"{dtype} ({', '.join(str(dim.dim_param or dim.dim_value) for dim in tensor.shape.dim)})"
+    return str(dtype), tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
+
+
+def _same(got: Sequence[Dim], wanted: Sequence[Dim]) -> bool:
+    return len(got) == len(wanted) and all(map(same, got, wanted))
+
+
+def _told(dtype: str, shape: Sequence[Dim]) -> str:
+    return f"{dtype} ({', '.join(map(str, shape))})"
 
 
 def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:

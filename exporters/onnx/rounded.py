@@ -19,12 +19,13 @@ def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def rounding(artifact: Artifact, precision: str) -> Iterator[tuple[str, str]]:
-    """Round each leaf of the float32 weights file again and compare the bits."""
+    """Round each leaf of the exact weights file again and compare the bits."""
     source = WeightsFile(artifact.directory / PROGRAMS / WEIGHTS)
     network = artifact.network()
     unread = {leaf for entry in artifact.programs for leaf in network.used_weights(entry)}
     for leaf, forms in _by_leaf(artifact, source.tensors):
-        problems = (_problem(source.read(leaf), name, array, forms, precision) for name, array in forms.items())
+        exact = source.read(leaf).astype(np.float32, copy=False)
+        problems = (_problem(exact, name, array, forms, precision) for name, array in forms.items())
         yield leaf, next(filter(None, problems), "")
         unread.discard(leaf)
     for leaf in sorted(unread):

@@ -76,17 +76,21 @@ def model(
     for label, value in graph.inputs.items():
         names.of[value] = names.new(label)
     results, copies = _results(outputs, names)
-    fixed = _fixed([*nodes, *copies])
-    for value in fixed:
-        names.of[value] = names.initializer(value)
-    protos = [_node(node, names) for node in (*nodes, *copies)]
+    initializers: list[TensorProto] = []
+    casts: list[onnx.NodeProto] = []
+    for value in _fixed([*nodes, *copies]):
+        initializers.append(_initializer(value, names.initializer(value), weights, file))
+        cast = conversion(initializers[-1], value.dtype)
+        casts += cast
+        names.of[value] = cast[0].output[0] if cast else initializers[-1].name
+    protos = [*casts, *(_node(node, names) for node in (*nodes, *copies))]
     inner = [v for node in nodes for v in node.outputs if names.of[v] not in outputs]
     proto = helper.make_graph(
         protos,
         name,
         [_info(value, names.of[value]) for value in graph.inputs.values()],
         results,
-        [_initializer(value, names.of[value], weights, file) for value in fixed],
+        initializers,
         value_info=[_info(value, names.of[value]) for value in inner],
     )
     whole = packaged(proto, opset)
@@ -160,16 +164,27 @@ def _node(node: Node, names: Names) -> onnx.NodeProto:
 def _initializer(value: Value, name: str, weights: Mapping[str, Location], file: str) -> TensorProto:
     if not isinstance(value.source, Weight):
         return numpy_helper.from_array(np.asarray(value.array), name)
-    return external(name, value.shape, value.dtype, weights[value.source.leaf], file)
+    return external(name, value.shape, weights[value.source.leaf], file)
 
 
-def external(name: str, dims: Shape, dtype: np.dtype, location: Location, file: str) -> TensorProto:
-    """Refer to a leaf in the weights file."""
-    proto = TensorProto(name=name, dims=dims, data_type=helper.np_dtype_to_tensor_dtype(dtype))
+def external(name: str, dims: Shape, location: Location, file: str) -> TensorProto:
+    """Refer to a leaf in the weights file, in the type that it is stored as."""
+    proto = TensorProto(name=name, dims=dims, data_type=helper.np_dtype_to_tensor_dtype(location.dtype))
     proto.data_location = TensorProto.EXTERNAL
     for key, entry in (("location", file), ("offset", location.offset), ("length", location.nbytes)):
         proto.external_data.add(key=key, value=str(entry))
     return proto
+
+
+def conversion(leaf: TensorProto, dtype: np.dtype) -> list[onnx.NodeProto]:
+    """Convert a leaf from the type that it is stored as, if need be. Runtimes do it once, as they load the program."""
+    to = helper.np_dtype_to_tensor_dtype(dtype)
+    if leaf.data_type == to:
+        return []
+    edge = f"{leaf.name} as {dtype}"
+    return [
+        helper.make_node("Cast", [leaf.name], [edge], f"{leaf.name.partition(' ')[0].rpartition('.')[0]}.{edge}", to=to)
+    ]
 
 
 def fed(dtype: np.dtype) -> np.dtype:

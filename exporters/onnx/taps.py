@@ -19,11 +19,8 @@ from ...validation.locate import Taps, first_divergence
 from ...validation.runner import Arrays
 from ..base import Artifact
 from .mend import Shapes, mistakes
-from .read import feed, scaled
+from .read import FOLDER, feed, retyped, scaled
 from .serialize import TAPS
-
-FOLDER = "session.model_external_initializers_file_folder_path"
-"""onnxruntime's name for where the weights lie of a model that is given as bytes."""
 
 SUM = "tap "
 """Before the name of a module whose value is computed only in memory."""
@@ -35,7 +32,8 @@ SHOWN = 6
 def locate(artifact: Artifact, entry_point: str, traced: Intermediates, factors: Mapping[str, float]) -> str:
     """Say where a program parts from the network, and why if undoing a mistake mends it; "" if all modules agree."""
     path = artifact.directory / artifact.programs[entry_point]["path"]
-    program = Program(onnx.load(path, load_external_data=False), path.parent, scaled(path, factors))
+    changed = scaled(path, factors)
+    program = Program(retyped(onnx.load(path, load_external_data=False), changed), path.parent, changed)
     values = program.all_values(traced)
     samples = {module: sample(value) if value.size else value.reshape(0) for module, value in values.items()}
     wanted = _computed({m: traced.values[m] for m in traced.values if m in program.places}, samples)

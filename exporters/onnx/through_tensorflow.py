@@ -20,7 +20,7 @@ from ..base import WEIGHTS
 from ..lowering.shapes import Shape
 from ..lowering.trace import Program
 from ..weights import WeightsFile
-from .serialize import external, fed, packaged
+from .serialize import conversion, external, fed, packaged
 
 OPSETS = range(17, 19)
 """The newest is the newest that tf2onnx 1.17 writes."""
@@ -34,19 +34,24 @@ def model(program: Program, entry: EntryPoint, opset: int, weights: WeightsFile)
     """
     graph = _converted(program, entry, opset).graph
     leaves = {f"leaf_{i}": name for i, name in enumerate(program.weights)}
+    read = {leaves[name] for node in graph.node for name in node.input if name in leaves}
+    edges, casts = {}, []
+    for name, spec in program.weights.items():
+        if name in read:
+            graph.initializer.append(external(name, spec.shape, weights.tensors[name], WEIGHTS))
+            cast = conversion(graph.initializer[-1], np.dtype(spec.dtype))
+            casts += cast
+            edges[name] = cast[0].output[0] if cast else name
     for node in graph.node:
-        node.input[:] = [leaves.get(name, name) for name in node.input]
-    used = {name for node in graph.node for name in node.input}
+        node.input[:] = [edges[leaves[name]] if name in leaves else name for name in node.input]
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
     names = list(dict.fromkeys([*(tensor.name for tensor in entry.outputs), *program.outputs]))
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.name = entry.name
     graph.input.extend(_info(name, spec.shape, fed(spec.dtype)) for name, spec in program.inputs.items())
     graph.output.extend(_info(name, program.outputs[name].shape, program.outputs[name].dtype) for name in names)
-    graph.initializer.extend(
-        external(name, spec.shape, np.dtype(spec.dtype), weights.tensors[name], WEIGHTS)
-        for name, spec in program.weights.items()
-        if name in used
-    )
     try:
         return onnx.shape_inference.infer_shapes(packaged(graph, opset), True, True, True)
     except onnx.shape_inference.InferenceError as error:

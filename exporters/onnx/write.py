@@ -34,7 +34,7 @@ def write(request: Request) -> dict[str, Description]:
 
 
 def _write(request: Request, entry: EntryPoint, opset: int) -> Description:
-    program = trace(request.network, entry.name, taps=True)
+    program = trace(request.network.plain, entry.name, taps=True)
     proto = own(program, entry, opset, request.weights)
     if request.via:
         ours, proto = proto, through_tensorflow.model(program, entry, opset, request.weights)
@@ -68,7 +68,7 @@ def differ(
 
 def where_routes_part(request: Request, entry: EntryPoint, opset: int) -> str:
     """Name the first module on which the two routes disagree, and the operators that compute it."""
-    program, modules = trace_modules(request.network, entry)
+    program, modules = trace_modules(request.network.plain, entry)
     ours, theirs = (make(program, entry, opset, request.weights) for make in (own, through_tensorflow.model))
     found = differ(request, entry, ours, theirs, modules)
     whole = f"{entry.name}: our route to ONNX and {request.via}'s disagree"

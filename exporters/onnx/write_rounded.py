@@ -22,7 +22,7 @@ def write(request: Request, precision: str) -> dict[str, Description]:
         raise InputError(f"programs in {precision} are not made via {request.via}: leave out --via or --precision")
     graphs, tensors = {}, dict[str, Tensor]()
     for name, entry in request.network.entry_points.items():
-        traced = trace(request.network, entry.name)
+        traced = trace(request.network.plain, entry.name)
         graph, outputs = lower(traced.closed, traced.weights, traced.inputs, list(traced.outputs), traced.taps, opset)
         rounded, read = rewrite(Builder(graph, opset), {t.name: outputs[t.name] for t in entry.outputs}, precision)
         graphs[name] = graph, rounded

@@ -15,7 +15,7 @@ import tensorflow as tf
 from jax.extend.core import JaxprEqn
 from numpy.typing import ArrayLike, DTypeLike
 
-from ..lowering.shapes import Dim, Shape, broadcast, is_one, is_zero, solve, static
+from ..lowering.shapes import Dim, Shape, broadcast, is_one, is_zero, solve, source_of, static
 from ..lowering.table import Entry
 from ..lowering.trace import Program
 from ..lowering.walk import Walk
@@ -155,10 +155,9 @@ class Lowering(Walk[Value]):
         """Give a size as an int32 tensor of shape ()."""
 
         def axis(name: str) -> Any:
-            value, place = next(
-                (v, i) for v in self._inputs for i, d in enumerate(v.shape) if not isinstance(d, int) and str(d) == name
-            )
-            return tf.shape(value.tensor)[place]
+            which, place, rest = source_of(name, [value.shape for value in self._inputs])
+            size = tf.shape(self._inputs[which].tensor)[place]
+            return size - solve(rest, tf.constant, axis, apply) if rest else size
 
         def apply(op: str, *sizes: Any) -> Any:
             function = getattr(tf.raw_ops, SIZES[op])

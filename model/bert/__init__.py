@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...validation.entry_point import Axis, EntryPoint, PaddingMask, TensorSpec, TokenIds
+from ...validation.outputs import Embedding, States
 from ..family import Family, HuggingFace, Source
 from ..pipeline import documents as sentence_documents
 from ..pipeline import text_rules
-from . import probes, rules
+from . import rules
 from .config import CONFIG, SIZES, BertConfig, configure
 
 if TYPE_CHECKING:
     from ..network import Network
-    from ..torch_reference import TorchReference
+    from ..reference import Encode, Original, Reference
 
 
 ANCHOR = "embeddings.word_embeddings.weight"
@@ -34,7 +35,7 @@ def text_inputs(config: BertConfig) -> tuple[TensorSpec, TensorSpec]:
 
 def embeddings_output(config: BertConfig) -> tuple[TensorSpec]:
     """Describe the embeddings, (batch, width)."""
-    return (TensorSpec("embeddings", "float32", ("batch", config.hidden_size)),)
+    return (TensorSpec("embeddings", "float32", ("batch", config.hidden_size), kind=Embedding(config.normalize)),)
 
 
 def embeddings(config: BertConfig) -> Mapping[str, Any]:
@@ -45,7 +46,7 @@ def embeddings(config: BertConfig) -> Mapping[str, Any]:
 def encode_text(config: BertConfig) -> EntryPoint:
     """Describe the entry point that embeds texts."""
     axes = {"batch": Axis(), "tokens": Axis(1, config.max_tokens)}
-    return EntryPoint("encode_text", text_inputs(config), embeddings_output(config), axes)
+    return EntryPoint("encode_text", text_inputs(config), embeddings_output(config), axes, rows="batch")
 
 
 def _network(config: BertConfig) -> "Network":
@@ -81,38 +82,48 @@ def _hugging_face(config: BertConfig) -> HuggingFace:
     from ..network import Network
     from .modeling import Bert
 
-    bert = config.model_type == "bert"
     inputs = text_inputs(config)
-    types = (TensorSpec("token_type_ids", "int32", ("batch", "tokens")),) if bert else ()
-    states = TensorSpec("last_hidden_state", "float32", ("batch", "tokens", config.hidden_size))
-    entry = EntryPoint("token_states", (*inputs, *types), (states,), encode_text(config).axes)
+    types = (TensorSpec("token_type_ids", "int32", ("batch", "tokens")),) if config.model_type == "bert" else ()
+    shape = ("batch", "tokens", config.hidden_size)
+    states = TensorSpec("last_hidden_state", "float32", shape, kind=States("attention_mask"))
+    entry = EntryPoint("token_states", (*inputs, *types), (states,), encode_text(config).axes, rows="batch")
     return HuggingFace(documents(config), Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
 
 
-def _reference(config: BertConfig, state: Mapping[str, Any]) -> "TorchReference":
-    from .reference import reference
+def _reference(config: BertConfig, original: "Original") -> "Reference":
+    """Take transformers' class for the encoder, and sentence-transformers' modules for what makes one vector of it."""
+    from torch import Tensor, nn
 
-    return reference(config, state)
+    from .. import upstream
+    from ..reference import Reference
+
+    state = upstream.inside(original.state, "embeddings.word_embeddings.weight")
+    stated = original.documents.get(CONFIG) or documents(config)[CONFIG]
+    encoder = upstream.text_encoder(stated, state, add_pooling_layer=False)
+    if upstream.MODULES in original.documents:
+        modules = upstream.sentence_modules(original)
+    else:
+        modules = upstream.stated_modules(config.hidden_size, config.pooling, normalize=config.normalize)
+
+    def encode_text(input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        states = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        features = {"token_embeddings": states, "attention_mask": attention_mask}
+        for module in modules:
+            features = module(features)
+        return {"embeddings": features["sentence_embedding"]}
+
+    versions = upstream.versions("torch", "transformers", "sentence-transformers")
+    name = f"{versions}: {', '.join(type(m).__name__ for m in (encoder, *modules))}"
+    return Reference(name, nn.ModuleList([encoder, *modules]), {"encode_text": encode_text}, original.state)
 
 
-def text_layout(config: BertConfig, embeddings: str, encoder: str, pooler: str) -> dict[str, tuple[int, ...]]:
-    """Give names and shapes as Hugging Face's BertModel stores them, in its order, under the given prefixes."""
-    width, inner = config.hidden_size, config.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{embeddings}word_embeddings.weight": (config.vocab_size, width),
-        f"{embeddings}position_embeddings.weight": (config.max_position_embeddings, width),
-        f"{embeddings}token_type_embeddings.weight": (config.type_vocab_size, width),
-        f"{embeddings}LayerNorm.weight": (width,),
-        f"{embeddings}LayerNorm.bias": (width,),
-    }
-    dense: dict[str, tuple[int, ...]] = {f"attention.self.{p}": (width, width) for p in ("query", "key", "value")}
-    dense |= {"attention.output.dense": (width, width), "attention.output.LayerNorm": ()}
-    dense |= {"intermediate.dense": (inner, width), "output.dense": (width, inner), "output.LayerNorm": ()}
-    for i in range(config.num_hidden_layers):
-        for name, shape in dense.items():
-            shapes[f"{encoder}layer.{i}.{name}.weight"] = shape or (width,)
-            shapes[f"{encoder}layer.{i}.{name}.bias"] = (shape[0] if shape else width,)
-    return shapes | {f"{pooler}dense.weight": (width, width), f"{pooler}dense.bias": (width,)}
+def _encode(config: BertConfig, original: "Original", reference: "Reference") -> Mapping[str, "Encode"]:
+    """Let sentence-transformers encode raw texts with the network that the reference has loaded."""
+    from .. import upstream
+
+    del config
+    encoder, *modules = reference.module.children()
+    return {"encode_text": upstream.SentenceEncoder(original, encoder, modules)}
 
 
 FAMILY = Family(
@@ -121,16 +132,14 @@ FAMILY = Family(
     recognise=_recognise,
     configure=configure,
     config=BertConfig,
-    rules=rules.rules,
-    axes=rules.axes,
+    part=rules.whole,
     entry_points=lambda config: (encode_text(config),),
     network=_network,
     reference=_reference,
     sizes=SIZES,
-    layout=lambda config: text_layout(config, "embeddings.", "encoder.", "pooler."),
     embeddings=embeddings,
     hugging_face=_hugging_face,
-    probes=probes.probes,
+    encode=_encode,
     anchor=ANCHOR,
     documents=documents,
     texts=text_rules,

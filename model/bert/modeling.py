@@ -5,16 +5,19 @@ of XLM-RoBERTa, Xiao et al. 2023 (arXiv:2309.07597) for CLS pooling. Post-norm; 
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ...validation.taps import scope, tap
+from ...validation.taps import is_recording, scope, tap
 from .. import ops
-from ..layers import ACTIVATIONS, Embedding, LayerNorm, Linear, in_turn, tapped
+from ..attention import Attention, mask_bias, padding
+from ..blocks import PostNormLayer
+from ..layers import Embedding, LayerNorm, in_turn, tapped
 from .config import BertConfig
 
-MASKED_SCORE = -65504.0
-"""Added to the score of a masked token: float16's lowest, whatever the dtype. exp() of it is exactly 0 in float32."""
+MASKED_SCORE = float(np.finfo(np.float32).min)
+"""Added to the score of a masked token, as transformers does in float32: no score makes up for it."""
 
 
 class Embeddings(nnx.Module):
@@ -32,11 +35,11 @@ class Embeddings(nnx.Module):
         self, input_ids: Int[Array, "batch tokens"], token_types: Int[Array, "batch tokens"] | None = None
     ) -> Float[Array, "batch tokens width"]:
         if self.config.model_type == "bert":
-            positions = self.position.embedding[: input_ids.shape[1]]
+            positions = tapped("position", self.position.first, input_ids.shape[1])
         else:
             counts = (input_ids != self.config.pad_token_id).astype(jnp.int32)
             ids = jnp.cumsum(counts, axis=1) * counts + self.config.pad_token_id
-            positions = self.position(ids)
+            positions = tapped("position", self.position, ids)
         return self.embed(input_ids, positions, token_types)
 
     def embed(
@@ -46,62 +49,26 @@ class Embeddings(nnx.Module):
         token_types: Int[Array, "batch tokens"] | None = None,
     ) -> Float[Array, "batch tokens width"]:
         """Embed with given position vectors. Without types, every token is of type 0."""
-        types = self.token_type.embedding[0] if token_types is None else self.token_type(token_types)
         words = tapped("word", self.word, input_ids)
+        types = self.token_type.embedding[0] if token_types is None else self.token_type(token_types)
+        if is_recording():
+            tap("token_type", jnp.broadcast_to(types, words.shape))
         return tapped("norm", self.norm, words + (positions + types))
-
-
-class Attention(nnx.Module):
-    """Multi-head self-attention, all four projections with bias."""
-
-    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
-        width, heads = (config.hidden_size,), (config.num_attention_heads, config.head_dim)
-        self.query = Linear(width, heads, rngs=rngs)
-        self.key = Linear(width, heads, rngs=rngs)
-        self.value = Linear(width, heads, rngs=rngs)
-        self.out = Linear(heads, width, rngs=rngs)
-        self.scale = config.head_dim**-0.5
-
-    def __call__(
-        self, x: Float[Array, "batch tokens width"], bias: Float[Array, "batch 1 1 tokens"]
-    ) -> Float[Array, "batch tokens width"]:
-        q, k, v = (tapped(name, getattr(self, name), x) for name in ("query", "key", "value"))
-        return tapped("out", self.out, ops.attention(q, k, v, bias, scale=self.scale))
-
-
-class Layer(nnx.Module):
-    """Attention and feed-forward, each followed by residual and norm."""
-
-    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
-        width, inner = (config.hidden_size,), (config.intermediate_size,)
-        self.attention = Attention(config, rngs=rngs)
-        self.attention_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.up = Linear(width, inner, rngs=rngs)
-        self.down = Linear(inner, width, rngs=rngs)
-        self.down_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.activation = ACTIVATIONS[config.hidden_act]
-
-    def __call__(
-        self, x: Float[Array, "batch tokens width"], bias: Float[Array, "batch 1 1 tokens"]
-    ) -> Float[Array, "batch tokens width"]:
-        with scope("attention"):
-            attended = self.attention(x, bias)
-        x = tapped("attention_norm", self.attention_norm, attended + x)
-        inner = self.activation(tapped("up", self.up, x))
-        return tapped("down_norm", self.down_norm, tapped("down", self.down, inner) + x)
 
 
 class TextEncoder(nnx.Module):
     """Embeddings, layers and pooling.
 
     Args:
+        masked_score: added to the score of a masked token.
         remat: recompute each layer in the backward pass instead of keeping its activations.
     """
 
-    def __init__(self, config: BertConfig, *, remat: bool = False, rngs: nnx.Rngs):
+    def __init__(self, config: BertConfig, *, masked_score: float = MASKED_SCORE, remat: bool = False, rngs: nnx.Rngs):
         self.embeddings = Embeddings(config, rngs=rngs)
-        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_hidden_layers)])
+        self.layers = nnx.List([_layer(config, rngs) for _ in range(config.num_hidden_layers)])
         self.config = config
+        self.masked_score = masked_score
         self.remat = remat
 
     def __call__(
@@ -122,8 +89,7 @@ class TextEncoder(nnx.Module):
         self, x: Float[Array, "batch tokens width"], attention_mask: Int[Array, "batch tokens"]
     ) -> Float[Array, "batch tokens width"]:
         """Run the layers on embedded tokens."""
-        mask = attention_mask.astype(x.dtype)
-        bias = ((1 - mask) * MASKED_SCORE)[:, None, None, :]
+        bias = mask_bias(padding(attention_mask), self.masked_score)
         return in_turn(self.layers, "layers", x, bias, remat=self.remat)
 
     def pool(
@@ -138,6 +104,12 @@ class TextEncoder(nnx.Module):
             pooled = x[:, 0]
         tap("pooled", pooled)
         return ops.l2_normalize(pooled, epsilon=1e-12) if self.config.normalize else pooled
+
+
+def _layer(config: BertConfig, rngs: nnx.Rngs) -> PostNormLayer:
+    width = config.hidden_size
+    attention = Attention(width, config.num_attention_heads, rngs=rngs)
+    return PostNormLayer(attention, width, config.intermediate_size, config.hidden_act, config.layer_norm_eps, rngs)
 
 
 class Bert(nnx.Module):

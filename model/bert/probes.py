@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ...validation.probe import LOUD, LOW_VARIANCE, Exponents, exponent
+from ...validation.probe import LOUD, LOW_VARIANCE, MASKED, Exponents, exponent
 from .config import BertConfig
 
 NORM_BELOW = -48
@@ -14,25 +14,35 @@ ALIKE = -40
 LOUDER = 8
 """Power of two for queries: scores near 1 become hundreds, where exp() overflows."""
 
+APART = 24
+"""Power of two for queries: scores near 1 become some ten million. So far apart are they that two of them, as near to
+each other as rounding is large, are not to be expected."""
+
 
 def low_variance(config: BertConfig) -> Exponents:
     """Make the stream through the text encoder tiny: embeddings, norms, and the biases that add to it."""
-    small, layer = exponent(config.layer_norm_eps), "text.layers.*."
+    small, layer = exponent(config.layer_norm_eps), "layers.*."
     biases = ("attention.value", "attention.out", "up", "down")
     return {
-        "text.embeddings.*": small,
+        "embeddings.*": small,
         f"{layer}*_norm.*": small,
         **{f"{layer}{name}.bias": small for name in biases},
-        f"text.layers.{config.num_hidden_layers - 1}.down_norm.*": NORM_BELOW,
+        f"layers.{config.num_hidden_layers - 1}.down_norm.*": NORM_BELOW,
     }
 
 
 def loud(config: BertConfig) -> Exponents:
     """Make all tokens alike and their scores large."""
     del config
-    return {"text.embeddings.*.embedding": ALIKE, "text.layers.*.attention.query.*": LOUDER}
+    return {"embeddings.*.embedding": ALIKE, "layers.*.attention.query.*": LOUDER}
+
+
+def masked(config: BertConfig) -> Exponents:
+    """Let scores pass what masks a token, in the first layer."""
+    del config
+    return {"layers.0.attention.query.*": APART}
 
 
 def probes(config: BertConfig) -> Mapping[str, Exponents]:
     """Give the probes."""
-    return {LOW_VARIANCE: low_variance(config), LOUD: loud(config)}
+    return {LOW_VARIANCE: low_variance(config), LOUD: loud(config), MASKED: masked(config)}

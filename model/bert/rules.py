@@ -1,36 +1,50 @@
-"""Names of Hugging Face's BertModel and XLMRobertaModel -> parameter paths, as data.
+"""A text encoder's part of a network: names of BertModel and XLMRobertaModel -> parameter paths, shapes, probes.
 
-`text_rules` serves every family with such a text encoder. Axes: v vocabulary, p positions, y token types,
-e embedding width, h heads, d head width, m inner width.
+Axes: v vocabulary, p positions, y token types, e embedding width, d head width, m inner width.
 """
 
-from collections.abc import Mapping
-
-from ..family import Drop, Rule, Rules
+from ..family import Drop, Rule, Rules, Shapes
+from ..parts import Part, join
+from . import probes
 from .config import BertConfig
 
 NORM = ((".{:weight|gamma}", ".scale"), (".{:bias|beta}", ".bias"))
 """Old checkpoints, converted from TensorFlow, say gamma and beta."""
 
-PREFIX = "{:|bert.|roberta.|model.|0.auto_model.}"
-"""What a task model or sentence-transformers puts before the names of the encoder inside it."""
+HEADS = Drop("{:cls|lm_head}.{:*}", "a pre-training head: sentence embeddings do not pass through it")
 
 
-def text_rules(embeddings: str, encoder: str) -> Rules:
-    """Give the rules for embeddings and layers under the given prefixes, into `text.*`."""
-    layer, target = encoder + "layer.{i}.", "text.layers.{i}."
+def whole(config: BertConfig) -> Part:
+    """Declare a BERT checkpoint on its own."""
+    return join(text(config).mounted(target="text.", axes=""), Part((HEADS,), {}, {}))
+
+
+def text(config: BertConfig) -> Part:
+    """Declare a text encoder."""
+    axis_sizes = {
+        "v": config.vocab_size,
+        "p": config.max_position_embeddings,
+        "y": config.type_vocab_size,
+        "e": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "d": config.head_dim,
+        "m": config.intermediate_size,
+    }
+    draws = {"embeddings.*_embeddings.weight": (0.0, 0.06)}
+    return Part(_rules(), axis_sizes, _shapes(config), probes.probes(config), draws=draws)
+
+
+def _rules() -> Rules:
+    layer, target = "encoder.layer.{i}.", "layers.{i}."
+    own, part = "attention.self.{part:query|key|value}", "attention.{part}"
     return (
-        Rule(f"{embeddings}word_embeddings.weight", "text.embeddings.word.embedding", "v e"),
-        Rule(f"{embeddings}position_embeddings.weight", "text.embeddings.position.embedding", "p e"),
-        Rule(f"{embeddings}token_type_embeddings.weight", "text.embeddings.token_type.embedding", "y e"),
-        *(Rule(f"{embeddings}LayerNorm{s}", f"text.embeddings.norm{t}", "e") for s, t in NORM),
-        Rule(
-            layer + "attention.self.{part:query|key|value}.weight",
-            target + "attention.{part}.kernel",
-            "(h d) e -> e h d",
-        ),
-        Rule(layer + "attention.self.{part:query|key|value}.bias", target + "attention.{part}.bias", "(h d) -> h d"),
-        Rule(layer + "attention.output.dense.weight", target + "attention.out.kernel", "e (h d) -> h d e"),
+        Rule("embeddings.word_embeddings.weight", "embeddings.word.embedding", "v e"),
+        Rule("embeddings.position_embeddings.weight", "embeddings.position.embedding", "p e"),
+        Rule("embeddings.token_type_embeddings.weight", "embeddings.token_type.embedding", "y e"),
+        *(Rule(f"embeddings.LayerNorm{s}", f"embeddings.norm{t}", "e") for s, t in NORM),
+        Rule(f"{layer}{own}.weight", f"{target}{part}.kernel", "(heads d) e -> e heads d"),
+        Rule(f"{layer}{own}.bias", f"{target}{part}.bias", "(heads d) -> heads d"),
+        Rule(layer + "attention.output.dense.weight", target + "attention.out.kernel", "e (heads d) -> heads d e"),
         Rule(layer + "attention.output.dense.bias", target + "attention.out.bias", "e"),
         *(Rule(f"{layer}attention.output.LayerNorm{s}", f"{target}attention_norm{t}", "e") for s, t in NORM),
         Rule(layer + "intermediate.dense.weight", target + "up.kernel", "m e -> e m"),
@@ -38,31 +52,29 @@ def text_rules(embeddings: str, encoder: str) -> Rules:
         Rule(layer + "output.dense.weight", target + "down.kernel", "e m -> m e"),
         Rule(layer + "output.dense.bias", target + "down.bias", "e"),
         *(Rule(f"{layer}output.LayerNorm{s}", f"{target}down_norm{t}", "e") for s, t in NORM),
-        Drop(embeddings + "{:position_ids|token_type_ids}", "a buffer that counts 0, 1, 2, ...; it holds no weights"),
-    )
-
-
-def rules(config: BertConfig) -> Rules:
-    """Give the rules of a BERT checkpoint on its own."""
-    del config
-    return (
-        *text_rules(PREFIX + "embeddings.", PREFIX + "encoder."),
+        Drop("embeddings.{:position_ids|token_type_ids}", "a buffer that counts 0, 1, 2, ...; it holds no weights"),
         Drop(
-            PREFIX + "pooler.dense.{:weight|bias}",
+            "pooler.dense.{:weight|bias}",
             "the next-sentence pooler: sentence embeddings do not pass through it",
         ),
-        Drop("{:cls|lm_head}.{:*}", "a pre-training head: sentence embeddings do not pass through it"),
     )
 
 
-def axes(config: BertConfig) -> Mapping[str, int]:
-    """Give the sizes of the axes that the layouts name."""
-    return {
-        "v": config.vocab_size,
-        "p": config.max_position_embeddings,
-        "y": config.type_vocab_size,
-        "e": config.hidden_size,
-        "h": config.num_attention_heads,
-        "d": config.head_dim,
-        "m": config.intermediate_size,
+def _shapes(config: BertConfig) -> Shapes:
+    """Give names and shapes as Hugging Face's BertModel stores them, in its order."""
+    width, inner = config.hidden_size, config.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (config.vocab_size, width),
+        "embeddings.position_embeddings.weight": (config.max_position_embeddings, width),
+        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, width),
+        "embeddings.LayerNorm.weight": (width,),
+        "embeddings.LayerNorm.bias": (width,),
     }
+    dense: dict[str, tuple[int, ...]] = {f"attention.self.{p}": (width, width) for p in ("query", "key", "value")}
+    dense |= {"attention.output.dense": (width, width), "attention.output.LayerNorm": ()}
+    dense |= {"intermediate.dense": (inner, width), "output.dense": (width, inner), "output.LayerNorm": ()}
+    for i in range(config.num_hidden_layers):
+        for name, shape in dense.items():
+            shapes[f"encoder.layer.{i}.{name}.weight"] = shape or (width,)
+            shapes[f"encoder.layer.{i}.{name}.bias"] = (shape[0] if shape else width,)
+    return shapes | {"pooler.dense.weight": (width, width), "pooler.dense.bias": (width,)}

@@ -10,9 +10,14 @@ from jaxtyping import Array, Float, Int
 
 from ...validation.taps import scope, tap
 from .. import ops
+from ..attention import Projections
 from ..bert.modeling import TextEncoder, check_text
-from ..layers import LayerNorm, Linear, in_turn, tapped
+from ..blocks import PreNormLayer
+from ..layers import LayerNorm, Linear, PatchEmbedding, in_turn, tapped
 from .config import VisionConfig, VisualizedBGEConfig
+
+MASKED_SCORE = -65504.0
+"""Added to the score of a masked token: float16's lowest, as FlagEmbedding writes it, whatever the dtype."""
 
 
 class Rotary(nnx.Module):
@@ -28,17 +33,13 @@ class Rotary(nnx.Module):
         return jnp.concatenate([jnp.ones_like(cos[:1]), cos]), jnp.concatenate([jnp.zeros_like(sin[:1]), sin])
 
 
-class VisionAttention(nnx.Module):
+class VisionAttention(Projections):
     """Self-attention with rotary positions and a norm between heads and output projection. Keys have no bias."""
 
     def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs):
-        width, heads = (config.width,), (config.heads, config.head_dim)
-        self.query = Linear(width, heads, rngs=rngs)
-        self.key = Linear(width, heads, use_bias=False, rngs=rngs)
-        self.value = Linear(width, heads, rngs=rngs)
+        super().__init__(config.width, config.heads, biased=("query", "value", "out"), rngs=rngs)
         self.norm = LayerNorm(config.width, config.layer_norm_eps)
-        self.out = Linear(width, width, rngs=rngs)
-        self.scale = config.head_dim**-0.5
+        self.out = Linear((config.width,), (config.width,), rngs=rngs)
 
     def __call__(
         self,
@@ -46,10 +47,10 @@ class VisionAttention(nnx.Module):
         cos: Float[Array, "tokens half"],
         sin: Float[Array, "tokens half"],
     ) -> Float[Array, "batch tokens width"]:
-        q, k, v = (tapped(name, getattr(self, name), x) for name in ("query", "key", "value"))
+        q, k, v = self.project(x)
         q, k = (
-            tap("rotary_query", ops.rotary_embedding(q, cos, sin)),
-            tap("rotary_key", ops.rotary_embedding(k, cos, sin)),
+            tap("rotary_query", ops.rotary_embedding(q, cos, sin, interleaved=True)),
+            tap("rotary_key", ops.rotary_embedding(k, cos, sin, interleaved=True)),
         )
         attended = ops.attention(q, k, v, scale=self.scale).reshape(x.shape)
         return tapped("out", self.out, tapped("norm", self.norm, attended))
@@ -70,55 +71,29 @@ class SwiGLU(nnx.Module):
         return tapped("down", self.down, tapped("norm", self.norm, inner))
 
 
-class Block(nnx.Module):
-    """Pre-norm attention and feed-forward, each with a residual."""
-
-    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs):
-        self.norm1 = LayerNorm(config.width, config.layer_norm_eps)
-        self.attention = VisionAttention(config, rngs=rngs)
-        self.norm2 = LayerNorm(config.width, config.layer_norm_eps)
-        self.mlp = SwiGLU(config, rngs=rngs)
-
-    def __call__(
-        self,
-        x: Float[Array, "batch tokens width"],
-        cos: Float[Array, "tokens half"],
-        sin: Float[Array, "tokens half"],
-    ) -> Float[Array, "batch tokens width"]:
-        normed = tapped("norm1", self.norm1, x)
-        with scope("attention"):
-            x = x + self.attention(normed, cos, sin)
-        normed = tapped("norm2", self.norm2, x)
-        with scope("mlp"):
-            x = x + self.mlp(normed)
-        return tap("output", x)
-
-
 class VisionEncoder(nnx.Module):
     """EVA-02's image tower up to the residual stream after the last block; neither final norm nor head is applied."""
 
     def __init__(self, config: VisionConfig, *, remat: bool = False, rngs: nnx.Rngs):
-        patch = (config.patch_size, config.patch_size, config.channels)
-        self.patch_embed = Linear(patch, (config.width,), rngs=rngs)
+        self.patch_embed = PatchEmbedding(config.patch_size, config.channels, config.width, rngs=rngs)
         self.cls_token = nnx.Param(jnp.zeros(config.width))
         self.position_embedding = nnx.Param(jnp.zeros((1 + config.patches, config.width)))
         self.rope = Rotary(config)
-        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
-        self.config = config
+        self.blocks = nnx.List([_block(config, rngs) for _ in range(config.layers)])
         self.remat = remat
 
     def __call__(self, images: Float[Array, "batch height width_px channels"]) -> Float[Array, "batch tokens width"]:
         """(batch, height, width, channels) normalised -> (batch, 1 + patches, width), the class token first."""
-        grid, patch = self.config.grid, self.config.patch_size
-        cut = images.reshape(images.shape[0], grid, patch, grid, patch, self.config.channels).transpose(
-            0, 1, 3, 2, 4, 5
-        )
-        flat = cut.reshape(images.shape[0], self.config.patches, patch, patch, self.config.channels)
-        patches = tapped("patch_embed", self.patch_embed, flat)
-        cls = jnp.broadcast_to(self.cls_token[...], (images.shape[0], 1, self.config.width))
+        patches = tapped("patch_embed", self.patch_embed, images)
+        cls = jnp.broadcast_to(self.cls_token[...], (images.shape[0], 1, self.cls_token.shape[0]))
         x = jnp.concatenate([cls, patches], axis=1) + self.position_embedding[...]
         cos, sin = self.rope()
         return in_turn(self.blocks, "blocks", x, cos, sin, remat=self.remat)
+
+
+def _block(config: VisionConfig, rngs: nnx.Rngs) -> PreNormLayer:
+    attention, mlp = VisionAttention(config, rngs=rngs), SwiGLU(config, rngs=rngs)
+    return PreNormLayer(attention, mlp, lambda: LayerNorm(config.width, config.layer_norm_eps))
 
 
 class BGEVisualized(nnx.Module):
@@ -131,7 +106,7 @@ class BGEVisualized(nnx.Module):
 
     def __init__(self, config: VisualizedBGEConfig, *, remat: bool = False, rngs: nnx.Rngs):
         width = (config.text.hidden_size,)
-        self.text = TextEncoder(config.text, remat=remat, rngs=rngs)
+        self.text = TextEncoder(config.text, masked_score=MASKED_SCORE, remat=remat, rngs=rngs)
         self.vision = VisionEncoder(config.vision, remat=remat, rngs=rngs)
         self.visual_projection = Linear(width, width, rngs=rngs)
         self.config = config
@@ -197,9 +172,9 @@ class BGEVisualized(nnx.Module):
         with scope("image_embeddings"):
             image = tapped("norm", embeddings.norm, projected + table[1 : patches + 1])
         with scope("text"):
-            positions = jnp.concatenate([table[:1], table[patches + 1 : patches + input_ids.shape[1]]])
+            rows = jnp.concatenate([table[:1], table[patches + 1 : patches + input_ids.shape[1]]])
             with scope("embeddings"):
-                text = embeddings.embed(input_ids, positions)
+                text = embeddings.embed(input_ids, tap("position", rows[None]))
             # The mask's first `patches` ones stand for the image although [CLS] comes first in the sequence:
             # that is how the network was trained, and the same as long as [CLS] counts.
             ones = jnp.ones((images.shape[0], patches), attention_mask.dtype)

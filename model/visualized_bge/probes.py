@@ -3,37 +3,31 @@
 from collections.abc import Mapping
 
 from ...validation.probe import LOUD, LOW_VARIANCE, Exponents, exponent
-from ..bert import probes as bert
-from .config import VisualizedBGEConfig
+from ..bert.probes import ALIKE, LOUDER
+from .config import VisionConfig, VisualizedBGEConfig
 
-BLOCK = "vision.blocks.*."
-INPUTS = ("vision.cls_token", "vision.position_embedding", "vision.patch_embed.*")
+INPUTS = ("cls_token", "position_embedding", "patch_embed.*")
 
 
-def low_variance(config: VisualizedBGEConfig) -> Exponents:
-    """Make the streams through both towers tiny, each by its own epsilon; the projection leads over."""
-    text, vision = exponent(config.text.layer_norm_eps), exponent(config.vision.layer_norm_eps)
+def tower(config: VisionConfig) -> Mapping[str, Exponents]:
+    """Give the probes of the image tower: its stream tiny; its tokens alike, and their scores large."""
+    small = exponent(config.layer_norm_eps)
     biases = ("attention.value", "attention.out", "mlp.up", "mlp.down")
+    low_variance = {
+        **dict.fromkeys(INPUTS, small),
+        "blocks.*.*norm*": small,
+        **{f"blocks.*.{name}.bias": small for name in biases},
+    }
     return {
-        **bert.low_variance(config.text),
-        **dict.fromkeys(INPUTS, vision),
-        f"{BLOCK}*norm*": vision,
-        **{f"{BLOCK}{name}.bias": vision for name in biases},
-        "visual_projection.kernel": text - vision,
-        "visual_projection.bias": text,
+        LOW_VARIANCE: low_variance,
+        LOUD: {**dict.fromkeys(INPUTS, ALIKE), "blocks.*.attention.query.*": LOUDER},
     }
 
 
-def loud(config: VisualizedBGEConfig) -> Exponents:
-    """Make all tokens alike, those of the image too, and their scores large."""
+def projection(config: VisualizedBGEConfig) -> Mapping[str, Exponents]:
+    """Give the probes of what leads from the image tower's stream, tiny by its own epsilon, to the text encoder's."""
+    text, vision = exponent(config.text.layer_norm_eps), exponent(config.vision.layer_norm_eps)
     return {
-        **bert.loud(config.text),
-        **dict.fromkeys(INPUTS, bert.ALIKE),
-        f"{BLOCK}attention.query.*": bert.LOUDER,
-        "visual_projection.*": bert.ALIKE,
+        LOW_VARIANCE: {"visual_projection.kernel": text - vision, "visual_projection.bias": text},
+        LOUD: {"visual_projection.*": ALIKE},
     }
-
-
-def probes(config: VisualizedBGEConfig) -> Mapping[str, Exponents]:
-    """Give the probes."""
-    return {LOW_VARIANCE: low_variance(config), LOUD: loud(config)}

@@ -1,18 +1,23 @@
-"""Visualized-BGE in PyTorch with the checkpoint's parameter names, loaded strictly.
+"""Visualized-BGE in PyTorch: upstream's BERT from transformers, and the image tower with the checkpoint's own names.
 
-Written from the papers and from what the upstream program was measured to do; independent of the rules.
+There is no package of the tower to install. It is written from the papers and from what the upstream program was
+measured to do, loaded strictly, and independent of the rules.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ...validation.taps import scope, tap
-from ..bert.reference import Embeddings, Encoder, pool
-from ..torch_reference import LayerNorm, Linear, RowByRow, TorchReference, linear, load_strict
+from ..reference import Original, Reference, RowByRow, load_strict
+from ..upstream import text_encoder, versions
 from .config import VisionConfig, VisualizedBGEConfig
+
+MASKED_SCORE = torch.finfo(torch.float16).min
+"""Upstream builds its mask in float16, whatever the network's dtype."""
 
 
 class Tables(nn.Module):
@@ -27,8 +32,7 @@ class Tables(nn.Module):
         """Rotate the patches of (batch, heads, 1 + patches, head_dim); the class token stays."""
         cls, patches = x[:, :, :1], x[:, :, 1:]
         turned = torch.stack([-patches[..., 1::2], patches[..., ::2]], -1).flatten(-2)
-        cos, sin = self.freqs_cos.to(x.dtype), self.freqs_sin.to(x.dtype)
-        return torch.cat([cls, patches * cos + turned * sin], 2)
+        return torch.cat([cls, patches * self.freqs_cos + turned * self.freqs_sin], 2)
 
 
 class Attention(nn.Module):
@@ -39,26 +43,26 @@ class Attention(nn.Module):
         width = config.width
         self.q_bias = nn.Parameter(torch.empty(width))
         self.v_bias = nn.Parameter(torch.empty(width))
-        self.q_proj = Linear(width, width, bias=False)
-        self.k_proj = Linear(width, width, bias=False)
-        self.v_proj = Linear(width, width, bias=False)
-        self.inner_attn_ln = LayerNorm(width, config.layer_norm_eps)
-        self.proj = Linear(width, width)
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.inner_attn_ln = nn.LayerNorm(width, config.layer_norm_eps)
+        self.proj = nn.Linear(width, width)
         self.rope = Tables(config)
         self.heads = config.heads
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) -> (batch, tokens, width)."""
-        q = tap("query", linear(x, self.q_proj.weight, self.q_bias))
-        k = tap("key", self.k_proj(x))
-        v = tap("value", linear(x, self.v_proj.weight, self.v_bias))
+        q = tap("query", functional.linear(x, self.q_proj.weight, self.q_bias))
+        k = self.k_proj(x)
+        v = tap("value", functional.linear(x, self.v_proj.weight, self.v_bias))
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         q, k = self.rope(q), self.rope(k)
         tap("rotary_query", q.transpose(1, 2))
         tap("rotary_key", k.transpose(1, 2))
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         attended = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
-        return tap("out", self.proj(tap("norm", self.inner_attn_ln(attended))))
+        return self.proj(self.inner_attn_ln(attended))
 
 
 class SwiGLU(nn.Module):
@@ -66,15 +70,14 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.w1 = Linear(config.width, config.mlp_width)
-        self.w2 = Linear(config.width, config.mlp_width)
-        self.ffn_ln = LayerNorm(config.mlp_width, config.layer_norm_eps)
-        self.w3 = Linear(config.mlp_width, config.width)
+        self.w1 = nn.Linear(config.width, config.mlp_width)
+        self.w2 = nn.Linear(config.width, config.mlp_width)
+        self.ffn_ln = nn.LayerNorm(config.mlp_width, config.layer_norm_eps)
+        self.w3 = nn.Linear(config.mlp_width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) -> (batch, tokens, width)."""
-        inner = functional.silu(tap("gate", self.w1(x))) * tap("up", self.w2(x))
-        return tap("down", self.w3(tap("norm", self.ffn_ln(inner))))
+        return self.w3(self.ffn_ln(functional.silu(self.w1(x)) * self.w2(x)))
 
 
 class Block(nn.Module):
@@ -82,20 +85,17 @@ class Block(nn.Module):
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.norm1 = LayerNorm(config.width, config.layer_norm_eps)
+        self.norm1 = nn.LayerNorm(config.width, config.layer_norm_eps)
         self.attn = Attention(config)
-        self.norm2 = LayerNorm(config.width, config.layer_norm_eps)
+        self.norm2 = nn.LayerNorm(config.width, config.layer_norm_eps)
         self.mlp = SwiGLU(config)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) -> (batch, tokens, width)."""
-        normed = tap("norm1", self.norm1(x))
+        normed = self.norm1(x)
         with scope("attention"):
             x = x + self.attn(normed)
-        normed = tap("norm2", self.norm2(x))
-        with scope("mlp"):
-            x = x + self.mlp(normed)
-        return tap("output", x)
+        return tap("output", x + self.mlp(self.norm2(x)))
 
 
 class PatchEmbedding(nn.Module):
@@ -103,19 +103,11 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        size = config.patch_size
-        self.proj = nn.ParameterDict(
-            {
-                "weight": torch.empty(config.width, config.channels, size, size),
-                "bias": torch.empty(config.width),
-            }
-        )
-        self.size = size
+        self.proj = nn.Conv2d(config.channels, config.width, config.patch_size, config.patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, height, width, channels) -> (batch, patches, width), row by row."""
-        weight, bias = (self.proj[name].to(images.dtype) for name in ("weight", "bias"))
-        return functional.conv2d(images.permute(0, 3, 1, 2), weight, bias, self.size).flatten(2).transpose(1, 2)
+        return self.proj(images.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
 
 
 class Tower(nn.Module):
@@ -128,14 +120,13 @@ class Tower(nn.Module):
         self.patch_embed = PatchEmbedding(config)
         self.rope = Tables(config)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.layers)])
-        self.norm = LayerNorm(config.width, config.layer_norm_eps)
-        self.head = Linear(config.width, config.embed_dim)
+        self.norm = nn.LayerNorm(config.width, config.layer_norm_eps)
+        self.head = nn.Linear(config.width, config.embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, height, width, channels) -> (batch, 1 + patches, width): the stream after the last block."""
-        patches = tap("patch_embed", self.patch_embed(images))
-        cls = self.cls_token.to(images.dtype).expand(images.shape[0], -1, -1)
-        x = torch.cat([cls, patches], 1) + self.pos_embed.to(images.dtype)
+        patches = self.patch_embed(images)
+        x = torch.cat([self.cls_token.expand(images.shape[0], -1, -1), patches], 1) + self.pos_embed
         for i, block in enumerate(self.blocks):
             with scope(f"blocks.{i}"):
                 x = block(x)
@@ -151,60 +142,82 @@ class ImageModel(nn.Module):
         self.logit_scale = nn.Parameter(torch.empty(()))
 
 
-class VisualizedBGE(nn.Module):
-    """The whole checkpoint, the parts that no embedding passes through included."""
+class ImageSide(nn.Module):
+    """What of the checkpoint is not BERT, the parts that no embedding passes through included."""
 
     def __init__(self, config: VisualizedBGEConfig):
         super().__init__()
-        width = config.text.hidden_size
-        self.bge_encoder = Encoder(config.text)
-        self.bge_embeddings = Embeddings(config.text)
-        self.bge_pooler = nn.ModuleDict({"dense": Linear(width, width)})
         self.model_visual = ImageModel(config.vision)
-        self.visual_proj = Linear(width, width)
+        self.visual_proj = nn.Linear(config.text.hidden_size, config.text.hidden_size)
+
+
+class VisualizedBGE(nn.Module):
+    """Both sides, and how images and texts are fused."""
+
+    text: Any
+    image: Any
+
+    def __init__(self, config: VisualizedBGEConfig, text: nn.Module, image: nn.Module):
+        super().__init__()
+        self.text, self.image = text, image
         self.config = config
-        self.dtype = torch.float32
 
     def see(self, images: Tensor) -> Tensor:
         """(batch, height, width, channels) -> (batch, 1 + patches, width)."""
-        return self.model_visual.visual(images)
+        return self.image.model_visual.visual(images)
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Mapping[str, Tensor]:
         """(batch, tokens) ids and mask -> (batch, width)."""
-        with scope("text"):
-            with scope("embeddings"):
-                x = self.bge_embeddings(input_ids, self.dtype)
-            return pool(self.bge_encoder(x, attention_mask), attention_mask, self.config.text)
+        return self._encode(self.text.embeddings(input_ids=input_ids), attention_mask)
 
-    def encode_image(self, images: Tensor) -> Tensor:
+    def encode_image(self, images: Tensor) -> Mapping[str, Tensor]:
         """(batch, height, width, channels) -> (batch, width): an image with the empty text."""
         text = self.config.text
         ids = torch.tensor([[text.cls_token_id, text.sep_token_id]]).expand(images.shape[0], -1)
         return self.encode_multimodal(images, ids, torch.ones_like(ids))
 
-    def encode_multimodal(self, images: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def encode_multimodal(self, images: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Mapping[str, Tensor]:
         """Images and their texts -> (batch, width)."""
-        embeddings, n = self.bge_embeddings, self.config.vision.patches
+        embeddings, n = self.text.embeddings, self.config.vision.patches
         with scope("vision"):
             features = self.see(images)[:, 1:]
-        projected = tap("visual_projection", self.visual_proj(features))
-        rows = embeddings.position_embeddings(torch.arange(1, n + 1), images.dtype)
+        rows = functional.embedding(torch.arange(1, n + 1), embeddings.position_embeddings.weight)
+        summed, norm = self.image.visual_proj(features) + rows, embeddings.LayerNorm
         with scope("image_embeddings"):
-            image = tap("norm", embeddings.LayerNorm(projected + rows))
+            image = tap("norm", functional.layer_norm(summed, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
+        positions = torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(n + 1, n + input_ids.shape[1])])
+        text = embeddings(input_ids=input_ids, position_ids=positions[None])
         with scope("text"):
-            positions = torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(n + 1, n + input_ids.shape[1])])
-            with scope("embeddings"):
-                text = embeddings(input_ids, images.dtype, positions[None])
             fused = tap("input", torch.cat([text[:, :1], image, text[:, 1:]], 1))
-            mask = torch.cat([torch.ones(images.shape[0], n), attention_mask.float()], 1)
-            return pool(self.bge_encoder(fused, mask), mask, self.config.text)
+        return self._encode(fused, torch.cat([torch.ones(images.shape[0], n), attention_mask.float()], 1))
+
+    def _encode(self, x: Tensor, mask: Tensor) -> Mapping[str, Tensor]:
+        """Run upstream's layers on embedded tokens, and pool what they give."""
+        mask = mask.to(x.dtype)
+        hidden = self.text.encoder(x, attention_mask=(1 - mask)[:, None, None, :] * MASKED_SCORE).last_hidden_state
+        if self.config.text.pooling == "mean":
+            pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1e-9)
+        else:
+            pooled = hidden[:, 0]
+        with scope("text"):
+            tap("pooled", pooled)
+        return {"embeddings": functional.normalize(pooled, dim=-1, eps=1e-12) if self.config.text.normalize else pooled}
 
 
-def reference(config: VisualizedBGEConfig, state: Mapping[str, Tensor]) -> TorchReference:
-    """Build the network and load it strictly."""
-    buffers = ("bge_embeddings.position_ids", "bge_embeddings.token_type_ids")
+TEXT = {"bge_embeddings.": "embeddings.", "bge_encoder.": "encoder."}
+"""Where the checkpoint keeps the parts of its BERT -> where transformers' class has them."""
+
+
+def reference(config: VisualizedBGEConfig, original: Original, document: Mapping[str, Any]) -> Reference:
+    """Build the network: BERT as transformers builds it from `document`, a config.json, the rest loaded strictly."""
+    state = original.state
+    named = {new + n.removeprefix(old): t for old, new in TEXT.items() for n, t in state.items() if n.startswith(old)}
+    text = text_encoder(document, named, add_pooling_layer=False)
     with torch.device("meta"):
-        module = VisualizedBGE(config)
-    state = {name.replace(".gamma", ".weight").replace(".beta", ".bias"): t for name, t in state.items()}
-    load_strict(module, {n: tensor for n, tensor in state.items() if n not in buffers})
-    return TorchReference(module, by_row={"see": RowByRow(module.see)})
+        image = ImageSide(config)
+    load_strict(image, {n: t for n, t in state.items() if n.startswith(("model_visual.", "visual_proj."))})
+    module, quick = (VisualizedBGE(config, text, image) for _ in range(2))
+    quick.see = RowByRow(module.see)  # type: ignore[assignment, method-assign]  # only here: who takes the module gets it as it is
+    entries = {name: getattr(quick, name) for name in ("encode_text", "encode_image", "encode_multimodal")}
+    name = f"{versions('torch', 'transformers')}: {type(text).__name__}, and this tool's image tower"
+    return Reference(name, module, entries, state)

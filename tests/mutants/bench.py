@@ -20,7 +20,7 @@ from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
 from bgevis.converter.proof.programs import probe_rows
 from bgevis.converter.proof.weights import weight_rows
-from bgevis.converter.stages import build, export, load, parity, remap, verify
+from bgevis.converter.stages import build, export, load, parity, reference, remap, verify
 from bgevis.converter.stages.common import reopen
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import Artifact, exporters
@@ -31,7 +31,7 @@ from bgevis.model.runner import NNXRunner
 from bgevis.validation.compare import compare
 from bgevis.validation.errors import GateError
 from bgevis.validation.goldens import Goldens
-from bgevis.validation.probe import LOUD, LOW_VARIANCE
+from bgevis.validation.probe import LOUD, LOW_VARIANCE, MASKED
 from bgevis.validation.report import Report
 
 ROBERTA = {
@@ -134,7 +134,7 @@ class Bench:
             found = assign(self.checkpoint.tensors, rules, self.shapes)
         except KeyError:  # the target has a number that the source does not give
             return "remap: raises KeyError"
-        ledger = Ledger(self.family.name, self.family.axes(self.config), found.entries, found.problems)
+        ledger = Ledger(self.family.name, self.family.axis_sizes(self.config), found.entries, found.problems)
         if ledger.problems:
             return "remap"
         ledger = check.verify(ledger, self.checkpoint, self.family, self.config, self.shapes)
@@ -179,6 +179,6 @@ class Bench:
 def failed(stage: str, report: Report) -> str:
     """Name the kind of the first check that failed."""
     for row in report.failures:
-        probe = next((f"{name} probe" for name in (LOW_VARIANCE, LOUD) if row.case.startswith(name)), "")
+        probe = next((f"{name} probe" for name in (LOW_VARIANCE, LOUD, MASKED) if row.case.startswith(name)), "")
         return f"{stage}: {probe or ('intermediate values' if 'intermediate' in row.case else 'outputs')}"
     return ""

@@ -68,7 +68,7 @@ def replaced(rules: Rules, old, new) -> Rules:
 
 def other_layouts(bench: Bench, rule: Rule) -> Iterator[str]:
     """Give every other reading of the source's axes, in any order and grouping, that moves elements differently."""
-    right, sizes = layout.parse(rule.layout), bench.family.axes(bench.config)
+    right, sizes = layout.parse(rule.layout), bench.family.axis_sizes(bench.config)
     axes = [axis for group in right.source for axis in group]
     seen = [right.positions(sizes).tobytes()]
     for order in itertools.permutations(axes):

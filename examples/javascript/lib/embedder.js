@@ -9,6 +9,12 @@ const KEPT = {
   "keep the last tokens and the special tokens": (ids, count) => ids.slice(Math.max(0, ids.length - count)),
 };
 
+/** Where padding stands, by the words of preprocess.json. */
+const PADDED = {
+  "after the text, to the longest of the batch": (row, padding) => [...row, ...padding],
+  "before the text, to the longest of the batch": (row, padding) => [...padding, ...row],
+};
+
 export class Embedder {
   /**
    * @param pack the opened Pack
@@ -20,7 +26,7 @@ export class Embedder {
     this.runtime = runtime;
     this.entryPoints = pack.manifest.entry_points;
     this.sessions = {};
-    if (pack.rules.images) this.values = values(pack.rules.images);
+    if (pack.rules.images?.steps) this.values = values(pack.rules.images);
   }
 
   /** Embeds texts, pictures (the bytes of PNG or JPEG files), or pairs of both: one Float32Array for each. */
@@ -29,16 +35,23 @@ export class Embedder {
     const inputs = {};
     if (images) Object.assign(inputs, await this.pictures(images));
     if (texts) Object.assign(inputs, this.batch(await Promise.all(texts.map((text) => this.ids(text, entry)))));
-    const { data, dims } = await this.run(entry, inputs);
+    const { data, dims } = (await this.run(entry, inputs))[this.pack.rules.embeddings.outputs[entry]];
     return Array.from({ length: dims[0] }, (_, row) => data.slice(row * dims[1], (row + 1) * dims[1]));
   }
 
   #entryFor(texts, images) {
     if (texts && images && texts.length !== images.length)
       throw new PackError(`${texts.length} texts and ${images.length} images: there must be one text for each image`);
-    const wanted = texts && images ? "encode_multimodal" : images ? "encode_image" : "encode_text";
-    if (!this.entryPoints[wanted]) throw new PackError(`this network has no entry point ${wanted}`);
-    return wanted;
+    const { rules } = this.pack;
+    if (!rules.embeddings) throw new PackError("this network gives no embeddings of texts or pictures");
+    const [ids, pixels] = [rules.texts?.inputs.ids, rules.images?.input];
+    const entry = Object.keys(rules.embeddings.outputs).find((name) => {
+      const takes = this.entryPoints[name].inputs.map((spec) => spec.name);
+      return takes.includes(ids) === Boolean(texts) && takes.includes(pixels) === Boolean(images);
+    });
+    const given = [texts && "texts", images && "images"].filter(Boolean).join(" and ") || "neither texts nor images";
+    if (!entry) throw new PackError(`this network has no entry point for ${given} that embeds it`);
+    return entry;
   }
 
   /** Gives the ids of a text for an entry point: the special tokens around as many of its tokens as fit. */
@@ -50,24 +63,31 @@ export class Embedder {
     const { ids } = this.tokenizer.encode(plainSigma(rules.prefix + text, this.described.normalizer), {
       add_special_tokens: false,
     });
-    const kept = KEPT[rules.truncation];
-    if (!kept) throw new PackError(`preprocess.json: texts.truncation is ${rules.truncation}, which is not known here`);
-    return [rules.first_id, ...kept(ids, rules.max_tokens[entry] - 2), rules.last_id];
+    const strange = ids.find((id) => id >= rules.vocab_size);
+    if (strange !== undefined)
+      throw new PackError(`${rules.tokenizer} gives the id ${strange}, preprocess.json knows ${rules.vocab_size}`);
+    const [first, last] = [rules.first_id, rules.last_id].map((id) => (id === null ? [] : [id]));
+    const room = (rules.max_tokens[entry] ?? Infinity) - first.length - last.length;
+    return [...first, ...KEPT[rules.truncation](ids, room), ...last];
   }
 
   /** Pads rows of ids to the longest. */
   batch(rows) {
-    const { inputs, pad_id } = this.pack.rules.texts;
+    const { inputs, pad_id, padding } = this.pack.rules.texts;
+    const empty = rows.findIndex((row) => !row.length);
+    if (empty >= 0) throw new PackError(`text ${empty} is of no tokens`);
     const tokens = Math.max(...rows.map((row) => row.length));
-    const padded = rows.map((row) => [...row, ...Array(tokens - row.length).fill(pad_id)]);
-    const mask = rows.map((row) => padded[0].map((_, i) => (i < row.length ? 1 : 0)));
+    const pad = (row, value) => PADDED[padding](row, Array(tokens - row.length).fill(value));
+    const ids = rows.flatMap((row) => pad(row, pad_id));
+    const made = { ids, mask: rows.flatMap((row) => pad(Array(row.length).fill(1), 0)) };
     const shape = [rows.length, tokens];
-    return { [inputs.ids]: { shape, data: padded.flat() }, [inputs.mask]: { shape, data: mask.flat() } };
+    return Object.fromEntries(Object.entries(inputs).map(([kind, name]) => [name, { shape, data: made[kind] }]));
   }
 
   /** Decodes and prepares the bytes of pictures. */
   async pictures(files) {
     const rules = this.pack.rules.images;
+    if (!rules?.steps) throw new PackError(`the pack cannot prepare pictures: ${rules?.missing ?? "none are seen"}`);
     const ready = [];
     for (const file of files) ready.push(normalized(pixels(await this.runtime.decode(file), rules), this.values));
     const data = new Float32Array(ready.length * ready[0].length);
@@ -75,7 +95,7 @@ export class Embedder {
     return { [rules.input]: { shape: [files.length, rules.size, rules.size, 3], data } };
   }
 
-  /** Runs an entry point on ready inputs, { name: { shape, data } }; gives its embeddings. */
+  /** Runs an entry point on ready inputs, { name: { shape, data } }; gives { data, dims } of each output. */
   async run(entry, inputs) {
     const { ort } = this.runtime;
     const session = await (this.sessions[entry] ??= this.runtime.open(this.entryPoints[entry].programs.onnx));
@@ -91,12 +111,16 @@ export class Embedder {
             )
           : new ort.Tensor("float32", data, shape);
     }
-    const name = this.pack.rules.embeddings.output;
-    const output = (await session.run(feeds))[name];
-    if (!output) throw new PackError(`${entry} gives no output ${name}`);
-    if (output.type !== "float32" || output.data.length !== size(output.dims))
-      throw new PackError(`${entry}: ${name} is ${output.type}, float32 was promised`);
-    return { data: output.data, dims: output.dims };
+    const given = await session.run(feeds);
+    const outputs = {};
+    for (const { name, dtype } of this.entryPoints[entry].outputs) {
+      const output = given[name];
+      if (!output) throw new PackError(`${entry} gives no output ${name}`);
+      if (output.type !== dtype || output.data.length !== size(output.dims))
+        throw new PackError(`${entry}: ${name} is ${output.type}, ${dtype} was promised`);
+      outputs[name] = { data: output.data, dims: output.dims };
+    }
+    return outputs;
   }
 
   /** Frees the memory of a program; it is opened again when it is needed. */
@@ -116,8 +140,16 @@ function plainSigma(text, normalizer) {
   return lower ? text.replaceAll("\u03a3", "\u03c3") : text;
 }
 
+const sum = (a, b, term) => a.reduce((total, value, i) => total + term(value, b[i]), 0);
+const dot = (a, b) => sum(a, b, (x, y) => x * y);
+
+/** By the words of preprocess.json; more is nearer, so that a distance is negative. */
+const SIMILARITIES = {
+  dot,
+  cosine: (a, b) => dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b)),
+  euclidean: (a, b) => -Math.sqrt(sum(a, b, (x, y) => (x - y) ** 2)),
+  manhattan: (a, b) => -sum(a, b, (x, y) => Math.abs(x - y)),
+};
+
 /** The similarity of two embeddings, by the rule that preprocess.json states. */
-export function similarity(a, b, rules) {
-  const dot = (x, y) => x.reduce((sum, value, i) => sum + value * y[i], 0);
-  return rules.similarity === "dot" ? dot(a, b) : dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
-}
+export const similarity = (a, b, rules) => SIMILARITIES[rules.similarity](a, b);

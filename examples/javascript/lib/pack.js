@@ -1,9 +1,12 @@
 // The files of a run directory, each held to its digest: docs/pack.md is the format.
 
+import { PackError } from "./errors.js";
+import { check, fits } from "./rules.js";
+
+export { PackError };
+
 /** The version of the run directory's format that is read here. */
 const FORMAT = 1;
-
-export class PackError extends Error {}
 
 /** Opens a run directory through `read(path) -> Promise<Uint8Array>`; every byte that it gives out was checked. */
 export class Pack {
@@ -24,6 +27,8 @@ export class Pack {
       throw new PackError(`manifest.json has format_version ${format_version}, this program reads ${FORMAT}`);
     pack.#files = { ...pack.manifest.files, ...pack.#files };
     pack.rules = await pack.json("preprocess.json");
+    check(pack.rules);
+    fits(pack.rules, pack.manifest.entry_points);
     return pack;
   }
 

@@ -1,20 +1,20 @@
 // From a decoded picture to the numbers that a network takes, by the steps of preprocess.json.
 //
 // A picture is { mode, width, height, channels, data }, its samples bytes, row by row. The modes are Pillow's:
-// "L" grey, "RGB", "RGBA", "P" a palette (its colours already looked up), "1" black and white.
+// "L" grey, "RGB", "RGBA", "P" a palette (its colours already looked up), "1" black and white. The rules were checked:
+// rules.js has their words.
+
+import { PackError } from "./errors.js";
 
 /** Gives the bytes (size, size, 3) that are normalised afterwards. */
 export function pixels(picture, rules) {
   const done = { resize, crop, colour, normalize: (same) => same };
-  return rules.steps.reduce((from, step) => {
-    if (!done[step.do]) throw new Error(`preprocess.json asks for the step "${step.do}", which is not known here`);
-    return done[step.do](from, step);
-  }, picture);
+  return rules.steps.reduce((from, step) => done[step.do](from, step), picture);
 }
 
 /** Gives what every byte of every channel becomes: (256, channels), each operation rounded to float32. */
 export function values(rules) {
-  const { divide, mean, std } = rules.steps.find((step) => step.do === "normalize");
+  const { divide, mean, std } = rules.steps.at(-1);
   const round = Math.fround;
   const table = new Float32Array(256 * mean.length);
   for (let byte = 0; byte < 256; byte++)
@@ -30,14 +30,21 @@ export function normalized(bytes, table) {
 }
 
 function resize(picture, step) {
-  const { width, height, mode } = picture;
-  const shorter = Math.min(width, height);
-  if (shorter === step.shorter_side) return picture;
-  const scaled = (side) => (side === shorter ? step.shorter_side : Math.floor((step.shorter_side * side) / shorter));
-  const [w, h] = [scaled(width), scaled(height)];
-  if (step.nearest_in_modes.includes(mode)) return pass(pass(picture, w, "across", nearest), h, "down", nearest);
-  const both = (from) => pass(pass(from, w, "across", bicubic(step.a)), h, "down", bicubic(step.a));
-  return mode === "RGBA" ? unmultiplied(both(premultiplied(picture))) : both(picture);
+  const [w, h] = resized(picture, step);
+  if (w === picture.width && h === picture.height) return picture;
+  const kernel = step.nearest_in_modes.includes(picture.mode) ? nearest : FILTERS[step.filter];
+  const across = (from) => pass(from, w, "across", kernel);
+  const down = (from) => pass(from, h, "down", kernel);
+  const less = picture.height - h;
+  const both = less > 0 && less > 2 * (picture.width - w) ? (from) => across(down(from)) : (from) => down(across(from));
+  return picture.mode === "RGBA" ? unmultiplied(both(premultiplied(picture))) : both(picture);
+}
+
+/** Gives width and height after a resize. */
+function resized({ width, height }, { shorter_side, longer_side, ...exact }) {
+  if (shorter_side === undefined) return [exact.width, exact.height];
+  const longer = LONGER[longer_side]((shorter_side * Math.max(width, height)) / Math.min(width, height));
+  return width <= height ? [shorter_side, longer] : [longer, shorter_side];
 }
 
 /** Resamples one axis to `m` samples by `kernel(n, m)`, which gives (input offset, weights) for every output. */
@@ -64,33 +71,50 @@ function pass(picture, m, direction, kernel) {
 const BITS = 22;
 const HALF = 1 << (BITS - 1);
 
-const bicubic = (a) => (n, m) => {
-  const curve = (t) => {
-    t = Math.abs(t);
-    if (t < 1) return ((a + 2) * t - (a + 3)) * t * t + 1;
-    return t < 2 ? (((t - 5) * t + 8) * t - 4) * a : 0;
-  };
+/** Makes a kernel of a curve that reaches `reach` samples; it grows with the step when a picture shrinks. */
+const smooth = (reach, curve) => (n, m) => {
   const scale = n / m;
   const stretch = Math.max(scale, 1);
-  const support = 2 * stretch;
+  const support = reach * stretch;
   return Array.from({ length: m }, (_, x) => {
     const center = (x + 0.5) * scale;
     const first = Math.max(0, Math.trunc(center - support + 0.5));
     const last = Math.min(n, Math.trunc(center + support + 0.5));
-    const w = Array.from({ length: last - first }, (_, i) => curve((first + i - center + 0.5) * (1 / stretch)));
+    const w = Array.from({ length: last - first }, (_, i) =>
+      curve(Math.abs((first + i - center + 0.5) * (1 / stretch))),
+    );
     const sum = w.reduce((total, weight) => total + weight, 0);
     return [first, w.map((weight) => Math.trunc((weight / sum) * 2 ** BITS + (weight / sum >= 0 ? 0.5 : -0.5)))];
   });
 };
 
-const nearest = (n, m) => Array.from({ length: m }, (_, x) => [Math.trunc((x + 0.5) * (n / m)), [1 << BITS]]);
+const A = -0.5; // the only `a` that rules.js lets through
+const FILTERS = {
+  bicubic: smooth(2, (t) => {
+    if (t < 1) return ((A + 2) * t - (A + 3)) * t * t + 1;
+    return t < 2 ? (((t - 5) * t + 8) * t - 4) * A : 0;
+  }),
+  bilinear: smooth(1, (t) => (t < 1 ? 1 - t : 0)),
+};
 
-/** Multiplies colours by alpha, as bytes: x * a / 255, rounded. */
-function premultiplied(picture) {
-  return mapped(picture, (colour, alpha) => {
-    const product = colour * alpha + 128;
-    return ((product >> 8) + product) >> 8;
+/** Takes the nearest sample; the place is added up, since a product would be rounded otherwise at the borders. */
+const nearest = (n, m) => {
+  let place = 0.5 * (n / m);
+  return Array.from({ length: m }, () => {
+    const first = Math.trunc(place);
+    place += n / m;
+    return [first, [1 << BITS]];
   });
+};
+
+/** Multiplies colours by alpha, as bytes. */
+function premultiplied(picture) {
+  return mapped(picture, (colour, alpha) => divided(colour * alpha));
+}
+
+/** Divides by 255, rounded. */
+function divided(product) {
+  return (product + 128 + ((product + 128) >> 8)) >> 8;
 }
 
 function unmultiplied(picture) {
@@ -100,14 +124,18 @@ function unmultiplied(picture) {
 }
 
 function mapped(picture, change) {
-  const data = picture.data.slice();
+  const data = new Uint8Array(picture.data); // not slice: a Buffer's gives the same memory
   for (let i = 0; i < data.length; i += 4) for (let c = 0; c < 3; c++) data[i + c] = change(data[i + c], data[i + 3]);
   return { ...picture, data };
 }
 
-function crop(picture, { width, height }) {
-  const left = halfToEven((picture.width - width) / 2);
-  const top = halfToEven((picture.height - height) / 2);
+function crop(picture, { width, height, offset }) {
+  if (picture.width < width || picture.height < height)
+    throw new PackError(
+      `a picture of ${picture.width} x ${picture.height} is smaller than the crop of ${width} x ${height}`,
+    );
+  const left = HALVES[offset]((picture.width - width) / 2);
+  const top = HALVES[offset]((picture.height - height) / 2);
   const { channels } = picture;
   const data = new Uint8Array(width * height * channels);
   for (let y = 0; y < height; y++) {
@@ -122,11 +150,19 @@ function halfToEven(x) {
   return x - below === 0.5 ? below + (below % 2 ? 1 : 0) : Math.round(x);
 }
 
-function colour(picture) {
+const HALVES = { "half to even": halfToEven, floor: Math.floor };
+const LONGER = { floor: Math.floor, round: halfToEven };
+
+function colour(picture, { alpha }) {
   const { width, height, channels, data } = picture;
-  if (channels === 3) return picture;
+  if (channels === 3) return { ...picture, mode: "RGB" };
   const out = new Uint8Array(width * height * 3);
+  const seen = alpha === "over white" && channels === 4;
   for (let i = 0; i < width * height; i++)
-    for (let c = 0; c < 3; c++) out[3 * i + c] = data[channels * i + (channels < 3 ? 0 : c)];
+    for (let c = 0; c < 3; c++) {
+      const sample = data[channels * i + (channels < 3 ? 0 : c)];
+      const opaque = data[channels * i + 3];
+      out[3 * i + c] = seen ? divided(sample * opaque + 255 * (255 - opaque)) : sample;
+    }
   return { ...picture, mode: "RGB", channels: 3, data: out };
 }

@@ -4,8 +4,8 @@ import { PackError } from "./pack.js";
 import { pixels } from "./pictures.js";
 
 /**
- * Replays the pack; gives { checks, counts, differences, left }: how much was compared, what did not agree, and the
- * pictures that this decoder cannot show.
+ * Replays the pack; gives { checks, counts, differences, left }: how much was compared, what did not agree, and
+ * what was left out: pictures that this decoder cannot show, samples that the pack says it does not have.
  * @param note called with a line for each entry point
  */
 export async function replay(embedder, note = () => {}) {
@@ -24,6 +24,8 @@ export async function replay(embedder, note = () => {}) {
       if (String(got) !== String(wanted))
         found.differences.push(`text "${name}" for ${entry}: ids are ${brief(got)}, expected ${brief(wanted)}`);
     }
+  for (const [kind, rules] of Object.entries({ texts: pack.rules.texts, pictures: pack.rules.images }))
+    if (rules?.missing) found.left.push(`raw ${kind} (${rules.missing})`);
   await replayPictures(embedder, raw.images ?? [], files, found);
 
   for (const entry of Object.keys(embedder.entryPoints)) {
@@ -40,6 +42,9 @@ export async function replay(embedder, note = () => {}) {
       if (sample.texts) {
         const rows = await Promise.all(sample.texts.map((text) => embedder.ids(required(texts, text, "goldens/raw/index.json: texts").text, entry)));
         Object.assign(fromRaw, embedder.batch(rows));
+        for (const input of inputs.filter((name) => Object.values(pack.rules.texts.inputs).includes(name)))
+          if (String(fromRaw[input].data) !== String(ready[input].data))
+            found.differences.push(`${entry}, ${name}: ${input} made of the texts is not the ready one`);
       }
       await replayCase(embedder, entry, `${name}, from texts and files`, fromRaw, arrays, budgets, found, name);
     }
@@ -56,27 +61,40 @@ function required(object, key, where) {
 }
 
 async function replayCase(embedder, entry, title, inputs, arrays, budgets, found, name = title) {
-  const output = embedder.pack.rules.embeddings.output;
-  const wanted = required(arrays, `${name}/outputs/${output}`, `goldens/${entry}.safetensors`);
-  if (wanted.dtype !== "F64") throw new PackError(`${entry}, ${name}: ${output} is ${wanted.dtype}, expected F64`);
-  const { allowed } = required(budgets, output, `${entry}, ${name}: budgets`);
-  if (!(Number.isFinite(allowed) && allowed > 0))
-    throw new PackError(`${entry}, ${name}: ${allowed} is no budget, expected a number above 0`);
+  const goldens = embedder.entryPoints[entry].outputs.map((spec) => expected(entry, name, spec, arrays, budgets));
   found.counts.cases++;
-  let got;
+  let outputs;
   try {
-    got = await embedder.run(entry, inputs);
+    outputs = await embedder.run(entry, inputs);
   } catch (error) {
     found.differences.push(`${entry}, ${title}: ${error.message}`);
     return;
   }
-  if (String(got.dims) !== String(wanted.shape)) {
-    found.differences.push(`${entry}, ${title}: shape is [${got.dims}], expected [${wanted.shape}]`);
-    return;
+  for (const { output, wanted, allowed } of goldens) {
+    const got = outputs[output];
+    if (String(got.dims) !== String(wanted.shape)) {
+      found.differences.push(`${entry}, ${title}: ${output} is [${got.dims}], expected [${wanted.shape}]`);
+      continue;
+    }
+    const error = wanted.data.reduce((most, value, i) => maximum(most, Math.abs(got.data[i] - value)), 0);
+    if (!(error <= allowed))
+      found.differences.push(`${entry}, ${title}: ${output} differs by ${error}, ${allowed} is allowed`);
+    found.worst = maximum(found.worst, error / allowed);
   }
-  const error = wanted.data.reduce((most, value, i) => maximum(most, Math.abs(got.data[i] - value)), 0);
-  if (!(error <= allowed)) found.differences.push(`${entry}, ${title}: differs by ${error}, ${allowed} is allowed`);
-  found.worst = maximum(found.worst, error / allowed);
+}
+
+/** What is expected of an output, and how far from it a result may lie. */
+function expected(entry, name, spec, arrays, budgets) {
+  const output = spec.name;
+  const wanted = required(arrays, `${name}/outputs/${output}`, `goldens/${entry}.safetensors`);
+  if (spec.dtype !== "float32") throw new PackError(`${entry}: ${output} is ${spec.dtype}, compared are float32 alone`);
+  if (arrays[`${name}/positions/${output}`])
+    throw new PackError(`${entry}, ${name}: ${output} is kept at some positions, compared are whole outputs alone`);
+  if (wanted.dtype !== "F64") throw new PackError(`${entry}, ${name}: ${output} is ${wanted.dtype}, expected F64`);
+  const { allowed } = required(budgets, output, `${entry}, ${name}: budgets`);
+  if (!(Number.isFinite(allowed) && allowed > 0))
+    throw new PackError(`${entry}, ${name}: ${allowed} is no budget, expected a number above 0`);
+  return { output, wanted, allowed };
 }
 
 /** Math.max, but NaN if either is, wherever it stands. */
@@ -95,7 +113,7 @@ async function replayPictures(embedder, images, files, found) {
       got = pixels(await embedder.runtime.decode(files[name]), pack.rules.images);
     } catch (error) {
       if (core) found.differences.push(`picture "${name}": ${error.message}`);
-      else found.left.push(`${name} (${error.message})`);
+      else found.left.push(`picture ${name} (${error.message})`);
       continue;
     }
     found.counts.pictures++;
@@ -105,7 +123,7 @@ async function replayPictures(embedder, images, files, found) {
       got.data.length === data.length ? 0 : 1,
     );
     if (different && core) found.differences.push(`picture "${name}": ${different} of ${data.length} bytes differ`);
-    else if (different) found.left.push(`${name} (${different} of ${data.length} bytes differ)`);
+    else if (different) found.left.push(`picture ${name} (${different} of ${data.length} bytes differ)`);
   }
 }
 
@@ -113,7 +131,7 @@ const brief = (ids) => (ids.length > 12 ? `[${ids.slice(0, 12)}, ... ${ids.lengt
 
 /** One line for people. */
 export function summary({ counts, differences, worst, runtime }) {
-  const did = `${counts.cases} embeddings, ${counts.texts} tokenizations and ${counts.pictures} pictures`;
+  const did = `${counts.cases} cases, ${counts.texts} tokenizations and ${counts.pictures} pictures`;
   return differences.length
     ? `FAIL: ${differences.length} differences among ${did} in ${runtime}`
     : `pass: ${did} agree in ${runtime}, at most ${worst.toFixed(2)} of what is allowed`;

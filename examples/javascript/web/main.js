@@ -34,7 +34,7 @@ async function check(embedder) {
   at("details").hidden = false;
   const result = await replay(embedder, (line) => log(line));
   result.differences.forEach(log);
-  result.left.forEach((picture) => log(`left out: picture ${picture}`));
+  result.left.forEach((sample) => log(`left out: ${sample}`));
   at("loading").textContent = "Loaded, and held to the digests of the manifest";
   conclude(!result.differences.length, summary(result));
 }
@@ -52,7 +52,11 @@ function conclude(passed, text) {
 async function offer(embedder) {
   const { texts, images, embeddings } = embedder.pack.rules;
   at("text-field").hidden = !texts?.tokenizer;
-  at("image-field").hidden = !images;
+  at("image-field").hidden = !images?.steps;
+  if (!embeddings) {
+    at("form").hidden = true;
+    return;
+  }
   const samples = texts?.tokenizer ? await embedder.embed({ texts: SAMPLES }) : [];
   at("samples").replaceChildren(...SAMPLES.slice(0, samples.length).map(row));
   at("form").querySelector("button").disabled = false;

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from jax.extend.core import JaxprEqn
 
+from ...lowering import rules
 from ...lowering.walk import attributes
 from ..graph import Value, common_scope
 from ..lower import Lowering
@@ -16,6 +17,14 @@ def layer_norm(c: Lowering, eqn: JaxprEqn) -> Value:
     x, scale, bias = c.full(eqn.invars[0]), c.full(eqn.invars[1]), c.full(eqn.invars[2])
     epsilon = float(attributes(eqn)["epsilon"])
     return c.emit("LayerNormalization", x, scale, bias, shape=x.shape, dtype=x.dtype, axis=-1, epsilon=epsilon)
+
+
+@composite("rms_norm", emits="RMSNormalization", since=23)
+def rms_norm(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Divide the last axis by its root mean square."""
+    x, scale = map(c.full, eqn.invars)
+    epsilon = float(attributes(eqn)["epsilon"])
+    return c.emit("RMSNormalization", x, scale, shape=x.shape, dtype=x.dtype, axis=-1, epsilon=epsilon)
 
 
 @composite("gelu", emits="Gelu", since=20)
@@ -43,9 +52,9 @@ def attention(c: Lowering, eqn: JaxprEqn) -> Value:
 def _attention(c: Lowering, query: Value, key: Value, value: Value, bias: Sequence[Value], scale: float) -> Value:
     """Attend with the heads side by side, as the products leave them; only the bias must have its full size."""
     _, tokens, heads, width = query.shape
-    flat = [c.reshape(x, (*x.shape[:2], heads * width)) for x in (query, key, value)]
+    flat = [c.reshape(x, (*x.shape[:2], x.shape[2] * width)) for x in (query, key, value)]
     mask = [c.expand(x, (*x.shape[:2], tokens, key.shape[1])) for x in bias]
-    shape, sizes = flat[0].shape, {"q_num_heads": heads, "kv_num_heads": heads}
+    shape, sizes = flat[0].shape, {"q_num_heads": heads, "kv_num_heads": key.shape[2]}
     scope = common_scope(flat)
     result = c.emit("Attention", *flat, *mask, shape=shape, dtype=query.dtype, scope=scope, scale=scale, **sizes)
     return c.reshape(result, query.shape)
@@ -55,6 +64,7 @@ def _attention_by_parts(
     c: Lowering, query: Value, key: Value, value: Value, bias: Sequence[Value], scale: float
 ) -> Value:
     """Attend; the scale is next to the product, where onnxruntime makes it part of the product."""
+    key, value = (rules.repeated_heads(c, x, query.shape[2]) for x in (key, value))
     query = c.elementwise("Mul", c.transpose(query, (0, 2, 1, 3)), c.constant(scale, query.dtype))
     scores = c.matmul(query, c.transpose(key, (0, 2, 3, 1)))
     for x in bias:
@@ -65,13 +75,13 @@ def _attention_by_parts(
 
 @composite("rotary_embedding", emits="RotaryEmbedding", since=23)
 def rotary_embedding(c: Lowering, eqn: JaxprEqn) -> Value:
-    """Rotate with the heads side by side; the tables are looked up by position, so that they need no batch axis."""
+    """Rotate with the heads side by side; tables for all rows are looked up by position: they need no batch axis."""
     x, cos, sin = map(c.full, eqn.invars)
     batch, tokens, heads, width = x.shape
     flat = c.reshape(x, (batch, tokens, heads * width))
-    places = c.expand(c.count(tokens), (batch, tokens))
-    attrs = {"interleaved": 1, "num_heads": heads}
-    rotated = c.emit("RotaryEmbedding", flat, cos, sin, places, shape=flat.shape, dtype=x.dtype, **attrs)
+    places = [c.expand(c.count(tokens), (batch, tokens))] if len(cos.shape) == 2 else []
+    attrs = {"interleaved": int(attributes(eqn)["interleaved"]), "num_heads": heads}
+    rotated = c.emit("RotaryEmbedding", flat, cos, sin, *places, shape=flat.shape, dtype=x.dtype, **attrs)
     return c.reshape(rotated, x.shape)
 
 

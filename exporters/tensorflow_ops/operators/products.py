@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from jax.extend.core import JaxprEqn
 
+from ...lowering import rules
 from ...lowering.shapes import Dim, inverse
 from ...lowering.walk import attributes, dtype_of, shape_of
 from ..lower import INT32, Lowering, Value
@@ -85,6 +86,7 @@ def conv(c: Lowering, eqn: JaxprEqn) -> Value:
 def attention(c: Lowering, eqn: JaxprEqn) -> Value:
     """Attend."""
     query, key, value = (c.full(atom) for atom in eqn.invars[:3])
+    key, value = (rules.repeated_heads(c, x, query.shape[2]) for x in (key, value))
     query = c.elementwise("Mul", query, c.constant(attributes(eqn)["scale"], query.dtype))
     scores = c.matmul(c.transpose(query, (0, 2, 1, 3)), c.transpose(key, (0, 2, 3, 1)))
     for atom in eqn.invars[3:]:

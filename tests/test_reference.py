@@ -6,7 +6,7 @@ import torch
 
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.model.family import families
-from bgevis.model.torch_reference import RowByRow
+from bgevis.model.reference import Original, RowByRow
 from bgevis.validation.taps import recording, scope, tap
 
 
@@ -52,7 +52,7 @@ def test_what_was_recorded_is_recorded_again_until_another_row_comes(counted):
 def reference(tmp_path):
     family = families()["visualized_bge"]
     write_fixture(family.name, "tiny", 0, "float32", tmp_path / "ckpt.pth")
-    return family.reference(family.sizes["tiny"], torch.load(tmp_path / "ckpt.pth", weights_only=True))
+    return family.reference(family.sizes["tiny"], Original(torch.load(tmp_path / "ckpt.pth", weights_only=True)))
 
 
 def test_the_network_by_itself_computes_whole_batches(reference):
@@ -60,12 +60,12 @@ def test_the_network_by_itself_computes_whole_batches(reference):
     size = reference.module.config.vision.image_size
     images = np.random.default_rng(0).standard_normal((2, size, size, 3)).astype(np.float32)
     seen: list[int] = []
-    tower = reference.module.model_visual.visual
+    tower = reference.module.image.model_visual.visual
     tower.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     (apart,) = reference.run("encode_image", {"images": images}).values()
     assert seen == [1, 1]
     with torch.inference_mode():
         for _ in range(2):
-            together = reference.module.encode_image(torch.from_numpy(images)).numpy()
+            together = reference.module.encode_image(torch.from_numpy(images))["embeddings"].numpy()
     assert seen == [1, 1, 2, 2]
     np.testing.assert_allclose(together, apart, rtol=0, atol=2e-6)

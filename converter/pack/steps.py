@@ -1,0 +1,245 @@
+"""The words of preprocess.json: which keys each part has and which values this program can do. Others are refused.
+
+docs/pack.md is the same in prose; the readers in JavaScript and C hold documents to the same words. A key that chooses
+between ways of doing has the ways here beside their words, so that no word is legal that nothing is done for.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ...validation.errors import InputError
+from .tokenizer import PADDING, TRUNCATION
+
+Rules: TypeAlias = Mapping[str, Any]
+"""A part of preprocess.json."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a key may say.
+
+    Args:
+        known: the legal values, for messages.
+        legal: whether a value is one.
+    """
+
+    known: str
+    legal: Callable[[Any], bool]
+
+
+Keys: TypeAlias = dict[str, Word]
+
+
+def one_of(*values: Any) -> Word:
+    """Make the word that is one of these values; numbers are not truth values here, though Python thinks so."""
+    legal = {json.dumps(value) for value in values}
+    return Word(" or ".join(json.dumps(value) for value in values), lambda given: json.dumps(given) in legal)
+
+
+def _between(low: float, given: Any) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool) and low <= given <= LARGEST
+
+
+def _whole(low: int) -> Word:
+    known = f"a whole number from {low} to {LARGEST}"
+    return Word(known, lambda given: isinstance(given, int) and _between(low, given))
+
+
+def _three(low: float) -> Word:
+    """Make the word that is a number for each channel."""
+
+    def legal(given: Any) -> bool:
+        return isinstance(given, list) and len(given) == 3 and all(_between(low, number) for number in given)
+
+    return Word(f"a list of three numbers from {low} to {LARGEST}", legal)
+
+
+LARGEST = 2**31 - 1
+SIZE, ID, LIMIT = _whole(1), _whole(0), _whole(2)
+NAME = Word("a text that is not empty", lambda given: isinstance(given, str) and given != "")
+TEXT = Word("a text", lambda given: isinstance(given, str))
+OBJECT = Word("an object", lambda given: isinstance(given, dict))
+LIST = Word("a list", lambda given: isinstance(given, list))
+
+
+def _or_null(word: Word) -> Word:
+    return Word(f"null or {word.known}", lambda given: given is None or word.legal(given))
+
+
+NULL_OR_OBJECT, ID_OR_NULL, LIMIT_OR_NULL = _or_null(OBJECT), _or_null(ID), _or_null(LIMIT)
+
+# Ways that a word chooses between.
+
+HALVES: Mapping[str, Callable[[float], int]] = {"half to even": round, "floor": math.floor}
+"""A crop's offset, from half of what is left over; Python's `round` takes halves to the even number."""
+LONGER: Mapping[str, Callable[[float], int]] = {"floor": math.floor, "round": round}
+"""The longer side, from what it would be exactly."""
+POOLING = ("cls", "mean", "first end of text", "last token")
+"""Which of the states of a text's tokens became the embedding."""
+SIMILARITIES = ("dot", "cosine", "euclidean", "manhattan")
+FILTERS = ("bicubic", "bilinear")
+ALPHA = ("dropped", "over white")
+
+# Keys of each part.
+
+TEXTS: Keys = {
+    "tokenizer": one_of(None, "tokenizer.json"),
+    "inputs": OBJECT,
+    "vocab_size": SIZE,
+    "first_id": ID_OR_NULL,
+    "last_id": ID_OR_NULL,
+    "pad_id": ID,
+    "max_tokens": OBJECT,
+    "truncation": one_of(*TRUNCATION.values()),
+    "padding": one_of(*PADDING.values()),
+    "prefix": TEXT,
+}
+IDS: Keys = {"ids": NAME}
+MASK: Keys = {"mask": NAME}
+"""There where an entry point takes one."""
+MISSING: Keys = {"missing": NAME}
+"""Why there is no tokenizer, for people: there if and only if `tokenizer` is null."""
+
+IMAGES: Keys = {
+    "input": NAME,
+    "layout": one_of("NHWC"),
+    "dtype": one_of("float32"),
+    "colour": one_of("RGB"),
+    "size": SIZE,
+    "exif_orientation": one_of("ignored"),
+    "frame": one_of(0),
+    "steps": LIST,
+}
+
+UNSTATED: Keys = {"input": NAME, "missing": NAME}
+"""All that is said of pictures where nobody states how they are prepared: `missing` is why, for people."""
+
+EMBEDDINGS: Keys = {
+    "outputs": OBJECT,
+    "width": SIZE,
+    "dtype": one_of("float32"),
+    "pooling": one_of(*POOLING),
+    "normalize": one_of(True, False),
+    "similarity": one_of(*SIMILARITIES),
+}
+
+RESIZE: Keys = {
+    "filter": one_of(*FILTERS),
+    "antialias": one_of(True),
+    "arithmetic": one_of("uint8"),
+    "nearest_in_modes": one_of(["1", "P"]),
+    "alpha": one_of("premultiplied"),
+}
+SHORTER: Keys = {"shorter_side": SIZE, "longer_side": one_of(*LONGER)}
+EXACT: Keys = {"height": SIZE, "width": SIZE}
+BICUBIC: Keys = {"a": one_of(-0.5)}
+CROP: Keys = {"height": SIZE, "width": SIZE, "offset": one_of(*HALVES)}
+COLOUR: Keys = {"to": one_of("RGB"), "alpha": one_of(*ALPHA)}
+NORMALIZE: Keys = {
+    "divide": one_of(255),
+    "mean": _three(-LARGEST),
+    "std": _three(1e-6),
+}
+
+
+def _resize(step: Rules) -> Keys:
+    """Give the keys of a resize: to a shorter side, or to height and width; `a` is bicubic's alone."""
+    exact = "shorter_side" not in step and ("height" in step or "width" in step)
+    return (EXACT if exact else SHORTER) | RESIZE | (BICUBIC if step.get("filter") == "bicubic" else {})
+
+
+STEPS: Mapping[str, Callable[[Rules], Keys]] = {
+    "resize": _resize,
+    "crop": lambda step: CROP,
+    "colour": lambda step: COLOUR,
+    "normalize": lambda step: NORMALIZE,
+}
+
+
+def hold(where: str, given: Any, keys: Keys) -> None:
+    """Hold an object to its keys.
+
+    Raises:
+        InputError: it is no object, a key is missing or not known, or a value is none that can be done.
+    """
+    if not isinstance(given, dict):
+        raise InputError(f"{where} is {_shown(given)}; known: an object")
+    for key in given:
+        if key not in keys:
+            raise InputError(f"{where} has the key {_shown(key)}, which is not known; known: {', '.join(keys)}")
+    for key, word in keys.items():
+        if key not in given:
+            raise InputError(f"{where} has no {key}; known: {word.known}")
+        if not word.legal(given[key]):
+            raise InputError(f"{where}: {key} is {_shown(given[key])}; known: {word.known}")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def texts(where: str, rules: Rules) -> None:
+    """Check the rules of texts."""
+    hold(where, rules, TEXTS | (MISSING if rules.get("tokenizer") is None else {}))
+    hold(f"{where}.inputs", rules["inputs"], IDS | (MASK if "mask" in rules["inputs"] else {}))
+    _by_entry_point(where, "max_tokens", rules, LIMIT_OR_NULL)
+    for key in ("first_id", "last_id", "pad_id"):
+        if rules[key] is not None and rules[key] >= rules["vocab_size"]:
+            raise InputError(f"{where}: {key} is {rules[key]}; known: below vocab_size, {rules['vocab_size']}")
+
+
+def _by_entry_point(where: str, key: str, rules: Rules, word: Word) -> None:
+    """Check what is said of each entry point, of one at least."""
+    if not rules[key]:
+        raise InputError(f"{where}: {key} is {{}}; known: an entry point's name and {word.known}, at least once")
+    hold(f"{where}.{key}", rules[key], dict.fromkeys(rules[key], word))
+
+
+def images(where: str, rules: Rules) -> None:
+    """Check the rules of pictures: every step, and that they end with bytes of the size and colour stated."""
+    if "missing" in rules:
+        hold(where, rules, UNSTATED)
+        return
+    hold(where, rules, IMAGES)
+    least: Mapping[str, int] = {}
+    """What the picture measures at least, as far as the steps say."""
+    last: Rules = {}
+    done: list[str] = []
+    for i, step in enumerate(rules["steps"]):
+        place = f"{where}.steps[{i}]"
+        if not isinstance(step, dict) or "do" not in step:
+            raise InputError(f"{place} is {_shown(step)}; known: an object with the key do")
+        do = step["do"]
+        if not isinstance(do, str) or do not in STEPS:
+            raise InputError(f"{place}: do is {_shown(do)}; known: {', '.join(STEPS)}")
+        hold(f"{place} ({do})", {key: value for key, value in step.items() if key != "do"}, STEPS[do](step))
+        done.append(do)
+        if do not in ("resize", "crop"):
+            continue
+        for side in ("height", "width"):
+            if do == "crop" and step[side] > least.get(side, step[side]):
+                raise InputError(
+                    f"{place} (crop): {side} is {step[side]}; known: at most {least[side]}, what the steps before leave"
+                )
+        least = {side: step.get(side) or step["shorter_side"] for side in ("height", "width")}
+        last = step
+    if done.count("colour") != 1 or done.count("normalize") != 1 or done[-1] != "normalize":
+        raise InputError(
+            f"{where}.steps are {', '.join(done) or 'none'}; known: colour and normalize once each, normalize last"
+        )
+    size = rules["size"]
+    if (last.get("height"), last.get("width")) != (size, size):
+        raise InputError(
+            f"{where}: size is {size}; known: height and width of the last step that resizes or crops, which are "
+            f"{last.get('height', 'not stated')} and {last.get('width', 'not stated')}"
+        )
+
+
+def embeddings(where: str, rules: Rules) -> None:
+    """Check what is said of the outputs."""
+    hold(where, rules, EMBEDDINGS)
+    _by_entry_point(where, "outputs", rules, NAME)

@@ -1,0 +1,90 @@
+"""The two verdicts, never mixed: is it the network, and does a raw text become what upstream makes of it.
+
+*Network*: ids and pixels in, held to upstream's classes in float64. *End to end*: raw texts in, through the pack's
+tokenizer and the artifact, held to upstream's own `encode`. Where that could not be run, the second is not checked.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ...exporters.base import Artifact, Exporter
+from ...exporters.precisions import FLOAT32, FLOORS
+from ...validation.compare import Golden, compare
+from ...validation.errors import InputError
+from ...validation.goldens import Goldens
+from ...validation.report import Report, Row
+from ...validation.rounded import golden_rows
+from ...validation.runner import Runner
+from ..directory import RunDirectory
+from ..manifest import END_TO_END, JUDGE
+from ..pack.replay import Pack, packed
+
+PREFIX = "end to end: "
+"""Before the name of a case that belongs to the second verdict."""
+
+PASS, FAIL, NOT_CHECKED = "pass", "fail", "not checked"
+
+
+def judge(run: RunDirectory) -> dict[str, Any]:
+    """Read whose code the goldens come from.
+
+    Raises:
+        InputError: the file is missing or altered beyond reading.
+    """
+    file = run.path / JUDGE
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not (isinstance(found["network"], str) and isinstance(found["end_to_end"], dict)):
+            raise TypeError("it names no judge")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} cannot be read ({error!r}); run `bgevis-convert parity {run.path}` again") from error
+    return found
+
+
+def goldens(run: RunDirectory, opened: Artifact) -> list[Golden]:
+    """Read what upstream gives for the pack's raw texts, with the inputs that the pack makes of them."""
+    if not packed(run) or "judge" not in judge(run)["end_to_end"]:
+        return []
+    wanted = {(g.case.entry_point, g.case.name): g for g in Goldens(run.path / END_TO_END).cases()}
+    cases = Pack(run.path).cases(opened.entry_points)
+    made = {(case.entry_point, case.name): case for case in cases}
+    return [dataclasses.replace(golden, case=made[key]) for key, golden in wanted.items() if key in made]
+
+
+def end_to_end_rows(run: RunDirectory, exporter: Exporter, runner: Runner, opened: Artifact) -> list[Row]:
+    """Judge one artifact from raw texts on; no rows where nothing can be checked."""
+    found = goldens(run, opened)
+    if exporter.precision != FLOAT32:
+        floors, entries = FLOORS[exporter.precision], opened.entry_points
+        rows = [row for g in found for row in golden_rows(runner, entries[g.case.entry_point], g, floors)]
+    else:
+        rows = list(compare(runner, opened.entry_points, found).rows) if found else []
+    return [dataclasses.replace(row, case=PREFIX + row.case) for row in rows]
+
+
+def verdicts(run: RunDirectory, reports: Mapping[str, Report]) -> dict[str, Any]:
+    """State both verdicts over all artifacts, as the manifest does."""
+    rows = [row for report in reports.values() for row in report.rows]
+    second = [row for row in rows if row.case.startswith(PREFIX)]
+    first = [row for row in rows if not row.case.startswith(PREFIX)]
+    said = judge(run)
+    stated = said["end_to_end"]
+    network = {"verdict": PASS if all(row.passed for row in first) else FAIL, "judge": said["network"]}
+    if second:
+        verdict = PASS if all(row.passed for row in second) else FAIL
+        return {"network": network, "end_to_end": {"verdict": verdict, **stated}}
+    reason = stated.get("not_checked", "no artifact that was validated runs raw texts")
+    return {"network": network, "end_to_end": {"verdict": NOT_CHECKED, "why": reason}}
+
+
+def tell(proof: Mapping[str, Any]) -> list[str]:
+    """Write both verdicts for a person."""
+    lines = []
+    for name in sorted(proof, reverse=True):  # the network first
+        verdict = proof[name]
+        text = f"{name.replace('_', ' ')}: {verdict['verdict']}"
+        text += f": {verdict['why']}" if "why" in verdict else f" (judged by {verdict['judge']})"
+        lines += [text, *(f"  note: {note}" for note in verdict.get("notes", []))]
+    return lines

@@ -1,0 +1,420 @@
+#include "rules.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#define LARGEST 2147483647.0
+
+/* What a key may say: the kind of its value, and the words or the bounds of those kinds that have them. */
+typedef struct {
+    const char *key;
+    enum {
+        WORD,
+        TEXT,
+        NAME,
+        WHOLE,
+        WHOLE_OR_NULL,
+        NUMBER,
+        BOOLEAN,
+        TRUTH,
+        MODES,
+        THREE,
+        LIST,
+        OBJECT,
+        OBJECT_OR_NULL,
+        NOTHING
+    } is;
+    const char *const *words; /* of WORD */
+    double low, high;         /* of WHOLE, WHOLE_OR_NULL, NUMBER and THREE */
+} Key;
+
+#define WORDS(...) WORD, (const char *const[]){__VA_ARGS__, NULL}, 0, 0
+#define SIZE WHOLE, NULL, 1, LARGEST
+#define ID WHOLE, NULL, 0, LARGEST
+#define ID_OR_NULL WHOLE_OR_NULL, NULL, 0, LARGEST
+#define LIMIT WHOLE_OR_NULL, NULL, 2, LARGEST
+#define EXACTLY(value) NUMBER, NULL, value, value
+#define PLAIN(kind) kind, NULL, 0, 0
+
+#define FORMAT 2
+static const Key DOCUMENT[] = {{"format_version", EXACTLY(FORMAT)},
+                               {"texts", PLAIN(OBJECT_OR_NULL)},
+                               {"images", PLAIN(OBJECT_OR_NULL)},
+                               {"embeddings", PLAIN(OBJECT_OR_NULL)},
+                               {0}};
+/* A tokenizer's name comes before these, or what stands in its place. */
+#define TEXTS                                                                                                          \
+    {"inputs", PLAIN(OBJECT)}, {"vocab_size", SIZE}, {"first_id", ID_OR_NULL}, {"last_id", ID_OR_NULL},                \
+        {"pad_id", ID},                                                                                                \
+        {"max_tokens", PLAIN(OBJECT)}, {"truncation", WORDS("keep the first tokens and the special tokens",           \
+                                                            "keep the last tokens and the special tokens")},           \
+        {"padding", WORDS("after the text, to the longest of the batch",                                               \
+                          "before the text, to the longest of the batch")},                                            \
+        {"prefix", PLAIN(TEXT)}, {                                                                                     \
+        0                                                                                                              \
+    }
+static const Key READ[] = {{"tokenizer", WORDS("tokenizer.json")}, TEXTS};
+static const Key NOT_READ[] = {{"tokenizer", PLAIN(NOTHING)}, {"missing", PLAIN(NAME)}, TEXTS};
+static const Key IDS[] = {{"ids", PLAIN(NAME)}, {0}};
+static const Key IDS_AND_MASK[] = {{"ids", PLAIN(NAME)}, {"mask", PLAIN(NAME)}, {0}};
+static const Key IMAGES[] = {{"input", PLAIN(NAME)},
+                             {"layout", WORDS("NHWC")},
+                             {"dtype", WORDS("float32")},
+                             {"colour", WORDS("RGB")},
+                             {"size", SIZE},
+                             {"exif_orientation", WORDS("ignored")},
+                             {"frame", EXACTLY(0)},
+                             {"steps", PLAIN(LIST)},
+                             {0}};
+/* All that is said of pictures where nobody says how they are prepared. */
+static const Key UNSTATED[] = {{"input", PLAIN(NAME)}, {"missing", PLAIN(NAME)}, {0}};
+static const Key EMBEDDINGS[] = {{"outputs", PLAIN(OBJECT)},
+                                 {"width", SIZE},
+                                 {"dtype", WORDS("float32")},
+                                 {"pooling", WORDS("cls", "mean", "first end of text", "last token")},
+                                 {"normalize", PLAIN(BOOLEAN)},
+                                 {"similarity", WORDS("dot", "cosine", "euclidean", "manhattan")},
+                                 {0}};
+#define SHORTER {"do", WORDS("resize")}, {"shorter_side", SIZE}, {"longer_side", WORDS("floor", "round")}
+#define EXACT {"do", WORDS("resize")}, {"height", SIZE}, {"width", SIZE}
+#define RESAMPLED                                                                                                      \
+    {"antialias", PLAIN(TRUTH)}, {"arithmetic", WORDS("uint8")}, {"nearest_in_modes", PLAIN(MODES)},                   \
+        {"alpha", WORDS("premultiplied")}, {                                                                           \
+        0                                                                                                              \
+    }
+#define BICUBIC {"filter", WORDS("bicubic")}, {"a", EXACTLY(-0.5)}
+#define BILINEAR {"filter", WORDS("bilinear")}
+static const Key RESIZES[2][2][10] = {{{SHORTER, BILINEAR, RESAMPLED}, {SHORTER, BICUBIC, RESAMPLED}},
+                                      {{EXACT, BILINEAR, RESAMPLED}, {EXACT, BICUBIC, RESAMPLED}}};
+static const Key CROP[] = {{"do", WORDS("crop")},
+                           {"height", SIZE},
+                           {"width", SIZE},
+                           {"offset", WORDS("half to even", "floor")},
+                           {0}};
+static const Key COLOUR[] = {{"do", WORDS("colour")},
+                             {"to", WORDS("RGB")},
+                             {"alpha", WORDS("dropped", "over white")},
+                             {0}};
+static const Key NORMALIZE[] = {{"do", WORDS("normalize")},
+                                {"divide", EXACTLY(255)},
+                                {"mean", THREE, NULL, -LARGEST, LARGEST},
+                                {"std", THREE, NULL, 1e-6, LARGEST},
+                                {0}};
+
+static bool is_word(const Json *given, const char *word) {
+    return given && given->kind == JSON_STRING && !strcmp(given->string, word);
+}
+
+static bool within(const Json *given, double low, double high) {
+    return given->kind == JSON_NUMBER && low <= given->number && given->number <= high;
+}
+
+static bool legal(const Json *given, const Key *key) {
+    switch (key->is) {
+    case WORD:
+        for (const char *const *word = key->words; *word; word++)
+            if (is_word(given, *word)) return true;
+        return false;
+    case TEXT:
+        return given->kind == JSON_STRING;
+    case NAME:
+        return given->kind == JSON_STRING && *given->string;
+    case WHOLE_OR_NULL:
+        if (given->kind == JSON_NULL) return true; /* fallthrough */
+    case WHOLE:
+        return within(given, key->low, key->high) && given->number == floor(given->number);
+    case NUMBER:
+        return within(given, key->low, key->high);
+    case BOOLEAN:
+        return given->kind == JSON_BOOL;
+    case TRUTH:
+        return given->kind == JSON_BOOL && given->number == 1;
+    case MODES:
+        return given->kind == JSON_ARRAY && given->count == 2 && is_word(&given->items[0], "1") &&
+               is_word(&given->items[1], "P");
+    case THREE:
+        for (size_t i = 0; given->kind == JSON_ARRAY && i < given->count; i++)
+            if (!within(&given->items[i], key->low, key->high)) return false;
+        return given->kind == JSON_ARRAY && given->count == 3;
+    case LIST:
+        return given->kind == JSON_ARRAY;
+    case OBJECT:
+        return given->kind == JSON_OBJECT;
+    case OBJECT_OR_NULL:
+        return given->kind == JSON_OBJECT || given->kind == JSON_NULL;
+    case NOTHING:
+        return given->kind == JSON_NULL;
+    }
+    return false;
+}
+
+static const char *shown(const Json *value) {
+    if (value->kind == JSON_STRING) return text("\"%.60s\"", value->string);
+    if (value->kind == JSON_NUMBER) return text("%.10g", value->number);
+    if (value->kind == JSON_BOOL) return value->number ? "true" : "false";
+    return value->kind == JSON_NULL ? "null" : value->kind == JSON_ARRAY ? "another list" : "an object";
+}
+
+static const char *known(const Key *key) {
+    const char *all = "";
+    for (const char *const *word = key->words; key->is == WORD && *word; word++)
+        all = text("%s%s\"%s\"", all, *all ? " or " : "", *word);
+    if (key->is == WORD) return all;
+    if (key->is == MODES) return "[\"1\", \"P\"]";
+    if (key->is == TRUTH) return "true";
+    if (key->is == NUMBER) return text("%.10g", key->low);
+    if (key->is == WHOLE || key->is == WHOLE_OR_NULL)
+        return text("%sa whole number from %.0f to %.0f", key->is == WHOLE ? "" : "null or ", key->low, key->high);
+    if (key->is == THREE) return text("a list of three numbers from %.10g to %.0f", key->low, key->high);
+    return (const char *[]){[TEXT] = "a text",
+                            [NAME] = "a text that is not empty",
+                            [BOOLEAN] = "true or false",
+                            [LIST] = "a list",
+                            [OBJECT] = "an object",
+                            [OBJECT_OR_NULL] = "null or an object",
+                            [NOTHING] = "null"}[key->is];
+}
+
+static void hold(const char *where, const Json *given, const Key *keys) {
+    if (given->kind != JSON_OBJECT) fail("%s: it is %s; known: an object", where, shown(given));
+    for (size_t i = 0; i < given->count; i++) {
+        const Key *key = keys;
+        while (key->key && strcmp(key->key, given->keys[i])) key++;
+        if (!key->key) fail("%s: the key \"%.60s\" is not known", where, given->keys[i]);
+    }
+    for (const Key *key = keys; key->key; key++) {
+        const Json *value = json_find(given, key->key);
+        if (!value) fail("%s: there is no %s; known: %s", where, key->key, known(key));
+        if (!legal(value, key)) fail("%s: %s is %s; known: %s", where, key->key, shown(value), known(key));
+    }
+}
+
+/* Hold what is said of each entry point, of one at least. */
+static void hold_by_entry_point(const char *where, const char *name, const Json *rules, Key key) {
+    const Json *said = json_find(rules, name);
+    if (!said->count)
+        fail("%s: %s is {}; known: an entry point's name and %s, at least once", where, name, known(&key));
+    for (size_t i = 0; i < said->count; i++)
+        if (!legal(&said->items[i], &key))
+            fail("%s.%s: %s is %s; known: %s", where, name, said->keys[i], shown(&said->items[i]), known(&key));
+}
+
+static double number(const Json *object, const char *key) { return json_member(object, key, JSON_NUMBER)->number; }
+
+static void check_texts(const char *where, const Json *rules) {
+    const Json *tokenizer = json_find(rules, "tokenizer");
+    hold(where, rules, tokenizer && tokenizer->kind == JSON_NULL ? NOT_READ : READ);
+    const Json *inputs = json_find(rules, "inputs");
+    hold(text("%s.inputs", where), inputs, json_find(inputs, "mask") ? IDS_AND_MASK : IDS);
+    hold_by_entry_point(where, "max_tokens", rules, (Key){"", LIMIT});
+    for (const char *const *key = (const char *[]){"first_id", "last_id", "pad_id", NULL}; *key; key++)
+        if (json_find(rules, *key)->kind == JSON_NUMBER && number(rules, *key) >= number(rules, "vocab_size"))
+            fail("%s: %s is %.0f; known: below vocab_size, %.0f", where, *key, number(rules, *key),
+                 number(rules, "vocab_size"));
+}
+
+static const Key *step_keys(const char *where, const Json *step) {
+    if (step->kind != JSON_OBJECT) fail("%s: it is %s; known: an object", where, shown(step));
+    const Json *named = json_find(step, "do");
+    bool exact = !json_find(step, "shorter_side") && (json_find(step, "height") || json_find(step, "width"));
+    if (is_word(named, "resize")) return RESIZES[exact][is_word(json_find(step, "filter"), "bicubic")];
+    if (is_word(named, "crop")) return CROP;
+    if (is_word(named, "colour")) return COLOUR;
+    if (is_word(named, "normalize")) return NORMALIZE;
+    fail("%s: do is %s; known: resize, crop, colour, normalize", where, named ? shown(named) : "missing");
+}
+
+/* Check every step, and that they end with bytes of the size and colour stated. */
+static void check_images(const char *where, const Json *rules) {
+    bool unstated = json_find(rules, "missing");
+    hold(where, rules, unstated ? UNSTATED : IMAGES);
+    if (unstated) return;
+    const Json *steps = json_find(rules, "steps"), *last = NULL;
+    double least[2] = {LARGEST, LARGEST}; /* what the picture measures at least; unknown before the first step */
+    size_t colours = 0, normalizes = 0;
+    for (size_t i = 0; i < steps->count; i++) {
+        const Json *step = &steps->items[i];
+        const char *place = text("%s.steps[%zu]", where, i);
+        const Key *keys = step_keys(place, step);
+        hold(place, step, keys);
+        colours += keys == COLOUR;
+        normalizes += keys == NORMALIZE;
+        if (keys == COLOUR || keys == NORMALIZE) continue;
+        for (int side = 0; side < 2; side++) {
+            const char *name = side ? "width" : "height";
+            double asked = number(step, json_find(step, name) ? name : "shorter_side");
+            if (keys == CROP && asked > least[side])
+                fail("%s: %s is %.0f; known: at most %.0f, what the steps before leave", place, name, asked,
+                     least[side]);
+            least[side] = asked;
+        }
+        last = step;
+    }
+    if (colours != 1 || normalizes != 1 || !is_word(json_find(&steps->items[steps->count - 1], "do"), "normalize"))
+        fail("%s.steps: %zu times colour, %zu times normalize; known: once each, normalize last", where, colours,
+             normalizes);
+    double size = number(rules, "size");
+    if (!last || !json_find(last, "height") || number(last, "height") != size || number(last, "width") != size)
+        fail("%s: size is %.0f; known: height and width of the last step that resizes or crops", where, size);
+}
+
+/* An input that is made of raw texts or pictures: its type, and the sizes behind the axis of the rows. */
+typedef struct {
+    const char *name, *dtype; /* no dtype where nobody says how pictures are prepared */
+    size_t rank;
+    int64_t sizes[MAX_RANK]; /* 0 for an axis */
+    bool taken;
+} Made;
+
+/* List what is made; give how many. */
+static size_t list_made(const Json *document, Made made[3]) {
+    const Json *texts = json_find(document, "texts"), *images = json_find(document, "images");
+    size_t count = 0;
+    const Json *inputs = json_find(texts, "inputs");
+    for (size_t i = 0; inputs && i < inputs->count; i++)
+        made[count++] = (Made){inputs->items[i].string, "int32", 2, {0}, false};
+    if (images->kind != JSON_OBJECT) return count;
+    bool unstated = json_find(images, "missing");
+    int64_t size = unstated ? 0 : json_size(json_find(images, "size"));
+    const char *dtype = unstated ? NULL : json_string(images, "dtype");
+    made[count++] = (Made){json_string(images, "input"), dtype, 4, {0, size, size, 3}, false};
+    return count;
+}
+
+void rules_check(const Json *document) {
+    const char *file = "preprocess.json";
+    const Json *version = json_find(document, "format_version");
+    if (version && version->kind == JSON_NUMBER && version->number == 1)
+        fail("%s: format_version is 1; known: %d; run `bgevis-convert pack DIR` again", file, FORMAT);
+    hold(file, document, DOCUMENT);
+    const Json *texts = json_find(document, "texts"), *images = json_find(document, "images"),
+               *embeddings = json_find(document, "embeddings");
+    if (texts->kind != JSON_NULL) check_texts("preprocess.json: texts", texts);
+    if (images->kind != JSON_NULL) check_images("preprocess.json: images", images);
+    Made made[3];
+    size_t count = list_made(document, made);
+    for (size_t i = 1; i < count; i++)
+        for (size_t k = 0; k < i; k++)
+            if (!strcmp(made[i].name, made[k].name))
+                fail("%s: two inputs are %s; known: another name for each", file, made[i].name);
+    if (embeddings->kind == JSON_NULL) return;
+    if (!count) fail("%s: embeddings is an object; known: null where texts and images are", file);
+    hold("preprocess.json: embeddings", embeddings, EMBEDDINGS);
+    hold_by_entry_point("preprocess.json: embeddings", "outputs", embeddings, (Key){"", PLAIN(NAME)});
+}
+
+/* Give a tensor's description as a text. */
+static const char *described(const Json *spec) {
+    const Json *shape = json_member(spec, "shape", JSON_ARRAY);
+    const char *all = text("%s %s", json_string(spec, "name"), json_string(spec, "dtype"));
+    for (size_t i = 0; i < shape->count; i++)
+        all = shape->items[i].kind == JSON_STRING ? text("%s, %s", all, shape->items[i].string)
+                                                  : text("%s, %" PRId64, all, json_size(&shape->items[i]));
+    return all;
+}
+
+/* Give the largest size of a dimension: itself, its axis' bound; -1 where nothing bounds it, or it is a sum of axes. */
+static int64_t most(const Json *entry, const Json *dim) {
+    if (dim->kind == JSON_NUMBER) return json_size(dim);
+    const Json *axis = json_find(json_member(entry, "axes", JSON_OBJECT), dim->string);
+    const Json *bound = axis ? json_find(axis, "max") : NULL;
+    return bound && bound->kind == JSON_NUMBER ? json_size(bound) : -1;
+}
+
+static Made *made_named(Made *made, size_t count, const Json *spec) {
+    for (size_t i = 0; i < count; i++)
+        if (!strcmp(made[i].name, json_string(spec, "name"))) return &made[i];
+    return NULL;
+}
+
+/* Say whether what is made is taken: any axis is one, by any name; the first is that of the rows. */
+static bool made_as(const Made *made, const Json *spec, const Json *entry) {
+    if (!made) return false;
+    if (!made->dtype) return true;
+    const Json *shape = json_member(spec, "shape", JSON_ARRAY);
+    if (strcmp(made->dtype, json_string(spec, "dtype")) || shape->count != made->rank) return false;
+    if (shape->items[0].kind != JSON_STRING) return false;
+    for (size_t i = 1; i < made->rank; i++) {
+        const Json *dim = &shape->items[i];
+        int64_t limit = most(entry, dim);
+        bool fits = dim->kind == JSON_NUMBER ? limit == made->sizes[i] : limit < 0 || made->sizes[i] <= limit;
+        if (made->sizes[i] && !fits) return false;
+    }
+    return true;
+}
+
+/* Say whether every input of an entry point is made, by name. */
+static bool only_made(Made *made, size_t count, const Json *entry) {
+    const Json *inputs = json_member(entry, "inputs", JSON_ARRAY);
+    for (size_t i = 0; i < inputs->count; i++)
+        if (!made_named(made, count, &inputs->items[i])) return false;
+    return true;
+}
+
+/* Refuse an entry point that does not give the embedding that is stated. */
+static void fit_output(const Json *embeddings, const char *name, const char *output, const Json *entry) {
+    if (!entry) fail("preprocess.json: embeddings.outputs names %s, which is no entry point", name);
+    const Json *outputs = json_member(entry, "outputs", JSON_ARRAY);
+    const char *gives = "";
+    for (size_t i = 0; i < outputs->count; i++) {
+        const Json *spec = &outputs->items[i], *shape = json_member(spec, "shape", JSON_ARRAY);
+        if (!strcmp(json_string(spec, "name"), output) && shape->count == 2 &&
+            !strcmp(json_string(spec, "dtype"), json_string(embeddings, "dtype")) &&
+            shape->items[1].kind == JSON_NUMBER && shape->items[1].number == number(embeddings, "width"))
+            return;
+        gives = text("%s (%s)", gives, described(spec));
+    }
+    fail("preprocess.json: embeddings are (%s %s, rows, %.0f); %s gives%s", output, json_string(embeddings, "dtype"),
+         number(embeddings, "width"), name, gives);
+}
+
+/* Hold an entry point that the pack is for; `whole` if all of its inputs must be made. */
+static void fit_entry(Made *made, size_t count, const char *name, const Json *entry, bool whole) {
+    const Json *inputs = json_member(entry, "inputs", JSON_ARRAY);
+    for (size_t i = 0; i < inputs->count; i++) {
+        Made *found = made_named(made, count, &inputs->items[i]);
+        bool fits = made_as(found, &inputs->items[i], entry);
+        if (fits) found->taken = true;
+        if (whole && !fits)
+            fail("preprocess.json: nothing becomes an input of %s, (%s)", name, described(&inputs->items[i]));
+    }
+}
+
+/* Hold the limit of an entry point, if it reads text; give whether it does. */
+static bool fit_limit(const Json *texts, const char *name, const Json *entry) {
+    const Json *inputs = json_member(entry, "inputs", JSON_ARRAY), *ids = NULL;
+    for (size_t i = 0; i < inputs->count; i++)
+        if (!strcmp(json_string(&inputs->items[i], "name"), json_string(json_find(texts, "inputs"), "ids")))
+            ids = json_member(&inputs->items[i], "shape", JSON_ARRAY);
+    if (!ids || !ids->count) return false;
+    const Json *stated = json_find(json_find(texts, "max_tokens"), name);
+    int64_t limit = most(entry, &ids->items[ids->count - 1]);
+    if (!stated || (limit >= 0 && (stated->kind != JSON_NUMBER || stated->number > (double)limit)))
+        fail("preprocess.json: max_tokens of %s is %s; known: at most %" PRId64 ", the entry point's", name,
+             stated ? shown(stated) : "missing", limit);
+    return true;
+}
+
+void rules_fit(const Json *document, const Json *entry_points) {
+    const Json *texts = json_find(document, "texts"), *embeddings = json_find(document, "embeddings");
+    Made made[3];
+    size_t count = list_made(document, made), whole = 0, limits = 0;
+    const Json *outputs = json_find(embeddings, "outputs");
+    for (size_t i = 0; outputs && i < outputs->count; i++)
+        fit_output(embeddings, outputs->keys[i], outputs->items[i].string,
+                   json_find(entry_points, outputs->keys[i]));
+    for (size_t i = 0; i < entry_points->count; i++) whole += only_made(made, count, &entry_points->items[i]);
+    for (size_t i = 0; i < entry_points->count; i++) {
+        const char *name = entry_points->keys[i];
+        const Json *entry = &entry_points->items[i];
+        /* What the pack is for: what embeds, else what takes nothing but what is made, else all. */
+        if (outputs ? !json_find(outputs, name) : whole && !only_made(made, count, entry)) continue;
+        fit_entry(made, count, name, entry, outputs || whole);
+        if (texts->kind == JSON_OBJECT) limits += fit_limit(texts, name, entry);
+    }
+    for (size_t i = 0; i < count; i++)
+        if (!made[i].taken) fail("preprocess.json: no entry point that it is for takes %s as it is made", made[i].name);
+    if (texts->kind == JSON_OBJECT && limits != json_find(texts, "max_tokens")->count)
+        fail("preprocess.json: max_tokens names what is no entry point that it is for and that reads text");
+}

@@ -1,0 +1,2 @@
+/** A run directory that is not as docs/pack.md describes it, or asks for what is not done here. */
+export class PackError extends Error {}

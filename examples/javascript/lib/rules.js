@@ -1,0 +1,231 @@
+// The words of preprocess.json: which keys each part has, and which values are done here. Others are refused.
+//
+// docs/pack.md is the same in prose. A value that nothing is done for must not pass for one that is.
+
+import { PackError } from "./errors.js";
+
+const LARGEST = 2 ** 31 - 1;
+const between = (low) => (given) => typeof given === "number" && low <= given && given <= LARGEST;
+const whole = (low) => ({
+  known: `a whole number from ${low} to ${LARGEST}`,
+  legal: (given) => between(low)(given) && Number.isInteger(given),
+});
+const three = (low) => ({
+  known: `a list of three numbers from ${low} to ${LARGEST}`,
+  legal: (given) => Array.isArray(given) && given.length === 3 && given.every(between(low)),
+});
+const oneOf = (...values) => ({
+  known: values.map((value) => JSON.stringify(value)).join(" or "),
+  legal: (given) => values.some((value) => JSON.stringify(value) === JSON.stringify(given)),
+});
+const isObject = (given) => typeof given === "object" && given !== null && !Array.isArray(given);
+
+const SIZE = whole(1);
+const ID = whole(0);
+const orNull = ({ known, legal }) => ({ known: `null or ${known}`, legal: (given) => given === null || legal(given) });
+const LIMIT = orNull(whole(2));
+const TEXT = { known: "a text", legal: (given) => typeof given === "string" };
+const NAME = { known: "a text that is not empty", legal: (given) => TEXT.legal(given) && given !== "" };
+const OBJECT = { known: "an object", legal: isObject };
+const OBJECT_OR_NULL = orNull(OBJECT);
+const LIST = { known: "a list", legal: Array.isArray };
+
+const FORMAT = 2;
+const DOCUMENT = {
+  format_version: oneOf(FORMAT),
+  texts: OBJECT_OR_NULL,
+  images: OBJECT_OR_NULL,
+  embeddings: OBJECT_OR_NULL,
+};
+const TEXTS = {
+  tokenizer: oneOf(null, "tokenizer.json"),
+  inputs: OBJECT,
+  vocab_size: SIZE,
+  first_id: orNull(ID),
+  last_id: orNull(ID),
+  pad_id: ID,
+  max_tokens: OBJECT,
+  truncation: oneOf("keep the first tokens and the special tokens", "keep the last tokens and the special tokens"),
+  padding: oneOf("after the text, to the longest of the batch", "before the text, to the longest of the batch"),
+  prefix: TEXT,
+};
+const IMAGES = {
+  input: NAME,
+  layout: oneOf("NHWC"),
+  dtype: oneOf("float32"),
+  colour: oneOf("RGB"),
+  size: SIZE,
+  exif_orientation: oneOf("ignored"),
+  frame: oneOf(0),
+  steps: LIST,
+};
+const UNSTATED = { input: NAME, missing: NAME }; // all that is said of pictures that nobody says how to prepare
+const EMBEDDINGS = {
+  outputs: OBJECT,
+  width: SIZE,
+  dtype: oneOf("float32"),
+  pooling: oneOf("cls", "mean", "first end of text", "last token"),
+  normalize: oneOf(true, false),
+  similarity: oneOf("dot", "cosine", "euclidean", "manhattan"),
+};
+const RESIZE = {
+  filter: oneOf("bicubic", "bilinear"),
+  antialias: oneOf(true),
+  arithmetic: oneOf("uint8"),
+  nearest_in_modes: oneOf(["1", "P"]),
+  alpha: oneOf("premultiplied"),
+};
+const STEPS = new Map([
+  [
+    "resize",
+    (step) => ({
+      ...("shorter_side" in step || !("height" in step || "width" in step)
+        ? { shorter_side: SIZE, longer_side: oneOf("floor", "round") }
+        : { height: SIZE, width: SIZE }),
+      ...RESIZE,
+      ...(step.filter === "bicubic" ? { a: oneOf(-0.5) } : {}),
+    }),
+  ],
+  ["crop", () => ({ height: SIZE, width: SIZE, offset: oneOf("half to even", "floor") })],
+  ["colour", () => ({ to: oneOf("RGB"), alpha: oneOf("dropped", "over white") })],
+  ["normalize", () => ({ divide: oneOf(255), mean: three(-LARGEST), std: three(1e-6) })],
+]);
+
+/** Throws PackError unless the document preprocess.json says what can be done here, and nothing else. */
+export function check(document) {
+  if (document?.format_version === 1)
+    refuse("preprocess.json", "format_version is 1", `${FORMAT}; run \`bgevis-convert pack DIR\` again`);
+  hold("preprocess.json", document, DOCUMENT);
+  const { texts, images, embeddings } = document;
+  if (texts) checkTexts("preprocess.json: texts", texts);
+  if (images) checkImages("preprocess.json: images", images);
+  const names = [...Object.values(texts?.inputs ?? {}), ...(images ? [images.input] : [])];
+  if (new Set(names).size < names.length)
+    refuse("preprocess.json", `its inputs are ${names.join(", ")}`, "another name for each");
+  if (!embeddings) return;
+  if (!names.length) refuse("preprocess.json", "embeddings is an object", "null where texts and images are");
+  hold("preprocess.json: embeddings", embeddings, EMBEDDINGS);
+  byEntryPoint("preprocess.json: embeddings", "outputs", embeddings, NAME);
+}
+
+function hold(where, given, keys) {
+  if (!isObject(given)) refuse(where, `it is ${show(given)}`, "an object");
+  for (const key of Object.keys(given))
+    if (!Object.hasOwn(keys, key)) refuse(where, `the key ${show(key)} is not known`, Object.keys(keys).join(", "));
+  for (const [key, { known, legal }] of Object.entries(keys)) {
+    if (!Object.hasOwn(given, key)) refuse(where, `there is no ${key}`, known);
+    if (!legal(given[key])) refuse(where, `${key} is ${show(given[key])}`, known);
+  }
+}
+
+function refuse(where, came, known) {
+  throw new PackError(`${where}: ${came}; known: ${known}`);
+}
+
+function show(value) {
+  const text = JSON.stringify(value);
+  return text.length > 80 ? `${text.slice(0, 77)}...` : text;
+}
+
+function checkTexts(where, rules) {
+  hold(where, rules, { ...TEXTS, ...((rules.tokenizer ?? null) === null ? { missing: NAME } : {}) });
+  hold(`${where}.inputs`, rules.inputs, { ids: NAME, ...("mask" in rules.inputs ? { mask: NAME } : {}) });
+  byEntryPoint(where, "max_tokens", rules, LIMIT);
+  for (const key of ["first_id", "last_id", "pad_id"])
+    if (rules[key] !== null && rules[key] >= rules.vocab_size)
+      refuse(where, `${key} is ${rules[key]}`, `below vocab_size, ${rules.vocab_size}`);
+}
+
+function byEntryPoint(where, key, rules, word) {
+  const entries = Object.keys(rules[key]);
+  if (!entries.length) refuse(where, `${key} is {}`, `an entry point's name and ${word.known}, at least once`);
+  hold(`${where}.${key}`, rules[key], Object.fromEntries(entries.map((entry) => [entry, word])));
+}
+
+function checkImages(where, rules) {
+  hold(where, rules, "missing" in rules ? UNSTATED : IMAGES);
+  if ("missing" in rules) return;
+  let least = { height: LARGEST, width: LARGEST }; // what the picture measures at least; unknown before the first step
+  let last = {};
+  rules.steps.forEach((step, i) => {
+    const place = `${where}.steps[${i}]`;
+    if (!isObject(step) || !STEPS.has(step.do))
+      refuse(place, isObject(step) ? `do is ${show(step.do ?? null)}` : show(step), [...STEPS.keys()].join(", "));
+    const { do: name, ...rest } = step;
+    hold(`${place} (${name})`, rest, STEPS.get(name)(step));
+    if (name !== "resize" && name !== "crop") return;
+    for (const side of ["height", "width"])
+      if (name === "crop" && step[side] > least[side])
+        refuse(`${place} (crop)`, `${side} is ${step[side]}`, `at most ${least[side]}, what the steps before leave`);
+    least = { height: step.height ?? step.shorter_side, width: step.width ?? step.shorter_side };
+    last = step;
+  });
+  const done = rules.steps.map((step) => step.do);
+  const count = (name) => done.filter((other) => other === name).length;
+  if (count("colour") !== 1 || count("normalize") !== 1 || done.at(-1) !== "normalize")
+    refuse(`${where}.steps`, `they are ${done}`, "colour and normalize once each, normalize last");
+  if (last.height !== rules.size || last.width !== rules.size)
+    refuse(where, `size is ${rules.size}`, "height and width of the last step that resizes or crops");
+}
+
+/** Throws PackError unless names, shapes and limits are those of the manifest's entry points. */
+export function fits(document, entryPoints) {
+  const { texts, images, embeddings } = document;
+  const outputs = Object.entries(embeddings?.outputs ?? {});
+  const makes = new Map();
+  const read = { dtype: "int32", shape: ["texts", "tokens"] };
+  for (const name of Object.values(texts?.inputs ?? {})) makes.set(name, read);
+  if (images) makes.set(images.input, "missing" in images ? null : pixels(images));
+  for (const [entry, output] of outputs) {
+    if (!Object.hasOwn(entryPoints, entry))
+      refuse("preprocess.json: embeddings.outputs", entry, Object.keys(entryPoints).join(", "));
+    const states = ({ name, dtype, shape }) =>
+      name === output && dtype === embeddings.dtype && shape.length === 2 && shape[1] === embeddings.width;
+    if (!entryPoints[entry].outputs.some(states))
+      refuse(
+        "preprocess.json: embeddings",
+        `${output} ${embeddings.dtype}[rows,${embeddings.width}]`,
+        `what ${entry} gives, ${entryPoints[entry].outputs.map(described)}`,
+      );
+  }
+  // What the pack is for: what embeds, else what takes nothing but what is made, else all.
+  const everything = Object.keys(entryPoints);
+  const onlyMade = (entry) => entryPoints[entry].inputs.every(({ name }) => makes.has(name));
+  const whole = outputs.length ? outputs.map(([entry]) => entry) : everything.filter(onlyMade);
+  const isMade = (entry) => (spec) => makes.has(spec.name) && madeAs(makes.get(spec.name), spec, entryPoints[entry]);
+  for (const entry of whole)
+    for (const spec of entryPoints[entry].inputs)
+      if (!isMade(entry)(spec))
+        refuse(`preprocess.json: inputs of ${entry}`, `${described(spec)} is not made`, [...makes.keys()].join(", "));
+  const concerned = whole.length ? whole : everything;
+  const taken = new Set(concerned.flatMap((entry) => entryPoints[entry].inputs.filter(isMade(entry))).map(nameOf));
+  for (const name of makes.keys())
+    if (!taken.has(name)) refuse("preprocess.json", `it makes ${name}`, `what one of ${concerned.join(", ")} takes`);
+  if (!texts) return;
+  const limits = {};
+  for (const entry of concerned)
+    for (const { name, shape } of entryPoints[entry].inputs)
+      if (name === texts.inputs.ids) limits[entry] = most(entryPoints[entry], shape.at(-1));
+  const named = Object.keys(texts.max_tokens).sort().join("\n") === Object.keys(limits).sort().join("\n");
+  if (!named || Object.entries(limits).some(([entry, limit]) => beyond(texts.max_tokens[entry], limit)))
+    refuse("preprocess.json: texts", `max_tokens is ${show(texts.max_tokens)}`, `at most ${show(limits)}`);
+}
+
+const nameOf = ({ name }) => name;
+const pixels = ({ dtype, size }) => ({ dtype, shape: ["images", size, size, 3] });
+const described = ({ name, dtype, shape }) => `${name} ${dtype}[${shape}]`;
+const beyond = (stated, limit) => limit !== null && (stated === null || stated > limit);
+
+/** The largest size of a dimension: itself, its axis' bound; null where nothing bounds it, or it is a sum of axes. */
+const most = (entryPoint, dim) => (typeof dim === "number" ? dim : (entryPoint.axes[dim]?.max ?? null));
+
+/** Says whether what is made is taken: any axis is one, by any name; the first is that of the rows. */
+function madeAs(made, { dtype, shape }, entryPoint) {
+  if (!made) return true; // of which nobody says what it is
+  if (dtype !== made.dtype || shape.length !== made.shape.length || typeof shape[0] === "number") return false;
+  return shape.slice(1).every((dim, i) => {
+    const size = made.shape[i + 1];
+    if (typeof size === "string") return true;
+    return typeof dim === "number" ? dim === size : !beyond(size, most(entryPoint, dim));
+  });
+}

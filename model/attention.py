@@ -1,0 +1,89 @@
+"""Attention as families share it: projections into heads, the operator, the projection out; and what is masked."""
+
+from collections.abc import Collection
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from . import ops
+from .layers import Linear, Size, tapped
+
+PROJECTIONS = ("query", "key", "value", "out")
+
+
+class Projections(nnx.Module):
+    """What attention learns: the projections into its heads and out of them.
+
+    Args:
+        width: of what attends, and of the result.
+        heads: of the queries.
+        head_dim: width of a head; None: the heads share `width`.
+        kv_heads: of keys and values, each of which serves several of the queries; None: as many as of the queries.
+        source_width: of what is attended to; None: `width`.
+        biased: the projections that have a bias.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        head_dim: int | None = None,
+        kv_heads: int | None = None,
+        source_width: int | None = None,
+        biased: Collection[str] = PROJECTIONS,
+        rngs: nnx.Rngs,
+    ):
+        head_dim = head_dim or width // heads
+        inside, kept, source = (heads, head_dim), (kv_heads or heads, head_dim), (source_width or width,)
+        self.query = Linear((width,), inside, use_bias="query" in biased, rngs=rngs)
+        self.key = Linear(source, kept, use_bias="key" in biased, rngs=rngs)
+        self.value = Linear(source, kept, use_bias="value" in biased, rngs=rngs)
+        self.out = Linear(inside, (width,), use_bias="out" in biased, rngs=rngs)
+        self.scale = head_dim**-0.5
+
+    def project(
+        self,
+        x: Float[Array, "batch tokens width"],
+        source: Float[Array, "batch source_tokens source_width"] | None = None,
+    ) -> tuple[Array, Array, Array]:
+        """Give queries, keys and values, each (batch, tokens, heads, head_dim)."""
+        source = x if source is None else source
+        return (
+            tapped("query", self.query, x),
+            tapped("key", self.key, source),
+            tapped("value", self.value, source),
+        )
+
+
+class Attention(Projections):
+    """Attention to the same tokens, or to those of another sequence."""
+
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        bias: Float[Array, "#batch #heads #tokens source_tokens"] | None = None,
+        source: Float[Array, "batch source_tokens source_width"] | None = None,
+    ) -> Float[Array, "batch tokens width"]:
+        query, key, value = self.project(x, source)
+        return tapped("out", self.out, ops.attention(query, key, value, bias, scale=self.scale))
+
+
+def mask_bias(counts: Float[Array, "*shape"], masked: float) -> Float[Array, "*shape"]:
+    """Give what is added to scores: 0 where `counts` is 1, `masked` where it is 0.
+
+    A product and not a choice, so that a program in float16 rounds one constant and computes the rest.
+    """
+    return (1 - counts) * masked
+
+
+def padding(attention_mask: Int[Array, "batch tokens"]) -> Float[Array, "batch 1 1 tokens"]:
+    """Say for each token whether it counts, for all heads and all that attend to it."""
+    return attention_mask.astype(jnp.float32)[:, None, None, :]
+
+
+def causal(tokens: Size) -> Float[Array, "1 1 tokens tokens"]:
+    """Say for each token which ones are not after it."""
+    places = jnp.arange(tokens)
+    return (places[:, None] >= places).astype(jnp.float32)[None, None]

@@ -1,0 +1,305 @@
+"""The PyTorch original as a Runner: upstream's own modules, or ours where there are none to install.
+
+Parameters stay as they are stored, mapped from the checkpoint. `Lifted` raises what is computed with them to float64 or
+float32, one function at a time, so one module computes in both without a second copy of the weights, and
+half-precision checkpoints are up-cast exactly. Intermediate values are taken by hooks at every module that owns a
+parameter, named by the leaf that the parameter fills. torch is imported only when this module is.
+"""
+
+import contextlib
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from ..validation.errors import GateError, InputError
+from ..validation.runner import Arrays
+from ..validation.taps import is_recording, record, recording
+
+State = Mapping[str, Tensor]
+"""The checkpoint's tensors by its own names, on the mapped file."""
+
+Function = Callable[..., Mapping[str, Tensor]]
+"""An entry point: tensors by the names of its inputs -> tensors by the names of its outputs."""
+
+LOWER: Mapping[torch.dtype, tuple[torch.dtype, ...]] = {
+    torch.float64: (torch.float32, torch.float16, torch.bfloat16),
+    torch.float32: (torch.float16, torch.bfloat16),
+}
+
+
+@dataclass(frozen=True)
+class Original:
+    """What was trained, as its files say it.
+
+    Args:
+        state: every tensor by the name that the ledger has for it.
+        documents: JSON beside the checkpoint, by its place ("config.json", "1_Pooling/config.json").
+        folder: where the documents lie, for upstream's modules, which read their own.
+        tokenizer: where the tokenizer lies.
+    """
+
+    state: State
+    documents: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
+    tokenizer: Path = Path()
+
+
+class Encode(Protocol):
+    """Upstream's own way from raw texts to embeddings.
+
+    `name` says whose, with versions; `note` what of it disagrees with itself, "" if nothing.
+    """
+
+    name: str
+    note: str
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts: (texts, width), in the dtype that is computed in."""
+        ...
+
+
+class Lifted(TorchFunctionMode):
+    """Computes in `dtype` whatever meets a number of that dtype or a parameter; numbers only ever go up.
+
+    For functions that are pure that is bit for bit what a module converted to `dtype` gives; where a network asks
+    for float32 by name (softmax, norms), it is what the network means and not that rounding. What is computed of
+    integers alone, such as tables of angles, stays as the network makes it: it is part of the network.
+    """
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+        self.lower = LOWER[dtype]
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function of torch with what is lower raised, if anything of it is high."""
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        if name in ("__get__", "__set__"):
+            return function(*args, **kwargs)
+        if function is torch.full and "dtype" not in kwargs and isinstance(args[1] if len(args) > 1 else None, float):
+            return function(*args, **kwargs, dtype=self.dtype)
+        tensors = list(_tensors((args, kwargs)))
+        if not any(t.dtype == self.dtype or (isinstance(t, nn.Parameter) and t.dtype in self.lower) for t in tensors):
+            return function(*args, **kwargs)
+        if function is functional.embedding:  # looked up first: the table itself may be gigabytes
+            return self._up(function(*args, **kwargs))
+        if name in ("to", "float", "half", "bfloat16", "type", "type_as") and self._down(name, args, kwargs):
+            return args[0]
+        in_place = (name.endswith("_") and not name.endswith("__")) or name == "__setitem__"
+        if in_place and args[0].dtype in self.lower:
+            raise TypeError(f"{name} would round a {self.dtype} into a {args[0].dtype}: the reference must not")
+        raised = {k: self.dtype if k == "dtype" and v in self.lower else self._up(v) for k, v in kwargs.items()}
+        return function(*self._up(args), **raised)
+
+    def _down(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Say whether a cast would lower a number of `dtype`, or only repeat it."""
+        if not isinstance(args[0], Tensor) or args[0].dtype != self.dtype:
+            return False
+        if name in ("float", "half", "bfloat16"):
+            return True
+        wanted = [a.dtype if isinstance(a, Tensor) else a for a in (*args[1:], *kwargs.values())]
+        return any(isinstance(a, torch.dtype) and a.is_floating_point for a in wanted)
+
+    def _up(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach().to(self.dtype) if value.dtype in self.lower else value
+        if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+            return type(value)(map(self._up, value))
+        return value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from _tensors(each)
+    elif isinstance(value, dict):
+        yield from _tensors(tuple(value.values()))
+
+
+class RowByRow:
+    """Applies a function to each row of a batch by itself, and to the same row only once.
+
+    For towers whose rows do not depend on each other and that cost more than all the rest, such as the one that
+    turns a picture into tokens. Intermediate values are kept of the last row that was recorded, until a row comes
+    that is not.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        self._function = function
+        self._known: dict[tuple[torch.dtype, bytes], Tensor] = {}
+        self._recorded: dict[torch.dtype, tuple[bytes, dict[str, Any]]] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(batch, ...) -> (batch, ...), what the function gives for each row."""
+        return torch.cat([self._row(row) for row in x.split(1)])
+
+    def _row(self, row: Tensor) -> Tensor:
+        digest = hashlib.sha256(row.contiguous().numpy().data).digest()
+        key = row.dtype, digest
+        if is_recording():
+            if self._recorded.get(row.dtype, (b"",))[0] != digest:
+                with recording() as taps:
+                    self._known[key] = self._function(row)
+                self._recorded[row.dtype] = digest, taps
+            record(self._recorded[row.dtype][1])
+            return self._known[key]
+        self._recorded.clear()
+        if key not in self._known:
+            self._known[key] = self._function(row)
+        return self._known[key]
+
+
+class Reference:
+    """A network of PyTorch as a Runner, in one dtype.
+
+    Args:
+        name: the classes that it is made of, with their packages' versions.
+        module: holds every parameter.
+        entries: entry point -> function of the module.
+        state: the tensors that the module was loaded from; says which parameter is which.
+        dtype: "float32" or "float64": what is computed in.
+    """
+
+    def __init__(
+        self, name: str, module: nn.Module, entries: Mapping[str, Function], state: State, dtype: str = "float32"
+    ):
+        self.name = name
+        self.module = module
+        self.entries = entries
+        self.state = state
+        self.dtype: torch.dtype = getattr(torch, dtype)
+
+    def in_dtype(self, dtype: str) -> "Reference":
+        """Give the same network, on the same memory, computing in another dtype."""
+        return Reference(self.name, self.module, self.entries, self.state, dtype)
+
+    def run(self, entry_point: str, inputs: Arrays) -> Arrays:
+        """Compute an entry point."""
+        with torch.inference_mode(), self.computing():
+            outputs = self.entries[entry_point](**{name: self._tensor(array) for name, array in inputs.items()})
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    def computing(self) -> contextlib.AbstractContextManager[Any]:
+        """Compute in the dtype; nothing is done where the weights are of it already."""
+        lower = LOWER[self.dtype]
+        stored = {p.dtype for p in self.module.parameters()}
+        return Lifted(self.dtype) if stored & set(lower) else contextlib.nullcontext()
+
+    def traced(
+        self, entry_point: str, inputs: Arrays, leaves: Mapping[str, str], keep: Callable[[np.ndarray], Any]
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """Compute an entry point; give its outputs, and of each intermediate value, in the order of computation, what
+        `keep` makes of it: whole, they may be large.
+
+        Args:
+            entry_point: to compute.
+            inputs: of it.
+            leaves: checkpoint tensor -> leaf; names each module's value by the place of its leaves.
+            keep: array -> what is kept; must copy.
+        """
+        with recording() as taps, self._hooked(leaves, keep):
+            outputs = self.run(entry_point, inputs)
+        return outputs, {n: keep(v.numpy()) if isinstance(v, Tensor) else v for n, v in taps.items()}
+
+    @contextmanager
+    def _hooked(self, leaves: Mapping[str, str], keep: Callable[[np.ndarray], Any]) -> Iterator[None]:
+        """Record what each module that owns parameters gives, under the place of the leaves that these fill."""
+        placed, handles = {_identity(self.state[n]): leaf.rpartition(".")[0] for n, leaf in leaves.items()}, []
+
+        def hook(place: str) -> Callable[..., None]:
+            def see(module: nn.Module, inputs: Any, output: Any) -> None:
+                value = output[0] if isinstance(output, tuple) else output
+                if isinstance(module, nn.Conv1d | nn.Conv2d):  # channels last, as everything else has them
+                    value = value.flatten(2).transpose(1, 2)
+                record({place: keep(value.numpy())})
+
+            return see
+
+        for module in self.module.modules():
+            own = [_identity(parameter) for parameter in module.parameters(recurse=False)]
+            places = {placed[identity] for identity in own if identity in placed}
+            if len(places) == 1 and not any(module.children()):
+                handles.append(module.register_forward_hook(hook(places.pop())))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def tensors(self) -> dict[str, str]:
+        """Say which tensor of the checkpoint each parameter and buffer is: the one that lies in the same memory."""
+        known = {_identity(t): n for n, t in self.state.items()}
+        every = [
+            *self.module.named_parameters(remove_duplicate=False),
+            *self.module.named_buffers(remove_duplicate=False),
+        ]
+        return {path: known[_identity(t)] for path, t in every if _identity(t) in known}
+
+    def check(self, mapped: Mapping[str, str]) -> None:
+        """Refuse to judge what is not the checkpoint.
+
+        Args:
+            mapped: the tensors that the converted network is made of -> their leaves.
+
+        Raises:
+            GateError: a parameter is no tensor of the checkpoint, or a mapped tensor is in no parameter.
+        """
+        found = self.tensors()
+        for path, _ in self.module.named_parameters(remove_duplicate=False):
+            if path not in found:
+                raise GateError(
+                    f"reference: {self.name} has a parameter {path}, which no tensor of the checkpoint fills"
+                )
+        used = set(found.values())
+        same = {_identity(self.state[n]) for n in used}  # a tie is one memory under several names
+        for tensor, leaf in mapped.items():
+            if tensor not in used and _identity(self.state[tensor]) not in same:
+                raise GateError(f"reference: {self.name} does not use tensor {tensor}, which fills {leaf}")
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.array(array))
+        if tensor.is_floating_point():
+            return tensor.to(self.dtype)
+        return tensor if tensor.dtype == torch.bool else tensor.long()
+
+
+def _identity(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.dtype
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """Give a tensor on the array's memory, with numpy's bfloat16 as torch's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that a mapped file cannot be written to: nobody does
+        if array.dtype == np.dtype(ml_dtypes.bfloat16):
+            return torch.from_numpy(array.view(np.uint16).reshape(array.shape)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+
+
+def load_strict(module: nn.Module, state: State) -> nn.Module:
+    """Give `module`, built on the meta device, the checkpoint's tensors: every name once, none left over.
+
+    Raises:
+        InputError: names that are missing, unexpected or of another shape.
+    """
+    try:
+        module.load_state_dict(dict(state), strict=True, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"the checkpoint does not load strictly into the reference network: {error}") from error
+    return module.eval().requires_grad_(False)

@@ -1,0 +1,317 @@
+"""Classes of transformers and sentence-transformers on the checkpoint's own tensors: the code that it was trained with.
+
+Built from the user's own documents, offline, without code from the folder. Names that changed between releases are
+upstream's business; what it leaves unfilled or unused is told by `Reference.check`.
+"""
+
+import copy
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..validation.errors import EnvironmentFailure, InputError
+from .reference import Original, State
+
+OLDEST = 5
+"""transformers 4 reads some of what 5 writes as if it were not there (`rope_parameters`), without a word."""
+
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""The environment in which upstream neither asks a network nor prints: it reads these when it is imported."""
+
+PASSED_OVER = ("_attn_implementation", "attn_implementation", "quantization_config", "auto_map", "dtype", "torch_dtype")
+"""Fields of config.json that say how to run a network, not what it is: they would ask for packages and devices."""
+
+
+def transformers(oldest: int = OLDEST) -> Any:
+    """Import transformers.
+
+    Raises:
+        EnvironmentFailure: it is missing or too old.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise EnvironmentFailure(
+            "parity needs transformers, the code that the checkpoint is for: pip install 'bgevis-convert[upstream]'"
+        ) from error
+    if int(transformers.__version__.partition(".")[0]) < oldest:
+        raise EnvironmentFailure(
+            f"parity needs transformers {oldest} or newer, found {transformers.__version__}: "
+            "pip install -U 'bgevis-convert[upstream]'"
+        )
+    return transformers
+
+
+def sentence_transformers() -> Any:
+    """Import sentence-transformers.
+
+    Raises:
+        EnvironmentFailure: it is missing.
+    """
+    transformers(0)
+    try:
+        import sentence_transformers
+    except ModuleNotFoundError as error:
+        raise EnvironmentFailure(
+            "parity needs sentence-transformers, whose modules pool the states: pip install 'bgevis-convert[upstream]'"
+        ) from error
+    return sentence_transformers
+
+
+def versions(*packages: str) -> str:
+    """Name packages with their versions."""
+    return ", ".join(f"{package} {version(package)}" for package in packages)
+
+
+def configuration(document: Mapping[str, Any]) -> Any:
+    """Make upstream's configuration of a config.json, with upstream's own defaults for what it does not say.
+
+    Raises:
+        InputError: upstream refuses it.
+    """
+    library = transformers(0)
+    fields = {name: value for name, value in document.items() if name not in PASSED_OVER}
+    architectures = fields.get("architectures") or []
+    kind = fields.pop("model_type", None)
+    try:
+        if kind is None:
+            found = [getattr(library, str(name), None) for name in architectures]
+            if not found or found[0] is None:
+                raise InputError(
+                    "config.json states neither model_type nor architectures: upstream cannot tell its class"
+                )
+            return found[0].config_class(**fields)
+        return library.AutoConfig.for_model(kind, **fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"config.json: transformers {library.__version__} refuses it: {_reason(error)}") from error
+
+
+def load(cls: Any, config: Any, state: State, **options: Any) -> nn.Module:
+    """Build a class of transformers around the tensors of `state`, in the dtypes that they are stored in.
+
+    Raises:
+        InputError: shapes do not fit the configuration.
+    """
+    known = {(t.data_ptr(), t.shape, t.dtype) for t in state.values()}
+    count = Counter(t.dtype for t in state.values() if t.is_floating_point())
+    model: Any = None
+    for dtype, _ in count.most_common():
+        try:
+            # Stated each time: the configuration's word, which is the default, may cast without a word.
+            built = cls.from_pretrained(
+                None,
+                config=copy.deepcopy(config),
+                state_dict=dict(state),
+                dtype=dtype,
+                attn_implementation="eager",
+                **options,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"the checkpoint does not load into {cls.__name__}: {_reason(error)}") from error
+        model = built if model is None else _joined(model, built, known)
+    if model is None:
+        raise InputError("the checkpoint holds no floating-point tensors")
+    return model.eval().requires_grad_(False)
+
+
+def _joined(model: nn.Module, other: nn.Module, known: set[tuple[Any, ...]]) -> nn.Module:
+    """Take from a second loading, in another dtype, what was not cast there."""
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        if (theirs.data_ptr(), theirs.shape, theirs.dtype) in known:
+            mine.data = theirs.data
+    return model
+
+
+def inside(state: State, name: str) -> dict[str, torch.Tensor]:
+    """Give the tensors of the module that holds `name`, by its own names: without what stands before them all.
+
+    Raises:
+        InputError: no tensor is called so, or several are.
+    """
+    prefixes = [n.removesuffix(name) for n in state if n == name or n.endswith(f".{name}")]
+    if len(prefixes) != 1:
+        raise InputError(f"the checkpoint holds {len(prefixes)} tensors called {name}, expected one: {prefixes}")
+    return {n.removeprefix(prefixes[0]): t for n, t in state.items() if n.startswith(prefixes[0])}
+
+
+def text_encoder(config: Mapping[str, Any], state: State, **options: Any) -> nn.Module:
+    """Load what transformers' AutoModel gives for a config.json."""
+    upstreams = configuration(config)
+    return load(transformers(0).MODEL_MAPPING[type(upstreams)], upstreams, state, **options)
+
+
+MODULES = "modules.json"
+
+
+def sentence_modules(original: Original) -> list[nn.Module]:
+    """Load what sentence-transformers does after the transformer, as modules.json says: pooling, dense layers, norms.
+
+    Raises:
+        InputError: upstream cannot load a module.
+    """
+    sentence_transformers()
+    from sentence_transformers.util import import_from_string
+
+    modules = []
+    for described in original.documents[MODULES][1:]:
+        cls: Any = import_from_string(described["type"])
+        try:
+            modules.append(cls.load(str(original.folder), subfolder=described["path"], local_files_only=True))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{MODULES}: sentence-transformers cannot load {described['type']}: {error}") from error
+    return modules
+
+
+def stated_modules(width: int, pooling: str, *, normalize: bool) -> list[nn.Module]:
+    """Make sentence-transformers' modules for a pooling that no file states, but the user."""
+    sentence_transformers()
+    from sentence_transformers.util import import_from_string
+
+    made = [import_from_string("sentence_transformers.models.Pooling")(width, pooling)]
+    return made + ([import_from_string("sentence_transformers.models.Normalize")()] if normalize else [])
+
+
+class SentenceEncoder:
+    """sentence-transformers' `encode` on a folder, from raw texts: its tokenizer, limits, prompts, modules.
+
+    The folder is a scratch one of links to the user's documents: whatever the weights' file is called, and however
+    it is wrapped. In the place of the weights lie constants, for whose network the strictly loaded one is then put.
+
+    Args:
+        original: what was trained.
+        encoder: transformers' class, loaded.
+        modules: what comes after it, where no modules.json says it.
+    """
+
+    def __init__(self, original: Original, encoder: Any, modules: Sequence[nn.Module] = ()):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            inner = _documents(folder, original, encoder)
+            self.model = self._open(folder, original, modules)
+            self.note, exact = exact_tokenizer(self.model.tokenizer, inner)
+        first = self.model[0]
+        holder = first if hasattr(first, "processor") else self.model
+        setattr(holder, "processor" if holder is first else "tokenizer", exact)
+        setattr(first, "model" if hasattr(first, "model") else "auto_model", encoder)
+        self.name = f"{versions('sentence-transformers', 'transformers')}: encode"
+
+    def _open(self, folder: Path, original: Original, modules: Sequence[nn.Module]) -> Any:
+        library = sentence_transformers()
+        from sentence_transformers.util import import_from_string
+
+        options = {"dtype": torch.float32, "attn_implementation": "eager"}
+        try:
+            if MODULES in original.documents:
+                return library.SentenceTransformer(
+                    str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs=options
+                )
+            transformer: Any = import_from_string("sentence_transformers.models.Transformer")
+            made = transformer.load(str(folder), local_files_only=True, trust_remote_code=False, model_kwargs=options)
+            stated = original.documents.get("config_sentence_transformers.json", {})
+            prompts = {name: stated[name] for name in ("prompts", "default_prompt_name") if stated.get(name)}
+            return library.SentenceTransformer(modules=[made, *modules], device="cpu", **prompts)
+        except Exception as error:  # whatever upstream raises, it cannot open the folder
+            raise InputError(f"sentence-transformers cannot open {original.folder}: {_reason(error)}") from error
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode raw texts: (texts, width), in the dtype that is computed in."""
+        found = self.model.encode(list(texts), convert_to_numpy=False, convert_to_tensor=True, show_progress_bar=False)
+        return found.detach().numpy()
+
+
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "added_tokens.json")
+TELLING = ("A Quick Fox", "Crème brûlée à 3 €", "中文 [SEP] Ångström", "tab\tand  spaces")
+WEIGHTS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx")
+
+
+def _documents(folder: Path, original: Original, encoder: Any) -> Path:
+    """Lay the user's documents into a folder, constants in the place of the weights; give the transformer's place."""
+    described = original.documents.get(MODULES)
+    place = described[0]["path"] if described else ""
+    inner = folder / place
+    _link(original.folder, folder)
+    if place:  # a folder of its own, since the constants go into it
+        inner.unlink(missing_ok=True)
+        inner.mkdir(parents=True)
+        _link(original.folder / place, inner)
+    _link(original.tokenizer, inner, TOKENIZERS)
+    stated = original.documents.get("config.json") or encoder.config.to_dict()
+    kept = {name: value for name, value in stated.items() if name not in PASSED_OVER}
+    (inner / "config.json").unlink(missing_ok=True)
+    (inner / "config.json").write_text(json.dumps(kept | {"model_type": encoder.config.model_type}))
+    constants = {n: torch.zeros((), dtype=t.dtype).expand(t.shape) for n, t in encoder.state_dict().items()}
+    torch.save(constants, inner / "pytorch_model.bin")
+    return inner
+
+
+def _link(source: Path, folder: Path, names: Sequence[str] = ()) -> None:
+    """Link to the documents of a folder, and to the folders in it, but not to the weights."""
+    for path in source.iterdir():
+        if path.name in names or (not names and path.suffix not in WEIGHTS and not path.name.endswith(".index.json")):
+            place = folder / path.name
+            place.unlink(missing_ok=True)
+            place.symlink_to(path.resolve())
+
+
+class TokenizedEncoder:
+    """Raw texts through transformers' own tokenizer into an entry point of the reference.
+
+    Args:
+        original: what was trained; its tokenizer's folder is read.
+        function: of `input_ids` and `attention_mask`.
+        positions: as many tokens as the network takes, where the tokenizer states no lower limit.
+    """
+
+    def __init__(self, original: Original, function: Callable[..., torch.Tensor], positions: int):
+        library = transformers(0)
+        place = str(original.tokenizer)
+        try:
+            self.tokenizer = library.AutoTokenizer.from_pretrained(
+                place, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # whatever upstream raises, it cannot open the folder
+            raise InputError(f"transformers cannot open the tokenizer in {place}: {_reason(error)}") from error
+        self.function = function
+        self.name = f"{versions('transformers')}: {type(self.tokenizer).__name__}"
+        self.note, self.tokenizer = exact_tokenizer(self.tokenizer, original.tokenizer)
+        self.limit = min(positions, self.tokenizer.model_max_length)
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode raw texts: (texts, width), in the dtype that is computed in."""
+        batch = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.limit, return_tensors="pt")
+        with torch.inference_mode():
+            return self.function(batch["input_ids"], batch["attention_mask"]).numpy()
+
+
+def exact_tokenizer(rebuilt: Any, folder: Path) -> tuple[str, Any]:
+    """Give the tokenizer that tokenizer.json is, as it stands, and where transformers' own class reads it otherwise."""
+    if not (folder / "tokenizer.json").is_file():
+        return "", rebuilt
+    exact = transformers(0).PreTrainedTokenizerFast.from_pretrained(str(folder))
+    exact.model_max_length = rebuilt.model_max_length  # where sentence-transformers keeps its own limit
+    for text in TELLING:
+        if rebuilt(text)["input_ids"] != exact(text)["input_ids"]:
+            kind = type(rebuilt).__name__
+            return f"transformers' {kind} reads {text!r} otherwise than tokenizer.json, which is used", exact
+    return "", exact
+
+
+def _reason(error: Exception) -> str:
+    """Give the first line of what a library said."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,278 @@
+"""preprocess.json in JavaScript and C: what Python accepts, alone and with a network, and no more; the same bytes."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import preprocess_documents
+import pytest
+from PIL import Image
+
+from bgevis.converter.pack import pictures, samples
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+DOCUMENTS = [
+    *(
+        (f"{name}: {what}", document, None, what == "as it is")
+        for name, legal in preprocess_documents.LEGAL.items()
+        for what, document in [("as it is", legal), *preprocess_documents.mutations(name)]
+    ),
+    *preprocess_documents.fitting(),
+]
+"""What it is, document, entry points that it is held to, whether it is accepted."""
+
+JAVASCRIPT = """
+import { readFileSync } from "node:fs";
+import { PackError } from "%(lib)s/errors.js";
+import { check, fits } from "%(lib)s/rules.js";
+
+for (const line of readFileSync(0, "utf8").trim().split("\\n")) {
+  try {
+    const [document, entryPoints] = JSON.parse(line);
+    check(document);
+    if (entryPoints) fits(document, entryPoints);
+    console.log("accepted");
+  } catch (error) {
+    console.log(error instanceof PackError ? "refused" : `failed: ${error}`);
+  }
+}
+"""
+
+# A refusal ends the program: each document has a process of its own.
+C = """
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "rules.h"
+
+int main(void) {
+    static char line[1 << 16];
+    while (fgets(line, sizeof line, stdin)) {
+        fflush(NULL);
+        pid_t child = fork();
+        if (!child) {
+            const Json *given = json_parse("preprocess.json", line, strlen(line));
+            rules_check(&given->items[0]);
+            if (given->items[1].kind == JSON_OBJECT) rules_fit(&given->items[0], &given->items[1]);
+            _exit(0);
+        }
+        int status;
+        waitpid(child, &status, 0);
+        bool ended = WIFEXITED(status);
+        puts(ended && WEXITSTATUS(status) == 0 ? "accepted" : ended && WEXITSTATUS(status) == 1 ? "refused" : "failed");
+    }
+    return 0;
+}
+"""
+
+
+def verdicts(*command: str | Path) -> list[str]:
+    lines = "\n".join(json.dumps([document, entries]) for _, document, entries, _ in DOCUMENTS) + "\n"
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def wrong(found: list[str]) -> list[str]:
+    """Name the documents with another verdict than Python's."""
+    rows = zip(DOCUMENTS, found, strict=True)
+    return [name for (name, _, _, legal), verdict in rows if verdict != ("accepted" if legal else "refused")]
+
+
+def test_javascript_accepts_the_same_documents(tmp_path, tell):
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    (tmp_path / "check.mjs").write_text(JAVASCRIPT % {"lib": EXAMPLES / "javascript" / "lib"})
+    assert wrong(verdicts("node", tmp_path / "check.mjs")) == []
+    tell(f"pass: JavaScript accepts and refuses {len(DOCUMENTS)} documents preprocess.json as Python does")
+
+
+def test_c_accepts_the_same_documents(tmp_path, tell):
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    (tmp_path / "check.c").write_text(C)
+    sources = [tmp_path / "check.c", EXAMPLES / "c" / "rules.c", EXAMPLES / "c" / "pack.c"]
+    strict = ["-std=gnu11", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsanitize=undefined", "-I", EXAMPLES / "c"]
+    made = subprocess.run(
+        ["cc", *strict, *sources, "-o", tmp_path / "check", "-lm"], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    assert wrong(verdicts(tmp_path / "check")) == []
+    tell(f"pass: C accepts and refuses {len(DOCUMENTS)} documents preprocess.json as Python does")
+
+
+BATCH = """
+import { Embedder, similarity } from "%(lib)s/embedder.js";
+
+class Tokenizer {
+  encode = (text) => ({ ids: text.split(" ").filter(Boolean).map(Number) });
+}
+const rules = %(rules)s;
+const embedder = new Embedder({ rules: { texts: rules }, manifest: {}, json: async () => ({}) }, { Tokenizer });
+const rows = [];
+for (const text of %(texts)s) rows.push(await embedder.ids(text, "encode"));
+const batch = Object.entries(embedder.batch(rows)).map(([name, { shape, data }]) => [name, shape, data]);
+const words = ["dot", "cosine", "euclidean", "manhattan"];
+const near = words.map((word) => similarity([3, 4], [6, 8], { similarity: word }));
+let empty = "";
+try {
+  embedder.batch([[1], []]);
+} catch (error) {
+  empty = error.message;
+}
+console.log(JSON.stringify({ batch: Object.fromEntries(batch.map(([name, ...rest]) => [name, rest])), near, empty }));
+"""
+FIRST, LAST = preprocess_documents.WORDS["truncation"]
+AFTER, BEFORE = preprocess_documents.WORDS["padding"]
+ROWS: dict[str, tuple[dict[str, Any], list[list[int]]]] = {
+    "both ends": ({}, [[101, 5, 6, 102], [101, 5, 102, 0]]),
+    "before": ({"padding": BEFORE}, [[101, 5, 6, 102], [0, 101, 5, 102]]),
+    "no ends": ({"first_id": None, "last_id": None}, [[5, 6, 7, 8], [5, 0, 0, 0]]),
+    "a last token": ({"first_id": None}, [[5, 6, 7, 102], [5, 102, 0, 0]]),
+    "the end kept": ({"first_id": None, "truncation": LAST, "padding": BEFORE}, [[7, 8, 9, 102], [0, 0, 5, 102]]),
+    "no limit": ({"max_tokens": {"encode": None}}, [[101, 5, 6, 7, 8, 9, 102], [101, 5, 102, 0, 0, 0, 0]]),
+    "no mask": ({"inputs": {"ids": "input_ids"}, "padding": BEFORE}, [[101, 5, 6, 102], [0, 101, 5, 102]]),
+}
+"""Of "5 6 7 8 9" and "5", with at most four tokens: by hand."""
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_javascript_pads_and_truncates_as_it_is_stated(name, tmp_path):
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    changed, wanted = ROWS[name]
+    rules = preprocess_documents.TEXTS | {"prefix": "", "truncation": FIRST, "padding": AFTER} | changed
+    rules = {"max_tokens": {"encode": 4}} | {key: rules[key] for key in rules if key != "max_tokens" or key in changed}
+    script = BATCH % {
+        "lib": EXAMPLES / "javascript" / "lib",
+        "rules": json.dumps(rules),
+        "texts": json.dumps(["5 6 7 8 9", "5"]),
+    }
+    (tmp_path / "batch.mjs").write_text(script)
+    done = subprocess.run(["node", tmp_path / "batch.mjs"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    got, shape = json.loads(done.stdout), [2, len(wanted[0])]
+    flat = [token for row in wanted for token in row]
+    assert got["batch"]["input_ids"] == [shape, flat]
+    assert got["batch"].get("attention_mask") == (
+        None if name == "no mask" else [shape, [int(token != 0) for token in flat]]
+    )
+    assert (got["near"], got["empty"]) == ([50, 1, -5, -7], "text 1 is of no tokens")
+
+
+IDS = """
+#define main replay
+#include "replay.c"
+#undef main
+
+const char *runtime_name(void) { return ""; }
+const char *const RUNTIME_FORMAT = "";
+void *runtime_open(const Pack *pack, const Json *program) { return (void)pack, (void)program, NULL; }
+void runtime_run(void *opened, const Tensor *inputs, size_t count, Tensor *output) {
+    (void)opened, (void)inputs, (void)count, (void)output;
+}
+
+int main(int count, char **given) {
+    const Json *document = json_parse("given", given[1], strlen(given[1]));
+    Raw raw = {.texts = json_find(document, "texts"), .index = json_find(document, "index")};
+    Case c = {.entry = "encode", .name = "raw texts"};
+    const Json *rows = json_find(document, "rows"), *ready = json_find(document, "ready");
+    Tensor ids = tensor_new("ids", I32, 2, (int64_t[]){2, (int64_t)ready->count / 2});
+    for (size_t i = 0; i < ready->count; i++) ((int32_t *)ids.data)[i] = (int32_t)ready->items[i].number;
+    check_ids(&c, &raw, rows, &ids, count > 2);
+    return 0;
+}
+"""
+
+
+def test_c_holds_ready_ids_to_the_side_of_the_padding_and_the_ends(tmp_path):
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    (tmp_path / "ids.c").write_text(IDS)
+    sources = [tmp_path / "ids.c", EXAMPLES / "c" / "rules.c", EXAMPLES / "c" / "pack.c"]
+    command = ["cc", "-std=gnu11", "-I", EXAMPLES / "c", *sources, "-o", tmp_path / "ids", "-lm"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+
+    def check(changed: dict[str, Any], several: list[list[int]], ready: list[list[int]], *mask: str) -> str:
+        texts = [{"name": str(i), "ids": {"encode": ids}} for i, ids in enumerate(several)]
+        flat = [value for row in ready for value in row]
+        rules = preprocess_documents.TEXTS | changed
+        given = {"texts": rules, "index": {"texts": texts}, "rows": ["0", "1"], "ready": flat}
+        done = subprocess.run([tmp_path / "ids", json.dumps(given), *mask], capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 1)
+        return done.stderr
+
+    for changed, wanted in ROWS.values():
+        other = changed | {"padding": BEFORE if changed.get("padding", AFTER) == AFTER else AFTER}
+        rows = [[token for token in row if token] for row in wanted]
+        mask = [[int(token != 0) for token in row] for row in wanted]
+        assert check(changed, rows, wanted) == check(changed, rows, mask, "mask") == ""
+        assert "of the text '1' at" in check(other, rows, wanted)
+        assert "of the text '1' at" in check(other, rows, mask, "mask")
+    assert "does not lie between" in check({}, [[5, 6, 102], [5, 102]], [[5, 6, 102], [5, 102, 0]])
+
+
+PIXELS = """
+import { readFileSync, writeFileSync } from "node:fs";
+import { pixels } from "%(javascript)s/lib/pictures.js";
+import { decode } from "%(javascript)s/node.js";
+
+const { rules, files } = JSON.parse(readFileSync(0, "utf8"));
+for (const file of files) {
+  const picture = await decode(readFileSync(file));
+  for (const [name, one] of Object.entries(rules)) writeFileSync(`${file}.${name}`, pixels(picture, one).data);
+}
+"""
+
+
+def drawn(folder: Path, size: int) -> dict[str, Path]:
+    """Draw the raw samples for each way of rounding, and odd sizes and modes; leave out what sharp would scale."""
+    folder.mkdir()
+    found = {}
+    for longer in ("floor", "round"):
+        for picture in samples.pictures(size, longer):
+            if picture.name != "deep":
+                found[f"{longer} {picture.name}"] = folder / f"{longer}_{picture.file}"
+                found[f"{longer} {picture.name}"].write_bytes(picture.content)
+    random = np.random.default_rng(9)
+    for width, height in ((300, 400), (333, 517), (size, 2 * size + 1), (40, size)):
+        noise = Image.fromarray(random.integers(0, 256, (height, width, 4)).astype(np.uint8))
+        for mode in ("RGB", "L", "RGBA", "LA", "1"):
+            found[f"{width} x {height} {mode}"] = folder / f"{width}_{height}_{mode}.png"
+            noise.convert(mode).save(found[f"{width} x {height} {mode}"])
+    return found
+
+
+def sized(rules: dict[str, Any], size: int) -> dict[str, Any]:
+    """Give the same rules for a network that sees smaller squares, other proportions as they are."""
+    text = json.dumps(rules)
+    for key in ("size", "shorter_side", "height", "width"):
+        text = text.replace(f'"{key}": 224', f'"{key}": {size}')
+    return json.loads(text)
+
+
+def test_javascript_makes_the_same_bytes(tmp_path, tell):
+    """By every word: filters, roundings, offsets, colour first and last, alpha dropped and over white."""
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    if not (EXAMPLES / "javascript" / "node_modules").exists():
+        pytest.skip("the JavaScript packages are not installed: make handoff")
+    size, legal = 32, preprocess_documents.LEGAL
+    chosen = ("converted last", "converted first", "rounded", "squashed", "squashed by a bicubic")
+    rules = {name.replace(" ", "_"): sized(legal[name]["images"], size) for name in chosen}
+    files = drawn(tmp_path / "pictures", size)
+    (tmp_path / "pixels.mjs").write_text(PIXELS % {"javascript": EXAMPLES / "javascript"})
+    given = json.dumps({"rules": rules, "files": [str(path) for path in files.values()]})
+    command = ["node", tmp_path / "pixels.mjs"]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name, path in files.items():
+        for rule, one in rules.items():
+            got = np.frombuffer(Path(f"{path}.{rule}").read_bytes(), np.uint8).reshape(size, size, 3)
+            np.testing.assert_array_equal(got, pictures.pixels(path, one), f"{name}, {rule}")
+    tell(f"pass: JavaScript makes the same bytes of {len(files)} pictures by {len(rules)} sets of rules")

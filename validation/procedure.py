@@ -1,0 +1,243 @@
+"""Procedures: loops over entry points that every Runner runs. Greedy generation: prefill, then decode with caches.
+
+The golden is token ids, to be met exactly, with the margin between the best logit and the second beside each. It ends
+before the first token that the reference itself cannot decide: whose margin float32 could cost.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from . import dims
+from .budget import measure
+from .cases import prompts
+from .domains import PaddingMask, Positions, TokenIds, places
+from .entry_point import EntryPoint, TensorSpec
+from .errors import raised
+from .goldens import INPUTS, read_arrays
+from .kept import valid
+from .report import Row
+from .runner import Arrays, Runner
+
+FOLDER = "procedures"
+"""Beside the goldens of the entry points."""
+
+Entries = Mapping[str, EntryPoint]
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Greedy generation: a prompt through `prefill`, then each best token through `decode`.
+
+    Both give logits; their ids, masks and positions are told by their domains. What else `decode` takes is an input of
+    `prefill` by the same name, and stays as it is.
+
+    Args:
+        name: what reports call it.
+        prefill: the entry point of the prompt.
+        decode: the entry point of one more token.
+        caches: input of `decode` -> the output that it is fed with, of `prefill` at first and then of `decode`; what
+            `decode` does not give anew stays as `prefill` gave it.
+        ends: ids that end a row.
+        steps: most tokens that are generated.
+        prompt: tokens of the longer prompt.
+    """
+
+    name: str
+    prefill: str
+    decode: str
+    caches: Mapping[str, str]
+    ends: tuple[int, ...] = ()
+    steps: int = 8
+    prompt: int = 9
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What was generated.
+
+    Args:
+        inputs: the prompt.
+        ids: (rows, steps); behind its end a row holds padding.
+        margins: (rows, steps), of the best logit over the second; infinite behind the end.
+        logits: (steps, rows, classes), of each choice; empty where it was stored.
+    """
+
+    inputs: Arrays
+    ids: np.ndarray
+    margins: np.ndarray
+    logits: np.ndarray
+
+
+def prompt(entries: Entries, greedy: Greedy) -> Arrays:
+    """Draw the prompts: two of different length where `decode` has a mask for the padding."""
+    mask = entries[greedy.decode].input_of(PaddingMask)
+    return prompts(entries[greedy.prefill], mask is not None, greedy.prompt)
+
+
+def generate(runner: Runner, entries: Entries, greedy: Greedy, inputs: Arrays, steps: int) -> Generated:
+    """Generate token after token, each by the runner's own choice."""
+    prefill, decode = entries[greedy.prefill], entries[greedy.decode]
+    ids = _ids(prefill)
+    mask = _counts(prefill, inputs)
+    outputs = runner.run(prefill.name, inputs)
+    state = dict(outputs)
+    scores = [_last(prefill, inputs, outputs)]
+    chosen, margins, ended = [], [], np.zeros(len(mask), bool)
+    while True:
+        best, margin = _best(scores[-1])
+        chosen.append(np.where(ended, ids.pad, best))
+        margins.append(np.where(ended, np.inf, margin))
+        ended |= np.isin(chosen[-1], greedy.ends)
+        if len(chosen) == steps or ended.all():
+            break
+        mask = np.concatenate([mask, np.ones((len(mask), 1), bool)], axis=1)
+        fed = _fed(decode, greedy, inputs, state, chosen[-1], mask)
+        outputs = runner.run(decode.name, fed)
+        state |= outputs
+        scores.append(_last(decode, fed, outputs))
+    return Generated(inputs, np.stack(chosen, 1), np.stack(margins, 1), np.stack(scores))
+
+
+def _ids(entry: EntryPoint) -> TokenIds:
+    spec = entry.input_of(TokenIds)
+    if spec is None or not isinstance(spec.domain, TokenIds):
+        raise ValueError(f"{entry.name} takes no TokenIds: greedy generation cannot feed it")
+    return spec.domain
+
+
+def _counts(entry: EntryPoint, inputs: Arrays) -> np.ndarray:
+    """Say which tokens of the prompt count, (rows, tokens)."""
+    spec = entry.input_of(PaddingMask)
+    if spec is not None and isinstance(spec.domain, PaddingMask):
+        return inputs[spec.name].astype(bool) != spec.domain.inverted
+    ids = entry.input_of(TokenIds)
+    assert ids
+    return np.ones(inputs[ids.name].shape, bool)
+
+
+def _last(entry: EntryPoint, inputs: Arrays, outputs: Arrays) -> np.ndarray:
+    """Give the logits of each row's last token that counts, (rows, classes)."""
+    spec = next((spec for spec in entry.outputs if spec.kind.distributions), None)
+    if spec is None:
+        raise ValueError(f"{entry.name} gives no Logits: nothing can be chosen by them")
+    logits = outputs[spec.name]
+    if logits.ndim == 2:
+        return logits
+    counts = valid(spec, inputs, logits.shape)
+    if counts is None:
+        return logits[:, -1]
+    last = logits.shape[1] - 1 - np.argmax(counts[:, ::-1], axis=1)
+    return logits[np.arange(len(logits)), last]
+
+
+def _best(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    best = np.argmax(logits, axis=1)
+    two = np.partition(logits, -2, axis=1)[:, -2:]
+    return best, (two[:, 1] - two[:, 0]).astype(np.float64)
+
+
+def _fed(
+    decode: EntryPoint, greedy: Greedy, inputs: Arrays, state: Arrays, chosen: np.ndarray, mask: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Make the inputs of a step."""
+    ids = decode.input_of(TokenIds)
+    assert ids
+    fed: dict[str, np.ndarray] = {ids.name: chosen[:, None].astype(ids.dtype)}
+    fed |= {name: state[output] for name, output in greedy.caches.items()}
+    known = [spec for spec in decode.inputs if spec.name in fed]
+    sizes = dims.sizes_of((spec.shape, fed[spec.name].shape) for spec in known)
+    counts: dict[str, np.ndarray] = {}
+    for spec in decode.inputs:
+        if isinstance(spec.domain, PaddingMask) and spec.domain.ids == ids.name:
+            counts[spec.name] = mask[:, mask.shape[1] - dims.size(spec.shape[-1], sizes) :]
+            fed[spec.name] = (counts[spec.name] != spec.domain.inverted).astype(spec.dtype)
+    for spec in decode.inputs:
+        if spec.name not in fed:
+            fed[spec.name] = _other(decode, spec, inputs, counts)
+    return {spec.name: fed[spec.name] for spec in decode.inputs}
+
+
+def _other(decode: EntryPoint, spec: TensorSpec, inputs: Arrays, counts: Arrays) -> np.ndarray:
+    if isinstance(spec.domain, Positions) and spec.domain.mask in counts:
+        return places(counts[spec.domain.mask], 1).astype(spec.dtype)
+    if spec.name not in inputs:
+        raise ValueError(f"{decode.name} takes {spec.name}, which no cache fills and prefill does not take")
+    return inputs[spec.name]
+
+
+def record(exact: Runner, float32: Runner, entries: Entries, greedy: Greedy) -> Generated:
+    """Generate by the reference in float64, as far as float32 could not have chosen otherwise."""
+    inputs = prompt(entries, greedy)
+    wanted, other = (generate(each, entries, greedy, inputs, greedy.steps) for each in (exact, float32))
+    certain = 0
+    for step in range(min(wanted.ids.shape[1], other.ids.shape[1])):
+        allowed = measure(wanted.logits[step], other.logits[step]).allowed
+        same = np.array_equal(wanted.ids[:, step], other.ids[:, step])
+        if not same or wanted.margins[:, step].min() <= 2 * allowed:
+            break
+        certain = step + 1
+    return Generated(inputs, wanted.ids[:, :certain], wanted.margins[:, :certain], wanted.logits[:certain])
+
+
+def write(folder: Path, greedy: Greedy, generated: Generated) -> None:
+    """Write what was generated below the goldens in `folder`."""
+    arrays = {INPUTS + name: array for name, array in generated.inputs.items()}
+    arrays |= {"ids": generated.ids.astype(np.int64), "margins": generated.margins}
+    (folder / FOLDER).mkdir(exist_ok=True)
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    (folder / FOLDER / f"{greedy.name}.safetensors").write_bytes(save(contiguous))
+
+
+def read(folder: Path, greedy: Greedy) -> Generated:
+    """Read what `write` wrote.
+
+    Raises:
+        InputError: it is missing or altered beyond reading.
+    """
+    arrays = read_arrays(folder / FOLDER / f"{greedy.name}.safetensors")
+    inputs = {name.removeprefix(INPUTS): array for name, array in arrays.items() if name.startswith(INPUTS)}
+    none = np.zeros((0, 0))
+    return Generated(inputs, arrays.get("ids", none), arrays.get("margins", none), np.zeros((0, 0, 0)))
+
+
+def problems(entries: Entries, greedy: Greedy, golden: Generated) -> Iterator[str]:
+    """Say what a golden cannot prove: other prompts than those that are drawn, or no token that is certain."""
+    for name, array in prompt(entries, greedy).items():
+        stored = golden.inputs.get(name)
+        if stored is None or (stored.shape, stored.dtype) != (array.shape, array.dtype):
+            form = "missing" if stored is None else f"{stored.dtype} {stored.shape}"
+            yield f"{greedy.name}: {name} is {form}, expected {array.dtype} {array.shape}"
+    rows = len(next(iter(golden.inputs.values()), ()))
+    if golden.ids.shape[:1] != (rows,) or golden.ids.shape != golden.margins.shape:
+        yield f"{greedy.name}: the ids are of shape {golden.ids.shape}, the margins of {golden.margins.shape}"
+    elif golden.ids.shape[1] == 0:
+        yield f"{greedy.name}: no token is certain: float32 and float64 do not choose the same one"
+    elif golden.margins.min() <= 0:
+        yield f"{greedy.name}: a token has the margin {golden.margins.min():.3g} over the next: it was not chosen"
+
+
+def judge(runner: Runner, entries: Entries, greedy: Greedy, golden: Generated, steps: int) -> Row:
+    """Generate as many tokens as a golden has, `steps` at most, and compare the ids."""
+    steps = min(steps, golden.ids.shape[1])
+    place = (greedy.name, f"greedy generation, {steps} tokens", "ids")
+    try:
+        found = generate(runner, entries, greedy, golden.inputs, steps)
+    except Exception as error:
+        return Row(*place, False, raised(error))
+    return Row(*place, not (problem := _parts(found.ids, golden, steps)), problem)
+
+
+def _parts(found: np.ndarray, golden: Generated, steps: int) -> str:
+    """Say at which token another one was chosen."""
+    got: Sequence[Sequence[int]] = found.tolist()
+    for step in range(steps):
+        for row, want in enumerate(golden.ids[:, step].tolist()):
+            have = got[row][step] if step < len(got[row]) else None
+            if have != want:
+                margin = golden.margins[row, step]
+                return f"token {step} of row {row} is {have}, expected {want} (which leads by {margin:.3g})"
+    return ""
