@@ -320,8 +320,14 @@ def _frozen(value: JSON, what: str) -> Any:
 
 
 def config_to_json(config: Config) -> dict[str, Any]:
-    """Write a configuration as the manifest holds it."""
-    return dataclasses.asdict(config)
+    """Write a configuration as the manifest holds it, and as JSON gives it back: lists for tuples."""
+    return {name: _thawed(value) for name, value in dataclasses.asdict(config).items()}
+
+
+def _thawed(value: Any) -> JSON:
+    if isinstance(value, dict):
+        return {name: _thawed(inner) for name, inner in value.items()}
+    return [_thawed(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,12 +17,12 @@ from bgevis.converter.use.fixture import write_documents, write_fixture
 from bgevis.model.bert import FAMILY as BERT
 from bgevis.model.bert.config import UPSTREAM_DEFAULTS
 from bgevis.model.documents import Document, Given
-from bgevis.model.family import Source, config_to_json, dotted, families
+from bgevis.model.family import Source, config_from_json, config_to_json, dotted, families
 from bgevis.model.visualized_bge import FAMILY as VISUALIZED
 from bgevis.validation.errors import ConvertError, InputError
 
 TINY = BERT.sizes["tiny"]
-SHAPES = BERT.layout(TINY)
+SHAPES = BERT.checkpoint_shapes(TINY)
 ODD = {name: tuple(48 if n == 32 else n for n in shape) for name, shape in SHAPES.items()}
 """Of no published size: its heads are known from nowhere."""
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "##s", "a"]
@@ -93,15 +93,16 @@ def test_a_folder_of_sentence_transformers_needs_no_option(folder):
 @pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
 def test_the_documents_of_a_fixture_say_its_configuration(family, tmp_path):
     for size, config in family.sizes.items():
-        write_documents(tmp_path / size, {}) if (tmp_path / size).mkdir() else None
+        (tmp_path / size).mkdir()
         write_documents(tmp_path / size, family.documents(config))
         read = {
             place: Document(place, place, json.loads((tmp_path / size / place).read_text()))
             for place in family.documents(config)
         }
-        configured = family.configure(Source(family.layout(config), documents=read))
-        limit = {} if family is VISUALIZED else {"max_seq_length": config.max_tokens}
+        configured = family.configure(Source(family.checkpoint_shapes(config), documents=read))
+        limit = {"max_seq_length": config.max_tokens} if family is BERT else {}
         assert configured.config == dataclasses.replace(config, **limit)
+        assert configured.origins.keys() == dict(dotted(config_to_json(configured.config))).keys()
         for document in read.values():
             assert document.read
             document.finish()
@@ -230,8 +231,8 @@ def test_nothing_is_guessed(folder):
 def test_published_shapes_state_sizes_and_never_the_pooling(size):
     config = BERT.sizes[size]
     with pytest.raises(InputError, match="states pooling"):
-        bert(BERT.layout(config), {})
-    found = bert(BERT.layout(config), POOLED)
+        bert(BERT.checkpoint_shapes(config), {})
+    found = bert(BERT.checkpoint_shapes(config), POOLED)
     assert found.config == dataclasses.replace(config, pooling="cls", max_seq_length=config.max_tokens)
     assert found.origins["num_attention_heads"].startswith("published size")
 
@@ -268,6 +269,8 @@ def test_prompts(folder):
     config = identify(folder, Options()).config
     assert BERT.texts(config).prefix == "q: "
     assert config.prompts == (("query", "q: "),)
+    assert json.loads(json.dumps(config_to_json(config))) == config_to_json(config)
+    assert config_from_json(type(config), config_to_json(config)) == config
     assert BERT.documents(config)["config_sentence_transformers.json"]["default_prompt_name"] == "query"
     change(folder, "config_sentence_transformers.json", default_prompt_name="plain")
     assert BERT.texts(identify(folder, Options()).config).prefix == ""
@@ -665,13 +668,13 @@ def test_facts_beside_the_tensors_are_kept_plain(tmp_path):
 
 @pytest.mark.parametrize("size", VISUALIZED.sizes)
 def test_published_sizes_need_no_file(size):
-    configured = VISUALIZED.configure(Source(VISUALIZED.layout(VISUALIZED.sizes[size])))
+    configured = VISUALIZED.configure(Source(VISUALIZED.checkpoint_shapes(VISUALIZED.sizes[size])))
     assert configured.config == VISUALIZED.sizes[size]
     assert configured.origins.keys() == dict(dotted(config_to_json(configured.config))).keys()
 
 
 def eva(**fields):
-    shapes = VISUALIZED.layout(VISUALIZED.sizes["tiny"])
+    shapes = VISUALIZED.checkpoint_shapes(VISUALIZED.sizes["tiny"])
     document = Document("eva_config.json", "eva_config.json", {"vision_cfg": fields})
     configured = VISUALIZED.configure(Source(shapes, documents={"eva_config.json": document}))
     document.finish()
@@ -691,7 +694,7 @@ def test_an_eva_configuration_must_agree(field, value):
 
 
 def test_its_pooling_is_its_own():
-    shapes = VISUALIZED.layout(VISUALIZED.sizes["tiny"])
+    shapes = VISUALIZED.checkpoint_shapes(VISUALIZED.sizes["tiny"])
     given = {"text.pooling": Given("mean", "--set")}
     with pytest.raises(
         InputError, match=r"text.pooling is 'mean', but code of FlagEmbedding's Visualized_BGE says 'cls'"
