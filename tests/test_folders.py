@@ -254,6 +254,13 @@ def test_the_limit_is_sentence_transformers_then_the_tokenizers(folder):
     assert entry.axes["tokens"].high == 40
 
 
+def test_the_limit_lies_in_the_first_of_upstreams_files(folder):
+    (folder / "sentence_bert_config.json").rename(folder / "sentence_roberta_config.json")
+    change(folder, "sentence_roberta_config.json", max_seq_length=16)
+    origin = identify(folder, Options()).configured.origins["max_seq_length"]
+    assert origin == "sentence_roberta_config.json: max_seq_length"
+
+
 def test_prompts(folder):
     change(
         folder, "config_sentence_transformers.json", prompts={"query": "q: ", "plain": ""}, default_prompt_name="query"
@@ -280,7 +287,7 @@ def test_prompts(folder):
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "model_type = 'SparseEncoder'"),
         ("config_sentence_transformers.json", {"similarity_fn_name": "maxsim"}, "expected 'cosine' or"),
         ("config_sentence_transformers.json", {"prompts": {"query": 3}}, r"prompts.query is 3, expected a text"),
-        ("sentence_bert_config.json", {"max_seq_length": 2}, "max_seq_length is 2, expected a number at least 3"),
+        ("sentence_bert_config.json", {"max_seq_length": 1}, "max_seq_length is 1, expected a whole number at least 2"),
         ("sentence_bert_config.json", {"query_length": 32}, "query_length = 32"),
         ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task = 'fill-mask'"),
         ("tokenizer_config.json", {"padding_side": "left"}, "padding_side is 'left', expected 'right'"),
@@ -462,6 +469,11 @@ def test_what_is_set_is_held_to_what_the_field_may_be(folder):
     )
     refused(folder, "--set: hidden_size is 64, but shape of", sets=("hidden_size=64",))
     refused(folder, "the family bert has no nothing", sets=("nothing=1",))
+    refused(folder, "--set: model_type is 't5', expected 'bert' or", sets=("model_type=t5",))
+    assert identify(folder, Options(sets=("model_type=camembert",))).config.model_type == "xlm-roberta"
+    (folder / "config.json").unlink()
+    assert identify(folder, Options(sets=("model_type=bert",))).config.num_attention_heads == 4
+    refused(folder, "num_attention_heads is stated nowhere", sets=("model_type=roberta",))
     refused(folder, "expected FIELD=VALUE", sets=("nothing",))
     refused(folder, "is said twice", sets=("pooling=cls",), pooling="mean")
     refused(folder, "--set: pooling is 'max', expected 'cls' or 'mean'", sets=("pooling=max",))
