@@ -209,7 +209,7 @@ class Family:
         entry_points: what can be called.
         network: the NNX model behind the entry points.
         reference: the PyTorch original: upstream's own classes where they can be installed, see `upstream.py`.
-        sizes: published sizes by name, and a tiny one.
+        sizes: of fixtures, by name: published ones and `tiny`, whose shapes say nothing of a user's file.
         images: how pictures become the input, as preprocess.json states it (docs/pack.md), or that nobody says and
             why; None for families without pictures.
         embeddings: what the outputs are: {"pooling": "cls", "normalize": True}, for preprocess.json.

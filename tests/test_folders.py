@@ -475,11 +475,12 @@ def test_what_is_set_is_held_to_what_the_field_may_be(folder):
     refused(folder, "--set: model_type is 't5', expected 'bert' or", sets=("model_type=t5",))
     assert identify(folder, Options(sets=("model_type=camembert",))).config.model_type == "xlm-roberta"
     (folder / "config.json").unlink()
-    assert identify(folder, Options(sets=("model_type=bert",))).config.num_attention_heads == 4
+    sets = ("model_type=bert", "num_attention_heads=8", "layer_norm_eps=1e-5", "hidden_act=gelu", "pad_token_id=0")
+    assert identify(folder, Options(sets=sets)).config.num_attention_heads == 8
     refused(folder, "num_attention_heads is stated nowhere", sets=("model_type=roberta",))
     refused(folder, "expected FIELD=VALUE", sets=("nothing",))
     refused(folder, "is said twice", sets=("pooling=cls",), pooling="mean")
-    refused(folder, "--set: pooling is 'max', expected 'cls' or 'mean'", sets=("pooling=max",))
+    refused(folder, "--set: pooling is 'max', expected 'cls' or 'mean'", sets=(*sets, "pooling=max"))
 
 
 def test_what_is_ignored_must_be_there(folder):
@@ -666,17 +667,28 @@ def test_facts_beside_the_tensors_are_kept_plain(tmp_path):
 # Visualized-BGE.
 
 
-@pytest.mark.parametrize("size", VISUALIZED.sizes)
+def test_a_network_of_a_fixtures_shapes_does_not_take_its_heads():
+    with pytest.raises(InputError, match="num_attention_heads is stated nowhere"):
+        bert(BERT.checkpoint_shapes(TINY), POOLED | {"model_type": Given("bert", "--set")})
+
+
+@pytest.mark.parametrize("size", ["base", "m3"])
 def test_published_sizes_need_no_file(size):
     configured = VISUALIZED.configure(Source(VISUALIZED.checkpoint_shapes(VISUALIZED.sizes[size])))
     assert configured.config == VISUALIZED.sizes[size]
     assert configured.origins.keys() == dict(dotted(config_to_json(configured.config))).keys()
 
 
+def text() -> dict[str, Document]:
+    """Give the text encoder's config.json."""
+    stated = VISUALIZED.documents(VISUALIZED.sizes["tiny"])
+    return {place: Document(place, place, content) for place, content in stated.items()}
+
+
 def eva(**fields):
     shapes = VISUALIZED.checkpoint_shapes(VISUALIZED.sizes["tiny"])
     document = Document("eva_config.json", "eva_config.json", {"vision_cfg": fields})
-    configured = VISUALIZED.configure(Source(shapes, documents={"eva_config.json": document}))
+    configured = VISUALIZED.configure(Source(shapes, documents=text() | {"eva_config.json": document}))
     document.finish()
     return configured.config
 
@@ -699,4 +711,4 @@ def test_its_pooling_is_its_own():
     with pytest.raises(
         InputError, match=r"text.pooling is 'mean', but code of FlagEmbedding's Visualized_BGE says 'cls'"
     ):
-        VISUALIZED.configure(Source(shapes, given=given))
+        VISUALIZED.configure(Source(shapes, documents=text(), given=given))

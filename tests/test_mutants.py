@@ -14,8 +14,8 @@ from mutants import benign, configs, programs, rules, source
 from mutants.bench import VARIANTS, Bench
 
 PARTS = {
-    rules: {"bert": 1, "visualized_bge": 9},
-    source: {"bert": 9, "xlm-roberta": 13, "visualized_bge": 31},
+    rules: {"bert": 1, "visualized_bge": 9, "clip": 23},
+    source: {"bert": 9, "xlm-roberta": 13, "visualized_bge": 31, "clip": 17},
     configs: {"bert": 4, "xlm-roberta": 7, "visualized_bge": 11},
     programs: {"bert": 3, "xlm-roberta": 11, "visualized_bge": 29},
 }
@@ -46,6 +46,7 @@ def test_mistakes_are_caught(benches, maker, variant, step):
         ("bert", "bert.modeling", np.finfo(np.float16).min),
         ("xlm-roberta", "bert.modeling", np.finfo(np.float16).min),
         ("visualized_bge", "visualized_bge.modeling", np.finfo(np.float32).min),
+        ("clip", "clip.modeling", np.finfo(np.float16).min),
     ],
 )
 def test_what_another_family_adds_to_masked_scores_is_caught(benches, variant, module, other):
@@ -55,6 +56,15 @@ def test_what_another_family_adds_to_masked_scores_is_caught(benches, variant, m
     with source.mutated(module, text):
         assert bench.with_network(lambda: bench.family.network(bench.config)) == "parity: masked scores probe"
     assert changes == 1
+
+
+def test_a_text_that_is_pooled_at_its_last_end_is_caught(benches):
+    """No drawn text has two."""
+    right, wrong = "return jnp.argmax(ends, axis=1)", "return ends.shape[1] - 1 - jnp.argmax(ends[:, ::-1], axis=1)"
+    text, bench = inspect.getsource(importlib.import_module("bgevis.model.clip.modeling")), benches["clip"]
+    assert text.count(right) == 1
+    with source.mutated("clip.modeling", text.replace(right, wrong)):
+        assert bench.with_network(lambda: bench.family.network(bench.config)) == "parity: outputs"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -47,6 +47,7 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "bert": ("bert", {}),
     "xlm-roberta": ("bert", ROBERTA),
     "visualized_bge": ("visualized_bge", {}),
+    "clip": ("clip", {}),
 }
 """Name -> family, what is not as in its size `tiny`. The second one pools by mean and uses the tanh form of gelu."""
 

@@ -47,7 +47,7 @@ class Sessions:
     """The ONNX programs at one optimisation level and number of threads."""
 
     def __init__(self, bench: Bench, level: str, threads: int):
-        self.name = f"{level} {threads}"
+        self.name, self.entries = f"{level} {threads}", bench.net.entry_points
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
         options.intra_op_num_threads = threads
@@ -59,7 +59,8 @@ class Sessions:
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute an entry point."""
         feed = {n: a.astype(np.int64) if a.dtype == np.int32 else a for n, a in inputs.items()}
-        return {"embeddings": self.sessions[entry_point].run(["embeddings"], feed)[0]}
+        names = [spec.name for spec in self.entries[entry_point].outputs]
+        return dict(zip(names, self.sessions[entry_point].run(names, feed), strict=True))
 
 
 Change = Callable[[EntryPoint, Arrays], tuple[Arrays, np.ndarray]]
@@ -74,7 +75,10 @@ class Rearranged:
 
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute an entry point."""
-        changed, rows = self.change(self.bench.net.entry_points[entry_point], inputs)
+        entry = self.bench.net.entry_points[entry_point]
+        if entry.rows is None:  # its rows are not those of one batch
+            return self.runner.run(entry_point, inputs)
+        changed, rows = self.change(entry, inputs)
         outputs = self.runner.run(entry_point, changed)
         return {name: array[rows] for name, array in outputs.items()}
 

@@ -15,10 +15,11 @@ MODULES = {
     "bert": ("ops", "layers", "attention", "blocks", "bert.modeling"),
     "xlm-roberta": ("ops", "bert.modeling"),
     "visualized_bge": ("ops", "layers", "blocks", "bert.modeling", "visualized_bge.modeling"),
+    "clip": ("ops", "attention", "blocks", "clip.modeling"),
 }
 """Variant -> the modules that are mutated there."""
 
-CHAIN = ("ops", "layers", "attention", "blocks", "bert.modeling", "visualized_bge.modeling")
+CHAIN = ("ops", "layers", "attention", "blocks", "bert.modeling", "visualized_bge.modeling", "clip.modeling")
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult}
 SIBLINGS = {
     "cos": "sin",
