@@ -34,7 +34,8 @@ def runs(program, cases):
         worst = 0.0
         for case in cases:
             arrays = np.load(case)
-            got = session.run(["embeddings"], {name: arrays[name].astype(kind) for name, kind in kinds.items()})[0]
+            given = {name: arrays[name].astype(kind) for name, kind in kinds.items()}
+            got = session.run([str(arrays["output"])], given)[0]
             worst = max(worst, float(np.abs(got - arrays["want"]).max() / arrays["allowed"]))
         return "ok" if worst <= 1 else f"differs by {worst:.2f} of what is allowed"
     except Exception as error:
@@ -69,7 +70,7 @@ for folder in sorted((work / "saved_model").iterdir()):
             for case in sorted((work / "cases" / folder.name.split()[0] / name).iterdir()):
                 arrays = np.load(case)
                 given = {n: tf.constant(arrays[n], spec.dtype) for n, spec in specs.items()}
-                got = signature(**given)["embeddings"].numpy()
+                got = signature(**given)[str(arrays["output"])].numpy()
                 share = float(np.abs(got - arrays["want"]).max() / arrays["allowed"])
                 if share > 1:
                     said[name] = f"differs by {share:.2f} of what is allowed"
@@ -95,8 +96,8 @@ for program in sorted(work.glob("stablehlo/*/*.jax_export")):
         worst = 0.0
         for case in sorted((work / "cases" / variant / name).iterdir()):
             arrays = np.load(case)
-            given = [arrays[n] for n in arrays.files if n not in ("want", "allowed")]
-            got = np.asarray(exported.call(weights, *given)["embeddings"])
+            given = [arrays[n] for n in arrays.files if n not in ("want", "allowed", "output")]
+            got = np.asarray(exported.call(weights, *given)[str(arrays["output"])])
             worst = max(worst, float(np.abs(got - arrays["want"]).max() / arrays["allowed"]))
         found[f"{variant} {name}"] = "ok" if worst <= 1 else f"differs by {worst:.2f} of what is allowed"
     except Exception as error:
@@ -114,7 +115,8 @@ def prepare(work: Path) -> None:
     import numpy as np
     import onnx
     from in_process import in_this_process
-    from mutants.bench import VARIANTS, Bench
+    from mutants.bench import Bench
+    from variants import VARIANTS
 
     from bgevis.converter.manifest import WEIGHTS_PATH
     from bgevis.exporters.base import Request, exporters
@@ -150,8 +152,10 @@ def prepare(work: Path) -> None:
             for golden in Goldens(bench.run.path / "goldens").cases():
                 folder = work / "cases" / variant / golden.case.entry_point
                 folder.mkdir(parents=True, exist_ok=True)
-                allowed = golden.budgets["embeddings"].allowed
-                arrays = {**golden.case.inputs, "want": golden.outputs["embeddings"], "allowed": np.float64(allowed)}
+                output = bench.net.entry_points[golden.case.entry_point].outputs[0].name
+                allowed = np.float64(golden.budgets[output].allowed)
+                wanted = {"output": output, "want": golden.outputs[output], "allowed": allowed}
+                arrays = golden.case.inputs | wanted
                 np.savez(folder / f"{len(list(folder.iterdir()))}.npz", **arrays)
 
 

@@ -27,7 +27,10 @@ from bgevis.exporters.base import exporters
 from bgevis.exporters.weights import WeightsFile
 from bgevis.model.bert import FAMILY as BERT
 from bgevis.model.bert.config import BertConfig
+from bgevis.model.clip import config as clip
+from bgevis.model.clip.config import ClipConfig, TextConfig
 from bgevis.model.family import Rule, families
+from bgevis.model.pictures import Pictures
 from bgevis.model.visualized_bge.config import VisionConfig, VisualizedBGEConfig
 from bgevis.validation.errors import ConvertError
 
@@ -40,10 +43,18 @@ SEVEN_HEADS = BertConfig(
 TOWER = VisionConfig(30, 6, 60, 3, 3, 133, pretrained_grid=7, embed_dim=17)
 FIVE_HEADS = BertConfig(190, 60, 3, 5, 77, 64, 2, layer_norm_eps=1e-12, cls_token_id=3, sep_token_id=4)
 
+TWO_TOWERS = ClipConfig(
+    TextConfig(42, 3, 3, 58, 1e-7, "silu", 131, 23, 2, 7, 90, 90, 23),
+    clip.VisionConfig(30, 2, 5, 44, 1e-6, "quick_gelu", image_size=18, patch_size=6),
+    17,
+    Pictures((18,), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
+)
+
 SIZES = {
     "bert, 3 heads of 14, float16": ("bert", THREE_HEADS, "float16"),
     "xlm-roberta, 7 heads of 8, bfloat16": ("bert", SEVEN_HEADS, "bfloat16"),
     "visualized_bge, 25 patches of 6, bfloat16": ("visualized_bge", VisualizedBGEConfig(FIVE_HEADS, TOWER), "bfloat16"),
+    "clip, 3 heads of 14 and 5 of 6, float16": ("clip", TWO_TOWERS, "float16"),
 }
 FAST = ("onnx",)
 EVERY = tuple(name for name, exporter in exporters().items() if not exporter.layout)
@@ -61,6 +72,8 @@ def checkpoint(folder: Path, family: str, config, dtype: str, suffix: str = ".sa
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sizes, "held out", config)
         write_fixture(family, "held out", 77, dtype, folder / f"model{suffix}")
+    if family == "clip":
+        return folder / f"model{suffix}"  # with its config.json
     text = config.text if family == "visualized_bge" else dataclasses.replace(config, max_seq_length=config.max_tokens)
     (folder / "config.json").write_text(json.dumps(BERT.documents(text)["config.json"]))
     words = [f"w{i}" for i in range(text.vocab_size)]
@@ -85,7 +98,7 @@ def test_a_size_that_nobody_published_is_converted_and_proved(tmp_path, size, fo
     run = convert(file, tmp_path / "run", formats, no_tokenizer=True)
     manifest = json.loads((run / "manifest.json").read_text())
     assert set(manifest["verdicts"].values()) == {"pass"}
-    stated = {} if family == "visualized_bge" else {"max_seq_length": config.max_tokens}
+    stated = {"max_seq_length": config.max_tokens} if family == "bert" else {}
     assert family_and_config(manifest)[1] == dataclasses.replace(config, **stated)
     assert (run / "provenance.json").exists()
 

@@ -21,26 +21,23 @@ from onnx import TensorProto, helper, numpy_helper
 from bgevis.converter.proof.programs import places, probe_rows
 from bgevis.exporters.base import exporters
 from bgevis.exporters.weights import WeightsFile
-from bgevis.model.bert.config import SIZES as BERT
-from bgevis.model.visualized_bge.config import SIZES as VISUALIZED_BGE
 from bgevis.validation.compare import compare
 from bgevis.validation.goldens import Goldens
 from bgevis.validation.probe import read_factors
 
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
-from mutants.bench import VARIANTS, Bench
+from mutants.bench import Bench
+from variants import MOST, TINY, deepened, family_of
 
 LAYERS = 4
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=MOST)
 def bench(request, tmp_path_factory):
     """Networks of four layers in each tower, with their ONNX programs."""
-    text = dataclasses.replace(BERT["tiny"], num_hidden_layers=LAYERS)
-    vision = dataclasses.replace(VISUALIZED_BGE["tiny"].vision, layers=LAYERS)
+    family = family_of(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BERT, "tiny", text)
-        patch.setitem(VISUALIZED_BGE, "tiny", dataclasses.replace(VISUALIZED_BGE["tiny"], text=text, vision=vision))
+        patch.setitem(family.sizes, TINY, deepened(family.sizes[TINY], LAYERS))
         yield Bench(request.param, tmp_path_factory.mktemp("deep"))
 
 
@@ -238,7 +235,9 @@ def test_a_right_program_shows_every_module_and_parts_nowhere(bench, opset, tmp_
     opened = dataclasses.replace(bench.onnx, directory=tmp_path, programs=EXPORTER.write(request))
     for entry in opened.programs:
         model = onnx.load(programs / f"{entry}.onnx", load_external_data=False)
-        shown = json.loads(model.metadata_props[0].value).keys() | {"embeddings"}
+        shown = json.loads(model.metadata_props[0].value).keys() | {
+            output.name for output in bench.net.entry_points[entry].outputs
+        }
         for folder in (bench.run.path / "goldens", *(bench.run.path / "goldens" / "probes").iterdir()):
             traced = Goldens(folder).intermediates(entry)
             unseen = shown - set(

@@ -1,5 +1,6 @@
 """ONNX in smaller numbers: near enough, the same bytes again, and a mistake is found although rounding is allowed."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from bgevis.exporters.precisions import FLOORS, PRECISIONS
 from bgevis.exporters.weights import WeightsFile, plan, write
 from bgevis.model.runner import NNXRunner
 from bgevis.validation.cases import cases, neighbour_batches
+from bgevis.validation.entry_point import PaddingMask
 from bgevis.validation.goldens import golden
 from bgevis.validation.report import Report
 from bgevis.validation.rounded import compare_rounded, cosines, shared_neighbours
@@ -26,9 +28,11 @@ from bgevis.validation.rounded import compare_rounded, cosines, shared_neighbour
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 import tiny_decoder
 import tiny_exports as tiny
+from variants import VARIANTS
 
 ROUNDED = PRECISIONS[1:]
-NETWORKS = ("bert", "xlm-roberta", "visualized_bge")
+FAST = {*itertools.product(VARIANTS[:1], ROUNDED), *itertools.product(VARIANTS[1:], ("float16", "int8"))}
+"""What is tried of which network when time is short: of the first, everything."""
 BITS = {"float16": 16, "bfloat16": 16, "int8": 8, "int8-reduced": 8}
 
 
@@ -66,32 +70,42 @@ def exporter_of(precision: str):
     return exporters()[f"onnx-{precision}"]
 
 
+class Written(dict[tuple[str, str], Artifact]):
+    """Network and precision -> its programs, written when they are first asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __missing__(self, key: tuple[str, str]) -> Artifact:
+        name, precision = key
+        self[key] = export(precision, tiny.networks()[name], self.folder / name / precision)
+        return self[key]
+
+
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> dict[tuple[str, str], Artifact]:
-    folder = tmp_path_factory.mktemp("precisions")
-    return {
-        (name, precision): export(precision, tiny.networks()[name], folder / name / precision)
-        for name in NETWORKS
-        for precision in ROUNDED
-    }
+def written(tmp_path_factory) -> Written:
+    return Written(tmp_path_factory.mktemp("precisions"))
 
 
-def judge(artifact: Artifact, precision: str, clean: Artifact | None = None) -> Report:
-    """Hold the programs of `artifact` to the gate; the rounded weights are those of `clean`."""
+def judge(artifact: Artifact, precision: str, clean: Artifact | None = None, entries: int | None = 1) -> Report:
+    """Hold the first programs of `artifact` to the gate; the rounded weights are those of `clean`."""
     network, exporter = artifact.network(), exporter_of(precision)
     file = WeightsFile(artifact.directory / PROGRAMS / WEIGHTS)
     rounded = dict(exporter.read_weights(clean or artifact))
     float32 = float32_runners(NNXRunner(network, file), file, rounded, precision)
-    inputs = {"encode_text": neighbour_batches(network.entry_points["encode_text"])[:2]}
+    inputs = {name: neighbour_batches(entry)[:2] for name, entry in [*network.entry_points.items()][:entries]}
     return compare_rounded(exporter.open(artifact), *float32, network.entry_points, [], inputs, FLOORS[precision])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("precision", ROUNDED)
+def marked(name: str, precision: str):
+    return pytest.param(name, precision, marks=[] if (name, precision) in FAST else pytest.mark.prove)
+
+
+@pytest.mark.parametrize(("name", "precision"), itertools.starmap(marked, itertools.product(VARIANTS, ROUNDED)))
 def test_every_network_passes_in_every_precision(written, name, precision):
-    report = judge(written[name, precision], precision)
+    report = judge(written[name, precision], precision, entries=None)
     assert report.passed, list(report.failures)
-    assert {row.case.partition(":")[0] for row in report.rows} == {"64 inputs"}
+    assert {row.entry_point for row in report.rows} == set(written[name, precision].entry_points)
 
 
 def judge_decoder(artifact: Artifact, precision: str, clean: Artifact) -> Report:
@@ -147,9 +161,9 @@ def test_every_opset(tmp_path, precision, opset):
     assert judge(artifact, precision).passed
 
 
-@pytest.mark.parametrize("precision", ROUNDED)
-def test_every_weight_is_the_leaf_rounded(written, precision):
-    artifact = written["visualized_bge", precision]
+@pytest.mark.parametrize(("name", "precision"), itertools.starmap(marked, itertools.product(VARIANTS, ROUNDED)))
+def test_every_weight_is_the_leaf_rounded(written, name, precision):
+    artifact = written[name, precision]
     said = dict(exporter_of(precision).rounding(artifact))
     assert set(said) == {leaf for entry in artifact.programs for leaf in artifact.network().used_weights(entry)}
     assert not any(said.values())
@@ -284,11 +298,12 @@ def test_neighbour_inputs_are_legal_and_the_same_every_time():
     for network in tiny.networks().values():
         for entry in network.entry_points.values():
             one, other = neighbour_batches(entry), neighbour_batches(entry)
-            assert sum(len(batch[entry.inputs[0].name]) for batch in one) in (64, 256)
+            if entry.rows is not None:
+                assert sum(entry.sizes(batch)[entry.rows] for batch in one) in (64, 256)
             for a, b in zip(one, other, strict=True):
                 assert all(np.array_equal(a[name], b[name]) for name in a)
-                if "attention_mask" in a:
-                    assert a["attention_mask"].any(axis=1).all()
+                masks = [spec for spec in entry.inputs if isinstance(spec.domain, PaddingMask)]
+                assert all((a[spec.name].astype(bool) != spec.domain.inverted).any(axis=-1).all() for spec in masks)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

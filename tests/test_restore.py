@@ -19,17 +19,21 @@ from bgevis.converter.stages import build, export, load, remap, verify
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.converter.use.restore import restore
 from bgevis.exporters.base import exporters
+from bgevis.model.family import families
 from bgevis.validation.errors import GateError, InputError
 
 FORMATS = {name: exporter for name, exporter in exporters().items() if not (exporter.optional or exporter.layout)}
+CHEAP = ("onnx", "orbax", "stablehlo")
 SOURCES = [
-    ("bert", "float32", "pth", tuple(FORMATS)),
-    ("bert", "float16", "safetensors", tuple(FORMATS)),
-    ("bert", "bfloat16", "pth", ("onnx", "orbax", "stablehlo")),
-    ("visualized_bge", "float32", "pth", tuple(FORMATS)),
-    ("visualized_bge", "float16", "pth", ("onnx", "orbax", "stablehlo")),
-    ("visualized_bge", "bfloat16", "safetensors", ("onnx", "orbax", "stablehlo")),
+    source
+    for family in families()
+    for source in (
+        (family, "float32", "pth", tuple(FORMATS)),
+        (family, "float16", "safetensors", CHEAP),
+        (family, "bfloat16", "pth", CHEAP),
+    )
 ]
+BERT, TIED = ("bert", "float32", "pth"), ("visualized_bge", "float32", "pth")
 CASES = [pytest.param(source[:3], name, id="-".join((*source[:3], name))) for source in SOURCES for name in source[3]]
 
 
@@ -86,7 +90,7 @@ def test_every_format_leads_back_to_the_checkpoint(runs, tmp_path, source, name)
 
 
 def test_tied_tensors_share_a_storage_again(runs, tmp_path):
-    source = SOURCES[3][:3]
+    source = TIED
     run = runs.exported(source, "onnx")
     restored = restore(run, FORMATS["onnx"], tmp_path / "back.pth", Silent())
     wanted, got = state(runs.checkpoint(source)), state(tmp_path / "back.pth")
@@ -111,9 +115,9 @@ LARGEST = "embeddings.word_embeddings.weight"
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_a_flipped_bit_is_found_and_its_tensor_named(runs, tmp_path, name):
-    run = runs.exported(SOURCES[0][:3], name)
+    run = runs.exported(BERT, name)
     shutil.copytree(run.path, tmp_path / "damaged")
-    needle = state(runs.checkpoint(SOURCES[0][:3]))[LARGEST].numpy().tobytes()[512:1024]
+    needle = state(runs.checkpoint(BERT))[LARGEST].numpy().tobytes()[512:1024]
     files = [p for p in (tmp_path / "damaged" / FORMATS[name].folder).rglob("*") if p.is_file()]
     (file,) = [p for p in files if needle in p.read_bytes()]
     flip(file, file.read_bytes().index(needle) + 17)
@@ -124,7 +128,7 @@ def test_a_flipped_bit_is_found_and_its_tensor_named(runs, tmp_path, name):
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_what_cannot_be_read_is_a_verdict_too(runs, tmp_path, name):
-    run = runs.exported(SOURCES[0][:3], name)
+    run = runs.exported(BERT, name)
     shutil.copytree(run.path, tmp_path / "damaged")
     folder = tmp_path / "damaged" / FORMATS[name].folder
     for file in [p for p in folder.rglob("*") if p.is_file() and (name != "stablehlo" or p.suffix == ".safetensors")]:
@@ -135,7 +139,7 @@ def test_what_cannot_be_read_is_a_verdict_too(runs, tmp_path, name):
 
 
 def test_a_lost_parameter_is_named(runs, tmp_path):
-    run = runs.exported(SOURCES[0][:3], "stablehlo")
+    run = runs.exported(BERT, "stablehlo")
     shutil.copytree(run.path, tmp_path / "damaged")
     manifest = json.loads((tmp_path / "damaged" / "manifest.json").read_text())
     weights = manifest["entry_points"]["encode_text"]["programs"]["stablehlo"]["weights"]
@@ -146,7 +150,7 @@ def test_a_lost_parameter_is_named(runs, tmp_path):
 
 
 def test_the_command(runs, tmp_path):
-    run = runs.exported(SOURCES[0][:3], "orbax")
+    run = runs.exported(BERT, "orbax")
 
     def command(*arguments, env=None):
         whole = [sys.executable, "-m", "bgevis.converter", "restore", str(run.path), *map(str, arguments)]
@@ -170,7 +174,7 @@ def test_the_command(runs, tmp_path):
 def test_without_torch_only_its_own_container_is_refused(runs, tmp_path, monkeypatch):
     from bgevis.validation.errors import EnvironmentFailure
 
-    run = runs.exported(SOURCES[0][:3], "orbax")
+    run = runs.exported(BERT, "orbax")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(EnvironmentFailure, match="needs PyTorch"):
         restore(run, FORMATS["orbax"], tmp_path / "back.pth", Silent())

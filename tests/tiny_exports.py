@@ -1,6 +1,5 @@
 """Tiny networks with random weights and their exports. `python tiny_exports.py OUT` makes them all in one process."""
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -12,22 +11,17 @@ import numpy as np
 
 from bgevis.exporters.base import PROGRAMS, WEIGHTS, Artifact, Exporter, Request, exporters
 from bgevis.exporters.weights import WeightsFile, plan, write
+from bgevis.validation.cases import cases as drawn
+from bgevis.validation.cases import longest_sizes
+from bgevis.validation.domains import padded
 
-STATIC = ({"batch": 2, "tokens": 6},)
+sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+from variants import VARIANTS, config_of, family_of
 
 
 @functools.cache
 def networks():
-    from bgevis.model.bert import FAMILY as BERT
-    from bgevis.model.visualized_bge import FAMILY as VISUALIZED_BGE
-
-    bert = BERT.sizes["tiny"]
-    roberta = dataclasses.replace(bert, model_type="xlm-roberta", pad_token_id=1, pooling="mean")
-    return {
-        "bert": BERT.network(bert),
-        "xlm-roberta": BERT.network(roberta),
-        "visualized_bge": VISUALIZED_BGE.network(VISUALIZED_BGE.sizes["tiny"]),
-    }
+    return {variant: family_of(variant).network(config_of(variant)) for variant in VARIANTS}
 
 
 def random_weights(network, path: Path) -> WeightsFile:
@@ -58,35 +52,33 @@ def reopen(directory: Path, network) -> Artifact:
 
 
 def inputs(entry, seed: int = 0, **sizes: int) -> dict[str, np.ndarray]:
-    """Random inputs: ids of the tiny vocabulary, a mask whose rows end in padding, pixels."""
-    rng = np.random.default_rng(seed)
-    made = {}
-    for spec in entry.inputs:
-        shape = spec.resolve(sizes)
-        if spec.name == "attention_mask":
-            made[spec.name] = np.array([[j == 0 or j < shape[1] - i for j in range(shape[1])] for i in range(shape[0])])
-        elif spec.dtype == "int32":
-            made[spec.name] = rng.integers(2, 200, shape)
-        else:
-            made[spec.name] = rng.normal(size=shape)
-        made[spec.name] = made[spec.name].astype(spec.dtype)
-    return made
+    """Inputs of some sizes, as the entry point's own domains draw them; rows end in padding, each in one more."""
+    return dict(drawn(entry, [sizes], seed)[-1].inputs)
+
+
+def static(network) -> tuple[dict[str, int], ...]:
+    """Sizes that programs are made for: two rows of everything, six places where rows differ in length."""
+    return (dict(pair for entry in network.entry_points.values() for pair in sizes(entry, 2, 6).items()),)
+
+
+def sizes(entry, rows: int, places: int) -> dict[str, int]:
+    return {axis: bounds.clip(places if axis in padded(entry) else rows) for axis, bounds in entry.axes.items()}
 
 
 def cases(network):
-    """Every entry point at two sizes, one of them the static one; for BERT also the smallest and the longest legal."""
+    """Every entry point at two sizes, one of them the static one; if alone, the smallest and longest legal too."""
     for entry in network.entry_points.values():
-        sizes = [(2, 6), (3, 5)]
-        if network is networks()["bert"]:
-            sizes += [(1, 1), (1, entry.axes["tokens"].high)]
-        for batch, tokens in sizes:
-            yield entry, inputs(entry, seed=tokens, batch=batch, tokens=tokens)
+        several = [sizes(entry, 2, 6), sizes(entry, 3, 5)]
+        if len(network.entry_points) == 1:
+            several += [sizes(entry, 1, 1), sizes(entry, 1, 1) | longest_sizes(entry)]
+        for seed, one in enumerate(several):
+            yield entry, inputs(entry, seed, **one)
 
 
 def main(out: str, *formats: str) -> None:
     for name, format_ in itertools.product(networks(), formats):
         exporter = exporters()[format_]
-        options = {"static": STATIC} if format_ == "stablehlo" else {}
+        options = {"static": static(networks()[name])} if format_ == "stablehlo" else {}
         export(exporter, networks()[name], Path(out) / name / format_, **options)
 
 

@@ -20,7 +20,7 @@ class Output:
     exact: ClassVar[bool] = False
     """Every number is right or wrong; nothing is near."""
     sums: ClassVar[bool] = False
-    """Products of vectors: where all vectors are alike, as in a probe, what float32 costs them is luck, not a yardstick."""
+    """Products of vectors: where all are alike, as in a probe, what float32 costs them is luck, no yardstick."""
     distributions: ClassVar[bool] = False
     """The last axis holds scores of which a softmax is taken."""
 

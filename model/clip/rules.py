@@ -15,6 +15,8 @@ LAYER, BLOCK = "encoder.layers.{i}.", "blocks.{i}."
 DENSE = {"mlp.fc1": ("mlp.up", "m e -> e m", "m"), "mlp.fc2": ("mlp.down", "e m -> m e", "e")}
 POSITIONS = Drop("embeddings.position_ids", "a buffer that counts 0, 1, 2, ...; it holds no weights")
 TABLE = (0.0, 0.3)
+SHORT = -40
+"""Power of two for what gives an embedding its length: were the last division to have an epsilon, it would show."""
 
 
 def whole(config: ClipConfig) -> Part:
@@ -31,7 +33,8 @@ def _projections(config: ClipConfig) -> Part:
         Rule("logit_scale", "logit_scale", ""),
     )
     shapes = {"logit_scale": (), "visual_projection.weight": (out, vision), "text_projection.weight": (out, text)}
-    return Part(rules, {"t": text, "i": vision, "o": out}, shapes, draws={"logit_scale": (2.6592, 0.0)})
+    probes = {LOW_VARIANCE: dict.fromkeys(("text_projection.kernel", "visual_projection.kernel"), SHORT)}
+    return Part(rules, {"t": text, "i": vision, "o": out}, shapes, probes, draws={"logit_scale": (2.6592, 0.0)})
 
 
 def _text(config: TextConfig) -> Part:

@@ -8,14 +8,16 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from variants import VARIANTS
+
 from . import benign, configs, programs, rules, source
-from .bench import VARIANTS, Bench, Mutant
+from .bench import Bench, Mutant
 
 MAKERS = (rules, source, configs, programs)
 
 HEAD = """# What the proof catches
 
-Made by `make mutants`: wrong conversions, one at a time, on tiny networks of both families, each held to the
+Made by `make mutants`: wrong conversions, one at a time, on tiny networks of every family, each held to the
 checks that every conversion goes through. The digests of files are left out: they would find any change of
 an artifact, and here stand for a converter that is itself wrong.
 """

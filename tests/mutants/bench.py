@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from variants import TINY, config_of, family_of
 
 from bgevis.converter.certificate import check
 from bgevis.converter.certificate.assign import assign
@@ -25,31 +26,16 @@ from bgevis.converter.stages.common import reopen
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import Artifact, exporters
 from bgevis.exporters.weights import WeightsFile
-from bgevis.model.family import Rules, families
+from bgevis.model.family import Rules
 from bgevis.model.network import Network
+from bgevis.model.reference import Reference
 from bgevis.model.runner import NNXRunner
+from bgevis.validation.cases import tap_case
 from bgevis.validation.compare import compare
 from bgevis.validation.errors import GateError
 from bgevis.validation.goldens import Goldens
 from bgevis.validation.probe import LOUD, LOW_VARIANCE, MASKED
 from bgevis.validation.report import Report
-
-ROBERTA = {
-    "model_type": "xlm-roberta",
-    "hidden_act": "gelu_new",
-    "layer_norm_eps": 1e-5,
-    "pad_token_id": 1,
-    "cls_token_id": 0,
-    "sep_token_id": 2,
-    "pooling": "mean",
-}
-VARIANTS: Mapping[str, tuple[str, Mapping[str, object]]] = {
-    "bert": ("bert", {}),
-    "xlm-roberta": ("bert", ROBERTA),
-    "visualized_bge": ("visualized_bge", {}),
-    "clip": ("clip", {}),
-}
-"""Name -> family, what is not as in its size `tiny`. The second one pools by mean and uses the tanh form of gelu."""
 
 UNEXPLAINED = Ledger("", {}, {})
 """Causes are not asked for here."""
@@ -88,12 +74,11 @@ class Bench:
     """One variant: checkpoint, certified ledger, weights, goldens, ONNX programs."""
 
     def __init__(self, variant: str, folder: Path):
-        name, config = VARIANTS[variant]
-        self.variant, self.family = variant, families()[name]
+        self.variant, self.family = variant, family_of(variant)
         checkpoint = folder / variant / "tiny.safetensors"
         checkpoint.parent.mkdir(parents=True)
-        write_fixture(name, "tiny", 5, "float32", checkpoint)
-        for place, content in self.family.documents(replace(self.family.sizes["tiny"], **config)).items():
+        write_fixture(self.family.name, TINY, 5, "float32", checkpoint)
+        for place, content in self.family.documents(config_of(variant)).items():
             (checkpoint.parent / place).write_text(json.dumps(content))
         options, silent = Options(checkpoint=str(checkpoint)), Silent()
         self.run = load.perform(folder / variant / "run", options, silent)
@@ -108,6 +93,11 @@ class Bench:
         self.ledger = Ledger.read(self.run.path / "ledger.json")
         file = WeightsFile(self.run.path / WEIGHTS_PATH)
         self.weights = {name: jnp.asarray(np.array(file[name])) for name in self.net.leaves}
+
+    @cached_property
+    def original(self) -> Reference:
+        """Upstream's network."""
+        return self.family.reference(self.config, reference.read_original(self.run, Silent()))
 
     @cached_property
     def compiled(self) -> NNXRunner:
@@ -152,6 +142,12 @@ class Bench:
             return f"build: raises {type(error).__name__}"
         if {name: leaf.shape for name, leaf in net.leaves.items()} != self.shapes:
             return "verify"
+        for entry in net.entry_points.values():  # cases are drawn by what a network says that it takes
+            if [spec.shape for spec in entry.inputs] != [s.shape for s in self.net.entry_points[entry.name].inputs]:
+                try:
+                    self.original.run(entry.name, tap_case(entry).inputs)
+                except Exception as error:
+                    return f"reference: raises {type(error).__name__}"
         net.entry_points = self.net.entry_points
         return self.judge(Eager(net, self.weights))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnxruntime
 
+from bgevis.validation.cases import take, take_rows
 from bgevis.validation.compare import Golden, compare
 from bgevis.validation.entry_point import EntryPoint, PaddingMask, TokenIds
 from bgevis.validation.goldens import Goldens
@@ -47,7 +48,7 @@ class Sessions:
     """The ONNX programs at one optimisation level and number of threads."""
 
     def __init__(self, bench: Bench, level: str, threads: int):
-        self.name, self.entries = f"{level} {threads}", bench.net.entry_points
+        self.name = f"{level} {threads}"
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
         options.intra_op_num_threads = threads
@@ -59,8 +60,9 @@ class Sessions:
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute an entry point."""
         feed = {n: a.astype(np.int64) if a.dtype == np.int32 else a for n, a in inputs.items()}
-        names = [spec.name for spec in self.entries[entry_point].outputs]
-        return dict(zip(names, self.sessions[entry_point].run(names, feed), strict=True))
+        session = self.sessions[entry_point]
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, feed), strict=True))
 
 
 Change = Callable[[EntryPoint, Arrays], tuple[Arrays, np.ndarray]]
@@ -75,33 +77,35 @@ class Rearranged:
 
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute an entry point."""
-        entry = self.bench.net.entry_points[entry_point]
-        if entry.rows is None:  # its rows are not those of one batch
-            return self.runner.run(entry_point, inputs)
-        changed, rows = self.change(entry, inputs)
-        outputs = self.runner.run(entry_point, changed)
-        return {name: array[rows] for name, array in outputs.items()}
+        changed, rows = self.change(self.bench.net.entry_points[entry_point], inputs)
+        outputs, entry = self.runner.run(entry_point, changed), self.bench.net.entry_points[entry_point]
+        return {spec.name: take_rows(entry, spec, outputs[spec.name], rows) for spec in entry.outputs}
+
+
+def _rows(entry: EntryPoint, inputs: Arrays) -> np.ndarray:
+    return np.arange(entry.sizes(inputs).get(entry.rows or "", 0))
 
 
 def _backwards(entry: EntryPoint, inputs: Arrays) -> tuple[Arrays, np.ndarray]:
-    count = len(next(iter(inputs.values())))
-    return {name: array[::-1].copy() for name, array in inputs.items()}, np.arange(count)[::-1]
+    order = _rows(entry, inputs)[::-1]
+    return take(entry, inputs, order), order
 
 
 def _doubled(entry: EntryPoint, inputs: Arrays) -> tuple[Arrays, np.ndarray]:
-    count = len(next(iter(inputs.values())))
-    return {name: np.concatenate([array, array]) for name, array in inputs.items()}, np.arange(count, 2 * count)
+    rows = _rows(entry, inputs)
+    return take(entry, inputs, np.concatenate([rows, rows])), rows + len(rows)
 
 
 def _padded(entry: EntryPoint, inputs: Arrays, more: int) -> tuple[Arrays, np.ndarray]:
-    """Add padding as far as there are positions."""
-    padded = dict(inputs)
+    """Add padding after the texts, as far as there are positions."""
+    lengthened = dict(inputs)
     for spec in entry.inputs:
         if isinstance(spec.domain, TokenIds | PaddingMask):
-            room = min(more, (entry.axes["tokens"].high or 0) - inputs[spec.name].shape[1])
-            fill = spec.domain.pad if isinstance(spec.domain, TokenIds) else 0
-            padded[spec.name] = np.pad(inputs[spec.name], [(0, 0), (0, room)], constant_values=fill)
-    return padded, np.arange(len(next(iter(inputs.values()))))
+            bound = entry.most(spec.shape[-1])
+            room = more if bound is None else min(more, bound - inputs[spec.name].shape[-1])
+            fill = spec.domain.pad if isinstance(spec.domain, TokenIds) else int(spec.domain.inverted)
+            lengthened[spec.name] = np.pad(inputs[spec.name], [(0, 0), (0, room)], constant_values=fill)
+    return lengthened, _rows(entry, inputs)
 
 
 REARRANGED: dict[str, Change] = {

@@ -1,39 +1,54 @@
 """Mistakes in the configuration, and in one module's constant at a time."""
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from flax import nnx
+from variants import fields, replaced
 
 from bgevis.model.network import Network
+from bgevis.validation.cases import tap_case
 
 from .bench import Bench, Mutant
 
+Path = tuple[str, ...]
+"""Of a field, nested ones too."""
+
 OTHERS: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("gelu", "gelu_new", "silu", "relu"),
+    "hidden_act": ("gelu", "gelu_new", "quick_gelu", "silu", "relu"),
     "model_type": ("bert", "xlm-roberta"),
     "pooling": ("cls", "mean"),
-    "normalize": (True, False),
     "num_attention_heads": (1, 2, 8),
     "heads": (1, 4, 8),
+    "truncation_side": ("left", "right"),
+    "similarity": ("cosine", "dot"),
+    "prompts": ((("query", "query: "),),),
+    "default_prompt": ("query",),
+    "resample": ("bicubic", "bilinear"),
 }
+"""Field -> its values, where these are no numbers or not any number."""
+
+PACK = "of raw texts and pictures, which `test_end_to_end.py` holds against upstream's own way"
+DRAWN = "cases are drawn with it; no network computes with it"
 EQUIVALENT = {
     "pretrained_grid": "the rotary tables are taken from the checkpoint, not computed",
     "embed_dim": "the width of a head that no embedding passes through",
-    "pad_token_id": "a BERT's positions do not depend on it, and cases are drawn by the manifest's",
-    "cls_token_id": "only image entry points put it in",
-    "sep_token_id": "only image entry points put it in",
+    **dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "last_token_id"), DRAWN),
+    **dict.fromkeys(("max_seq_length", "truncation_side", "prompts", "default_prompt", "similarity"), PACK),
+    **dict.fromkeys(("resize", "resample", "crop", "rgb_first", "mean", "std"), PACK),
 }
+"""Field -> why it may change nothing. That is believed where it is so: see `unread`."""
 
 
 def mutants(bench: Bench) -> Iterator[Mutant]:
     """Give every field of the configuration another value, and every constant of every module."""
+    harmless = unread(bench)
     for path, value in fields(bench.config):
         for other in wrong(path[-1], value):
             changed = functools.partial(bench.family.network, replaced(bench.config, path, other))
-            reason = _equivalent(bench, path[-1])
+            reason = EQUIVALENT[path[-1]] if path in harmless else ""
             name = f"{bench.variant}: {'.'.join(path)} {value} -> {other}"
             yield Mutant("configuration", name, functools.partial(bench.with_network, changed), reason)
     for place, attribute, value in constants(bench):
@@ -43,38 +58,41 @@ def mutants(bench: Bench) -> Iterator[Mutant]:
             yield Mutant("constant of one module", name, check)
 
 
-def _equivalent(bench: Bench, field: str) -> str:
-    used = {"pad_token_id": bench.variant == "xlm-roberta", "cls_token_id": False, "sep_token_id": False}
-    if bench.variant == "visualized_bge":
-        used |= {"cls_token_id": True, "sep_token_id": True}
-    return "" if used.get(field) else EQUIVALENT.get(field, "")
+def unread(bench: Bench) -> frozenset[Path]:
+    """Give the fields with a reason to change nothing on which the programs of all entry points do not depend."""
+    listed = [(path, next(wrong(path[-1], value))) for path, value in fields(bench.config) if path[-1] in EQUIVALENT]
+    right = program(bench, bench.config)
+
+    def among(some: list[tuple[Path, Any]]) -> frozenset[Path]:
+        config = functools.reduce(lambda config, change: replaced(config, *change), some, bench.config)
+        if not some or program(bench, config) == right:
+            return frozenset(path for path, _ in some)
+        half = len(some) // 2
+        return among(some[:half]) | among(some[half:]) if half else frozenset()
+
+    return among(listed)
 
 
-def fields(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Give every field, nested ones too."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from fields(value, (*path, field.name))
-        else:
-            yield (*path, field.name), value
+def program(bench: Bench, config: Any) -> str:
+    """Write down what the network of a configuration computes of the same inputs."""
+    net = bench.family.network(config)
+    net.entry_points = bench.net.entry_points
+    sized = {name: tap_case(entry).inputs.values() for name, entry in net.entry_points.items()}
+    return "\n".join(str(jax.make_jaxpr(net.function(name))(net.leaves, *sized[name])) for name in sized)
 
 
 def wrong(field: str, value: Any) -> Iterator[Any]:
     """Give other values."""
     if field in OTHERS:
         yield from (other for other in OTHERS[field] if other != value)
+    elif isinstance(value, bool):
+        yield not value
+    elif isinstance(value, tuple):
+        yield tuple(part + 1 for part in value)
     elif isinstance(value, float):
         yield from (value * 1.01, value * 1e6, value / 1e6, 0.0)
     else:
-        yield from (value + 1, value * 2)
-
-
-def replaced(config: Any, path: tuple[str, ...], value: Any) -> Any:
-    """Replace a field, nested ones too."""
-    if len(path) > 1:
-        value = replaced(getattr(config, path[0]), path[1:], value)
-    return dataclasses.replace(config, **{path[0]: value})
+        yield from dict.fromkeys((value + 1, value * 2 or -1))
 
 
 def constants(bench: Bench) -> Iterator[tuple[str, str, float]]:

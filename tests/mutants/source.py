@@ -1,25 +1,23 @@
-"""Mistakes in the models' own source: every number another, every operator another, every function its sibling."""
+"""Mistakes in the models' own source: every number another, every operator another, every function its sibling.
+
+The modules are found: a family's `modeling.py`, and those of the package that it computes with.
+"""
 
 import ast
 import copy
 import importlib
+import importlib.util
 import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from bgevis.model.family import Family
+from bgevis.validation.cases import tap_case
+
 from .bench import Bench, Eager, Mutant
 
-MODULES = {
-    "bert": ("ops", "layers", "attention", "blocks", "bert.modeling"),
-    "xlm-roberta": ("ops", "bert.modeling"),
-    "visualized_bge": ("ops", "layers", "blocks", "bert.modeling", "visualized_bge.modeling"),
-    "clip": ("ops", "attention", "blocks", "clip.modeling"),
-}
-"""Variant -> the modules that are mutated there."""
-
-CHAIN = ("ops", "layers", "attention", "blocks", "bert.modeling", "visualized_bge.modeling", "clip.modeling")
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult}
 SIBLINGS = {
     "cos": "sin",
@@ -56,40 +54,77 @@ EQUIVALENT = {
 """Part of a statement -> why a change there may compute the same network."""
 
 
+def root(family: Family) -> str:
+    """Give the module of a family's network."""
+    return f"{family.network.__module__}.modeling"
+
+
+def chain(name: str) -> list[str]:
+    """Give the modules that a network computes with, each after those that it imports; the last is `name`."""
+    found: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        module = importlib.import_module(name)
+        frameworks = (getattr(value, "__name__", "").partition(".")[0] for value in vars(module).values())
+        if name in found or not {"jax", "flax"} & {*frameworks}:
+            return
+        for other in imported(module):
+            visit(other)
+        found[name] = None
+
+    visit(name)
+    return list(found)
+
+
+def imported(module: types.ModuleType) -> Iterator[str]:
+    """Give the modules of this package that a module imports at its top."""
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            place = importlib.util.resolve_name("." * node.level + (node.module or ""), module.__package__)
+            for name in (place, *(f"{place}.{alias.name}" for alias in node.names)):
+                if isinstance(sys.modules.get(name), types.ModuleType) and name.startswith("bgevis.model."):
+                    yield name
+
+
 def mutants(bench: Bench) -> Iterator[Mutant]:
     """Give every mistake in the modules of a variant."""
-    for name in MODULES[bench.variant]:
-        module = importlib.import_module(f"bgevis.model.{name}")
-        tree, lines = ast.parse(inspect.getsource(module)), executed(bench, module)
-        for line, (group, said), changed in changes(tree, lines):
+    names = chain(root(bench.family))
+    lines = executed(bench, names)
+    for name in names:
+        tree = ast.parse(inspect.getsource(importlib.import_module(name)))
+        for line, (group, said), changed in changes(tree, lines[name]) if lines[name] else ():
             text = ast.unparse(line)
             reason = next((why for part, why in EQUIVALENT.items() if part in text), "")
-            where = f"{bench.variant}: {name}:{line.lineno} {text.splitlines()[0][:90]}  [{said}]"
+            where = f"{bench.variant}: {name}:{line.lineno} {text.splitlines()[0][:110]}  [{said}]"
             yield Mutant(f"source, {group}", where, _checker(bench, name, ast.unparse(changed)), reason)
 
 
 def _checker(bench: Bench, name: str, source: str) -> Callable[[], str]:
     def check() -> str:
-        with mutated(name, source):
+        with mutated(bench.family, name, source):
             return bench.with_network(lambda: bench.family.network(bench.config))
 
     return check
 
 
-def executed(bench: Bench, module: types.ModuleType) -> set[int]:
-    """Give the lines that the network runs: a change elsewhere is another variant's."""
-    lines: set[int] = set()
+def executed(bench: Bench, names: list[str]) -> dict[str, set[int]]:
+    """Give the lines of each module that the network runs: a change elsewhere is another variant's."""
+    files = {str(importlib.import_module(name).__file__): name for name in names}
+    lines: dict[str, set[int]] = {name: set() for name in names}
 
     def trace(frame: types.FrameType, event: str, argument: object) -> object:
-        if frame.f_code.co_filename != module.__file__:
+        name = files.get(frame.f_code.co_filename)
+        if name is None:
             return None
-        lines.add(frame.f_lineno)
+        lines[name].add(frame.f_lineno)
         return trace
 
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        bench.judge(Eager(bench.family.network(bench.config), bench.weights))
+        runner = Eager(bench.family.network(bench.config), bench.weights)
+        for name, entry in bench.net.entry_points.items():
+            runner.traced(name, tap_case(entry).inputs)
     finally:
         sys.settrace(before)
     return lines
@@ -128,7 +163,8 @@ def replacements(node: ast.AST) -> Iterator[tuple[str, str, dict]]:
     """Give what a node could be by mistake."""
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         value = node.value
-        for other in (value + 1, value - 1) if isinstance(value, int) else (value * 1.01, value * 1e3):
+        near = (value * 1.01, value * 1e3) if value else (1e-12, 1.0)
+        for other in (value + 1, value - 1) if isinstance(value, int) else near:
             yield "number", f"{value} -> {other}", {"value": other}
     elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         other = OPERATORS[type(node.op)]
@@ -140,17 +176,15 @@ def replacements(node: ast.AST) -> Iterator[tuple[str, str, dict]]:
 
 
 @contextmanager
-def mutated(name: str, source: str) -> Iterator[None]:
-    """Build the models' modules anew, one of them from another source, and put them in the others' place."""
-    full = [f"bgevis.model.{part}" for part in CHAIN]
-    before = {module: importlib.import_module(module) for module in full}
+def mutated(family: Family, name: str, source: str) -> Iterator[None]:
+    """Build a network's modules anew, one of them from another source, and put them in the others' place."""
+    before = {module: importlib.import_module(module) for module in chain(root(family))}
     try:
-        for part, module in zip(CHAIN, full, strict=True):
-            old = before[module]
+        for module, old in before.items():
             new = types.ModuleType(module)
             new.__dict__.update(__file__=old.__file__, __package__=old.__package__, __spec__=old.__spec__)
             _place(module, new)
-            text = source if part == name else inspect.getsource(old)
+            text = source if module == name else inspect.getsource(old)
             exec(compile(text, str(old.__file__), "exec"), new.__dict__)
         yield
     finally:

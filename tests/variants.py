@@ -1,0 +1,79 @@
+"""What tests iterate over: every family as it is found, and configurations with a branch that its tiny size lacks.
+
+A new family is here as soon as its folder is: nothing below names one but the variants.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from bgevis.model.family import Config, Family, families
+
+TINY = "tiny"
+
+BRANCHES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "xlm-roberta": (
+        "bert",
+        {
+            "model_type": "xlm-roberta",
+            "hidden_act": "gelu_new",
+            "layer_norm_eps": 1e-5,
+            "pad_token_id": 1,
+            "cls_token_id": 0,
+            "sep_token_id": 2,
+            "pooling": "mean",
+        },
+    ),
+    "clip-2021": (
+        "clip",
+        {"text.eos_token_id": 2, "text.hidden_act": "quick_gelu", "vision.hidden_act": "quick_gelu"},
+    ),
+}
+"""Name -> family, what is not as in its size `tiny`, by dotted field: positions that count tokens, pooling by mean, the
+tanh form of gelu; the end of a text at its highest id."""
+
+VARIANTS = (*families(), *BRANCHES)
+"""Names: of every family, then of the others."""
+
+
+MOST = [pytest.param(variant, marks=[pytest.mark.prove] if variant in BRANCHES else []) for variant in VARIANTS]
+"""What dear tests take: every family; the other variants with `make prove`."""
+
+
+def family_of(variant: str) -> Family:
+    """Give the family that a variant is of."""
+    return families()[BRANCHES[variant][0] if variant in BRANCHES else variant]
+
+
+def config_of(variant: str) -> Config:
+    """Give a variant's configuration, of what is the size `tiny` just now."""
+    config = family_of(variant).sizes[TINY]
+    for path, value in BRANCHES[variant][1].items() if variant in BRANCHES else ():
+        config = replaced(config, tuple(path.split(".")), value)
+    return config
+
+
+def replaced(config: Config, path: tuple[str, ...], value: Any) -> Config:
+    """Replace a field, nested ones too."""
+    if len(path) > 1:
+        value = replaced(getattr(config, path[0]), path[1:], value)
+    return dataclasses.replace(config, **{path[0]: value})
+
+
+def fields(config: Config, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    """Give every field with its value, nested ones too."""
+    found: list[tuple[tuple[str, ...], Any]] = []
+    for field in dataclasses.fields(config):
+        value, place = getattr(config, field.name), (*path, field.name)
+        found += fields(value, place) if dataclasses.is_dataclass(value) else [(place, value)]
+    return found
+
+
+def deepened(config: Config, layers: int) -> Config:
+    """Give every tower of a configuration so many layers."""
+    for path, _ in fields(config):
+        if path[-1] in ("layers", "num_hidden_layers"):
+            config = replaced(config, path, layers)
+    return config
