@@ -525,7 +525,7 @@ def families(as_json: bool) -> None:
 @click.argument("family_name", metavar="FAMILY")
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The checkpoint to write.")
 @click.option("--size", default="base", show_default=True, help="A published size, or tiny.")
-@click.option("--seed", default=0, show_default=True, help="Of the random weights.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the random weights.")
 @click.option(
     "--dtype",
     default="float32",

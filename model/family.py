@@ -209,7 +209,7 @@ class Family:
         entry_points: what can be called.
         network: the NNX model behind the entry points.
         reference: the PyTorch original: upstream's own classes where they can be installed, see `upstream.py`.
-        sizes: published sizes by name, and a tiny one.
+        sizes: of fixtures, by name: published ones and `tiny`, whose shapes say nothing of a user's file.
         images: how pictures become the input, as preprocess.json states it (docs/pack.md), or that nobody says and
             why; None for families without pictures.
         embeddings: what the outputs are: {"pooling": "cls", "normalize": True}, for preprocess.json.
@@ -320,8 +320,14 @@ def _frozen(value: JSON, what: str) -> Any:
 
 
 def config_to_json(config: Config) -> dict[str, Any]:
-    """Write a configuration as the manifest holds it."""
-    return dataclasses.asdict(config)
+    """Write a configuration as the manifest holds it, and as JSON gives it back: lists for tuples."""
+    return {name: _thawed(value) for name, value in dataclasses.asdict(config).items()}
+
+
+def _thawed(value: Any) -> JSON:
+    if isinstance(value, dict):
+        return {name: _thawed(inner) for name, inner in value.items()}
+    return [_thawed(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,11 @@ from .tokenizer import SETTINGS, lowercases
 
 MODULES = "modules.json"
 POOLING = "1_Pooling/config.json"
-TRANSFORMER = "sentence_bert_config.json"
+ENCODERS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+TRANSFORMERS = tuple(f"sentence_{name}_config.json" for name in ENCODERS)
+"""Names of the Transformer module's configuration, in the order in which upstream looks for one."""
+
+TRANSFORMER = TRANSFORMERS[0]
 SENTENCES = "config_sentence_transformers.json"
 
 _OLD, _BASE, _NEW = (
@@ -131,7 +135,8 @@ def settle_pooling(settled: Settled, source: Source, width: int) -> None:
     found = pipeline(source)
     document = source.document(found.place)
     if document is None and found.normalize is not None and settled.part + "pooling" not in settled.given:
-        raise InputError(f"{MODULES} names {found.place.removesuffix('/config.json')}, but {found.place} is missing")
+        origin, place = source.documents[MODULES].origin, found.place.removesuffix("/config.json")
+        raise InputError(f"{origin}: the pooling is in {place}, but {found.place} is missing")
     missing = []
     if document is None and settled.part + "pooling" not in settled.given:
         missing.append(f"pooling ({found.place}; pass --pooling cls or --pooling mean)")
@@ -184,20 +189,23 @@ def settle_texts(settled: Settled, source: Source, positions: int, *, left_paddi
     Raises:
         InputError: what is stated is not done here.
     """
-    transformer, tokenizer = source.document(TRANSFORMER), source.document(SETTINGS)
+    transformer = next((found for name in TRANSFORMERS if (found := source.document(name))), None)
+    tokenizer = source.document(SETTINGS)
     # as sentence-transformers: its own limit is passed to the tokenizer in place of the tokenizer's
     limit = settled.choose(
         "max_seq_length",
-        float,
+        int,
         *[(d, f) for d, f in ((transformer, "max_seq_length"), (tokenizer, "model_max_length")) if _states(d, f)],
         otherwise=(positions, "as many as there are positions"),
-        low=3,
+        low=2,
     )
     if limit > positions:
         settled.origins["max_seq_length"] = "as many as there are positions"
-    settled.values["max_seq_length"] = int(min(limit, positions))
+    settled.values["max_seq_length"] = min(limit, positions)
     if tokenizer:
-        tokenizer.note("model_max_length", tokenizer.fates.get("model_max_length", f"{TRANSFORMER} says it"))
+        tokenizer.note(
+            "model_max_length", tokenizer.fates.get("model_max_length", "another file's limit comes before it")
+        )
         tokenizer.take("padding_side", str, "right", choices=("right", "left") if left_padding else ("right",))
     settled.choose(
         "truncation_side",

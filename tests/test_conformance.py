@@ -38,14 +38,15 @@ class Converted:
         assert found.problems == ()
         self.ledger = Ledger(self.family.name, self.family.axis_sizes(self.config), found.entries)
         self.weights = {
-            leaf: jnp.asarray(np.ascontiguousarray(self.ledger.leaf(name, identified.checkpoint.read(name))))
+            leaf: jnp.array(self.ledger.leaf(name, identified.checkpoint.read(name)))
             for leaf, name in self.ledger.leaves.items()
         }
         self.checkpoint = identified.checkpoint
 
     def __call__(self, entry_point: str, *inputs, weights=None):
         function = jax.jit(self.network.function(entry_point))
-        return np.asarray(function(weights or self.weights, *map(as_input, inputs))["embeddings"])
+        (output,) = function(weights or self.weights, *map(as_input, inputs)).values()
+        return np.asarray(output)
 
     def taps(self, entry_point: str, *inputs):
         with recording() as taps:
@@ -276,6 +277,29 @@ def test_hugging_face_encoders_agree(oracles, name, container, pooling):
         left = model("encode_text", goldens["input_ids_left"], goldens["attention_mask_left"])
         if pooling == "mean":
             close(left, want)
+
+
+@pytest.mark.parametrize("container", ["model.safetensors", "pytorch_model.bin"])
+def test_clip_agrees(oracles, container):
+    folder = oracles / "huggingface" / "clip_quickgelu"
+    goldens, model = np.load(folder / "golden.npz"), Converted(folder / container)
+    images, ids = goldens["pixel_values"], goldens["input_ids"]
+    close(model("encode_image", images), goldens["image_embeds"])
+    temperature = float(np.exp(model.weights["logit_scale"]))  # the cosines' error is multiplied by it
+    for suffix, mask in (("", goldens["attention_mask"]), ("_nomask", np.ones_like(ids))):
+        close(model("encode_text", ids, mask), goldens[f"text_embeds{suffix}"])
+        logits = model("similarity", images, ids, mask)
+        assert np.abs(logits - goldens[f"logits_per_image{suffix}"]).max() <= EMBEDDING * temperature
+
+
+def test_clip_with_an_end_that_is_the_highest_id_agrees(oracles):
+    """As configurations before transformers 4.31 state it."""
+    folder = oracles / "bge_vl" / "bge_vl_base_tiny"
+    goldens = np.load(folder / "golden.npz")
+    model = Converted(folder / "model.safetensors", Options(ignore=("config.json:auto_map",)))
+    assert model.config.text.eos_token_id == 2
+    close(model("encode_text", goldens["input_ids"], goldens["attention_mask"]), goldens["encode_text"])
+    close(model("encode_image", goldens["pixel_values"]), goldens["encode_image"])
 
 
 def test_the_real_minilm_agrees(oracles, minilm):

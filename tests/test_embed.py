@@ -312,11 +312,14 @@ def test_what_embeds_is_chosen_not_what_takes_the_same():
         EntryPoint("compare", inputs, (scores,), {"n": Axis()}),
         EntryPoint("fuse", inputs, (scores, vector), {"n": Axis()}),
     ]
-    rules = {"texts": {"inputs": {"ids": "ids", "mask": "mask"}}, "images": {"input": "images"}}
+    rules = {
+        "texts": {"inputs": {"ids": "ids", "mask": "mask"}},
+        "images": {"input": "images"},
+        "embeddings": {"outputs": {"fuse": "fused"}},
+    }
     opened = object.__new__(Artifacts)
     opened.path, opened._preprocessor = "run", SimpleNamespace(rules=rules)
     opened.entry_points = {entry.name: entry for entry in several}
     assert [each if isinstance(each, str) else each.name for each in opened._entry(True, True)] == ["fuse", "fused"]
-    opened.entry_points = {"compare": several[0]}
-    with pytest.raises(InputError, match=r"no entry point for texts and images that embeds it .*-> scores"):
-        opened._entry(True, True)
+    with pytest.raises(InputError, match=r"no entry point for texts that embeds it .*-> scores"):
+        opened._entry(True, False)

@@ -17,12 +17,12 @@ from bgevis.converter.use.fixture import write_documents, write_fixture
 from bgevis.model.bert import FAMILY as BERT
 from bgevis.model.bert.config import UPSTREAM_DEFAULTS
 from bgevis.model.documents import Document, Given
-from bgevis.model.family import Source, config_to_json, dotted, families
+from bgevis.model.family import Source, config_from_json, config_to_json, dotted, families
 from bgevis.model.visualized_bge import FAMILY as VISUALIZED
 from bgevis.validation.errors import ConvertError, InputError
 
 TINY = BERT.sizes["tiny"]
-SHAPES = BERT.layout(TINY)
+SHAPES = BERT.checkpoint_shapes(TINY)
 ODD = {name: tuple(48 if n == 32 else n for n in shape) for name, shape in SHAPES.items()}
 """Of no published size: its heads are known from nowhere."""
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "##s", "a"]
@@ -93,15 +93,16 @@ def test_a_folder_of_sentence_transformers_needs_no_option(folder):
 @pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
 def test_the_documents_of_a_fixture_say_its_configuration(family, tmp_path):
     for size, config in family.sizes.items():
-        write_documents(tmp_path / size, {}) if (tmp_path / size).mkdir() else None
+        (tmp_path / size).mkdir()
         write_documents(tmp_path / size, family.documents(config))
         read = {
             place: Document(place, place, json.loads((tmp_path / size / place).read_text()))
             for place in family.documents(config)
         }
-        configured = family.configure(Source(family.layout(config), documents=read))
-        limit = {} if family is VISUALIZED else {"max_seq_length": config.max_tokens}
+        configured = family.configure(Source(family.checkpoint_shapes(config), documents=read))
+        limit = {"max_seq_length": config.max_tokens} if family is BERT else {}
         assert configured.config == dataclasses.replace(config, **limit)
+        assert configured.origins.keys() == dict(dotted(config_to_json(configured.config))).keys()
         for document in read.values():
             assert document.read
             document.finish()
@@ -230,8 +231,8 @@ def test_nothing_is_guessed(folder):
 def test_published_shapes_state_sizes_and_never_the_pooling(size):
     config = BERT.sizes[size]
     with pytest.raises(InputError, match="states pooling"):
-        bert(BERT.layout(config), {})
-    found = bert(BERT.layout(config), POOLED)
+        bert(BERT.checkpoint_shapes(config), {})
+    found = bert(BERT.checkpoint_shapes(config), POOLED)
     assert found.config == dataclasses.replace(config, pooling="cls", max_seq_length=config.max_tokens)
     assert found.origins["num_attention_heads"].startswith("published size")
 
@@ -254,6 +255,13 @@ def test_the_limit_is_sentence_transformers_then_the_tokenizers(folder):
     assert entry.axes["tokens"].high == 40
 
 
+def test_the_limit_lies_in_the_first_of_upstreams_files(folder):
+    (folder / "sentence_bert_config.json").rename(folder / "sentence_roberta_config.json")
+    change(folder, "sentence_roberta_config.json", max_seq_length=16)
+    origin = identify(folder, Options()).configured.origins["max_seq_length"]
+    assert origin == "sentence_roberta_config.json: max_seq_length"
+
+
 def test_prompts(folder):
     change(
         folder, "config_sentence_transformers.json", prompts={"query": "q: ", "plain": ""}, default_prompt_name="query"
@@ -261,6 +269,8 @@ def test_prompts(folder):
     config = identify(folder, Options()).config
     assert BERT.texts(config).prefix == "q: "
     assert config.prompts == (("query", "q: "),)
+    assert json.loads(json.dumps(config_to_json(config))) == config_to_json(config)
+    assert config_from_json(type(config), config_to_json(config)) == config
     assert BERT.documents(config)["config_sentence_transformers.json"]["default_prompt_name"] == "query"
     change(folder, "config_sentence_transformers.json", default_prompt_name="plain")
     assert BERT.texts(identify(folder, Options()).config).prefix == ""
@@ -280,7 +290,7 @@ def test_prompts(folder):
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "model_type = 'SparseEncoder'"),
         ("config_sentence_transformers.json", {"similarity_fn_name": "maxsim"}, "expected 'cosine' or"),
         ("config_sentence_transformers.json", {"prompts": {"query": 3}}, r"prompts.query is 3, expected a text"),
-        ("sentence_bert_config.json", {"max_seq_length": 2}, "max_seq_length is 2, expected a number at least 3"),
+        ("sentence_bert_config.json", {"max_seq_length": 1}, "max_seq_length is 1, expected a whole number at least 2"),
         ("sentence_bert_config.json", {"query_length": 32}, "query_length = 32"),
         ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task = 'fill-mask'"),
         ("tokenizer_config.json", {"padding_side": "left"}, "padding_side is 'left', expected 'right'"),
@@ -462,9 +472,15 @@ def test_what_is_set_is_held_to_what_the_field_may_be(folder):
     )
     refused(folder, "--set: hidden_size is 64, but shape of", sets=("hidden_size=64",))
     refused(folder, "the family bert has no nothing", sets=("nothing=1",))
+    refused(folder, "--set: model_type is 't5', expected 'bert' or", sets=("model_type=t5",))
+    assert identify(folder, Options(sets=("model_type=camembert",))).config.model_type == "xlm-roberta"
+    (folder / "config.json").unlink()
+    sets = ("model_type=bert", "num_attention_heads=8", "layer_norm_eps=1e-5", "hidden_act=gelu", "pad_token_id=0")
+    assert identify(folder, Options(sets=sets)).config.num_attention_heads == 8
+    refused(folder, "num_attention_heads is stated nowhere", sets=("model_type=roberta",))
     refused(folder, "expected FIELD=VALUE", sets=("nothing",))
     refused(folder, "is said twice", sets=("pooling=cls",), pooling="mean")
-    refused(folder, "--set: pooling is 'max', expected 'cls' or 'mean'", sets=("pooling=max",))
+    refused(folder, "--set: pooling is 'max', expected 'cls' or 'mean'", sets=(*sets, "pooling=max"))
 
 
 def test_what_is_ignored_must_be_there(folder):
@@ -651,17 +667,28 @@ def test_facts_beside_the_tensors_are_kept_plain(tmp_path):
 # Visualized-BGE.
 
 
-@pytest.mark.parametrize("size", VISUALIZED.sizes)
+def test_a_network_of_a_fixtures_shapes_does_not_take_its_heads():
+    with pytest.raises(InputError, match="num_attention_heads is stated nowhere"):
+        bert(BERT.checkpoint_shapes(TINY), POOLED | {"model_type": Given("bert", "--set")})
+
+
+@pytest.mark.parametrize("size", ["base", "m3"])
 def test_published_sizes_need_no_file(size):
-    configured = VISUALIZED.configure(Source(VISUALIZED.layout(VISUALIZED.sizes[size])))
+    configured = VISUALIZED.configure(Source(VISUALIZED.checkpoint_shapes(VISUALIZED.sizes[size])))
     assert configured.config == VISUALIZED.sizes[size]
     assert configured.origins.keys() == dict(dotted(config_to_json(configured.config))).keys()
 
 
+def text() -> dict[str, Document]:
+    """Give the text encoder's config.json."""
+    stated = VISUALIZED.documents(VISUALIZED.sizes["tiny"])
+    return {place: Document(place, place, content) for place, content in stated.items()}
+
+
 def eva(**fields):
-    shapes = VISUALIZED.layout(VISUALIZED.sizes["tiny"])
+    shapes = VISUALIZED.checkpoint_shapes(VISUALIZED.sizes["tiny"])
     document = Document("eva_config.json", "eva_config.json", {"vision_cfg": fields})
-    configured = VISUALIZED.configure(Source(shapes, documents={"eva_config.json": document}))
+    configured = VISUALIZED.configure(Source(shapes, documents=text() | {"eva_config.json": document}))
     document.finish()
     return configured.config
 
@@ -679,9 +706,9 @@ def test_an_eva_configuration_must_agree(field, value):
 
 
 def test_its_pooling_is_its_own():
-    shapes = VISUALIZED.layout(VISUALIZED.sizes["tiny"])
+    shapes = VISUALIZED.checkpoint_shapes(VISUALIZED.sizes["tiny"])
     given = {"text.pooling": Given("mean", "--set")}
     with pytest.raises(
         InputError, match=r"text.pooling is 'mean', but code of FlagEmbedding's Visualized_BGE says 'cls'"
     ):
-        VISUALIZED.configure(Source(shapes, given=given))
+        VISUALIZED.configure(Source(shapes, documents=text(), given=given))

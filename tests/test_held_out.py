@@ -169,7 +169,7 @@ def test_a_wrong_rule_is_named(scene, tmp_path, monkeypatch):
     def mistaken(config):
         part, rules = family.part(config), []
         for rule in part.rules:
-            square = isinstance(rule, Rule) and re.fullmatch(r"text\..*\.(query|key|value)\.kernel", rule.target)
+            square = isinstance(rule, Rule) and re.fullmatch(r"text\..*\.\{part\}\.kernel", rule.target)
             changed = re.sub(r"\((\S+) (\S+)\)", r"(\2 \1)", rule.layout) if square else ""
             rules.append(dataclasses.replace(rule, layout=changed) if square else rule)
         assert tuple(rules) != part.rules

@@ -59,6 +59,7 @@ def checkpoint(tmp_path_factory):
 def load(checkpoint, out, name: str, endpoint: str, cache) -> subprocess.CompletedProcess:
     """Run a command that names a tokenizer, with a cache of its own."""
     environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1"}
+    environment |= {"HF_HUB_OFFLINE": "0"}  # another test of this process may have said otherwise
     command = [*COMMAND, "load", str(checkpoint), "--out", str(out), "--tokenizer", name]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 

@@ -202,7 +202,7 @@ def test_the_whole_pipeline(made_up, tmp_path):
     assert arrays["ragged batch/positions/logits"].shape == (3, 8)
 
     judge(run)
-    said = r"no embeddings of texts or pictures \(entry points: compare\(things, people, seen\) -> "
+    said = r"gives no embeddings \(entry points: compare\(things, people, seen\) -> "
     with pytest.raises(InputError, match=said):
         open_artifacts(run).embed(["some text"])
 

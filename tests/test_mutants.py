@@ -70,6 +70,17 @@ def test_what_a_mistaken_family_adds_to_masked_scores_is_caught(benches, variant
         assert found == ("" if other == module.MASKED_SCORE else "parity: masked scores probe")
 
 
+def test_a_text_that_is_pooled_at_its_last_end_is_caught(benches):
+    """No drawn text has two."""
+    right, wrong = "return jnp.argmax(ends, axis=1)", "return ends.shape[1] - 1 - jnp.argmax(ends[:, ::-1], axis=1)"
+    bench = benches("clip")
+    name = source.root(bench.family)
+    text = inspect.getsource(importlib.import_module(name))
+    assert text.count(right) == 1
+    with source.mutated(bench.family, name, text.replace(right, wrong)):
+        assert bench.with_network(lambda: bench.family.network(bench.config)) == "parity: outputs"
+
+
 @pytest.mark.parametrize("variant", MOST)
 def test_right_reruns_pass(benches, variant):
     reruns = list(benign.reruns(benches(variant)))

@@ -9,13 +9,14 @@ import json
 import math
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL
 import preprocess_documents
 import pytest
 from PIL import Image, ImageOps
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from bgevis.converter.directory import RunDirectory
 from bgevis.converter.manifest import entry_points
@@ -31,8 +32,9 @@ from bgevis.converter.stages.reference import read_state
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.model.reference import Original
 from bgevis.validation import goldens
-from bgevis.validation.entry_point import TokenIds
+from bgevis.validation.entry_point import Axis, EntryPoint, PaddingMask, Pixels, TensorSpec, TokenIds
 from bgevis.validation.errors import EnvironmentFailure, InputError
+from bgevis.validation.outputs import Embedding, Scores
 
 WORDS = (
     "[PAD]",
@@ -784,6 +786,90 @@ def test_a_document_is_held_to_the_tokenizer(key, value, message, visualized, tm
     (tmp_path / "tokenizer.json").write_bytes((visualized / "tokenizer.json").read_bytes())
     with pytest.raises(InputError, match=message):
         Preprocessor(stored(tmp_path, document)).ids("encode_text", ["a"])
+
+
+# Networks other than one embedding of texts.
+
+
+def towers(end: int | None = 39, padded: str = "after", *, masked: bool = True) -> tuple[EntryPoint, ...]:
+    """Two towers and their scores, each with axes of its own name."""
+    tokens = TokenIds(40, 0, last=end, padded=padded)
+    ids = (TensorSpec("input_ids", "int32", ("texts", "tokens"), tokens),)
+    ids += (TensorSpec("attention_mask", "int32", ("texts", "tokens"), PaddingMask("input_ids")),) * masked
+    seen = TensorSpec("images", "float32", ("images", 32, 32, 3), Pixels((0.5,) * 3, (0.5,) * 3, 8))
+    text = TensorSpec("text_embeds", "float32", ("texts", 8), kind=Embedding())
+    image = TensorSpec("image_embeds", "float32", ("images", 8), kind=Embedding())
+    scores = TensorSpec("logits", "float32", ("images", "texts"), kind=Scores())
+    texts, images = {"texts": Axis(), "tokens": Axis(1, 20)}, {"images": Axis()}
+    return (
+        EntryPoint("similarity", (seen, *ids), (scores,), texts | images),
+        EntryPoint("encode_text", ids, (text,), texts, rows="texts"),
+        EntryPoint("encode_image", (seen,), (image,), images, rows="images"),
+    )
+
+
+def written(folder: Path, entries: tuple[EntryPoint, ...], *, images=None, states=None) -> Preprocessor:
+    """Write what the stage says of a network, and hold it to it."""
+    family = SimpleNamespace(
+        entry_points=lambda config: entries,
+        texts=None,
+        embeddings=lambda config: states or {"pooling": "first end of text", "normalize": True},
+    )
+    manifest = {"tokenizer": {"files": {}, "missing": "none"}, "images": images}
+    made = Preprocessor(stored(folder, write.preprocessing(family, None, manifest)))
+    made.hold_to({entry.name: entry for entry in entries})
+    return made
+
+
+def test_two_towers_embed_and_their_scores_are_not_spoken_of(tmp_path):
+    rules = written(tmp_path, towers()).rules
+    assert rules["embeddings"]["outputs"] == {"encode_text": "text_embeds", "encode_image": "image_embeds"}
+    assert rules["texts"]["max_tokens"] == {"encode_text": 20}
+    assert (rules["texts"]["first_id"], rules["texts"]["last_id"]) == (None, 39)
+
+
+def test_scores_alone_are_what_the_pack_is_for(tmp_path):
+    rules = written(tmp_path, towers()[:1]).rules
+    assert rules["embeddings"] is None
+    assert rules["texts"]["max_tokens"] == {"similarity": 20}
+
+
+def test_pictures_that_nobody_states_are_refused_with_the_reason(tmp_path):
+    made = written(tmp_path, towers())
+    assert made.rules["images"] == {"input": "images", "missing": made.rules["images"]["missing"]}
+    assert write.notes(made.rules)[1].startswith("no raw pictures: neither the family nor a document")
+    with pytest.raises(InputError, match="does not say how pictures are prepared: neither the family nor"):
+        made.image_inputs([Image.new("RGB", (40, 40))])
+    assert written(tmp_path, towers()[1:2]).rules["images"] is None
+
+
+def test_padding_stands_before_the_text_and_a_mask_only_where_one_is_taken(tmp_path):
+    made = written(tmp_path, towers(padded="before")[1:2])
+    assert made.text_inputs([[5, 39], [39]])["input_ids"].tolist() == [[5, 39], [0, 39]]
+    assert made.text_inputs([[5, 39], [39]])["attention_mask"].tolist() == [[1, 1], [0, 1]]
+    bare = written(tmp_path, towers(masked=False)[1:2])
+    assert {name: array.tolist() for name, array in bare.text_inputs([[5, 39], [39]]).items()} == {
+        "input_ids": [[5, 39], [39, 0]]
+    }
+    with pytest.raises(InputError, match="text 1 is of no tokens"):
+        bare.text_inputs([[5], []])
+
+
+@pytest.mark.parametrize(("padded", "direction"), [("after", "right"), ("before", "left")])
+def test_tokenizer_json_pads_on_the_side_that_is_stated(padded, direction):
+    found = Tokenizer(models.WordLevel({"[PAD]": 0, "a": 1}, "a"))
+    tokenizer.settle(found, 20, tokenizer.TRUNCATION["right"], TokenIds(2, 0, padded=padded))
+    assert found.padding["direction"] == direction
+
+
+def test_a_mask_the_other_way_round_is_not_made(tmp_path):
+    """It is not the pack's; what takes it is not fed from raw texts, and the ids are still stated."""
+    _, text, _ = towers()
+    ids, mask = text.inputs
+    inverted = dataclasses.replace(mask, domain=PaddingMask("input_ids", inverted=True))
+    rules = written(tmp_path, (dataclasses.replace(text, inputs=(ids, inverted)),)).rules
+    assert rules["embeddings"] is None
+    assert rules["texts"]["inputs"] == {"ids": "input_ids"}
 
 
 # What is in the way.

@@ -19,6 +19,8 @@ class Output:
     """Rows are vectors, of which the angle counts and who is near to whom."""
     exact: ClassVar[bool] = False
     """Every number is right or wrong; nothing is near."""
+    sums: ClassVar[bool] = False
+    """Products of vectors: where all are alike, as in a probe, what float32 costs them is luck, no yardstick."""
     distributions: ClassVar[bool] = False
     """The last axis holds scores of which a softmax is taken."""
 
@@ -63,6 +65,7 @@ class Scores(Output):
     """Scores of rows against each other, or of one row: each number counts by itself."""
 
     word: ClassVar[str] = "scores"
+    sums: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ HALVES: Mapping[str, Callable[[float], int]] = {"half to even": round, "floor": 
 LONGER: Mapping[str, Callable[[float], int]] = {"floor": math.floor, "round": round}
 """The longer side, from what it would be exactly."""
 POOLING = ("cls", "mean", "first end of text", "last token")
-"""Which of the states of a text's tokens, or of a picture's patches, became the embedding."""
+"""Which of the states of a text's tokens became the embedding."""
 SIMILARITIES = ("dot", "cosine", "euclidean", "manhattan")
 FILTERS = ("bicubic", "bilinear")
 ALPHA = ("dropped", "over white")

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...model.documents import JSON, Document
 from ...model.family import Tokens
+from ...model.pipeline import TRANSFORMERS
 from ...validation.errors import EnvironmentFailure, InputError
 from ..checkpoint.format_error import FormatError
 from ..checkpoint.strict_json import parse
@@ -20,10 +21,9 @@ TOKENIZER = ("tokenizer.json", "vocab.txt")
 """A tokenizer's own file; the first that is there is read."""
 
 OF_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-ENCODERS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 PLACES = (
     *(CONFIG, MODULES, POOLING, "eva_config.json", "config_sentence_transformers.json", "preprocessor_config.json"),
-    *(f"sentence_{name}_config.json" for name in ENCODERS),
+    *TRANSFORMERS,
 )
 """Where documents are looked for beside a checkpoint; further ones where modules.json says."""
 

@@ -149,7 +149,8 @@ def _resume(out: Path, manifest: Manifest) -> RunDirectory | None:
     run = RunDirectory(out)
     before = run.manifest()
     fixed = ("tool", "source", "family", "config", "origins", "documents", "given", "images", "tokenizer", "stored")
-    if all(before.get(key) == manifest[key] for key in fixed):
+    now = json.loads(json.dumps(manifest))  # as the file has it: lists where there are tuples
+    if all(before.get(key) == now[key] for key in fixed):
         return run
     run.forget(list(before["stages"]))
     return None

@@ -97,10 +97,13 @@ def _probe(runner: NNXRunner, folder: Path) -> list[Row]:
             continue
         outputs, samples = runner.traced(entry, golden.case.inputs)
         outputs = kept(runner.net.entry_points[entry], golden.case.inputs, outputs)
-        for spec in runner.net.entry_points[entry].outputs:
+        told = [spec for spec in runner.net.entry_points[entry].outputs if not spec.kind.sums]
+        for spec in told:
             name, budget = spec.name, golden.budgets[spec.name]
             rows.append(value_row(entry, case, spec, outputs[name], golden.outputs[name], budget))
-        wanted = _shared(goldens.intermediates(entry).values, samples)
+        silent = outputs.keys() - {spec.name for spec in told}
+        shared = _shared(goldens.intermediates(entry).values, samples)
+        wanted = {module: value for module, value in shared.items() if module not in silent}
         rows.append(_taps_row(entry, f"{case}, intermediate values", wanted, samples))
     return rows
 

@@ -107,12 +107,15 @@ def end_to_end(
     for case in pack.cases(entries):
         if case.entry_point in encodes:
             encode, texts = encodes[case.entry_point], pack.texts_of(case)
-            output = entries[case.entry_point].outputs[0].name
+            output = entries[case.entry_point].embedding
+            assert output  # what is encoded is embedded
             with reference.computing():
                 float32 = encode(texts)
             with exact.computing():
                 float64 = encode(texts)
-            found.append(goldens.golden(entries[case.entry_point], case, {output: float64}, {output: float32}))
+            found.append(
+                goldens.golden(entries[case.entry_point], case, {output.name: float64}, {output.name: float32})
+            )
             notes += [encode.note] if encode.note and encode.note not in notes else []
     goldens.write(out / END_TO_END, found, {})
     return {"judge": next(iter(encodes.values())).name, "notes": notes}

@@ -28,6 +28,8 @@ def write_fixture(family_name: str, size: str, seed: int, dtype: str, out: Path)
     family = known[family_name]
     if size not in family.sizes:
         raise InputError(f"{family_name} has no size {size!r} (sizes: {', '.join(family.sizes)})")
+    if not out.absolute().parent.is_dir() or (out.exists() and not out.is_file()):
+        raise InputError(f"{out} cannot be written: its folder must exist, and nothing but a file may be in its place")
     config = family.sizes[size]
     write_documents(out.parent, family.documents(config))
     part = family.part(config)

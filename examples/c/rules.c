@@ -193,7 +193,8 @@ static void hold(const char *where, const Json *given, const Key *keys) {
 /* Hold what is said of each entry point, of one at least. */
 static void hold_by_entry_point(const char *where, const char *name, const Json *rules, Key key) {
     const Json *said = json_find(rules, name);
-    if (!said->count) fail("%s: %s is {}; known: an entry point's name and %s, at least once", where, name, known(&key));
+    if (!said->count)
+        fail("%s: %s is {}; known: an entry point's name and %s, at least once", where, name, known(&key));
     for (size_t i = 0; i < said->count; i++)
         if (!legal(&said->items[i], &key))
             fail("%s.%s: %s is %s; known: %s", where, name, said->keys[i], shown(&said->items[i]), known(&key));
@@ -258,11 +259,11 @@ static void check_images(const char *where, const Json *rules) {
         fail("%s: size is %.0f; known: height and width of the last step that resizes or crops", where, size);
 }
 
-/* An input that is made of raw texts or pictures: its type, and the sizes behind the axis of the rows, 0 for an axis. */
+/* An input that is made of raw texts or pictures: its type, and the sizes behind the axis of the rows. */
 typedef struct {
     const char *name, *dtype; /* no dtype where nobody says how pictures are prepared */
     size_t rank;
-    int64_t sizes[MAX_RANK];
+    int64_t sizes[MAX_RANK]; /* 0 for an axis */
     bool taken;
 } Made;
 

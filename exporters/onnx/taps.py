@@ -35,7 +35,7 @@ def locate(artifact: Artifact, entry_point: str, traced: Intermediates, factors:
     changed = scaled(path, factors)
     program = Program(retyped(onnx.load(path, load_external_data=False), changed), path.parent, changed)
     values = program.all_values(traced)
-    samples = {module: sample(value) if value.size else value.reshape(0) for module, value in values.items()}
+    samples = {module: _sampled(value, traced.values[module][0]) for module, value in values.items()}
     wanted = _computed({m: traced.values[m] for m in traced.values if m in program.places}, samples)
     found = first_divergence(wanted, samples)
     if found is None:
@@ -53,12 +53,21 @@ def locate(artifact: Artifact, entry_point: str, traced: Intermediates, factors:
     return f"{text}; likely cause: {cause}" if cause else text
 
 
+def _sampled(value: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Sample what a module gives; what is the same for all rows, such as vectors of places, a program has only once."""
+    if not value.size:
+        return value.reshape(0)
+    alone = sample(value[None]) if value.ndim == 2 else value
+    return alone if alone.size == exact.size else sample(value)
+
+
 def _computed(wanted: Taps, samples: Arrays) -> dict:
-    """Keep of the goldens what a program computes: of some modules the first token alone."""
+    """Keep of the goldens what a program computes: of some modules one token alone, the first, or what all share."""
     found = {}
     for module, (exact, budget) in wanted.items():
         got = samples.get(module, exact)
-        found[module] = exact[:1] if got.shape[0] == 1 and got.size * exact.shape[0] == exact.size else exact, budget
+        alone = got.ndim == 1 or got.shape[:1] == (1,)
+        found[module] = exact[:1] if alone and got.size * len(exact) == exact.size else exact, budget
     return found
 
 
@@ -163,7 +172,7 @@ class Program:
             except Exception:  # whatever the runtime says: a mistake that cannot be undone here is not the cause
                 continue
             one = {module: wanted[module]}
-            if first_divergence(one, {module: sample(value[module])}) is None:
+            if first_divergence(one, {module: _sampled(value[module], wanted[module][0])}) is None:
                 return cause
         return ""
 

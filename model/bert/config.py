@@ -1,12 +1,12 @@
 """What a BERT-like text encoder is, in numbers, and how it is read from shapes and documents."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...validation.errors import GateError, InputError
-from ..documents import JSON, Configured, Document, Harmless, Only, Settled
+from ..documents import JSON, Configured, Document, Expected, Harmless, Only, Settled, shown
 from ..family import Shapes, Source
 from ..pipeline import settle_pooling, settle_texts
 from ..tokenizer import settle_tokenizer, special_ids
@@ -69,6 +69,7 @@ CONFIG_HARMLESS: Harmless = {
     **dict.fromkeys(("remove_invalid_values", "exponential_decay_length_penalty"), _GENERATION),
     **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), _GENERATION),
     **dict.fromkeys(("use_bfloat16", "tf_legacy_loss"), "TensorFlow only"),
+    "tf_legacy_loss": _TRAINING,
     "transformers.js_config": "concerns Transformers.js only",
     "pruned_heads": Only(({}, None), "no head is taken away"),
     "prefix": Only((None, ""), "none"),
@@ -96,6 +97,9 @@ PUBLISHED_IDS = {"cls_token_id": 101, "sep_token_id": 102}
 """Of every vocabulary that Google published for BERT; taken where there is neither tokenizer nor published size."""
 
 CONFIG = "config.json"
+
+Silent = Callable[[str], tuple[JSON, str]]
+"""Gives for a field the value that holds where nothing states it, None if there is none, and where that is from."""
 
 
 @dataclass(frozen=True)
@@ -156,15 +160,17 @@ M3: dict[str, Any] = {
     "sep_token_id": 2,
 }
 
-SIZES = {
+PUBLISHED = {
     "base": BertConfig(30522, 768, 12, 12, 3072, 512, 2),
     "small": BertConfig(30522, 384, 12, 12, 1536, 512, 2),
     "large": BertConfig(30522, 1024, 24, 16, 4096, 512, 2),
     "minilm-l6": BertConfig(30522, 384, 6, 12, 1536, 512, 2, pooling="mean"),
     "m3": BertConfig(250002, 1024, 24, 16, 4096, 8194, 1, **M3),
-    "tiny": BertConfig(300, 32, 2, 4, 64, 40, 2),
 }
-"""Published sizes: BAAI/bge-{base,small,large}-en-v1.5, all-MiniLM-L6-v2, BAAI/bge-m3. And a tiny one."""
+"""BAAI/bge-{base,small,large}-en-v1.5, all-MiniLM-L6-v2, BAAI/bge-m3: their shapes alone say the rest."""
+
+SIZES = {**PUBLISHED, "tiny": BertConfig(300, 32, 2, 4, 64, 40, 2)}
+"""What a fixture may be; the tiny one is nobody's, and a network of its shapes may have other heads."""
 
 NUMBERS = re.compile(r"layer\.(\d+)\.")
 
@@ -273,18 +279,15 @@ def settle_network(settled: Settled, source: Source, embeddings: str, encoder: s
         document.accept(CONFIG_HARMLESS)
 
 
-Silent = Any
-"""Configuration's field -> the value where nothing states it and where that is from; None where there is none."""
-
-
 def _model_type(source: Source, document: Document | None, settled: Settled) -> tuple[str, str, Silent]:
     """Tell which of transformers' models it is, and what holds where config.json is silent."""
+    given = settled.given.get(f"{settled.part}model_type")
     if document is None:
         values = {field: settled.values[field] for field in (*OF_SHAPES, "num_hidden_layers", "intermediate_size")}
-        sizes = ((n, c) for n, c in SIZES.items() if all(getattr(c, f) == v for f, v in values.items()))
+        sizes = ((n, c) for n, c in PUBLISHED.items() if all(getattr(c, f) == v for f, v in values.items()))
         name, published = next(sizes, ("", None))
         where = f"published size {name}"
-        if published is not None:
+        if published is not None and (given is None or given.value == published.model_type):
             return published.model_type, where, lambda field: (getattr(published, field, None), where)
     model_type, origin = _named_type(source, document, settled)
     defaults = UPSTREAM_DEFAULTS[model_type] if document else {}
@@ -295,8 +298,11 @@ def _model_type(source: Source, document: Document | None, settled: Settled) -> 
 def _named_type(source: Source, document: Document | None, settled: Settled) -> tuple[str, str]:
     """Read model_type, else tell it by the name of the class and by the prefix of the tensors' names."""
     given = settled.given.get(f"{settled.part}model_type")
-    if given and given.value in CLASSES:
-        return str(given.value), given.option
+    if given:
+        if document:
+            document.note("model_type", f"{given.option} says {shown(given.value)} in its place")
+        wanted = Expected(str, choices=(*CLASSES,))
+        return wanted.checked(given.value, f"{given.option}: {settled.part}model_type"), given.option
     if document and "model_type" in document:
         return document.take("model_type", str, choices=(*CLASSES,)), f"{CONFIG}: model_type"
     told: dict[str, str] = {}

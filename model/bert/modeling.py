@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ...validation.taps import is_recording, scope, tap
+from ...validation.taps import scope, tap
 from .. import ops
 from ..attention import Attention, mask_bias, padding
 from ..blocks import PostNormLayer
@@ -50,9 +50,9 @@ class Embeddings(nnx.Module):
     ) -> Float[Array, "batch tokens width"]:
         """Embed with given position vectors. Without types, every token is of type 0."""
         words = tapped("word", self.word, input_ids)
-        types = self.token_type.embedding[0] if token_types is None else self.token_type(token_types)
-        if is_recording():
-            tap("token_type", jnp.broadcast_to(types, words.shape))
+        types = (
+            self.token_type.embedding[0] if token_types is None else tapped("token_type", self.token_type, token_types)
+        )
         return tapped("norm", self.norm, words + (positions + types))
 
 

@@ -82,7 +82,7 @@ def _reference(config: ClipConfig, original: "Original") -> "Reference":
     from torch.nn.functional import normalize
 
     from .. import upstream
-    from ..reference import Reference
+    from ..reference import Function, Reference
 
     stated = original.documents.get(CONFIG) or _documents(config)[CONFIG]
     library = upstream.transformers()
@@ -104,7 +104,11 @@ def _reference(config: ClipConfig, original: "Original") -> "Reference":
         result = model(input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixels)
         return {"logits_per_image": result.logits_per_image}
 
-    entries = {"encode_text": encode_text, "encode_image": encode_image, "similarity": similarity}
+    entries: dict[str, Function] = {
+        "encode_text": encode_text,
+        "encode_image": encode_image,
+        "similarity": similarity,
+    }
     return Reference(f"{upstream.versions('torch', 'transformers')}: CLIPModel", model, entries, state)
 
 

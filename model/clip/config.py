@@ -100,7 +100,10 @@ class ClipConfig:
     pictures: Pictures = field(default_factory=Pictures)
 
 
-def _openai(text: tuple[int, ...], vision: tuple[int, ...], patch_size: int, projection: int) -> ClipConfig:
+Four = tuple[int, int, int, int]
+
+
+def _openai(text: Four, vision: Four, patch_size: int, projection: int) -> ClipConfig:
     pictures = Pictures((224,), mean=MEAN, std=STD)
     return ClipConfig(TextConfig(*text), VisionConfig(*vision, patch_size=patch_size), projection, pictures)
 
@@ -234,7 +237,7 @@ def _settle_tower(
 
 
 def _default(tower: str, name: str) -> tuple[Any, str]:
-    return (DEFAULTS[tower] | BOTH)[name], f"default of transformers' CLIP{tower.title()}Config"
+    return {**DEFAULTS[tower], **BOTH}[name], f"default of transformers' CLIP{tower.title()}Config"
 
 
 def _agree(document: Document, seen: Mapping[str, tuple[int, str]], settled: Settled) -> None:

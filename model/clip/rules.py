@@ -80,7 +80,7 @@ def _tower(
     """Declare the blocks beside what is the tower's own; `inputs` are the leaves that its stream begins with."""
     width, inner = config.hidden_size, config.intermediate_size
     own = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
-    blocks = (
+    blocks: Rules = (
         *_norm(LAYER + "layer_norm{n}", BLOCK + "norm{n}"),
         *(
             Rule(f"{LAYER}self_attn.{n}.weight", f"{BLOCK}attention.{leaf}.kernel", "(heads d) e -> e heads d")

@@ -84,4 +84,5 @@ FAMILY = Family(
     sizes=SIZES,
     images=_images,
     embeddings=lambda config: embeddings(config.text),
+    documents=lambda config: {CONFIG: documents(config.text)[CONFIG]},
 )

@@ -105,6 +105,118 @@ def test_c_accepts_the_same_documents(tmp_path, tell):
     tell(f"pass: C accepts and refuses {len(DOCUMENTS)} documents preprocess.json as Python does")
 
 
+BATCH = """
+import { Embedder, similarity } from "%(lib)s/embedder.js";
+
+class Tokenizer {
+  encode = (text) => ({ ids: text.split(" ").filter(Boolean).map(Number) });
+}
+const rules = %(rules)s;
+const embedder = new Embedder({ rules: { texts: rules }, manifest: {}, json: async () => ({}) }, { Tokenizer });
+const rows = [];
+for (const text of %(texts)s) rows.push(await embedder.ids(text, "encode"));
+const batch = Object.entries(embedder.batch(rows)).map(([name, { shape, data }]) => [name, shape, data]);
+const words = ["dot", "cosine", "euclidean", "manhattan"];
+const near = words.map((word) => similarity([3, 4], [6, 8], { similarity: word }));
+let empty = "";
+try {
+  embedder.batch([[1], []]);
+} catch (error) {
+  empty = error.message;
+}
+console.log(JSON.stringify({ batch: Object.fromEntries(batch.map(([name, ...rest]) => [name, rest])), near, empty }));
+"""
+FIRST, LAST = preprocess_documents.WORDS["truncation"]
+AFTER, BEFORE = preprocess_documents.WORDS["padding"]
+ROWS: dict[str, tuple[dict[str, Any], list[list[int]]]] = {
+    "both ends": ({}, [[101, 5, 6, 102], [101, 5, 102, 0]]),
+    "before": ({"padding": BEFORE}, [[101, 5, 6, 102], [0, 101, 5, 102]]),
+    "no ends": ({"first_id": None, "last_id": None}, [[5, 6, 7, 8], [5, 0, 0, 0]]),
+    "a last token": ({"first_id": None}, [[5, 6, 7, 102], [5, 102, 0, 0]]),
+    "the end kept": ({"first_id": None, "truncation": LAST, "padding": BEFORE}, [[7, 8, 9, 102], [0, 0, 5, 102]]),
+    "no limit": ({"max_tokens": {"encode": None}}, [[101, 5, 6, 7, 8, 9, 102], [101, 5, 102, 0, 0, 0, 0]]),
+    "no mask": ({"inputs": {"ids": "input_ids"}, "padding": BEFORE}, [[101, 5, 6, 102], [0, 101, 5, 102]]),
+}
+"""Of "5 6 7 8 9" and "5", with at most four tokens: by hand."""
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_javascript_pads_and_truncates_as_it_is_stated(name, tmp_path):
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    changed, wanted = ROWS[name]
+    rules = preprocess_documents.TEXTS | {"prefix": "", "truncation": FIRST, "padding": AFTER} | changed
+    rules = {"max_tokens": {"encode": 4}} | {key: rules[key] for key in rules if key != "max_tokens" or key in changed}
+    script = BATCH % {
+        "lib": EXAMPLES / "javascript" / "lib",
+        "rules": json.dumps(rules),
+        "texts": json.dumps(["5 6 7 8 9", "5"]),
+    }
+    (tmp_path / "batch.mjs").write_text(script)
+    done = subprocess.run(["node", tmp_path / "batch.mjs"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    got, shape = json.loads(done.stdout), [2, len(wanted[0])]
+    flat = [token for row in wanted for token in row]
+    assert got["batch"]["input_ids"] == [shape, flat]
+    assert got["batch"].get("attention_mask") == (
+        None if name == "no mask" else [shape, [int(token != 0) for token in flat]]
+    )
+    assert (got["near"], got["empty"]) == ([50, 1, -5, -7], "text 1 is of no tokens")
+
+
+IDS = """
+#define main replay
+#include "replay.c"
+#undef main
+
+const char *runtime_name(void) { return ""; }
+const char *const RUNTIME_FORMAT = "";
+void *runtime_open(const Pack *pack, const Json *program) { return (void)pack, (void)program, NULL; }
+void runtime_run(void *opened, const Tensor *inputs, size_t count, Tensor *output) {
+    (void)opened, (void)inputs, (void)count, (void)output;
+}
+
+int main(int count, char **given) {
+    const Json *document = json_parse("given", given[1], strlen(given[1]));
+    Raw raw = {.texts = json_find(document, "texts"), .index = json_find(document, "index")};
+    Case c = {.entry = "encode", .name = "raw texts"};
+    const Json *rows = json_find(document, "rows"), *ready = json_find(document, "ready");
+    Tensor ids = tensor_new("ids", I32, 2, (int64_t[]){2, (int64_t)ready->count / 2});
+    for (size_t i = 0; i < ready->count; i++) ((int32_t *)ids.data)[i] = (int32_t)ready->items[i].number;
+    check_ids(&c, &raw, rows, &ids, count > 2);
+    return 0;
+}
+"""
+
+
+def test_c_holds_ready_ids_to_the_side_of_the_padding_and_the_ends(tmp_path):
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    (tmp_path / "ids.c").write_text(IDS)
+    sources = [tmp_path / "ids.c", EXAMPLES / "c" / "rules.c", EXAMPLES / "c" / "pack.c"]
+    command = ["cc", "-std=gnu11", "-I", EXAMPLES / "c", *sources, "-o", tmp_path / "ids", "-lm"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+
+    def check(changed: dict[str, Any], several: list[list[int]], ready: list[list[int]], *mask: str) -> str:
+        texts = [{"name": str(i), "ids": {"encode": ids}} for i, ids in enumerate(several)]
+        flat = [value for row in ready for value in row]
+        rules = preprocess_documents.TEXTS | changed
+        given = {"texts": rules, "index": {"texts": texts}, "rows": ["0", "1"], "ready": flat}
+        done = subprocess.run([tmp_path / "ids", json.dumps(given), *mask], capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 1)
+        return done.stderr
+
+    for changed, wanted in ROWS.values():
+        other = changed | {"padding": BEFORE if changed.get("padding", AFTER) == AFTER else AFTER}
+        rows = [[token for token in row if token] for row in wanted]
+        mask = [[int(token != 0) for token in row] for row in wanted]
+        assert check(changed, rows, wanted) == check(changed, rows, mask, "mask") == ""
+        assert "of the text '1' at" in check(other, rows, wanted)
+        assert "of the text '1' at" in check(other, rows, mask, "mask")
+    assert "does not lie between" in check({}, [[5, 6, 102], [5, 102]], [[5, 6, 102], [5, 102, 0]])
+
+
 PIXELS = """
 import { readFileSync, writeFileSync } from "node:fs";
 import { pixels } from "%(javascript)s/lib/pictures.js";

@@ -78,7 +78,8 @@ export class Embedder {
     if (empty >= 0) throw new PackError(`text ${empty} is of no tokens`);
     const tokens = Math.max(...rows.map((row) => row.length));
     const pad = (row, value) => PADDED[padding](row, Array(tokens - row.length).fill(value));
-    const made = { ids: rows.flatMap((row) => pad(row, pad_id)), mask: rows.flatMap((row) => pad(row.map(() => 1), 0)) };
+    const ids = rows.flatMap((row) => pad(row, pad_id));
+    const made = { ids, mask: rows.flatMap((row) => pad(Array(row.length).fill(1), 0)) };
     const shape = [rows.length, tokens];
     return Object.fromEntries(Object.entries(inputs).map(([kind, name]) => [name, { shape, data: made[kind] }]));
   }

@@ -173,7 +173,8 @@ export function fits(document, entryPoints) {
   const { texts, images, embeddings } = document;
   const outputs = Object.entries(embeddings?.outputs ?? {});
   const makes = new Map();
-  for (const name of Object.values(texts?.inputs ?? {})) makes.set(name, { dtype: "int32", shape: ["texts", "tokens"] });
+  const read = { dtype: "int32", shape: ["texts", "tokens"] };
+  for (const name of Object.values(texts?.inputs ?? {})) makes.set(name, read);
   if (images) makes.set(images.input, "missing" in images ? null : pixels(images));
   for (const [entry, output] of outputs) {
     if (!Object.hasOwn(entryPoints, entry))
@@ -195,7 +196,7 @@ export function fits(document, entryPoints) {
   for (const entry of whole)
     for (const spec of entryPoints[entry].inputs)
       if (!isMade(entry)(spec))
-        refuse(`preprocess.json: the inputs of ${entry}`, `${described(spec)} is not made`, [...makes.keys()].join(", "));
+        refuse(`preprocess.json: inputs of ${entry}`, `${described(spec)} is not made`, [...makes.keys()].join(", "));
   const concerned = whole.length ? whole : everything;
   const taken = new Set(concerned.flatMap((entry) => entryPoints[entry].inputs.filter(isMade(entry))).map(nameOf));
   for (const name of makes.keys())
