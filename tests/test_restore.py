@@ -44,10 +44,12 @@ class Runs:
         self.folder = folder
 
     def checkpoint(self, source) -> Path:
-        return self.folder / f"{'-'.join(source[:2])}.{source[2]}"
+        folder = self.folder / "-".join(source[:2])
+        folder.mkdir(exist_ok=True)  # its documents are its own
+        return folder / f"tiny.{source[2]}"
 
     def exported(self, source, name: str) -> RunDirectory:
-        out, silent = self.folder / f"{source[0]}-{source[1]}", Silent()
+        out, silent = self.checkpoint(source).parent / "run", Silent()
         if not out.exists():
             family, dtype, _ = source
             write_fixture(family, "tiny", 3, dtype, self.checkpoint(source))

@@ -71,9 +71,12 @@ def old_names(state: State, folder: Path) -> Path:
         n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
         for n, t in state.items()
     }
-    old = {n if n.startswith(("bge", "model", "visual")) else f"bert.{n}": t for n, t in old.items()}
-    prefix = "bge_" if "bge_embeddings.word_embeddings.weight" in old else "bert."
-    old[f"{prefix}embeddings.position_ids"] = torch.arange(40)[None]
+    prefix = "bert." if "embeddings.word_embeddings.weight" in state else ""
+    old = {f"{prefix}{name}": tensor for name, tensor in old.items()}
+    for name in [*old]:  # the buffers that transformers wrote beside such a table
+        table, _, rest = name.rpartition("position_embedding")
+        if rest in (".weight", "s.weight"):
+            old[f"{table}position_ids"] = torch.arange(len(old[name]))[None]
     torch.save(old, folder / "old.bin")
     return folder / "old.bin"
 
