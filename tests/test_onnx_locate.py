@@ -235,14 +235,12 @@ def test_a_right_program_shows_every_module_and_parts_nowhere(bench, opset, tmp_
     opened = dataclasses.replace(bench.onnx, directory=tmp_path, programs=EXPORTER.write(request))
     for entry in opened.programs:
         model = onnx.load(programs / f"{entry}.onnx", load_external_data=False)
-        shown = json.loads(model.metadata_props[0].value).keys() | {
-            output.name for output in bench.net.entry_points[entry].outputs
-        }
+        outputs = {output.name for output in bench.net.entry_points[entry].outputs}
+        shown = json.loads(model.metadata_props[0].value).keys() | outputs
         for folder in (bench.run.path / "goldens", *(bench.run.path / "goldens" / "probes").iterdir()):
             traced = Goldens(folder).intermediates(entry)
-            unseen = shown - set(
-                traced.values
-            )  # upstream's modules without parameters, where the original is upstream's
+            # Upstream's modules without parameters, where the original is upstream's.
+            unseen = shown - set(traced.values)
             assert not [m for m in unseen if any(leaf.startswith(f"{m}.") for leaf in bench.net.leaves)]
             assert set(traced.values) <= shown
             factors = read_factors(folder) if (folder / "factors.json").exists() else {}
