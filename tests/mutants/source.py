@@ -49,6 +49,7 @@ EQUIVALENT = {
     "1e-09": "a divisor of 0 tokens: 0 / anything is 0",
     "ACTIVATIONS = ": "the activation of another network",
     "even, odd = ": "an index past the end of an axis of two is its last",
+    "self.position.first, x.shape[1]": "the first rows of a table, of which there are no more",
     "jnp.ones_like(cos[:1])": "ones and zeros of the same shape",
 }
 """Part of a statement -> why a change there may compute the same network."""
