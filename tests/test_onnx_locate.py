@@ -138,7 +138,7 @@ def residual_from_elsewhere(rng, bench, model):
     """Let a sum read the output of another layer's norm."""
     outputs = [n.output[0] for n in nodes(model, "LayerNormalization")]
     found = [n for n in nodes(model, "Sum") if sum(name in outputs for name in n.input)]
-    if not found:
+    if len(found) < 2:
         return negation_inserted(rng, bench, model)
     node = found[rng.integers(1, len(found))]
     made = [o for n in model.graph.node for o in n.output]
@@ -242,6 +242,7 @@ def test_a_right_program_shows_every_module_and_parts_nowhere(bench, opset, tmp_
             # Upstream's modules without parameters, where the original is upstream's.
             unseen = shown - set(traced.values)
             assert not [m for m in unseen if any(leaf.startswith(f"{m}.") for leaf in bench.net.leaves)]
-            assert set(traced.values) <= shown
+            tables = {m for m in traced.values if f"{m}.embedding" in bench.net.leaves}  # read, or part of a sum
+            assert set(traced.values) - tables <= shown
             factors = read_factors(folder) if (folder / "factors.json").exists() else {}
             assert EXPORTER.locate(opened, entry, traced, factors) == ""
