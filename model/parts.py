@@ -7,6 +7,7 @@ one part. Imports no framework.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -94,9 +95,7 @@ def _prefixed(mapping: Mapping[str, V], prefix: str) -> dict[str, V]:
 def _mounted(
     rule: Rule | Tie | Drop | Split | Merge, source: str, target: str, axes: str
 ) -> Rule | Tie | Drop | Split | Merge:
-    def named(layout: str) -> str:
-        return AXIS.sub(lambda axis: axes + axis[0], layout)
-
+    named = partial(AXIS.sub, lambda axis: axes + axis[0])
     if isinstance(rule, Rule):
         return Rule(source + rule.source, target + rule.target, named(rule.layout))
     changed: dict[str, Any] = {"source": source + rule.source}

@@ -94,14 +94,14 @@ def test_two_tensors_for_one_leaf_are_found(name):
 def test_the_ledger_inverts_bit_for_bit(name, dtype, seed):
     """Any bits that are finite, in any dtype, come back as they were."""
     tiny = TINY[name]
-    entries = assign(tiny.shapes, tiny.rules, tiny.leaves).entries
+    entries, axes = assign(tiny.shapes, tiny.rules, tiny.leaves).entries, tiny.family.axis_sizes(tiny.config)
     rng = np.random.default_rng(seed)
     for source, entry in entries.items():
         if entry.status != "mapped":
             continue
         tensor = rng.standard_normal(tiny.shapes[source]).astype(dtype)
         entry = dataclasses.replace(entry, dtype=str(np.dtype(dtype)), shape=tensor.shape)
-        ledger = Ledger(name, tiny.family.axis_sizes(tiny.config), {source: entry})
+        ledger = Ledger(name, axes, {source: entry})
         leaf = ledger.leaf(source, tensor)
         assert leaf.dtype == np.float32
         assert leaf.shape == tiny.leaves[entry.target]
