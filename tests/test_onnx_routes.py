@@ -146,7 +146,8 @@ def test_the_routes_agree_on_every_oracle(oracles, tmp_path, pattern):
 
 def converted(checkpoint: Path, out: Path) -> Path:
     """Take a checkpoint to its weights file."""
-    options = Options(checkpoint=str(checkpoint))
+    stated = {} if checkpoint.suffix == ".pth" else {"pooling": "cls", "normalize": True}  # no file beside it says so
+    options = Options(checkpoint=str(checkpoint), **stated)
     run = load.perform(out, options, Quiet())
     for stage in (remap.perform, verify.perform, build.perform):
         stage(run, options, Quiet())
