@@ -354,6 +354,11 @@ def test_an_interruption_leaves_no_process_and_is_resumed_from(checkpoint, tmp_p
     assert differences(finished, out) == []
 
 
+def test_a_directory_in_use_is_refused(checkpoint, tmp_path):
+    with hold(tmp_path / "run"):
+        refused(run("all", checkpoint, "--out", tmp_path / "run"), 4, "in use by another")
+
+
 def test_too_small_a_disk_is_told_before_any_work_and_after_who_works_there(checkpoint, tmp_path, monkeypatch):
     """The files of another command come and go while they are counted, so they are not."""
     out, options = tmp_path / "run", Options(checkpoint=str(checkpoint))
