@@ -240,6 +240,8 @@ def test_says_what_was_not_checked():
     html = page(reports_={"onnx": report("onnx")})
     assert "What was checked is the same network" in html
     assert "Not checked: JAX model, Orbax, SavedModel, StableHLO." in html
+    assert "judged by upstream 5.5.5" in html
+    assert ": no tokenizer</dd>" in html
 
 
 def test_names_no_place_on_this_machine():
