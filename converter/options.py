@@ -35,6 +35,10 @@ class Options:
     ignore: tuple[str, ...] = ()
     """Fields of documents to pass over, each "document:field"."""
     no_tokenizer: bool = False
+    module: str = ""
+    """package.module:function that makes the module, where no family is meant."""
+    inputs: str = ""
+    """What the module takes: a text, or a file."""
     dtype: str = "float32"
     """What leaves are stored as: "float32", or "source" for the type that each has in the checkpoint."""
 
@@ -62,7 +66,8 @@ class Options:
     def stated(self) -> dict[str, Any]:
         """Give what the manifest records of these: whatever decides how the folder is read."""
         given = {field: each.value for field, each in self.given.items()}
-        return {"set": given, "ignore": sorted(self.ignore), "tokenizer": not self.no_tokenizer}
+        traced = {"module": self.module} if self.module else {}
+        return {"set": given, "ignore": sorted(self.ignore), "tokenizer": not self.no_tokenizer} | traced
 
     def to_json(self) -> str:
         """Serialize for another process."""

@@ -10,17 +10,18 @@ from ...validation.errors import GateError
 from ...validation.goldens import Goldens
 from ...validation.probe import folder_name
 from ..certificate.ledger import Ledger
-from ..directory import Manifest, RunDirectory
+from ..directory import RunDirectory
 from ..manifest import GOLDENS, LEDGER, PROBES, family_and_config
 
 
-def check_manifest(manifest: Manifest) -> None:
+def check_manifest(run: RunDirectory) -> None:
     """Hold what the manifest says about the network against the family, which knows its entry points.
 
     Raises:
         GateError: an entry point is missing or another one, a stage has failed, or a program is not among the files.
     """
-    family, config = family_and_config(manifest)
+    family, config = family_and_config(run)
+    manifest = run.manifest()
     wanted = {entry.name: entry.to_json() for entry in family.entry_points(config)}
     stated = {n: {k: v for k, v in e.items() if k != "programs"} for n, e in manifest["entry_points"].items()}
     for name in sorted(wanted.keys() | stated.keys()):
@@ -48,7 +49,7 @@ def _paths(program: Mapping[str, Any]) -> list[str]:
 
 def golden_problems(run: RunDirectory) -> Iterator[str]:
     """Say what the goldens lack that every network of the family has, and what in them cannot have been measured."""
-    family, config = family_and_config(run.manifest())
+    family, config = family_and_config(run)
     entries, weights = family.entry_points(config), Ledger.read(run.path / LEDGER).numbers
     draw = functools.partial(family.all_cases, config, weights=weights)
     yield from Goldens(run.path / GOLDENS).problems(entries, draw)

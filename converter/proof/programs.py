@@ -81,7 +81,7 @@ def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Ro
 
 def procedure_rows(run: RunDirectory, runner: Runner, compiles: bool) -> list[Row]:
     """Run the family's procedures; a runtime that compiles each step for its shapes does the first few."""
-    family, config = family_and_config(run.manifest())
+    family, config = family_and_config(run)
     entries = {entry.name: entry for entry in family.entry_points(config)}
     return [
         procedure.judge(

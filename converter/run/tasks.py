@@ -202,7 +202,7 @@ def validate_all(run: RunDirectory, options: Options, display: Display, jobs: in
     if not formats:
         raise InputError(f"{run.path} holds no artifacts; run `bgevis-convert export FORMAT {run.path}` first")
     provenance.check(run)
-    check_manifest(run.manifest())
+    check_manifest(run)
     for exporter in formats:
         artifact(run, exporter)
     run.forget([f"validate-{e.name}" for e in formats])  # asked for by name, it is always done anew

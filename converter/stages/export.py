@@ -4,7 +4,7 @@ from typing import Any
 
 from ...exporters.base import Exporter, Plan, Request
 from ...exporters.weights import WeightsFile
-from ..directory import Manifest, RunDirectory
+from ..directory import RunDirectory
 from ..manifest import WEIGHTS_PATH, family_and_config, network
 from ..options import Options
 from ..pack import PREPROCESS, TOKENIZER
@@ -26,18 +26,18 @@ def perform(run: RunDirectory, options: Options, progress: Progress, exporter: E
         out.mkdir()
         shaped = shaping(options)
         if exporter.layout:
-            family, config = family_and_config(run.manifest())
+            family, config = family_and_config(run)
             model = family.hugging_face(config) if family.hugging_face else None
             shaped |= {"directory": run.path, "hugging_face": model}
-        request = Request(network(run.manifest()), weights, out, progress=progress.advance, **shaped)
+        request = Request(network(run), weights, out, progress=progress.advance, **shaped)
         staged.programs = exporter.write(request)
         staged.key = exporter.key
 
 
-def trace(manifest: Manifest, exporter: Exporter, options: Options) -> None:
+def trace(run: RunDirectory, exporter: Exporter, options: Options) -> None:
     """Do what of an export needs no weights."""
     if exporter.trace:
-        exporter.trace(Plan(network(manifest), **shaping(options)))
+        exporter.trace(Plan(network(run), **shaping(options)))
 
 
 def shaping(options: Options) -> dict[str, Any]:

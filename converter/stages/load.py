@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ...model import traced
 from ...model.family import Family, config_to_json, families
 from ...validation.errors import InputError
 from ..certificate.assign import assign
@@ -58,11 +59,15 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     manifest = new_manifest(identified, source) | {"tokenizer": tokens, "given": options.stated()}
     manifest |= {"stored": describe_stored(identified, options)}
     run = _resume(out, manifest) or RunDirectory.create(out, manifest)
+    if identified.network and not run.is_current("load", run.reads("load")):
+        with run.stage("load", run.reads("load")) as staged:
+            (staged.out / traced.NETWORK).write_text(identified.network, encoding="utf-8")
     note = {
         "checkpoint": str(path.resolve()),
         "state": state(checkpoint),
         "folder": str((path if path.is_dir() else path.parent).resolve()),
         "tokenizer": str(folder.resolve()),
+        "code": str(Path.cwd()) if identified.network else "",
         "documents": {place: str(Path(d.origin).resolve()) for place, d in identified.found.documents.items()},
     }
     (out / SOURCE).write_text(json.dumps(note) + "\n")
@@ -91,6 +96,8 @@ def tokenizer_folder(path: Path, options: Options) -> Path:
 def describe_tokenizer(identified: Identified, folder: Path, options: Options) -> dict[str, Any] | None:
     """State the tokenizer's files, or why there is none; None for a network that reads no text."""
     ids = tokenizer.token_ids(identified.family.entry_points(identified.config))
+    if ids and options.module and not options.tokenizer:
+        return tokenizer.missing("nothing says how texts become the ids that the module takes")
     if ids and options.no_tokenizer:
         return tokenizer.missing("--no-tokenizer said that none is wanted; convert again without it")
     return tokenizer.state(folder, ids) if ids else None

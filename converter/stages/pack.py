@@ -31,7 +31,7 @@ SEEN = ("wide", "tall")
 def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     """Write tokenizer.json, preprocess.json and the raw samples."""
     manifest = run.manifest()
-    family, config = family_and_config(manifest)
+    family, config = family_and_config(run)
     entries = family.entry_points(config)
     with run.stage("pack", reads(run, options)) as staged:
         rules = preprocessing(family, config, manifest)

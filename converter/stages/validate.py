@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...exporters.base import PROGRAMS, Exporter
 from ...exporters.precisions import FLOAT32
+from ...model.traced import NETWORK
 from ...validation.errors import ConvertError, GateError
 from ...validation.goldens import Goldens
 from ...validation.report import Report, Row, junit
@@ -31,7 +32,7 @@ VALIDATE = "reports/validate.json"
 JUNIT = "reports/junit.xml"
 HTML = "reports/report.html"
 
-SHARED = (LEDGER, WEIGHTS_PATH, TOKENIZER, PREPROCESS)
+SHARED = (LEDGER, WEIGHTS_PATH, TOKENIZER, PREPROCESS, NETWORK)
 
 FORBIDDEN = ("torch",)
 """Made unimportable where artifacts are proved: an artifact that needs the framework it came from is none."""
