@@ -87,6 +87,8 @@ def source_options(command: Command) -> Command:
     command = click.option("--family", default="", help="Skip detection: see `bgevis-convert families`.")(command)
     help_text = "What the module takes: 'ids: int64[batch, tokens <= 512], mask: int64[batch, tokens]', or a file."
     command = click.option("--inputs", metavar="SPEC", help=help_text)(command)
+    help_text = "Trace the class of transformers that config.json names, where no family knows it."
+    command = click.option("--transformers", is_flag=True, help=help_text)(command)
     help_text = "The function that makes your own module, which is traced. Its code is run; CKPT is read inertly."
     command = click.option("--module", metavar="PACKAGE.MODULE:FUNCTION", help=help_text)(command)
     command = click.option(

@@ -35,9 +35,9 @@ def family_and_config(run: RunDirectory) -> tuple[Family, Config]:
         InputError: there is no such family, or another network lies there.
     """
     manifest = run.manifest()
-    if manifest["family"] == traced.NAME:
-        config = config_from_json(traced.TracedConfig, manifest["config"])
-        return traced.family(_network_text(run, config)), config
+    if manifest["family"] in traced.CONFIGS:
+        config = config_from_json(traced.CONFIGS[manifest["family"]], manifest["config"])
+        return traced.family(_network_text(run, config.network), manifest["family"]), config
     known = families()
     if manifest["family"] not in known:
         raise InputError(
@@ -47,13 +47,13 @@ def family_and_config(run: RunDirectory) -> tuple[Family, Config]:
     return family, config_from_json(family.config, manifest["config"])
 
 
-def _network_text(run: RunDirectory, config: traced.TracedConfig) -> str:
+def _network_text(run: RunDirectory, wanted: str) -> str:
     file = run.path / traced.NETWORK
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error}); run `bgevis-convert load` again") from error
-    if digest(text) != config.network:
+    if digest(text) != wanted:
         raise InputError(f"{file} was altered: its sha256 is not the manifest's")
     return text
 

@@ -37,6 +37,8 @@ class Options:
     no_tokenizer: bool = False
     module: str = ""
     """package.module:function that makes the module, where no family is meant."""
+    transformers: bool = False
+    """The class that config.json names is traced, where no family is meant."""
     inputs: str = ""
     """What the module takes: a text, or a file."""
     dtype: str = "float32"
@@ -66,7 +68,7 @@ class Options:
     def stated(self) -> dict[str, Any]:
         """Give what the manifest records of these: whatever decides how the folder is read."""
         given = {field: each.value for field, each in self.given.items()}
-        traced = {"module": self.module} if self.module else {}
+        traced = {"module": self.module} if self.module else {"transformers": True} if self.transformers else {}
         return {"set": given, "ignore": sorted(self.ignore), "tokenizer": not self.no_tokenizer} | traced
 
     def to_json(self) -> str:

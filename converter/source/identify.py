@@ -11,6 +11,7 @@ from ...validation.errors import InputError
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.sharded import SINGLE_FILES
 from ..options import Options
+from . import architecture
 from .documents import Found, read_documents
 from .folder import explain_empty, rest
 from .module import configured as traced_config
@@ -48,6 +49,8 @@ def identify(path: Path, options: Options) -> Identified:
     found = read_folder(path, options)
     given = options.given
     unread = rest(path, checkpoint, found.digests)
+    if options.transformers:
+        return _architecture(path, checkpoint, found, options, unread)
     checkpoint, family = _recognised(checkpoint, found, given, options.family)
     configured = family.configure(source(checkpoint, found, given))
     _settled(family, configured, found, given)
@@ -70,6 +73,18 @@ def _traced(path: Path, checkpoint: Checkpoint, options: Options) -> Identified:
     return Identified(
         checkpoint, traced.family(text), traced_config(options.module, text), Found({}, None, {}), unread, text
     )
+
+
+def _architecture(
+    path: Path, checkpoint: Checkpoint, found: Found, options: Options, unread: Mapping[str, str]
+) -> Identified:
+    """Trace the class of transformers that the folder is of."""
+    folder = path if path.is_dir() else path.parent
+    place = Path(options.tokenizer) if options.tokenizer else folder
+    text, configured = architecture.trace(source(checkpoint, found, options.given), checkpoint, folder, place)
+    family = traced.family(text, traced.TRANSFORMERS)
+    _settled(family, configured, found, options.given)
+    return Identified(checkpoint, family, configured, found, unread, text)
 
 
 def open_given(path: Path) -> Checkpoint:

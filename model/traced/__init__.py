@@ -1,26 +1,32 @@
 """Any module that torch.export can trace, as a family made at run time of the traced network."""
 
+import dataclasses
 import functools
+import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...validation.errors import InputError
 from ..family import Config, Drop, Family, Rule, Source, Tie
 from ..parts import Part
-from .config import NAME, NETWORK, TracedConfig
+from ..pipeline import text_rules
+from .config import NAME, NETWORK, TRANSFORMERS, TracedConfig, TransformersConfig
 from .graph import Graph
 
 if TYPE_CHECKING:
     from ..network import Network
-    from ..reference import Original, Reference
 
-__all__ = ["FAMILIES", "NAME", "NETWORK", "TracedConfig", "family"]
+__all__ = ["CONFIGS", "FAMILIES", "NAME", "NETWORK", "TRANSFORMERS", "TracedConfig", "TransformersConfig", "family"]
+
+CONFIGS: Mapping[str, Any] = {NAME: TracedConfig, TRANSFORMERS: TransformersConfig}
+"""Name of the family in a manifest -> what its configuration is."""
 
 FAMILIES = ()
 """None that is known before a module is traced."""
 
 
 @functools.lru_cache(maxsize=2)
-def family(text: str) -> Family:
+def family(text: str, name: str = NAME) -> Family:
     """Make the family of one traced network, of what its network.json holds.
 
     Raises:
@@ -35,23 +41,39 @@ def family(text: str) -> Family:
         del config
         return Network(lambda rngs: build(graph), graph.entry_points)
 
-    def reference(config: TracedConfig, original: "Original") -> "Reference":
-        from .reference import reference
-
-        return reference(config, graph, original)
-
-    return Family(
-        name=NAME,
-        summary="a module of yours, traced by torch.export",
+    own = Family(
+        name=name,
+        summary="a module of one's own, traced by torch.export",
         recognise=lambda source: "",
         configure=_not_configured,
         config=TracedConfig,
         part=lambda config: part(graph),
         entry_points=lambda config: graph.entry_points,
         network=network,
-        reference=reference,
+        reference=lambda config, original: _module("reference").reference(config, graph, original),
         sizes={},
     )
+    if name == NAME:
+        return own
+    pooled = any(entry.embedding for entry in graph.entry_points)
+    return dataclasses.replace(
+        own,
+        summary="an architecture of transformers that no family knows, traced by torch.export",
+        config=TransformersConfig,
+        reference=lambda config, original: _module("architecture").reference(config, graph, original),
+        embeddings=_embeddings,
+        encode=(lambda config, *given: _module("architecture").encode(config, graph, *given)) if pooled else None,
+        texts=text_rules,
+    )
+
+
+def _module(name: str) -> Any:
+    """Import a file of this folder that needs torch."""
+    return importlib.import_module(f".{name}", __package__)
+
+
+def _embeddings(config: TransformersConfig) -> Mapping[str, Any]:
+    return {"pooling": config.pooling, "normalize": config.normalize, "similarity": config.similarity}
 
 
 def _not_configured(source: Source) -> Any:

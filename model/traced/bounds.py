@@ -19,11 +19,25 @@ MOST = 1 << 20
 """Places that are tried of an axis without a bound."""
 
 
+class TooLong(InputError):
+    """An axis may be longer than some table.
+
+    Args:
+        axis: which.
+        longest: that fits.
+    """
+
+    def __init__(self, message: str, axis: str, longest: int):
+        super().__init__(message)
+        self.axis = axis
+        self.longest = longest
+
+
 def hold_to_tables(graph: Graph) -> None:
     """See that no place lies outside a table.
 
     Raises:
-        InputError: naming the line, the table and the longest axis that fits.
+        TooLong: naming the line, the table and the longest axis that fits.
     """
     for program in graph.programs.values():
         for node, table, index in _lookups(program):
@@ -49,9 +63,11 @@ def _refuse(
         fits = _fits(graph, program, nodes, index, rows, axis, middle)
         low, high = (middle, high) if fits else (low, middle)
     stated = f"{axis} <= {entry.axes[axis].high}" if entry.axes[axis].high else f"no bound of {axis}"
-    raise InputError(
+    raise TooLong(
         f"{entry.name}: the spec states {stated}, but a table of {rows} rows is looked up by place "
-        f"({node.line}): write {axis} <= {low}"
+        f"({node.line}): write {axis} <= {low}",
+        axis,
+        low,
     )
 
 
