@@ -18,7 +18,7 @@ from ...validation.entry_point import Axis, TensorSpec
 from ...validation.errors import EnvironmentFailure, InputError
 from ...validation.outputs import Embedding, Logits, Output, States
 from ..checkpoint import Checkpoint
-from .module import read_tensors
+from .module import checked, read_tensors
 
 if TYPE_CHECKING:
     from ...model.reference import Original
@@ -83,7 +83,7 @@ def trace(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path)
     architecture.attend_in_one(built.network)
     wanted = _wanted(built, source, tokenizer)
     graph = _traced(capture, whole, wanted, tensors, built, original)
-    text = graph.to_json()
+    text = checked(graph)
     settled.put("architecture", type(built.network).__name__, CONFIG)
     settled.put("network", digest(text), "the traced network, network.json")
     _settle_texts(settled, source, graph, pooled)
@@ -270,5 +270,3 @@ def _note(document: Document, fate: str) -> None:
             document.note(name, USED)
         else:
             document.note(name, "what cuts texts, where they are embedded")
-
-

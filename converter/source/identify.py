@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...model.documents import Configured, Given
 from ...model import traced
+from ...model.documents import Configured, Given
 from ...model.family import Config, Family, Source, config_to_json, dotted, families
 from ...validation.errors import InputError
 from ..checkpoint import Checkpoint, open_checkpoint

@@ -43,11 +43,12 @@ def trace(checkpoint: Checkpoint, options: Options, folder: Path) -> str:
 
 
 def checked(graph: Graph) -> str:
-    """Give network.json of a graph whose tables hold what its inputs may ask for."""
+    """Give network.json of a graph that JAX can compute, whose tables hold what its inputs may ask for."""
     from ...model.traced.bounds import hold_to_tables
+    from ...model.traced.module import as_jax_writes
 
     hold_to_tables(graph)
-    return graph.to_json()
+    return as_jax_writes(graph).to_json()
 
 
 def read_tensors(checkpoint: Checkpoint) -> "State":

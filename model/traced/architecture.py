@@ -121,7 +121,9 @@ def _class(library: Any, config: Any, document: Mapping[str, Any], pooled: bool)
     if found is None and type(config) in library.MODEL_MAPPING:
         found = library.MODEL_MAPPING[type(config)]
     if found is None:
-        raise InputError(f"{CONFIG}: transformers {library.__version__} has no class of states for {type(config).__name__}")
+        raise InputError(
+            f"{CONFIG}: transformers {library.__version__} has no class of states for {type(config).__name__}"
+        )
     if isinstance(found, tuple | list):
         found = found[0]
     if getattr(config, "is_encoder_decoder", False) and not found.__name__.endswith("EncoderModel"):

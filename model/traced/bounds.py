@@ -53,9 +53,7 @@ def hold_to_tables(graph: Graph) -> None:
                     _refuse(graph, program, nodes, index, rows, axis, node)
 
 
-def _refuse(
-    graph: Graph, program: Program, nodes: list[Node], index: Any, rows: int, axis: str, node: Node
-) -> None:
+def _refuse(graph: Graph, program: Program, nodes: list[Node], index: Any, rows: int, axis: str, node: Node) -> None:
     entry = program.entry
     low, high = entry.axes[axis].low - 1, entry.axes[axis].high or rows + 1
     while high - low > 1:  # the longest that fits

@@ -6,6 +6,7 @@ written over the names of the axes; torch's symbols do not get out of here.
 
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -209,26 +210,58 @@ class _Tracer:
     def _exported(self, entry: nn.Module) -> Any:
         sizes = example_sizes(self.wanted.axes)
         inputs = tuple(_example(spec, sizes) for spec in self.wanted.inputs)
-        dims = {
+        entry.eval()
+        self.wanted.function(self.module)
+        try:
+            return self._export(entry, inputs, self._named_dims())
+        except InputError:
+            raise
+        except Exception as error:  # whatever torch or the module raises: it cannot be traced
+            if guards_hold(str(error), self.wanted.inputs, self.wanted.axes):
+                return self._exported_freely(entry, inputs)
+            raise InputError(f"{self.wanted.name}: {refusal(error, self.wanted.inputs)}") from error
+
+    def _named_dims(self) -> dict[str, Any]:
+        return {
             name: torch.export.Dim(name, min=axis.low, max=axis.high)
             for name, axis in self.wanted.axes.items()
             if axis.high is None or axis.high > axis.low
         }
+
+    def _export(self, entry: nn.Module, inputs: tuple[Tensor, ...], dims: Mapping[str, Any]) -> Any:
         free = tuple(
             {i: _dynamic(dim, dims) for i, dim in enumerate(spec.shape) if _dynamic(dim, dims) is not None}
             for spec in self.wanted.inputs
         )
-        entry.eval()
+        with torch.no_grad(), warnings.catch_warnings(), _silent():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(entry, inputs, dynamic_shapes=(free,), strict=False)
+            return exported.run_decompositions({})
+
+    def _exported_freely(self, entry: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        """Let torch assume what it cannot prove, which was seen to hold for every size; no bound may become narrower.
+
+        Raises:
+            InputError: it cannot be traced so either, or only for fewer sizes.
+        """
+        dims = {
+            name: torch.export.Dim.AUTO(min=axis.low, max=axis.high)
+            for name, axis in self.wanted.axes.items()
+            if axis.high is None or axis.high > axis.low
+        }
         try:
-            with torch.no_grad(), warnings.catch_warnings(), _silent():
-                warnings.simplefilter("ignore")
-                self.wanted.function(self.module)
-                exported = torch.export.export(entry, inputs, dynamic_shapes=(free,), strict=False)
-                return exported.run_decompositions({})
-        except InputError:
-            raise
+            exported = self._export(entry, inputs, dims)
         except Exception as error:  # whatever torch or the module raises: it cannot be traced
-            raise InputError(f"{self.wanted.name}: {refusal(error)}") from error
+            raise InputError(f"{self.wanted.name}: {refusal(error, self.wanted.inputs)}") from error
+        self._name_symbols(exported)
+        for symbol, found in exported.range_constraints.items():
+            axis = self.symbols.get(str(symbol))
+            high = self.wanted.axes[axis].high if axis else None
+            if axis and "oo" not in str(found.upper) and (high is None or int(found.upper) < high):
+                raise InputError(
+                    f"{self.wanted.name}: the module works only for {axis} <= {found.upper}: state that bound"
+                )
+        return exported
 
     def _name_symbols(self, exported: Any) -> None:
         """Find torch's symbol of each axis.
@@ -262,7 +295,10 @@ class _Tracer:
         if node.op == "output":
             return
         value = node.meta.get("val")
-        if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool | int | float | bool) and node.op != "get_attr":
+        if (
+            isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool | int | float | bool)
+            and node.op != "get_attr"
+        ):
             self.refs[node] = self._size(value)
             return
         if node.op == "get_attr":
@@ -446,13 +482,9 @@ class _Tracer:
         output = next(node for node in exported.graph.nodes if node.op == "output")
         kinds = exported.graph_signature.output_specs
         user = torch.export.graph_signature.OutputKind.USER_OUTPUT
-        return [
-            self._argument(each) for each, spec in zip(output.args[0], kinds, strict=True) if spec.kind == user
-        ]
+        return [self._argument(each) for each, spec in zip(output.args[0], kinds, strict=True) if spec.kind == user]
 
-    def _entry_point(
-        self, exported: Any, names: Sequence[str], results: list[JSON]
-    ) -> tuple[EntryPoint, list[JSON]]:
+    def _entry_point(self, exported: Any, names: Sequence[str], results: list[JSON]) -> tuple[EntryPoint, list[JSON]]:
         """Describe the outputs, and what the inputs hold where the spec does not say."""
         output = next(node for node in exported.graph.nodes if node.op == "output")
         kinds = exported.graph_signature.output_specs
@@ -468,7 +500,7 @@ class _Tracer:
             for name, value in zip(names, values, strict=True)
         )
         inputs = tuple(self._with_domain(spec) for spec in self.wanted.inputs)
-        axes = {name: axis for name, axis in self.wanted.axes.items()}
+        axes = dict(self.wanted.axes.items())
         try:
             return EntryPoint(self.wanted.name, inputs, specs, axes, self._rows(inputs, specs)), results
         except ValueError as error:
@@ -664,9 +696,42 @@ def tensor_in(array: np.ndarray) -> Tensor:
     return tensor if tensor.is_floating_point() or tensor.dtype == torch.bool else tensor.long()
 
 
-def refusal(error: Exception) -> str:
+GUARD = re.compile(r"Not all values of .* satisfy the generated guard (.*?)\.?$", re.MULTILINE)
+TORCHS = re.compile(r"L\['inputs'\]\[(\d+)\]\.size\(\)\[(\d+)\]")
+TRIED = 1 << 16
+"""Sizes of an axis without a bound for which a guard is tried, beside powers of two."""
+
+
+def guards_hold(text: str, inputs: Sequence[TensorSpec], axes: Mapping[str, Axis]) -> bool:
+    """Say whether the guards that torch could not prove, of one axis each, hold for every size that the spec allows."""
+    guards = [_of_axes(guard, inputs) for guard in GUARD.findall(text)]
+    if not guards or "specialized" in text or "must be" in text:
+        return False
+    for guard in guards:
+        names = sorted(name for name in axes if re.search(rf"\b{name}\b", guard))
+        if len(names) != 1 or not re.fullmatch(r"[\w\s()+*/%<>=!.-]*", guard):
+            return False
+        (name,) = names
+        high = axes[name].high
+        sizes = range(axes[name].low, min(high or TRIED, TRIED) + 1)
+        more = [] if high is not None and high <= TRIED else [n for p in range(16, 31) if (n := 2**p) <= (high or n)]
+        code = compile(guard, "guard", "eval")
+        try:  # arithmetic of one name: the pattern above lets nothing else through
+            if not all(eval(code, {"__builtins__": {}}, {name: size}) for size in (*sizes, *more)):
+                return False
+        except (ArithmeticError, NameError, TypeError, SyntaxError):
+            return False
+    return True
+
+
+def _of_axes(text: str, inputs: Sequence[TensorSpec]) -> str:
+    """Write the names of axes in the place of torch's way to a size."""
+    return TORCHS.sub(lambda match: f"{inputs[int(match[1])].shape[int(match[2])]}", text)
+
+
+def refusal(error: Exception, inputs: Sequence[TensorSpec] = ()) -> str:
     """Say in words why torch cannot trace a module, with torch's own guard."""
-    text = str(error)
+    text = _of_axes(str(error), inputs)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if "Constraints violated" in text or "violate" in text:
         told = [line.removeprefix("- ") for line in lines[1:] if line.startswith("- ")] or lines[:1]

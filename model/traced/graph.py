@@ -11,15 +11,14 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from ...validation import domains, outputs
 from ...validation.entry_point import Axis, EntryPoint, TensorSpec
 from ...validation.errors import InputError
-from ..documents import JSON
 from ...validation.sizes import Written
+from ..documents import JSON
 
 FORMAT_VERSION = 1
 

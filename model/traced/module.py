@@ -3,26 +3,32 @@
 Needs neither torch nor the code that was traced.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
+from ...validation.dims import terms
 from ...validation.errors import GateError, InputError
+from ...validation.sizes import Size, Written, computed
 from ...validation.taps import tap
 from ..documents import JSON
+from ..network import Network
 from .graph import Graph, Node, Program
 from .operators import find
-from ...validation.sizes import Size, computed
 
 TYPES: Mapping[str, Any] = {
     **dict.fromkeys(("float64", "float32", "float16", "bfloat16"), jnp.float32),
     **dict.fromkeys(("int64", "int32", "int16"), jnp.int32),
-    **{"int8": jnp.int8, "uint8": jnp.uint8, "bool": jnp.bool_},
+    "int8": jnp.int8,
+    "uint8": jnp.uint8,
+    "bool": jnp.bool_,
 }
 """torch's types -> those that are computed in. Everything with a point is float32, as in the other families."""
 
@@ -61,6 +67,37 @@ def build(graph: Graph) -> Traced:
     return module
 
 
+def as_jax_writes(graph: Graph) -> Graph:
+    """Write sizes of outputs that are no sums of axes as JAX does, by whose names programs are opened.
+
+    Raises:
+        InputError: JAX cannot compute the network for sizes that are not known.
+    """
+    net = Network(lambda rngs: build(graph), graph.entry_points)
+    programs = {}
+    for name, program in graph.programs.items():
+        try:
+            results = jax.eval_shape(net.function(name), net.leaves, *net.input_specs(name))
+        except GateError as error:
+            raise InputError(f"{name}: {error}") from error
+        outputs = tuple(
+            dataclasses.replace(spec, shape=tuple(map(_written, spec.shape, results[spec.name].shape)))
+            for spec in program.entry.outputs
+        )
+        programs[name] = dataclasses.replace(program, entry=dataclasses.replace(program.entry, outputs=outputs))
+    return dataclasses.replace(graph, programs=programs)
+
+
+def _written(torchs: Written, jaxs: Size) -> Written:
+    if isinstance(torchs, int):
+        return torchs
+    try:
+        terms(torchs)
+    except ValueError:
+        return jaxs if isinstance(jaxs, int) else str(jaxs)
+    return torchs
+
+
 def _method(graph: Graph, program: Program) -> Any:
     def method(self: Traced, *inputs: Array) -> Array | dict[str, Array]:
         results = Interpreter(graph, program, self).run(inputs)
@@ -96,8 +133,6 @@ class Interpreter:
 
     def _axes(self, entry: Any) -> None:
         """Find the sizes of axes that stand nowhere alone, as that of "past + tokens"."""
-        from ...validation.dims import terms
-
         for spec in entry.inputs:
             for dim, size in zip(spec.shape, self.inputs[spec.name].shape, strict=True):
                 parts = terms(dim)
@@ -117,8 +152,9 @@ class Interpreter:
             raise GateError(f"{node.op} has no rule ({node.line})")
         try:
             result = function(*map(self.value, node.args), **{k: self.value(v) for k, v in node.kwargs.items()})
-        except NotImplementedError as error:
-            raise GateError(f"{node.op} cannot be computed as it is used at {node.line}: {error}") from error
+        except Exception as error:  # whatever JAX raises: of a size that it cannot tell, of a use without a rule
+            said = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            raise GateError(f"{node.op} cannot be computed as it is used at {node.line}: {said[0]}") from error
         if isinstance(result, tuple):
             return result
         result = _typed(result, node.dtype)

@@ -37,6 +37,8 @@ def _entry(module: "nn.Module", wanted: Wanted) -> Callable[..., Mapping[str, Te
     function = wanted.function(module)
 
     def call(**inputs: Tensor) -> dict[str, Tensor]:
-        return {name: value.contiguous() for name, value in named(function(**inputs), wanted.outputs, wanted.name).items()}
+        return {
+            name: value.contiguous() for name, value in named(function(**inputs), wanted.outputs, wanted.name).items()
+        }
 
     return call

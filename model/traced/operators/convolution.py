@@ -30,11 +30,11 @@ def convolution(
     input: Array,  # noqa: A002 - ATen's name
     weight: Array,
     bias: Array | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
     transposed: bool,
-    output_padding: Sequence[int],
+    output_padding: Any,
     groups: int,
     *flags: Any,
 ) -> Array:
@@ -180,19 +180,25 @@ def _max_pool(
 
 
 @operator("aten.max_pool1d")
-def max_pool1d(self: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False) -> Array:
+def max_pool1d(
+    self: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> Array:
     """Give the largest of each window."""
     return _max_pool(self, kernel_size, stride, padding, dilation, ceil_mode, 1)
 
 
 @operator("aten.max_pool2d")
-def max_pool2d(self: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False) -> Array:
+def max_pool2d(
+    self: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> Array:
     """Give the largest of each window."""
     return _max_pool(self, kernel_size, stride, padding, dilation, ceil_mode, 2)
 
 
 @operator("aten.max_pool2d_with_indices")
-def max_pool2d_with_indices(self: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False) -> tuple[Array, ...]:
+def max_pool2d_with_indices(
+    self: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> tuple[Array, ...]:
     """Give the largest of each window; where it stands, which inference does not read, is left out."""
     return (_max_pool(self, kernel_size, stride, padding, dilation, ceil_mode, 2),)
 
@@ -220,7 +226,14 @@ def _avg_pool(
 
 
 @operator("aten.avg_pool1d")
-def avg_pool1d(self: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True) -> Array:
+def avg_pool1d(
+    self: Array,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
     """Give the mean of each window."""
     return _avg_pool(self, kernel_size, stride, padding, ceil_mode, count_include_pad, None, 1)
 
@@ -259,7 +272,9 @@ def _adaptive(self: Array, output_size: Sequence[Size], combine: Any) -> Array:
     return x
 
 
-@operator("aten.adaptive_avg_pool1d", "aten.adaptive_avg_pool2d", "aten._adaptive_avg_pool2d", "aten.adaptive_avg_pool3d")
+@operator(
+    "aten.adaptive_avg_pool1d", "aten.adaptive_avg_pool2d", "aten._adaptive_avg_pool2d", "aten.adaptive_avg_pool3d"
+)
 def adaptive_avg_pool(self: Array, output_size: Any) -> Array:
     """Give so many means that all places are in one."""
     return _adaptive(self, output_size, jnp.mean)
@@ -271,7 +286,7 @@ def adaptive_max_pool(self: Array, output_size: Any) -> tuple[Array, ...]:
     return (_adaptive(self, output_size, jnp.max),)
 
 
-@operator("aten.upsample_nearest1d", "aten.upsample_nearest2d", "aten._upsample_nearest_exact2d")
+@operator("aten.upsample_nearest1d", "aten.upsample_nearest2d")
 def upsample_nearest(self: Array, output_size: Any, *scales: Any, scale_factors: Any = None) -> Array:
     """Resize by the nearest place (torch: the one at or below)."""
     sizes = _sizes(self, output_size, scale_factors or (scales[0] if len(scales) == 1 else None))

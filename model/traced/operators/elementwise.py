@@ -13,14 +13,32 @@ Value = Any
 """An array, or a number."""
 
 UNARY = {
-    **{name: getattr(jnp, name) for name in "abs exp expm1 log log1p log2 log10 sqrt sin cos tan tanh".split()},
-    **{name: getattr(jnp, name) for name in "sinh cosh floor ceil trunc isnan isinf isfinite sign square exp2".split()},
-    **{f"a{name}": getattr(jnp, f"arc{name}") for name in "sin cos tan sinh cosh tanh".split()},
-    **{name: getattr(jnp, name) for name in "bitwise_not logical_not reciprocal isposinf isneginf signbit".split()},
-    **{"neg": jnp.negative, "rsqrt": jax.lax.rsqrt, "sigmoid": jax.lax.logistic, "silu": ops.silu},
-    **{"relu": lambda x: jnp.maximum(x, 0), "erf": jax.lax.erf, "erfc": jax.lax.erfc},
-    **{"relu6": lambda x: jnp.clip(x, 0, 6), "deg2rad": jnp.deg2rad, "rad2deg": jnp.rad2deg},
-    **{"positive": lambda x: x, "log_sigmoid": lambda x: -jnp.logaddexp(-x, 0.0), "sgn": jnp.sign},
+    **{
+        name: getattr(jnp, name)
+        for name in ["abs", "exp", "expm1", "log", "log1p", "log2", "log10", "sqrt", "sin", "cos", "tan", "tanh"]
+    },
+    **{
+        name: getattr(jnp, name)
+        for name in ["sinh", "cosh", "floor", "ceil", "trunc", "isnan", "isinf", "isfinite", "sign", "square", "exp2"]
+    },
+    **{f"a{name}": getattr(jnp, f"arc{name}") for name in ["sin", "cos", "tan", "sinh", "cosh", "tanh"]},
+    **{
+        name: getattr(jnp, name)
+        for name in ["bitwise_not", "logical_not", "reciprocal", "isposinf", "isneginf", "signbit"]
+    },
+    "neg": jnp.negative,
+    "rsqrt": jax.lax.rsqrt,
+    "sigmoid": jax.lax.logistic,
+    "silu": ops.silu,
+    "relu": lambda x: jnp.maximum(x, 0),
+    "erf": jax.lax.erf,
+    "erfc": jax.lax.erfc,
+    "relu6": lambda x: jnp.clip(x, 0, 6),
+    "deg2rad": jnp.deg2rad,
+    "rad2deg": jnp.rad2deg,
+    "positive": lambda x: x,
+    "log_sigmoid": lambda x: -jnp.logaddexp(-x, 0.0),
+    "sgn": jnp.sign,
 }
 """ATen's name -> function of one array."""
 
@@ -29,16 +47,33 @@ for _name, _function in UNARY.items():
 
 
 BINARY = {
-    **{"maximum": jnp.maximum, "minimum": jnp.minimum, "fmax": jnp.fmax, "fmin": jnp.fmin, "atan2": jnp.arctan2},
-    **{"eq": jnp.equal, "ne": jnp.not_equal, "lt": jnp.less, "le": jnp.less_equal, "gt": jnp.greater},
-    **{"ge": jnp.greater_equal, "mul": jnp.multiply, "multiply": jnp.multiply, "hypot": jnp.hypot},
+    "maximum": jnp.maximum,
+    "minimum": jnp.minimum,
+    "fmax": jnp.fmax,
+    "fmin": jnp.fmin,
+    "atan2": jnp.arctan2,
+    "eq": jnp.equal,
+    "ne": jnp.not_equal,
+    "lt": jnp.less,
+    "le": jnp.less_equal,
+    "gt": jnp.greater,
+    "ge": jnp.greater_equal,
+    "mul": jnp.multiply,
+    "multiply": jnp.multiply,
+    "hypot": jnp.hypot,
     **{f"logical_{name}": getattr(jnp, f"logical_{name}") for name in ("and", "or", "xor")},
     **{f"bitwise_{name}": getattr(jnp, f"bitwise_{name}") for name in ("and", "or", "xor")},
     **{f"__{name}__": getattr(jnp, f"bitwise_{name}") for name in ("and", "or", "xor")},
-    **{"bitwise_left_shift": jnp.left_shift, "bitwise_right_shift": jnp.right_shift},
-    **{"__lshift__": jnp.left_shift, "__rshift__": jnp.right_shift},
-    **{"remainder": jnp.remainder, "fmod": jnp.fmod, "floor_divide": jnp.floor_divide, "copysign": jnp.copysign},
-    **{"logaddexp": jnp.logaddexp, "true_divide": jnp.true_divide},
+    "bitwise_left_shift": jnp.left_shift,
+    "bitwise_right_shift": jnp.right_shift,
+    "__lshift__": jnp.left_shift,
+    "__rshift__": jnp.right_shift,
+    "remainder": jnp.remainder,
+    "fmod": jnp.fmod,
+    "floor_divide": jnp.floor_divide,
+    "copysign": jnp.copysign,
+    "logaddexp": jnp.logaddexp,
+    "true_divide": jnp.true_divide,
 }
 """ATen's name -> function of two arrays, or of an array and a number."""
 
@@ -48,19 +83,19 @@ for _name, _function in BINARY.items():
 
 @operator("aten.add")
 def add(self: Value, other: Value, *, alpha: Value = 1) -> Value:
-    """self + alpha · other."""
+    """Self + alpha · other."""
     return jnp.add(self, other if _is_one(alpha) else alpha * other)
 
 
 @operator("aten.sub", "aten.subtract")
 def sub(self: Value, other: Value, *, alpha: Value = 1) -> Value:
-    """self - alpha · other."""
+    """Self - alpha · other."""
     return jnp.subtract(self, other if _is_one(alpha) else alpha * other)
 
 
 @operator("aten.rsub")
 def rsub(self: Value, other: Value, alpha: Value = 1) -> Value:
-    """other - alpha · self."""
+    """Other - alpha · self."""
     return jnp.subtract(other, self if _is_one(alpha) else alpha * self)
 
 
@@ -70,13 +105,13 @@ def _is_one(alpha: Value) -> bool:
 
 @operator("aten.div", "aten.divide")
 def div(self: Value, other: Value, *, rounding_mode: str | None = None) -> Value:
-    """self / other, as it is or rounded down or towards zero."""
+    """Self / other, as it is or rounded down or towards zero."""
     if rounding_mode is None:
         return jnp.true_divide(self, other)
     if rounding_mode == "floor":
         return jnp.floor_divide(self, other)
     if jnp.issubdtype(jnp.result_type(self, other), jnp.integer):
-        return jax.lax.div(*jnp.broadcast_arrays(*jnp.promote_dtypes(self, other)))  # type: ignore[attr-defined]
+        return jnp.sign(self) * jnp.sign(other) * (jnp.abs(self) // jnp.abs(other))
     return jnp.trunc(jnp.true_divide(self, other))
 
 
@@ -154,19 +189,19 @@ def lerp(self: Value, end: Value, weight: Value) -> Value:
 
 @operator("aten.addcmul")
 def addcmul(self: Value, tensor1: Value, tensor2: Value, *, value: Value = 1) -> Value:
-    """self + value · tensor1 · tensor2."""
+    """Self + value · tensor1 · tensor2."""
     return self + value * tensor1 * tensor2
 
 
 @operator("aten.addcdiv")
 def addcdiv(self: Value, tensor1: Value, tensor2: Value, *, value: Value = 1) -> Value:
-    """self + value · tensor1 / tensor2."""
+    """Self + value · tensor1 / tensor2."""
     return self + value * tensor1 / tensor2
 
 
 @operator("aten.xlogy")
 def xlogy(self: Value, other: Value) -> Value:
-    """self · log(other), 0 where self is 0."""
+    """Self · log(other), 0 where self is 0."""
     return jnp.where(jnp.equal(self, 0), 0.0, self * jnp.log(other))
 
 
@@ -185,7 +220,7 @@ def leaky_relu(self: Value, negative_slope: Value = 0.01) -> Value:
 
 @operator("aten.elu")
 def elu(self: Value, alpha: Value = 1, scale: Value = 1, input_scale: Value = 1) -> Value:
-    """scale · x, below 0 scale · alpha · (exp(input_scale · x) - 1)."""
+    """Scale · x, below 0 scale · alpha · (exp(input_scale · x) - 1)."""
     below = alpha * jnp.expm1(jnp.minimum(self, 0) * input_scale)
     return scale * jnp.where(self > 0, self, below)
 
@@ -210,19 +245,19 @@ def hardsigmoid(self: Value) -> Value:
 
 @operator("aten.hardswish")
 def hardswish(self: Value) -> Value:
-    """x · hardsigmoid(x)."""
+    """X · hardsigmoid(x)."""
     return self * (jnp.clip(self + 3, 0, 6) / 6)
 
 
 @operator("aten.mish")
 def mish(self: Value) -> Value:
-    """x · tanh(softplus(x))."""
+    """X · tanh(softplus(x))."""
     return self * jnp.tanh(softplus(self))
 
 
 @operator("aten.threshold")
 def threshold(self: Value, threshold: Value, value: Value) -> Value:
-    """x where it is above the threshold, else a number."""
+    """X where it is above the threshold, else a number."""
     return jnp.where(self > threshold, self, value)
 
 
@@ -234,7 +269,7 @@ def hardshrink(self: Value, lambd: Value = 0.5) -> Value:
 
 @operator("aten.softshrink")
 def softshrink(self: Value, lambd: Value = 0.5) -> Value:
-    """x less lambd in magnitude."""
+    """X less lambd in magnitude."""
     return jnp.sign(self) * jnp.maximum(jnp.abs(self) - lambd, 0)
 
 

@@ -147,7 +147,13 @@ def bucketize_tensor(self: Array, boundaries: Array, *, out_int32: bool = False,
 
 @operator("aten.searchsorted.Tensor")
 def searchsorted(
-    sorted_sequence: Array, self: Array, *, out_int32: bool = False, right: bool = False, side: Any = None, sorter: Any = None
+    sorted_sequence: Array,
+    self: Array,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: Any = None,
+    sorter: Any = None,
 ) -> Array:
     """Say where each number belongs in an order."""
     if sorter is not None:

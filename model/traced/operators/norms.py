@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ... import ops
 from ....validation.sizes import Size
+from ... import ops
 from . import operator
 
 
@@ -43,7 +43,7 @@ def native_layer_norm(
     return (layer_norm(input, normalized_shape, weight, bias, eps),)
 
 
-@operator("aten.rms_norm", "aten._fused_rms_norm")
+@operator("aten.rms_norm")
 def rms_norm(
     input: Array,  # noqa: A002 - ATen's name
     normalized_shape: Sequence[Size],
@@ -61,7 +61,7 @@ def _by_channel(x: Array, like: Array) -> Array:
     return x.reshape(1, -1, *[1] * (like.ndim - 2))
 
 
-@operator("aten.batch_norm", "aten.instance_norm")
+@operator("aten.batch_norm")
 def batch_norm(
     input: Array,  # noqa: A002 - ATen's name
     weight: Array | None,
@@ -80,6 +80,24 @@ def batch_norm(
     scale = scale if weight is None else scale * weight
     y = (input - _by_channel(running_mean, input)) * _by_channel(scale, input)
     return y if bias is None else y + _by_channel(bias, input)
+
+
+@operator("aten.instance_norm")
+def instance_norm(
+    input: Array,  # noqa: A002 - ATen's name
+    weight: Array | None,
+    bias: Array | None,
+    running_mean: Array | None,
+    running_var: Array | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = True,
+) -> Array:
+    """Normalise each channel of each row by its own mean and variance, then scale and shift."""
+    if not use_input_stats:
+        return batch_norm(input, weight, bias, running_mean, running_var, False, momentum, eps)
+    return group_norm(input, input.shape[1], weight, bias, eps)
 
 
 @operator("aten._native_batch_norm_legit_no_training")
@@ -131,8 +149,8 @@ def native_group_norm(
     return (group_norm(input, group, weight, bias, eps),)
 
 
-@operator("aten._weight_norm", "aten._weight_norm_interface")
+@operator("aten._weight_norm")
 def weight_norm(v: Array, g: Array, dim: int = 0) -> Any:
-    """v scaled to the length g along an axis."""
+    """V scaled to the length g along an axis."""
     axes = tuple(axis for axis in range(v.ndim) if axis != dim % v.ndim)
     return v * (g / jnp.sqrt(jnp.sum(jnp.square(v), axis=axes, keepdims=True)))

@@ -15,7 +15,7 @@ LOWEST = -1e30
 
 @operator("aten.linear")
 def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:  # noqa: A002 - ATen's name
-    """x · weightᵀ + bias."""
+    """X · weightᵀ + bias."""
     y = jnp.tensordot(input, weight.T, axes=1)
     return y if bias is None else y + bias
 
@@ -28,19 +28,19 @@ def matmul(self: Array, other: Array) -> Array:
 
 @operator("aten.addmm")
 def addmm(self: Array, mat1: Array, mat2: Array, *, beta: Any = 1, alpha: Any = 1) -> Array:
-    """beta · self + alpha · mat1 · mat2."""
+    """Beta · self + alpha · mat1 · mat2."""
     return _plus(self, jnp.matmul(mat1, mat2), beta, alpha)
 
 
 @operator("aten.baddbmm")
 def baddbmm(self: Array, batch1: Array, batch2: Array, *, beta: Any = 1, alpha: Any = 1) -> Array:
-    """beta · self + alpha · batch1 · batch2."""
+    """Beta · self + alpha · batch1 · batch2."""
     return _plus(self, jnp.matmul(batch1, batch2), beta, alpha)
 
 
 @operator("aten.addmv")
 def addmv(self: Array, mat: Array, vec: Array, *, beta: Any = 1, alpha: Any = 1) -> Array:
-    """beta · self + alpha · mat · vec."""
+    """Beta · self + alpha · mat · vec."""
     return _plus(self, jnp.matmul(mat, vec), beta, alpha)
 
 
@@ -63,7 +63,7 @@ def einsum(equation: str, tensors: Sequence[Array], *, path: Any = None) -> Arra
 
 @operator("aten.bilinear")
 def bilinear(input1: Array, input2: Array, weight: Array, bias: Array | None = None) -> Array:
-    """x · weight · y + bias."""
+    """X · weight · y + bias."""
     y = jnp.einsum("...i,oij,...j->...o", input1, weight, input2)
     return y if bias is None else y + bias
 

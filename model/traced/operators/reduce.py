@@ -119,13 +119,17 @@ def count_nonzero(self: Array, dim: Axes = None) -> Array:
 
 
 @operator("aten.var.correction", "aten.var.dim", "aten.var.default")
-def var(self: Array, dim: Axes = None, *rest: Any, correction: Any = 1, unbiased: Any = None, keepdim: bool = False) -> Array:
+def var(
+    self: Array, dim: Axes = None, *rest: Any, correction: Any = 1, unbiased: Any = None, keepdim: bool = False
+) -> Array:
     """Give the variance."""
     return var_mean(self, dim, *rest, correction=correction, unbiased=unbiased, keepdim=keepdim)[0]
 
 
 @operator("aten.std.correction", "aten.std.dim", "aten.std.default")
-def std(self: Array, dim: Axes = None, *rest: Any, correction: Any = 1, unbiased: Any = None, keepdim: bool = False) -> Array:
+def std(
+    self: Array, dim: Axes = None, *rest: Any, correction: Any = 1, unbiased: Any = None, keepdim: bool = False
+) -> Array:
     """Give the deviation."""
     return jnp.sqrt(var(self, dim, *rest, correction=correction, unbiased=unbiased, keepdim=keepdim))
 
@@ -156,12 +160,14 @@ def var_mean(
 
 @operator("aten.logsumexp")
 def logsumexp(self: Array, dim: Axes, keepdim: bool = False) -> Array:
-    """log of the sum of exponentials."""
+    """Log of the sum of exponentials."""
     return jax.nn.logsumexp(self, axis=_axes(dim), keepdims=keepdim)
 
 
 @operator("aten.linalg_vector_norm")
-def linalg_vector_norm(self: Array, ord: Any = 2, dim: Axes = None, keepdim: bool = False, *, dtype: Any = None) -> Array:  # noqa: A002 - ATen's name
+def linalg_vector_norm(
+    self: Array, ord: Any = 2, dim: Axes = None, keepdim: bool = False, *, dtype: Any = None
+) -> Array:  # noqa: A002 - ATen's name
     """Give the norm of an order."""
     axes = _axes(dim)
     if ord == 2:
@@ -194,7 +200,7 @@ def softmax(self: Array, dim: int, half_to_float: Any = None, *, dtype: Any = No
 
 @operator("aten.log_softmax", "aten._log_softmax")
 def log_softmax(self: Array, dim: int, half_to_float: Any = None, *, dtype: Any = None) -> Array:
-    """log of softmax."""
+    """Log of softmax."""
     shifted = self - jax.lax.stop_gradient(jnp.max(self, axis=dim, keepdims=True))
     return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=dim, keepdims=True))
 
@@ -220,7 +226,9 @@ def topk(self: Array, k: int, dim: int = -1, largest: bool = True, sorted: bool 
 
 
 @operator("aten.sort", "aten.sort.stable")
-def sort(self: Array, *arguments: Any, stable: Any = None, dim: int = -1, descending: bool = False) -> tuple[Array, Array]:
+def sort(
+    self: Array, *arguments: Any, stable: Any = None, dim: int = -1, descending: bool = False
+) -> tuple[Array, Array]:
     """Order along an axis; equal ones stay in their order."""
     if stable is None and len(arguments) == 2:
         dim, descending = arguments

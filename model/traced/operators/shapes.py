@@ -163,7 +163,7 @@ def split(self: Array, split_size: Size, dim: int = 0) -> tuple[Array, ...]:
     return split_with_sizes(self, sizes, dim)
 
 
-@operator("aten.split_with_sizes", "aten.split.sizes", "aten.split_with_sizes_copy")
+@operator("aten.split_with_sizes", "aten.split_with_sizes_copy")
 def split_with_sizes(self: Array, split_sizes: Sequence[Size], dim: int = 0) -> tuple[Array, ...]:
     """Cut into pieces of these sizes."""
     pieces, start = [], 0
