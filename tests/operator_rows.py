@@ -427,6 +427,14 @@ ROWS: dict[str, list[Row]] = {
 """Overload -> ways to call it."""
 
 ELSEWHERE = {
+    **dict.fromkeys(
+        ("aten.fft_fftn", "aten.fft_fft2", "aten.fft_fft", "aten.view_as_real", "aten.view_as_complex", "aten.real"),
+        "complex numbers are pairs here: in the tests of whole modules",
+    ),
+    **dict.fromkeys(
+        ("aten.imag", "aten.polar", "aten.complex"),
+        "complex numbers are pairs here: in the tests of whole modules",
+    ),
     "aten.empty": "unset numbers have no value to compare",
     "aten.empty_like": "unset numbers have no value to compare",
     "aten.empty_permuted": "unset numbers have no value to compare",

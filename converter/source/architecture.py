@@ -158,8 +158,9 @@ def _text(built: "Architecture", source: Source, tokenizer: Path) -> Wanted:
 
 def _pad(config: Any, source: Source) -> int:
     """Give the id of padding: the configuration's, else the tokenizer's, else any: it is masked."""
-    if isinstance(config.pad_token_id, int) and 0 <= config.pad_token_id < config.vocab_size:
-        return config.pad_token_id
+    stated = getattr(config, "pad_token_id", None)
+    if isinstance(stated, int) and 0 <= stated < config.vocab_size:
+        return stated
     for place in (SETTINGS, SPECIAL):
         document = source.documents.get(place)
         stated = document.fields.get("pad_token") if document else None

@@ -58,18 +58,20 @@ def notes(rules: dict[str, Any]) -> list[str]:
 def preprocessing(family: Family, config: Config, manifest: Manifest) -> dict[str, Any]:
     """Make the document preprocess.json."""
     entries = family.entry_points(config)
+    embeddings = _embedding_rules(entries, family.embeddings(config))
+    reading = concerned(entries, embedding=embeddings is not None)
     return {
         "format_version": FORMAT_VERSION,
-        "texts": _text_rules(entries, manifest, family.texts(config) if family.texts else TextRules()),
+        "texts": _text_rules(reading, manifest, family.texts(config) if family.texts else TextRules()),
         "images": manifest["images"] or _unstated(entries),
-        "embeddings": _embedding_rules(entries, family.embeddings(config)),
+        "embeddings": embeddings,
     }
 
 
 def _embedding_rules(entries: Sequence[EntryPoint], stated: Mapping[str, Any]) -> dict[str, Any] | None:
     """Say what the embeddings are; None for a network that gives none of raw texts and pictures."""
     outputs = {entry.name: entry.embedding for entry in concerned(entries) if _from_raw(entry) and entry.embedding}
-    if not outputs:
+    if not outputs or "pooling" not in stated:  # nothing is known of how they come about
         return None
     first = next(iter(outputs.values()))
     stated = dict(stated)
@@ -87,7 +89,7 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRu
     ids = token_ids(entries)
     if ids is None:
         return None
-    given = [(entry, spec) for entry in concerned(entries) if (spec := entry.input_of(TokenIds))]
+    given = [(entry, spec) for entry in entries if (spec := entry.input_of(TokenIds))]
     reading = [entry for entry, spec in given if spec.name == given[0][1].name]
     masks = (spec for entry in reading for spec in entry.inputs if _means_padding(spec.domain))
     names = {"ids": given[0][1], "mask": next(masks, None)}
@@ -121,10 +123,10 @@ def limit(entry: EntryPoint) -> int | None:
     return entry.most(ids.shape[-1])
 
 
-def concerned(entries: Sequence[EntryPoint]) -> list[EntryPoint]:
+def concerned(entries: Sequence[EntryPoint], *, embedding: bool = True) -> list[EntryPoint]:
     """Give the entry points that the pack is for: what embeds raw inputs, else what takes no others, else all."""
     raw = [entry for entry in entries if _from_raw(entry)]
-    raw = [entry for entry in raw if entry.embedding] or raw
+    raw = [entry for entry in raw if entry.embedding and embedding] or raw
     names: dict[type[Domain], str] = {}
     for entry in raw:
         names = _names(entry) | names

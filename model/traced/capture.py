@@ -42,10 +42,17 @@ SAME = {
 CASTS = {"aten._to_copy", "aten.to", "aten.type_as"}
 """What gives its first argument, if that has the type already."""
 
+ASSERTIONS = ("aten._assert", "aten.sym_constrain_range", "aten._check")
+
 NOT_SAID = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "copy", "requires_grad"}
 """Arguments that say where and how numbers lie, not what they are."""
 
 RANDOM = ("aten.rand", "aten.bernoulli", "aten.normal", "aten.multinomial", "aten.native_dropout", "aten.uniform")
+
+DATA = (
+    "a size depends on the numbers that the network is given, not on their shapes: .item(), a mask as an index and "
+    "nonzero() make such sizes, and no runtime here has programs for them"
+)
 
 SHOWN = 8
 """Operators without a rule that a message names."""
@@ -190,6 +197,8 @@ class _Tracer:
         self.symbols: dict[str, str] = {}
         """torch's symbol -> name of the axis."""
         self.nodes: list[Node] = []
+        self.unsaid: dict[fx.Node, InputError] = {}
+        """Sizes without a word, which matter only where something reads them."""
 
     def program(self) -> Program:
         """Trace, clean, and give the program."""
@@ -295,16 +304,19 @@ class _Tracer:
         if node.op == "output":
             return
         value = node.meta.get("val")
-        if (
-            isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool | int | float | bool)
-            and node.op != "get_attr"
-        ):
-            self.refs[node] = self._size(value)
+        sizes = torch.SymInt | torch.SymFloat | torch.SymBool | int | float | bool
+        if isinstance(value, sizes) and node.op != "get_attr":
+            try:
+                self.refs[node] = self._size(value)
+            except InputError as error:  # of a comparison that only an assertion reads
+                self.unsaid[node] = error
             return
         if node.op == "get_attr":
             self.refs[node] = self._constant(str(node.target), getattr(exported.graph_module, str(node.target), None))
             return
         op = name_of(node.target)
+        if op.startswith(ASSERTIONS):
+            return
         same = self._same(op, node)
         if same is not None:
             self.refs[node] = same
@@ -359,6 +371,8 @@ class _Tracer:
 
     def _argument(self, value: Any) -> JSON:
         if isinstance(value, fx.Node):
+            if value in self.unsaid:
+                raise self.unsaid[value]
             if value not in self.refs:
                 raise InputError(f"{self.wanted.name}: torch's graph holds {value.target}, which cannot be taken over")
             return self.refs[value]
@@ -414,6 +428,9 @@ class _Tracer:
             **dict.fromkeys(("ToFloat", "Identity"), "float"),
             "OpaqueUnaryFn_sqrt": "sqrt",
         }
+        strange = sorted(s.name for s in e.free_symbols if s.name not in self.symbols)
+        if strange:
+            raise InputError(f"{self.wanted.name}: {DATA} ({', '.join(strange)})")
         if kind not in known:
             raise InputError(f"{self.wanted.name}: a size is computed as {e}, which has no word here ({kind})")
         if known[kind] in ("max", "min") and len(parts) > 2:
@@ -574,9 +591,7 @@ class _Tracer:
             unknown = {name for size in sizes for name in names(size)} - self.wanted.axes.keys()
             if unknown:
                 raise InputError(
-                    f"{self.wanted.name}: a size depends on the numbers that the network is given, not on their shape "
-                    f"({', '.join(sorted(unknown))} at {node.line}): .item(), a mask as an index or nonzero() make such "
-                    "sizes; no runtime here has programs for them"
+                    f"{self.wanted.name}: {DATA} ({', '.join(sorted(unknown))} at {node.line})"
                 )
         for node in nodes:
             if node.op.startswith(RANDOM):
@@ -685,9 +700,14 @@ def run(module: nn.Module, wanted: Wanted, inputs: Mapping[str, np.ndarray]) -> 
     except InputError:
         raise
     except Exception as error:  # whatever the module raises
-        shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in inputs.items())
-        raise InputError(f"{wanted.name}: the module itself fails on {shapes}: {_first(error)}") from error
+        raise failure(wanted, inputs, error) from error
     return {name: value.float().numpy() for name, value in found.items()}
+
+
+def failure(wanted: Wanted, inputs: Mapping[str, Any], error: Exception) -> InputError:
+    """Say that a module cannot be run on what the spec allows."""
+    shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in inputs.items())
+    return InputError(f"{wanted.name}: the module itself fails on {shapes}: {_first(error)}")
 
 
 def tensor_in(array: np.ndarray) -> Tensor:

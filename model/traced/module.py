@@ -119,12 +119,12 @@ class Interpreter:
         self.known: dict[str, Size] = {}
         """Sizes by how torch writes them -> as JAX knows them, of the first array that has them."""
 
-    def run(self, inputs: tuple[Array, ...]) -> dict[str, Array]:
+    def run(self, inputs: tuple[Any, ...]) -> dict[str, Array]:
         """Compute the outputs by name."""
         entry = self.program.entry
         self.inputs = {spec.name: jnp.asarray(array) for spec, array in zip(entry.inputs, inputs, strict=True)}
-        for spec, array in zip(entry.inputs, inputs, strict=True):
-            self._learn(spec.shape, array)
+        for spec in entry.inputs:
+            self._learn(spec.shape, self.inputs[spec.name])
         self._axes(entry)
         for node in self.program.nodes:
             self.values[node.name] = self.call(node)
@@ -155,7 +155,7 @@ class Interpreter:
         except Exception as error:  # whatever JAX raises: of a size that it cannot tell, of a use without a rule
             said = str(error).strip().splitlines()[:1] or [type(error).__name__]
             raise GateError(f"{node.op} cannot be computed as it is used at {node.line}: {said[0]}") from error
-        if isinstance(result, tuple):
+        if isinstance(result, tuple):  # several, or the parts of complex numbers
             return result
         result = _typed(result, node.dtype)
         if result.ndim != len(node.shape):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import upstream
 from ..reference import Original, Reference
-from .capture import named
+from .capture import failure, named
 from .config import TracedConfig
 from .graph import Graph
 from .load import fill, make
@@ -37,8 +37,10 @@ def _entry(module: "nn.Module", wanted: Wanted) -> Callable[..., Mapping[str, Te
     function = wanted.function(module)
 
     def call(**inputs: Tensor) -> dict[str, Tensor]:
-        return {
-            name: value.contiguous() for name, value in named(function(**inputs), wanted.outputs, wanted.name).items()
-        }
+        try:
+            found = named(function(**inputs), wanted.outputs, wanted.name)
+        except RuntimeError as error:
+            raise failure(wanted, inputs, error) from error
+        return {name: value.contiguous() for name, value in found.items()}
 
     return call
