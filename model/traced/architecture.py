@@ -8,17 +8,20 @@ import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from ...validation.errors import InputError
 from .. import upstream
 from ..pipeline import MODULES
-from ..reference import Encode, Original, Reference
+from ..reference import Original, Reference
 from .capture import named
 from .config import TransformersConfig
 from .graph import Graph
+
+if TYPE_CHECKING:
+    from ..reference import Encode
 
 CONFIG = "config.json"
 FEATURE = "sentence_embedding"
@@ -161,7 +164,9 @@ def _versions(parts: Architecture) -> str:
     return f"{upstream.versions(*packages)}: {parts.name}"
 
 
-def encode(config: TransformersConfig, graph: Graph, original: Original, reference: Reference) -> Mapping[str, Encode]:
+def encode(
+    config: TransformersConfig, graph: Graph, original: Original, reference: Reference
+) -> Mapping[str, "Encode"]:
     """Let sentence-transformers encode raw texts with the network that the reference has loaded."""
     del config
     whole: Any = reference.module
