@@ -52,6 +52,7 @@ TINY = {
 OWN: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 4},
+    "lilt": {"channel_shrink_ratio": 4},
     "codegen": {"rotary_dim": 4},
     "albert": {"embedding_size": 16},
     "electra": {"embedding_size": 16},

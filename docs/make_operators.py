@@ -51,8 +51,8 @@ a bias added to the positions), and what is not there cannot be led back to the 
 ATEN = """
 ## Operators of torch
 
-What `--module` and `--transformers` trace is made of these ([network.md](network.md)); `model/traced/operators/` has one
-function each, held against torch's own over shapes, types and sizes that are symbolic. A name without an overload
+What `--module` and `--transformers` trace is made of these ([network.md](network.md)); `model/traced/operators/` has
+one function each, held against torch's own over shapes, types and sizes that are symbolic. A name without an overload
 stands for all of its overloads that have the same arguments.
 
 | ATen | what it computes |

@@ -92,13 +92,14 @@ def binary(name: str) -> list[Row]:
     return [row(F("b", "t"), F("t"))]
 
 
+ALONE = {"atan2", "maximum", "minimum", "fmax", "fmin", "hypot", "logaddexp", "floor_divide"}
+"""Operators of two arrays whose only overload has no name."""
+
 ROWS: dict[str, list[Row]] = {
     **{f"aten.{name}.default": [unary(name)] for name in UNARY if name not in ("isposinf", "isneginf")},
     **{f"aten.{name}.default": [row(F("b"))] for name in ("isposinf", "isneginf")},
     **{
-        f"aten.{name}.{'default' if name in ('atan2', 'maximum', 'minimum', 'fmax', 'fmin', 'hypot', 'logaddexp', 'floor_divide') or name.startswith('logical') else 'Tensor'}": binary(
-            name
-        )  # noqa: E501
+        f"aten.{name}.{'default' if name in ALONE or name.startswith('logical') else 'Tensor'}": binary(name)
         for name in BINARY
     },
     "aten.add.Tensor": [row(X, F(4)), row(X, 2.5), row(X, F(4), alpha=3), row(I("b"), I("b")), row(I("b"), F("b"))],
@@ -427,6 +428,7 @@ ROWS: dict[str, list[Row]] = {
 """Overload -> ways to call it."""
 
 ELSEWHERE = {
+    "aten.split.default": "the operator of the shorter name, copied",
     **dict.fromkeys(
         ("aten.fft_fftn", "aten.fft_fft2", "aten.fft_fft", "aten.view_as_real", "aten.view_as_complex", "aten.real"),
         "complex numbers are pairs here: in the tests of whole modules",
@@ -455,7 +457,7 @@ ELSEWHERE = {
         "the operator of the shorter name, copied",
     ),
     **dict.fromkeys(
-        ("aten.split_with_sizes_copy", "aten.select_copy", "aten.diagonal_copy", "aten.unfold_copy", "aten.split.default"),
+        ("aten.split_with_sizes_copy", "aten.select_copy", "aten.diagonal_copy", "aten.unfold_copy"),
         "the operator of the shorter name, copied",
     ),
 }  # fmt: skip

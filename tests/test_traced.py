@@ -161,12 +161,23 @@ def test_half_precision_is_computed_exactly(own, tmp_path):
     assert set(run.manifest()["verdicts"].values()) == {"pass"}
 
 
+STATES = "x = self.states(ids, mask)\n"
+
+
+def instead(new: str) -> dict[str, str]:
+    return {"old": STATES, "new": f"{new}\n"}
+
+
 REFUSED = {
     "no such function": ({}, {"module": "own_net:nothing"}, "own_net has no function nothing"),
     "no such module": ({}, {"module": "nowhere:make"}, "there is no module nowhere"),
     "no name": ({}, {"module": "own_net"}, r"expected package\.module:function"),
-    "no module given": ({"old": "return Net(), ", "new": "return 3, 4, "}, {}, "gives a tuple, expected a torch.nn.Module"),
-    "it raises": ({"old": "def make():", "new": "def make():\n    1 / 0"}, {}, "make\\(\\) fails: ZeroDivisionError"),
+    "no module given": (
+        {"old": "return Net(), ", "new": "return 3, 4, "},
+        {},
+        r"gives a tuple, expected a torch\.nn\.Module",
+    ),
+    "it raises": ({"old": "def make():", "new": "def make():\n    1 / 0"}, {}, r"make\(\) fails: ZeroDivisionError"),
     "a tensor missing": ({"unused": None}, {}, r"1 missing: unused"),
     "a tensor left over": ({"stranger": torch.ones(2)}, {}, r"1 left over: stranger"),
     "another shape": ({"unused": torch.ones(4)}, {}, r"of another shape: unused \(4,\), expected \(3,\)"),
@@ -175,30 +186,37 @@ REFUSED = {
     "a limit too long": ({}, {"inputs": SPEC.replace("20", "21")}, r"tokens"),
     "no limit": ({}, {"inputs": SPEC.replace(" <= 20", "")}, r"tokens"),
     "a branch on numbers": (
-        {"old": "x = self.states(ids, mask)\n", "new": "x = self.states(ids, mask)\n        if x.sum() > 0: x = x + 1\n"},
-        {}, "depends on the numbers that it is given",
+        instead(f"{STATES}        if x.sum() > 0: x = x + 1"),
+        {},
+        "depends on the numbers that it is given",
     ),
     "a size from numbers": (
-        {"old": "x = self.states(ids, mask)\n", "new": "x = self.states(ids, mask)\n        x = x + x[mask.bool()].mean()\n"},
-        {}, r"numbers that the network is given, .* at own_net\.py:\d+: x = x \+",
+        instead(f"{STATES}        x = x + x[mask.bool()].mean()"),
+        {},
+        r"numbers that the network is given, .* at own_net\.py:\d+: x = x \+",
     ),
     "the module fails": (
-        {"old": "x = self.states(ids, mask)\n", "new": "x = self.states(ids, mask)[:, : mask.sum(1).max().item()]\n"},
-        {}, "the module itself fails",
+        instead("x = self.states(ids, mask)[:, : mask.sum(1).max().item()]"),
+        {},
+        "the module itself fails",
     ),
     "a size made a number": (
-        {"old": "x = self.states(ids, mask)\n", "new": "x = sum(self.states(ids, mask)[:, i : i + 1] for i in range(ids.shape[1])) + self.states(ids, mask)\n"},
-        {}, "tokens",
+        instead(f"{STATES}        x = x + sum(x[:, i : i + 1] for i in range(ids.shape[1]))"),
+        {},
+        "tokens",
     ),
     "no rule": (
-        {"old": "x = self.states(ids, mask)\n", "new": "x = torch.special.bessel_j0(self.states(ids, mask))\n"},
-        {}, r"aten\.special_bessel_j0\.default, 1 time, first at own_net\.py:\d+: x = torch\.special",
+        instead("x = torch.special.bessel_j0(self.states(ids, mask))"),
+        {},
+        r"aten\.special_bessel_j0\.default, 1 time, first at own_net\.py:\d+: x = torch\.special",
     ),
     "in training": (
-        {"old": "self.dropout(self.table", "new": "nn.functional.dropout(self.table(ids) * 0 + self.table"}, {}, "draws at random",
+        {"old": "self.dropout(self.table", "new": "nn.functional.dropout(self.table(ids) * 0 + self.table"},
+        {},
+        "draws at random",
     ),
     "a family's option": ({}, {"pooling": "cls"}, "--pooling is for checkpoints of families"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -363,11 +381,11 @@ def test_guards_are_tried_for_every_size(guard, holds):
 MUTANTS = ("aten.add", "aten.softmax", "aten.layer_norm", "aten.linear", "aten.masked_fill.Scalar", "aten.mul")
 
 
-@pytest.mark.parametrize("name", [name for name in MUTANTS])
+@pytest.mark.parametrize("name", list(MUTANTS))
 def test_a_wrong_operator_is_found(own, tmp_path, monkeypatch, name):
     right = table()[name.removesuffix(".Scalar")]
     monkeypatch.setitem(table(), name, lambda *args, **kwargs: right(*args, **kwargs) * 1.001)
-    with pytest.raises(ConvertError, match="parity|validate"):
+    with pytest.raises(ConvertError, match=r"parity|validate"):
         convert(own(), tmp_path / "run", ("onnx",), module="own_net:make", inputs=SPEC)
 
 

@@ -1,4 +1,4 @@
-"""Sizes as text: "tokens + 1", "floordiv(samples - 10, 5)". Read, and computed from numbers or from JAX's dimensions."""
+"""Sizes as text, "floordiv(samples - 10, 5)": read, and computed from numbers or from JAX's dimensions."""
 
 import ast
 import functools

@@ -165,7 +165,7 @@ def _pad(config: Any, source: Source) -> int:
         document = source.documents.get(place)
         stated = document.fields.get("pad_token") if document else None
         text = stated.get("content") if isinstance(stated, dict) else stated
-        if source.tokens and text in source.tokens.ids:
+        if source.tokens and isinstance(text, str) and text in source.tokens.ids:
             return source.tokens.ids[text]
     return 0
 

@@ -133,8 +133,8 @@ def _class(library: Any, config: Any, document: Mapping[str, Any], pooled: bool)
         encoder = getattr(library, found.__name__.removesuffix("Model") + "EncoderModel", None)
         if encoder is None:
             raise InputError(
-                f"{CONFIG}: {found.__name__} is an encoder with a decoder, and transformers has no class of its encoder "
-                "alone; write a function that makes the module that you want, and pass --module"
+                f"{CONFIG}: {found.__name__} is an encoder with a decoder, and transformers has no class of its "
+                "encoder alone; write a function that makes the module that you want, and pass --module"
             )
         return encoder, "last_hidden_state"
     return found, "last_hidden_state"

@@ -116,7 +116,7 @@ def _without_outputs(entry: EntryPoint) -> EntryPoint:
 
 def _inputs(entry: EntryPoint, fixed: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Draw inputs of which all places count: ids none of which is padding."""
-    sizes = {name: bounds.low for name, bounds in entry.axes.items()} | fixed
+    sizes = {name: bounds.low for name, bounds in entry.axes.items()} | dict(fixed)
     rng = np.random.default_rng(0)
     drawn = {s.name: domain_of(s).draw(Draft(entry, sizes, {}), s, rng) for s in entry.inputs}
     for spec in entry.inputs:

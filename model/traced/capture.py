@@ -69,7 +69,8 @@ def named(result: Any, wanted: Mapping[str, Output], what: str) -> dict[str, Ten
     if isinstance(result, Mapping):
         found = {str(name): value for name, value in result.items() if isinstance(value, Tensor)}
     elif isinstance(result, tuple) and hasattr(result, "_fields"):
-        found = {name: value for name, value in result._asdict().items() if isinstance(value, Tensor)}
+        fields = dict(zip(result._fields, result, strict=True))
+        found = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
     elif isinstance(result, tuple | list):
         tensors = [value for value in result if isinstance(value, Tensor)]
         alone = ["output"] if len(tensors) == 1 else [f"output_{i}" for i in range(len(tensors))]
@@ -292,9 +293,9 @@ class _Tracer:
                     self.symbols[expression.name] = dim
                 elif axis.low != axis.high:
                     raise InputError(
-                        f"{self.wanted.name}: {dim} of {tensor.name} is free by the spec, but the module works only for "
-                        f"{dim} = {expression}: its code makes a number of this size (a Python loop over it, int(...), "
-                        f"a comparison); write {expression} in the spec's place, or compute it with tensors"
+                        f"{self.wanted.name}: {dim} of {tensor.name} is free by the spec, but the module works only "
+                        f"for {dim} = {expression}: its code makes a number of this size (a Python loop over it, "
+                        f"int(...), a comparison); write {expression} in the spec's place, or compute it with tensors"
                     )
 
     def _read(self, node: fx.Node, exported: Any, taps: Mapping[fx.Node, Sequence[str]]) -> None:
@@ -323,7 +324,8 @@ class _Tracer:
             if node in taps and isinstance(same, dict) and "node" in same:
                 self._tap(same["node"], taps[node])
             return
-        shape, dtype = (), ""
+        shape: tuple[int | str, ...] = ()
+        dtype = ""
         if isinstance(value, Tensor):
             shape, dtype = tuple(map(self._written, value.shape)), str(value.dtype).removeprefix("torch.")
         self.nodes.append(
@@ -590,9 +592,7 @@ class _Tracer:
             sizes = [*node.references("size"), *(dim for dim in node.shape if isinstance(dim, str))]
             unknown = {name for size in sizes for name in names(size)} - self.wanted.axes.keys()
             if unknown:
-                raise InputError(
-                    f"{self.wanted.name}: {DATA} ({', '.join(sorted(unknown))} at {node.line})"
-                )
+                raise InputError(f"{self.wanted.name}: {DATA} ({', '.join(sorted(unknown))} at {node.line})")
         for node in nodes:
             if node.op.startswith(RANDOM):
                 raise InputError(f"{self.wanted.name}: the module draws at random ({node.op} at {node.line})")

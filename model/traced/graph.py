@@ -23,7 +23,7 @@ from ..documents import JSON
 FORMAT_VERSION = 1
 
 REFERENCES = ("node", "input", "parameter", "constant", "size", "number")
-"""What an argument may name. Any other object in an argument is none: numbers, texts, truths and null are themselves."""
+"""What an argument may name; numbers, texts, truths and null are themselves."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,13 @@ class Graph:
             "origin": self.origin,
             "operators": self.count(),
             "facts": dict(self.facts),
-            "parameters": {n: dataclasses.asdict(p) for n, p in self.parameters.items()},
             "tied": dict(self.tied),
             "dropped": dict(self.dropped),
             "constants": {name: _constant_to_json(array) for name, array in self.constants.items()},
         }
-        parts = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items() if key != "parameters"]
-        parts.append(f'"parameters": {_lines(head["parameters"])}')
+        parts = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+        leaves = {name: dataclasses.asdict(parameter) for name, parameter in self.parameters.items()}
+        parts.append(f'"parameters": {_lines(leaves)}')
         entries = ",\n".join(f"{json.dumps(name)}: {_program_to_json(each)}" for name, each in self.programs.items())
         return "{\n" + ",\n".join(parts) + f',\n"entry_points": {{\n{entries}\n}}\n}}\n'
 
@@ -224,7 +224,7 @@ def _program_from_json(name: str, document: Mapping[str, JSON]) -> Program:
     return Program(entry, nodes, document["results"], document["method"])
 
 
-DOMAINS = {
+DOMAINS: Mapping[str, Any] = {
     cls.__name__: cls
     for cls in (
         *(domains.TokenIds, domains.PaddingMask, domains.RandomMask, domains.CausalMask, domains.Positions),

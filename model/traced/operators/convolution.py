@@ -1,5 +1,6 @@
 """Convolutions, pooling, resizing. Pictures are (rows, channels, height, width), as torch has them."""
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -203,6 +204,10 @@ def max_pool2d_with_indices(
     return (_max_pool(self, kernel_size, stride, padding, dilation, ceil_mode, 2),)
 
 
+def _added(arrays: list[Array]) -> Array:
+    return functools.reduce(jnp.add, arrays)
+
+
 def _avg_pool(
     self: Array,
     kernel_size: Any,
@@ -216,13 +221,13 @@ def _avg_pool(
     kernel, steps, pad, apart = _settings(kernel_size, stride, padding, 1, places)
     if ceil_mode:
         raise NotImplementedError("average pooling with ceil_mode")
-    total = sum(_windows(self, kernel, steps, pad, apart, ceil_mode, 0.0))
+    total = _added(_windows(self, kernel, steps, pad, apart, ceil_mode, 0.0))
     if divisor_override:
         return total / divisor_override
     if count_include_pad or not any(pad):
         return total / math.prod(kernel)
     ones = jnp.ones(self.shape[-places:], self.dtype)
-    return total / sum(_windows(ones, kernel, steps, pad, apart, ceil_mode, 0.0))
+    return total / _added(_windows(ones, kernel, steps, pad, apart, ceil_mode, 0.0))
 
 
 @operator("aten.avg_pool1d")

@@ -139,9 +139,9 @@ def native_group_norm(
     input: Array,  # noqa: A002 - ATen's name
     weight: Array | None,
     bias: Array | None,
-    N: Size,
-    C: Size,
-    HxW: Size,
+    rows: Size,
+    channels: Size,
+    places: Size,
     group: int,
     eps: float,
 ) -> tuple[Array, ...]:

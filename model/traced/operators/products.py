@@ -92,9 +92,9 @@ def scaled_dot_product_attention(
     lead, width = query.shape[:-3], query.shape[-1]
     scale = width**-0.5 if scale is None else scale
     if query.ndim == 3:  # one head
-        lifted = (x[:, None] for x in (query, key, value))
         mask = attn_mask if attn_mask is None or attn_mask.ndim < 3 else attn_mask[:, None]
-        return scaled_dot_product_attention(*lifted, mask, dropout_p, is_causal, scale=scale)[:, 0]
+        one, other, third = (x[:, None] for x in (query, key, value))
+        return scaled_dot_product_attention(one, other, third, mask, dropout_p, is_causal, scale=scale)[:, 0]
     bias = _bias(query, key, attn_mask, is_causal)
     if len(lead) != 1 or query.shape[-1] != value.shape[-1]:
         return _plain(query, key, value, bias, scale)

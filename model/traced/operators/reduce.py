@@ -166,22 +166,22 @@ def logsumexp(self: Array, dim: Axes, keepdim: bool = False) -> Array:
 
 @operator("aten.linalg_vector_norm")
 def linalg_vector_norm(
-    self: Array, ord: Any = 2, dim: Axes = None, keepdim: bool = False, *, dtype: Any = None
-) -> Array:  # noqa: A002 - ATen's name
+    self: Array, order: Any = 2, dim: Axes = None, keepdim: bool = False, *, dtype: Any = None
+) -> Array:
     """Give the norm of an order."""
     axes = _axes(dim)
-    if ord == 2:
+    if order == 2:
         return jnp.sqrt(jnp.sum(jnp.square(self), axis=axes, keepdims=keepdim))
     size = jnp.abs(self)
-    if ord == float("inf"):
+    if order == float("inf"):
         return jnp.max(size, axis=axes, keepdims=keepdim)
-    if ord == float("-inf"):
+    if order == float("-inf"):
         return jnp.min(size, axis=axes, keepdims=keepdim)
-    if ord == 0:
+    if order == 0:
         return jnp.sum((self != 0).astype(self.dtype), axis=axes, keepdims=keepdim)
-    if ord == 1:
+    if order == 1:
         return jnp.sum(size, axis=axes, keepdims=keepdim)
-    return jnp.sum(size**ord, axis=axes, keepdims=keepdim) ** (1.0 / ord)
+    return jnp.sum(size**order, axis=axes, keepdims=keepdim) ** (1.0 / order)
 
 
 @operator("aten.norm")
