@@ -92,16 +92,16 @@ def binary(name: str) -> list[Row]:
     return [row(F("b", "t"), F("t"))]
 
 
-ALONE = {"atan2", "maximum", "minimum", "fmax", "fmin", "hypot", "logaddexp", "floor_divide"}
-"""Operators of two arrays whose only overload has no name."""
+def alone(name: str) -> bool:
+    """Say whether the only overload of an operator has no name."""
+    several = "atan2 maximum minimum fmax fmin hypot logaddexp floor_divide"
+    return name in several.split() or name.startswith("logical")
+
 
 ROWS: dict[str, list[Row]] = {
     **{f"aten.{name}.default": [unary(name)] for name in UNARY if name not in ("isposinf", "isneginf")},
     **{f"aten.{name}.default": [row(F("b"))] for name in ("isposinf", "isneginf")},
-    **{
-        f"aten.{name}.{'default' if name in ALONE or name.startswith('logical') else 'Tensor'}": binary(name)
-        for name in BINARY
-    },
+    **{f"aten.{name}.{'default' if alone(name) else 'Tensor'}": binary(name) for name in BINARY},
     "aten.add.Tensor": [row(X, F(4)), row(X, 2.5), row(X, F(4), alpha=3), row(I("b"), I("b")), row(I("b"), F("b"))],
     "aten.sub.Tensor": [row(X, F("t", 1)), row(X, 1, alpha=2)],
     "aten.rsub.Scalar": [row(X, 1.5), row(X, 1.5, 2)],

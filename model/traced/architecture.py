@@ -16,9 +16,9 @@ from ...validation.errors import InputError
 from .. import upstream
 from ..pipeline import MODULES
 from ..reference import Original, Reference
-from .capture import named
 from .config import TransformersConfig
 from .graph import Graph
+from .reference import judged, wanted
 
 if TYPE_CHECKING:
     from ..reference import Encode
@@ -150,12 +150,7 @@ def reference(config: TransformersConfig, graph: Graph, original: Original) -> R
     """Load the class again, as the judge."""
     parts = build(original, config.pooling, normalize=config.normalize)
     whole = parts.whole
-    entries = {
-        name: lambda outputs={spec.name: spec.kind for spec in program.entry.outputs}, name=name, **inputs: {
-            key: value.contiguous() for key, value in named(whole(**inputs), outputs, name).items()
-        }
-        for name, program in graph.programs.items()
-    }
+    entries = {name: judged(whole, each) for name, each in wanted(graph).items()}
     return Reference(_versions(parts), whole, entries, original.state)
 
 

@@ -15,6 +15,9 @@ from ...validation.errors import InputError
 from .graph import Graph, Node, Program, references
 from .module import Interpreter
 
+WORDS = (1, 2)
+"""How far two words are from the padding: at most one of them is what the network itself takes for padding."""
+
 MOST = 1 << 20
 """Places that are tried of an axis without a bound."""
 
@@ -104,22 +107,25 @@ def _mentions(node: Node, axis: str) -> bool:
 
 def _fits(graph: Graph, program: Program, nodes: list[Node], index: Any, rows: int, axis: str, size: int) -> bool:
     part = Program(_without_outputs(program.entry), tuple(nodes), [])
-    interpreter = Interpreter(graph, part, None)
-    interpreter.run(tuple(_inputs(program.entry, {axis: size}).values()))
-    places = np.asarray(interpreter.value(index))
-    return places.dtype == np.bool_ or bool((places < rows).all() and (places >= -rows).all())
+    for word in WORDS:
+        interpreter = Interpreter(graph, part, None)
+        interpreter.run(tuple(_inputs(program.entry, {axis: size}, word).values()))
+        places = np.asarray(interpreter.value(index))
+        if places.dtype != np.bool_ and not ((places < rows).all() and (places >= -rows).all()):
+            return False
+    return True
 
 
 def _without_outputs(entry: EntryPoint) -> EntryPoint:
     return EntryPoint(entry.name, entry.inputs, (), entry.axes)
 
 
-def _inputs(entry: EntryPoint, fixed: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Draw inputs of which all places count: ids none of which is padding."""
+def _inputs(entry: EntryPoint, fixed: Mapping[str, int], word: int) -> dict[str, np.ndarray]:
+    """Draw inputs of which all places count: ids that are one word again and again."""
     sizes = {name: bounds.low for name, bounds in entry.axes.items()} | dict(fixed)
     rng = np.random.default_rng(0)
     drawn = {s.name: domain_of(s).draw(Draft(entry, sizes, {}), s, rng) for s in entry.inputs}
     for spec in entry.inputs:
         if isinstance(spec.domain, TokenIds):
-            drawn[spec.name][drawn[spec.name] == spec.domain.pad] = (spec.domain.pad + 1) % spec.domain.vocab_size
+            drawn[spec.name][...] = (spec.domain.pad + word) % spec.domain.vocab_size
     return drawn

@@ -1,7 +1,7 @@
 """The module that was traced, as the judge: made and filled again, called by its own methods."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -13,34 +13,41 @@ from .graph import Graph
 from .load import fill, make
 from .wanted import Wanted
 
-if TYPE_CHECKING:
-    from torch import nn
-
 
 def reference(config: TracedConfig, graph: Graph, original: Original) -> Reference:
     """Make the module by the named function and give it the checkpoint's tensors."""
     module, _ = make(config.module, original.code)
     fill(module, original.state, config.module)
-    entries = {
-        name: _entry(module, Wanted(name, program.entry.inputs, program.entry.axes, program.method, kinds(program)))
-        for name, program in graph.programs.items()
-    }
+    entries = {name: judged(each.function(module), each) for name, each in wanted(graph).items()}
     return Reference(f"{upstream.versions('torch')}: {config.module}", module, entries, original.state)
 
 
-def kinds(program: Any) -> dict[str, Any]:
-    """Give names and kinds of the outputs."""
-    return {spec.name: spec.kind for spec in program.entry.outputs}
+def wanted(graph: Graph) -> dict[str, Wanted]:
+    """Give the entry points as they were before they were traced."""
+    return {
+        name: Wanted(
+            name,
+            program.entry.inputs,
+            program.entry.axes,
+            program.method,
+            {spec.name: spec.kind for spec in program.entry.outputs},
+        )
+        for name, program in graph.programs.items()
+    }
 
 
-def _entry(module: "nn.Module", wanted: Wanted) -> Callable[..., Mapping[str, Tensor]]:
-    function = wanted.function(module)
+def judged(function: Callable[..., Any], entry: Wanted) -> Callable[..., Mapping[str, Tensor]]:
+    """Give an entry point of the judge.
+
+    Raises:
+        InputError: when it is called, the module fails on what the spec allows.
+    """
 
     def call(**inputs: Tensor) -> dict[str, Tensor]:
         try:
-            found = named(function(**inputs), wanted.outputs, wanted.name)
-        except RuntimeError as error:
-            raise failure(wanted, inputs, error) from error
+            found = named(function(**inputs), entry.outputs, entry.name)
+        except (RuntimeError, IndexError) as error:
+            raise failure(entry, inputs, error) from error
         return {name: value.contiguous() for name, value in found.items()}
 
     return call
