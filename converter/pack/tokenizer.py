@@ -140,6 +140,16 @@ def _word_pieces(folder: Path) -> "Tokenizer":
     return tokenizer
 
 
+def lower(tokenizer: "Tokenizer") -> None:
+    """Let capitals be made small before the tokenizer's own rules, as sentence-transformers does it."""
+    from tokenizers import normalizers
+
+    own = tokenizer.normalizer
+    several = list(own) if isinstance(own, normalizers.Sequence) else [own] if own else []
+    if not any(isinstance(each, normalizers.Lowercase) for each in several):
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *several])
+
+
 def truncate(tokenizer: "Tokenizer", limit: int | None, truncation: str) -> None:
     """Set truncation to a limit and to one of the `TRUNCATION`s; None for no limit.
 

@@ -59,7 +59,7 @@ def rest(path: Path, checkpoint: Checkpoint, read: Collection[str]) -> dict[str,
         raise InputError(
             f"{folder / ADAPTER}: beside the checkpoint lies {MERGE}; or give the checkpoint's file itself"
         )
-    own = {file.name for file in checkpoint.files}
+    own = checkpoint.named_files.keys()
     modules = {place.partition("/")[0] for place in read if "/" in place}
     names = [name for name in _names(folder, modules) if name not in own and name not in read]
     found = {name: _reason(name, checkpoint) for name in names[:SHOWN]}
