@@ -141,7 +141,10 @@ def _names(entry: EntryPoint) -> dict[type[Domain], str]:
 
 def _from_raw(entry: EntryPoint) -> bool:
     """Say whether texts and pictures are all that an entry point takes, each once."""
-    readable = (isinstance(spec.domain, TokenIds | Pixels | PromptTokens) or _means_padding(spec.domain) for spec in entry.inputs)
+    readable = (
+        isinstance(spec.domain, TokenIds | Pixels | PromptTokens) or _means_padding(spec.domain)
+        for spec in entry.inputs
+    )
     once = len(_names(entry)) == len(entry.inputs)
     return once and all(readable) and any(entry.input_of(kind) for kind in (TokenIds, Pixels))
 
