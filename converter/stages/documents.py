@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...model.family import dotted
-from ...validation.errors import GateError
+from ...validation.errors import ConvertError, GateError, raised
 from ...validation.files import read_json
 from ...validation.report import Report, Row
 from ..certificate.ledger import Ledger
@@ -66,7 +66,12 @@ def judge(run: RunDirectory, options: Options) -> Report:
     """Give a row for each thing that is compared; the first problem ends it, since what follows builds on it."""
     rows: list[Row] = []
     for case, problems in _checks(run, options):
-        problem = next(problems, "")
+        try:
+            problem = next(problems, "")
+        except (ConvertError, OSError, MemoryError):
+            raise
+        except Exception as error:  # a document of another form than anybody foresaw
+            problem = f"cannot be compared ({raised(error)}): it was altered, or this is a fault of bgevis-convert"
         rows.append(Row("all", case, "", not problem, problem))
         if problem:
             break
