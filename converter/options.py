@@ -41,6 +41,8 @@ class Options:
     """The class that config.json names is traced, where no family is meant."""
     inputs: str = ""
     """What the module takes: a text, or a file."""
+    again: bool = False
+    """Whether programs are exported again and compared; not said on the command line: `validate` does."""
     dtype: str = "float32"
     """What leaves are stored as: "float32", or "source" for the type that each has in the checkpoint."""
 

@@ -1,7 +1,7 @@
 """The programs of an artifact, executed: goldens, neighbours, probes, and where they part from the network."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,23 @@ from ...exporters.precisions import BFLOAT16_COMPUTED, DTYPES, FLOAT32, FLOORS, 
 from ...exporters.weights import WeightsFile
 from ...model.runner import NNXRunner
 from ...validation import procedure
+from ...validation.budget import Budget
 from ...validation.cases import neighbour_batches
-from ...validation.compare import Golden, compare
+from ...validation.compare import Golden, compare, taps_row
 from ...validation.errors import raised
-from ...validation.goldens import Goldens
+from ...validation.goldens import Goldens, Intermediates
 from ...validation.probe import FACTORS, read_factors
 from ...validation.report import Report, Row
 from ...validation.rounded import compare_rounded
 from ...validation.runner import Runner
 from ..directory import RunDirectory
 from ..manifest import GOLDENS, WEIGHTS_PATH, artifact, family_and_config, probe_folders
+
+MODULES = "every module"
+"""What rows on intermediate values are about."""
+
+ROOM = 4.0
+"""Times the budget of an intermediate value that a program's may lie off; a mistake in it lies thousands off."""
 
 COMPILED = 4
 """Steps of a procedure that a compiling runtime does: each is a new shape."""
@@ -67,16 +74,54 @@ def more_rows(run: RunDirectory, exporter: Exporter, opened: Artifact, goldens: 
 
 
 def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Row]:
-    """Run the probes, for formats whose operators are this program's choice."""
+    """Run the probes, for formats whose operators are this program's choice.
+
+    A program that gives nothing but scores is judged by its intermediate values: the vectors behind them.
+    """
     rows: list[Row] = []
     if exporter.probe is None:
         return rows
-    silent = {spec.name for entry in opened.entry_points.values() for spec in entry.outputs if spec.kind.sums}
+    entries = opened.entry_points
+    silent = {spec.name for entry in entries.values() for spec in entry.outputs if spec.kind.sums}
     for folder in probe_folders(directory):
-        runner = exporter.probe(opened, read_factors(folder))
-        found = compare(runner, opened.entry_points, Goldens(folder).cases()).rows
+        goldens, factors = Goldens(folder), read_factors(folder)
+        found = compare(exporter.probe(opened, factors), entries, goldens.cases()).rows
         rows += [row for row in found if row.output not in silent or not row.error]
+        for golden in goldens.cases():
+            name = golden.case.entry_point
+            scored = name in opened.programs and silent.issuperset(spec.name for spec in entries[name].outputs)
+            if exporter.taps and scored:
+                wanted, got = exporter.taps(opened, name, goldens.intermediates(name), factors)
+                wanted = {module: value for module, value in wanted.items() if module not in silent}
+                rows += [taps_row(name, f"{golden.case.name}, intermediate values", wanted, got)] if wanted else []
     return rows
+
+
+def tapped_rows(exporter: Exporter, opened: Artifact, directory: Path, failed: Collection[str]) -> Iterator[Row]:
+    """Compare what the modules of a program give, where outputs are too much alike to tell; not of those that failed.
+
+    A network whose embeddings differ in the last digits only has no budget that a mistake would leave; its modules do.
+    """
+    if exporter.locate is None:
+        return
+    for entry in sorted(opened.programs.keys() - set(failed)):
+        place = ""
+        for folder in (directory / GOLDENS, *probe_folders(directory)):
+            factors = read_factors(folder) if (folder / FACTORS).exists() else {}
+            traced = _within(Goldens(folder).intermediates(entry))
+            try:
+                place = place or exporter.locate(opened, entry, traced, factors)
+            except MemoryError:
+                raise
+            except Exception as error:  # as above: what a runtime says about an altered program is a finding
+                place = raised(error)
+        yield Row(entry, "intermediate values", MODULES, not place, place)
+
+
+def _within(traced: Intermediates) -> Intermediates:
+    """Give modules room: of each a few numbers were measured, and runtimes fuse what lies between them."""
+    room = {m: (exact, Budget(ROOM * b.yardstick, ROOM * b.scale)) for m, (exact, b) in traced.values.items()}
+    return dataclasses.replace(traced, values=room)
 
 
 def procedure_rows(run: RunDirectory, runner: Runner, compiles: bool) -> list[Row]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...model import pipeline
 from ...model.documents import USED, Configured, Document
 from ...model.family import Source, Tokens
+from ...model.steps import Steps, unit
 from ...model.tokenizer import FAST, SETTINGS, SPECIAL, settle_tokenizer
 from ...model.traced.config import TransformersConfig
 from ...model.traced.graph import Graph, digest
@@ -63,13 +64,11 @@ def trace(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path)
     settled = source.settled()
     config = architecture.upstream.configuration(original.documents[CONFIG])
     width = getattr(config.get_text_config(), "hidden_size", 0)
-    pooled = pipeline.MODULES in source.documents or "pooling" in source.given
+    pooled = pipeline.MODULES in source.documents or any(option in source.given for option in pipeline.OPTIONS)
     if pooled:
-        pipeline.settle_pooling(settled, source, width)
-    built = architecture.build(
-        original, "" if pipeline.MODULES in source.documents else settled.values.get("pooling", ""),
-        normalize=bool(settled.values.get("normalize")),
-    )  # fmt: skip
+        pipeline.settle_pipeline(settled, source, width)
+        _refuse_prompts(settled.values["pipeline"], source)
+    built = architecture.build(original, settled.values.get("pipeline", ()))
     whole = built.whole
     from ...model.reference import Reference
 
@@ -81,7 +80,7 @@ def trace(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path)
             f"{', '.join(missing[:8])}"
         )
     architecture.attend_in_one(built.network)
-    wanted = _wanted(built, source, tokenizer)
+    wanted = _wanted(built, source, tokenizer, settled.values.get("pipeline", ()))
     graph = _traced(capture, whole, wanted, tensors, built, original)
     text = checked(graph)
     settled.put("architecture", type(built.network).__name__, CONFIG)
@@ -93,23 +92,30 @@ def trace(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path)
     return text, Configured(TransformersConfig(**settled.values), settled.origins)
 
 
+def _refuse_prompts(steps: Steps, source: Source) -> None:
+    """Refuse to leave the tokens of a prompt out: upstream takes them by numbers, which cannot be traced."""
+    if pipeline.prompt_input(steps):
+        place = source.documents[pipeline.MODULES].origin if pipeline.MODULES in source.documents else "--pooling"
+        raise InputError(f"{place}: a pooling without the prompt's tokens is not traced; say include_prompt: true")
+
+
 def _original(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path) -> "Original":
     from ...model.reference import Original
 
     documents = {place: document.content for place, document in source.documents.items()}
-    if {"pooling", "normalize"} & source.given.keys():
+    if set(pipeline.OPTIONS) & source.given.keys():
         documents.pop(pipeline.MODULES, None)
     return Original(read_tensors(checkpoint), documents, folder, tokenizer)
 
 
-def _wanted(built: "Architecture", source: Source, tokenizer: Path) -> Wanted:
+def _wanted(built: "Architecture", source: Source, tokenizer: Path, steps: Steps) -> Wanted:
     """State the entry point: by what the class takes first."""
     config = built.network.config
     main = built.network.main_input_name
     outputs: dict[str, Output] = {built.output: Logits() if built.output == "logits" else States()}
     name = "forward"
     if main == "input_ids":
-        return _text(built, source, tokenizer)
+        return _text(built, source, tokenizer, steps)
     if main == "pixel_values":
         vision = getattr(config, "vision_config", config)
         size = getattr(vision, "image_size", 224)
@@ -131,7 +137,7 @@ def _call(module: Any, **inputs: Any) -> Any:
     return module(**inputs)
 
 
-def _text(built: "Architecture", source: Source, tokenizer: Path) -> Wanted:
+def _text(built: "Architecture", source: Source, tokenizer: Path, steps: Steps) -> Wanted:
     config = built.network.config.get_text_config()
     first, last = _ends(source.tokens, tokenizer)
     settings = source.documents.get(SETTINGS)
@@ -145,14 +151,13 @@ def _text(built: "Architecture", source: Source, tokenizer: Path) -> Wanted:
         inputs.append(TensorSpec("attention_mask", "int32", shape, PaddingMask("input_ids")))
     limits = [n for field in LIMITS if isinstance(n := getattr(config, field, None), int) and n > 0]
     axes = {"batch": Axis(), "tokens": Axis(1, min(limits, default=None))}
-    if built.modules:
-        unit = type(built.modules[-1]).__name__ == "Normalize"
-        outputs: dict[str, Output] = {"embeddings": Embedding(unit)}
+    if steps:
+        outputs: dict[str, Output] = {"embeddings": Embedding(unit(steps))}
     else:
         valid = "attention_mask" if masked else ""
         per_text = built.output == "logits" and type(built.network).__name__.endswith("ForSequenceClassification")
         outputs = {built.output: Logits("" if per_text else valid) if built.output == "logits" else States(valid)}
-    name = "encode_text" if built.modules else "classify" if built.output == "logits" else "token_states"
+    name = "encode_text" if steps else "classify" if built.output == "logits" else "token_states"
     return Wanted(name, tuple(inputs), axes, outputs=outputs, call=_call)
 
 

@@ -1,5 +1,7 @@
 """The first stage: open the checkpoint safely, find its family, make the run directory with what was found."""
 
+import copy
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -53,7 +55,7 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     _refuse_layouts(identified.family, tokens, options)
     with ThreadPoolExecutor(1) as pool:
         check = pool.submit(checkpoint.check)
-        progress.begin(sum(file.stat().st_size for file in checkpoint.files))
+        progress.begin(sum(file.stat().st_size for file in checkpoint.named_files.values()))
         source = describe_source(checkpoint, progress)
         check.result()
     manifest = new_manifest(identified, source) | {"tokenizer": tokens, "given": options.stated()}
@@ -64,6 +66,7 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
             (staged.out / traced.NETWORK).write_text(identified.network, encoding="utf-8")
     note = {
         "checkpoint": str(path.resolve()),
+        "modules": {prefix: str(module.path.resolve()) for prefix, module in checkpoint.modules.items()},
         "state": state(checkpoint),
         "folder": str((path if path.is_dir() else path.parent).resolve()),
         "tokenizer": str(folder.resolve()),
@@ -77,7 +80,10 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
 
 def describe_source(checkpoint: Checkpoint, progress: Progress) -> dict[str, Any]:
     """State the source: for several files the digest is that of their names and digests."""
-    files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256(f, progress.advance)} for f in checkpoint.files}
+    files = {
+        name: {"bytes": file.stat().st_size, "sha256": sha256(file, progress.advance)}
+        for name, file in checkpoint.named_files.items()
+    }
     described: dict[str, Any] = {"file": checkpoint.path.name, "container": checkpoint.container}
     if len(files) == 1:
         described |= next(iter(files.values()))
@@ -165,6 +171,11 @@ def _resume(out: Path, manifest: Manifest) -> RunDirectory | None:
 
 def tool() -> dict[str, Any]:
     """State what converts: version, digest of the program's own source, and the packages that shape the bytes."""
+    return copy.deepcopy(_tool())
+
+
+@functools.cache
+def _tool() -> dict[str, Any]:
     digest = hashlib.sha256()
     for root in sorted(
         Path(__file__).parents[2].joinpath(name) for name in ("converter", "exporters", "model", "validation")

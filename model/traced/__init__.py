@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...validation.errors import InputError
+from .. import steps
 from ..family import Config, Drop, Family, Rule, Source, Tie
 from ..parts import Part
 from ..pipeline import text_rules
@@ -73,7 +74,7 @@ def _module(name: str) -> Any:
 
 
 def _embeddings(config: TransformersConfig) -> Mapping[str, Any]:
-    return {"pooling": config.pooling, "normalize": config.normalize, "similarity": config.similarity}
+    return {**steps.described(config.pipeline), "similarity": config.similarity} if config.pipeline else {}
 
 
 def _not_configured(source: Source) -> Any:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ...validation.errors import InputError
 from .. import upstream
-from ..pipeline import MODULES
 from ..reference import Original, Reference
+from ..steps import Steps
 from .config import TransformersConfig
 from .graph import Graph
 from .reference import judged, wanted
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..reference import Encode
 
 CONFIG = "config.json"
-FEATURE = "sentence_embedding"
 
 HEADS = (
     *("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForCausalLM", "ForImageClassification"),
@@ -39,13 +38,18 @@ class Architecture:
 
     Args:
         network: transformers' class, loaded.
-        modules: those of sentence-transformers that come after it.
+        after: sentence-transformers' modules, if embeddings are made of the states.
         output: what is taken of what the class gives: "last_hidden_state" or "logits".
     """
 
     network: Any
-    modules: Sequence[nn.Module]
+    after: upstream.SentenceModules | None
     output: str
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """Give the modules that come after the class."""
+        return self.after.modules if self.after else ()
 
     @property
     def whole(self) -> nn.Module:
@@ -69,26 +73,23 @@ class Whole(nn.Module):
         super().__init__()
         self.network = parts.network
         self.modules_after = nn.ModuleList(parts.modules)
+        self.after = parts.after
         self.taken = parts.output
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Inputs by name -> {"embeddings"}, or what the class gives."""
         given = self.network(**inputs, return_dict=True)
-        if not len(self.modules_after):
+        if self.after is None:
             return {self.taken: given[self.taken]}
-        features = {"token_embeddings": given[self.taken], "attention_mask": inputs["attention_mask"]}
-        for module in self.modules_after:
-            features = module(features)
-        return {"embeddings": features[FEATURE]}
+        return {"embeddings": self.after(given[self.taken], inputs["attention_mask"])}
 
 
-def build(original: Original, pooling: str = "", *, normalize: bool = False) -> Architecture:
+def build(original: Original, steps: Steps) -> Architecture:
     """Load the class that config.json names, and what comes after it.
 
     Args:
         original: the checkpoint's tensors and the documents.
-        pooling: what is said of it where no modules.json says.
-        normalize: likewise.
+        steps: what makes one vector of the states; none where the states are given as they are.
 
     Raises:
         InputError: transformers does not know the class, or cannot load the checkpoint into it.
@@ -96,18 +97,14 @@ def build(original: Original, pooling: str = "", *, normalize: bool = False) -> 
     library = upstream.transformers()
     document = original.documents[CONFIG]
     config = upstream.configuration(document)
-    pooled = bool(pooling) or MODULES in original.documents
-    cls, output = _class(library, config, document, pooled)
+    cls, output = _class(library, config, document, bool(steps))
     if hasattr(config, "use_cache"):
         config.use_cache = False  # what generation needs: it is no part of what is computed
     options = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(cls).parameters else {}
-    network = upstream.load(cls, config, original.state, **options)
-    modules: Sequence[nn.Module] = ()
-    if MODULES in original.documents:
-        modules = upstream.sentence_modules(original)
-    elif pooling:
-        modules = upstream.stated_modules(_width(config), pooling, normalize=normalize)
-    return Architecture(network, modules, output)
+    own = {name: tensor for name, tensor in original.state.items() if "/" not in name}  # not those of the modules after
+    network = upstream.load(cls, config, own, **options)
+    after = upstream.SentenceModules(original, _width(config), steps) if steps else None
+    return Architecture(network, after, output)
 
 
 def _width(config: Any) -> int:
@@ -148,7 +145,7 @@ def attend_in_one(network: Any) -> None:
 
 def reference(config: TransformersConfig, graph: Graph, original: Original) -> Reference:
     """Load the class again, as the judge."""
-    parts = build(original, config.pooling, normalize=config.normalize)
+    parts = build(original, config.pipeline)
     whole = parts.whole
     entries = {name: judged(whole, each) for name, each in wanted(graph).items()}
     return Reference(_versions(parts), whole, entries, original.state)

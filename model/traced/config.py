@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..steps import Steps
+
 NAME = "traced"
 TRANSFORMERS = "transformers"
 """The family's name for a class of transformers that no family knows."""
@@ -30,18 +32,17 @@ class TransformersConfig:
     Args:
         architecture: the class.
         network: sha256 of network.json.
-        pooling: as sentence-transformers calls it; "" for a network whose states are not pooled.
-        normalize: whether embeddings are of length 1.
+        pipeline: what makes one vector of the states; nothing for a network whose states are given as they are.
         max_seq_length: the longest text, special tokens included; 0: as long as the network takes.
         truncation_side: see `model/pipeline.py`, as for the following ones.
     """
 
     architecture: str
     network: str
-    pooling: str = ""
-    normalize: bool = False
+    pipeline: Steps = ()
     max_seq_length: int = 0
     truncation_side: str = "right"
+    do_lower_case: bool = False
     prompts: tuple[tuple[str, str], ...] = ()
     default_prompt: str = ""
     similarity: str = "cosine"
