@@ -148,6 +148,8 @@ def _edit(folder: Path, **fields) -> None:
 
 def test_the_example_does_what_it_says(tmp_path, monkeypatch):
     example = Path(__file__).parents[1] / "examples" / "own_module"
+    if not example.is_dir():
+        pytest.skip("examples belong to a checkout, not to an installation")
     shutil.copy(example / "net.py", tmp_path / "example_net.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -48,6 +48,8 @@ DISTRIBUTION = "bgevis-convert"
 def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     """Open the checkpoint safely, detect the family, and make the run directory with what was found."""
     path = Path(options.checkpoint)
+    if options.module:
+        progress.note(f"runs the code of {options.module}; the checkpoint is read inertly")
     identified = identify(path, options)
     checkpoint = identified.checkpoint
     folder = tokenizer_folder(path, options)
