@@ -367,6 +367,9 @@ def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path |
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write here: .npy or .parquet by its ending, else JSON lines. Default: JSON lines on standard output.",
 )
+@click.option("--prompt-name", metavar="NAME", help="The prompt that stands before each text, of those of the folder.")
+@click.option("--prompt", metavar="TEXT", help="That prompt itself; an empty one for none.")
+@click.option("--strict", is_flag=True, help="Refuse texts that are longer than the limit, instead of cutting them.")
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
 def embed(
     directory: Path,
@@ -375,6 +378,9 @@ def embed(
     images: tuple[str, ...],
     lines: str | None,
     out: Path | None,
+    prompt_name: str | None,
+    prompt: str | None,
+    strict: bool,
     batch: int,
 ) -> None:
     """Embed texts, pictures or pairs of both by the artifacts of DIR."""
@@ -390,7 +396,10 @@ def embed(
         raise click.UsageError(f"texts and pictures are pairs: got {len(every)} texts and {len(images)} pictures")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     artifacts = open_artifacts(directory, format_name)
-    found = embedding.embedded(artifacts, embedding.rows(every, images), batch)
+    if prompt is not None and prompt_name is not None:
+        raise click.UsageError("--prompt and --prompt-name both say what stands before a text: give one of them")
+    before = {"prompt": prompt, "prompt_name": prompt_name}
+    found = embedding.embedded(artifacts, embedding.rows(every, images), batch, before, strict=strict)
     embedding.write(found, artifacts.width, out)
 
 

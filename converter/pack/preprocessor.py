@@ -62,8 +62,8 @@ class Texts(Modality):
 
     check = staticmethod(steps.texts)
     _opened: "Tokenizer | None" = None
-    cut = 0
-    """How many of the texts that were read last were longer than they may be."""
+    cut: tuple[int, ...] = ()
+    """Which of the texts that were read last were longer than they may be."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,11 +96,12 @@ class Texts(Modality):
         opened = self._tokenizer(entry_point)
         tokenizer.truncate(opened, self.rules["max_tokens"][entry_point], self.rules["truncation"])
         found: list[list[int]] = []
-        self.cut = 0
+        cut: list[int] = []
         for start in range(0, len(texts), CHUNK):
             encoded = opened.encode_batch([prompt + text for text in texts[start : start + CHUNK]])
             found += [each.ids for each in encoded]
-            self.cut += sum(bool(each.overflowing) for each in encoded)
+            cut += [start + i for i, each in enumerate(encoded) if each.overflowing]
+        self.cut = tuple(cut)
         return found
 
     def prompt_tokens(self, entry_point: str, prompt: str) -> int:

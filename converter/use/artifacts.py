@@ -75,8 +75,10 @@ class Artifacts:
         self.format = exporter.name
         self.runner = self._runner.name
         self.entry_points = opened.entry_points
-        self.cut = 0
-        """How many of the texts that were embedded last were cut, being longer than they may be."""
+        self.cut: tuple[int, ...] = ()
+        """Which of the texts that were embedded last were cut, being longer than `limit`."""
+        self.limit: int | None = None
+        """The most tokens of these, special ones and the prompt's included; None for no limit."""
         self._compiles = exporter.compiles
         self._preprocessor = Preprocessor(run.path)
         self._preprocessor.hold_to(self.entry_points)
@@ -107,12 +109,14 @@ class Artifacts:
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
+        strict: bool = False,
         batch_size: int = BATCH,
         progress: bool = False,
     ) -> np.ndarray:
         """Embed texts, pictures, or pairs of both: (rows, width) float32, in the order given.
 
-        Texts that are longer than the network's limit lose their end. Rows are run in batches of like length.
+        Texts that are longer than the folder's limit are cut, at the end that it says; `cut` tells which they were.
+        Rows are run in batches of like length.
 
         Args:
             texts: any strings, the empty one too.
@@ -120,11 +124,13 @@ class Artifacts:
                 the folder says, if any.
             prompt: that prompt itself, instead of its name; "" for none.
             images: files, their bytes, arrays (height, width, 3) of uint8, or Pillow's pictures.
+            strict: refuse texts that would be cut.
             batch_size: most rows at once; longer texts come in fewer.
             progress: show a bar on standard error.
 
         Raises:
-            InputError: the network does not take these, gives no embeddings of them, or a picture cannot be read.
+            InputError: the network does not take these, gives no embeddings of them, has no such prompt, a picture
+                cannot be read, or a text is too long for `strict`.
             EnvironmentFailure: a package that reads them is missing, or the runtime failed.
         """
         for name, given in (("texts", texts), ("images", images)):
@@ -137,11 +143,17 @@ class Artifacts:
         count = len(texts if texts is not None else images or ())
         embeddings = np.zeros((count, width), np.float32)
         ids, leading = None, 0
+        self.cut = ()
         if texts is not None:
             before = self._prompt(prompt_name, prompt)
             leading = self._preprocessor.texts.prompt_tokens(entry.name, before)
             ids = self._preprocessor.ids(entry.name, texts, before)
-            self.cut = self._preprocessor.texts.cut
+            self.cut, self.limit = (
+                self._preprocessor.texts.cut,
+                self._preprocessor.texts.rules["max_tokens"][entry.name],
+            )
+            if strict and self.cut:
+                raise InputError(f"{told_cut(self.cut, count, self.limit)}; shorten them, or embed without strict")
         for rows in _shown(_batches(count, ids, batch_size), count, progress):
             embeddings[rows] = self._run(entry, rows, ids, images, leading)[output]
         return embeddings
@@ -192,6 +204,12 @@ class Artifacts:
         except Exception as error:  # each runtime has its own
             raise EnvironmentFailure(f"{self.runner} could not compute {entry.name}: {raised(error)}") from error
         return {name: array[: len(rows)] for name, array in outputs.items()}
+
+
+def told_cut(cut: Sequence[int], count: int, limit: int | None) -> str:
+    """Say how many of some texts are longer than they may be."""
+    verb = "text is" if len(cut) == 1 else "texts are"
+    return f"{len(cut)} of {count} {verb} longer than {limit} tokens, the first is number {cut[0]} from 0"
 
 
 def _first(run: RunDirectory) -> Exporter:
