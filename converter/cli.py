@@ -112,6 +112,8 @@ def source_options(command: Command) -> Command:
         "weightedmean, lasttoken, or several joined by +."
     )
     command = click.option("--pooling", metavar="MODE", help=help_text)(command)
+    help_text = "Which of several networks in the checkpoint: what the names of its tensors begin with."
+    command = click.option("--tower", default="", metavar="NAME", help=help_text)(command)
     help_text = "No raw texts are wanted: leave out a tokenizer that lies beside the checkpoint."
     command = click.option("--no-tokenizer", is_flag=True, help=help_text)(command)
     return click.option(
@@ -560,7 +562,7 @@ def options(**given: Any) -> Any:
     """Collect what was given on the command line."""
     from .options import Options
 
-    named = ("checkpoint", "tokenizer", "via", "pooling")
+    named = ("checkpoint", "tokenizer", "via", "pooling", "tower")
     texts = {k: "" if v is None else str(v) for k, v in given.items() if k in named}
     configs = tuple(str(path) for path in given.pop("configs", ()))
     return Options(**(given | texts), configs=configs)
