@@ -37,6 +37,8 @@ class Options:
     tower: str = ""
     """Which of several networks in one checkpoint: what its names begin with."""
     no_tokenizer: bool = False
+    again: bool = False
+    """Whether programs are exported again and compared; not said on the command line: `validate` does."""
     dtype: str = "float32"
     """What leaves are stored as: "float32", or "source" for the type that each has in the checkpoint."""
 

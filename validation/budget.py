@@ -16,6 +16,9 @@ FACTOR = 4.0
 FLOOR = 4.0
 """Least yardstick, in units of float32's rounding error at the output's largest value: luck may be exact."""
 
+LUCK = FLOOR * float(np.finfo(np.float32).eps) / 2
+"""The same as a share of the largest value."""
+
 CEILING = 2.0**-10
 """Greatest yardstick, as a share of the output's largest value. Real networks cost some 1e-6; where float32 cost this
 much, the inputs would prove nothing, and goldens that say so were altered."""
@@ -36,7 +39,7 @@ class Budget:
     @property
     def allowed(self) -> float:
         """Greatest absolute difference that passes."""
-        return FACTOR * max(self.yardstick, FLOOR * self.scale * float(np.finfo(np.float32).eps) / 2)
+        return FACTOR * max(self.yardstick, LUCK * self.scale)
 
     def problem(self, exact: np.ndarray, scales: Collection[float]) -> str:
         """Say why this cannot be what was measured on an output that is `exact` in float64; "" if it can.
