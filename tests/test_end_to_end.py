@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from in_process import convert, in_this_process
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from vocabularies import filled
 
 from bgevis.converter.directory import RunDirectory
 from bgevis.converter.manifest import artifact
@@ -29,7 +30,9 @@ def tokenizer(config) -> Tokenizer:
     """Make a small tokenizer whose special tokens are the network's."""
     words = {config.cls_token_id: "[CLS]", config.sep_token_id: "[SEP]"}
     free = (i for i in range(config.vocab_size) if i not in words)
-    vocabulary = dict(zip(WORDS, free, strict=False)) | {word: i for i, word in words.items()}
+    vocabulary = dict(zip(filled(WORDS, config.vocab_size - 2), free, strict=False)) | {
+        word: i for i, word in words.items()
+    }
     made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     made.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
     made.normalizer = normalizers.BertNormalizer(lowercase=True)

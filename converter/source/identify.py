@@ -12,6 +12,7 @@ from ..checkpoint.sharded import SINGLE_FILES
 from ..options import Options
 from .documents import Found, read_documents
 from .folder import explain_empty, rest
+from .slow import converted
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ def read_folder(path: Path, options: Options) -> Found:
     tokenizer = Path(options.tokenizer) if options.tokenizer else None
     if tokenizer and options.no_tokenizer:
         raise InputError("--tokenizer names one, and --no-tokenizer wants none: say one of them")
+    if not options.no_tokenizer:
+        made = converted(tokenizer or folder)
+        tokenizer = made if made != folder else tokenizer
     return read_documents(
         folder, map(Path, options.configs), tokenizer, options.ignore, tokens=not options.no_tokenizer
     )
