@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from ...model.tokenizer import FAST, WORD_PIECES
@@ -99,7 +100,7 @@ def _convert(folder: Path, named: list[str]) -> tuple[str, str]:
     return backend.to_str(), kind
 
 
-def _store(root: Path, key: str, folder: Path, text: str, note: dict[str, object]) -> None:
+def _store(root: Path, key: str, folder: Path, text: str, note: Mapping[str, object]) -> None:
     """Put the folder into the cache, whole or not at all."""
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as scratch:
