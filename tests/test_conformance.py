@@ -20,6 +20,7 @@ from bgevis.converter.options import Options
 from bgevis.converter.source.identify import identify
 from bgevis.model.family import families
 from bgevis.model.losses import contrastive_loss
+from bgevis.model.steps import plain
 from bgevis.validation.taps import recording
 
 EMBEDDING = 1e-6
@@ -312,6 +313,45 @@ def test_the_real_minilm_agrees(oracles, minilm):
     for pooling in ("cls", "mean"):
         model = Converted(minilm / "model.safetensors", pooling=pooling)
         close(model("encode_text", path["input_ids"], path["attention_mask"]), path[f"emb_{pooling}"])
+
+
+@pytest.mark.parametrize("container", ["model.safetensors", "pytorch_model.bin"])
+def test_mpnet_agrees(oracles, container):
+    """Short texts, padding on either side, and one so long that the distances' buckets end."""
+    folder = oracles / "mpnet" / "mpnet_st"
+    goldens, model = np.load(folder / "golden.npz"), Converted(folder / container)
+    assert model.config.pipeline == plain(["mean"])
+    close(model("encode_text", goldens["input_ids"], goldens["attention_mask"]), goldens["st_embeddings_f64"])
+
+    def states(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        network = model.family.hugging_face(model.config).network
+        function = jax.jit(network.function("token_states"))
+        return np.asarray(function(model.weights, as_input(ids), as_input(mask))["last_hidden_state"])
+
+    for side in ("short", "left"):
+        ids, mask = goldens[f"{side}_input_ids"], goldens[f"{side}_attention_mask"]
+        counts = mask[..., None] == 1
+        close(states(ids, mask) * counts, goldens[f"{side}_last_hidden"] * counts)
+    ids = goldens["long_input_ids"]
+    close(states(ids, np.ones_like(ids))[0, goldens["long_rows"]], goldens["long_last_hidden_rows"])
+
+
+def test_buckets_of_distances_are_upstreams():
+    """At every distance, the borders of the logarithm too."""
+    import torch
+    from bgevis.model.mpnet.modeling import buckets
+    from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+
+    places = torch.arange(513)
+    wanted = MPNetEncoder.relative_position_bucket(places[None, :] - places[:, None])
+    np.testing.assert_array_equal(buckets(513), wanted)
+
+
+def test_the_real_mpnet_agrees(oracles, mpnet):
+    goldens = np.load(oracles / "real" / "all-mpnet-base-v2_golden" / "golden.npz")
+    model = Converted(mpnet / "model.safetensors")
+    assert (model.config.pipeline, model.config.text_limit) == (plain(["mean"]), 384)
+    close(model("encode_text", goldens["input_ids"], goldens["attention_mask"]), goldens["embeddings_f64"])
 
 
 def test_full_size_layouts_are_upstreams(oracles):

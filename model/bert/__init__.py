@@ -80,29 +80,36 @@ STATED = (
 """Fields of the configuration whose names are Hugging Face's."""
 
 
+def token_states(config: BertConfig, *more: TensorSpec) -> EntryPoint:
+    """Describe the entry point of clients that pool themselves, of ids, mask and what else they feed."""
+    shape = ("batch", "tokens", config.hidden_size)
+    states = TensorSpec("last_hidden_state", "float32", shape, kind=States("attention_mask"))
+    axes = encode_text(config).axes
+    return EntryPoint("token_states", (*text_inputs(config), *more), (states,), axes, rows="batch")
+
+
 def _hugging_face(config: BertConfig) -> HuggingFace:
     """Describe the encoder to transformers' BertModel and XLMRobertaModel. The latter's texts have no types."""
     from ..network import Network
     from .modeling import Bert
 
-    inputs = text_inputs(config)
     types = (TensorSpec("token_type_ids", "int32", ("batch", "tokens")),) if config.model_type == "bert" else ()
-    shape = ("batch", "tokens", config.hidden_size)
-    states = TensorSpec("last_hidden_state", "float32", shape, kind=States("attention_mask"))
-    entry = EntryPoint("token_states", (*inputs, *types), (states,), encode_text(config).axes, rows="batch")
-    return HuggingFace(documents(config), config.pipeline, Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
+    network = Network(lambda rngs: Bert(config, rngs=rngs), (token_states(config, *types),))
+    return HuggingFace(documents(config), config.pipeline, network)
 
 
-def _reference(config: BertConfig, original: "Original") -> "Reference":
-    """Take transformers' class for the encoder, and sentence-transformers' modules for what makes one vector of it."""
+def reference(config: BertConfig, original: "Original", usual: Mapping[str, Any]) -> "Reference":
+    """Take transformers' class for the encoder, and sentence-transformers' modules for what makes one vector of it.
+
+    `usual` is the config.json where none lies beside the checkpoint.
+    """
     from torch import Tensor, nn
 
     from .. import upstream
     from ..reference import Reference
 
     state = upstream.inside(original.state, "embeddings.word_embeddings.weight")
-    stated = original.documents.get(CONFIG) or documents(config)[CONFIG]
-    encoder = upstream.text_encoder(stated, state, add_pooling_layer=False)
+    encoder = upstream.text_encoder(original.documents.get(CONFIG) or usual, state, add_pooling_layer=False)
     after = upstream.SentenceModules(original, config.hidden_size, config.pipeline)
 
     def encode_text(
@@ -116,7 +123,7 @@ def _reference(config: BertConfig, original: "Original") -> "Reference":
     return Reference(name, nn.ModuleList([encoder, *after.modules]), {"encode_text": encode_text}, original.state)
 
 
-def _encode(config: BertConfig, original: "Original", reference: "Reference") -> Mapping[str, "Encode"]:
+def encode(config: BertConfig, original: "Original", reference: "Reference") -> Mapping[str, "Encode"]:
     """Let sentence-transformers encode raw texts with the network that the reference has loaded."""
     from .. import upstream
 
@@ -134,11 +141,11 @@ FAMILY = Family(
     part=rules.whole,
     entry_points=lambda config: (encode_text(config),),
     network=_network,
-    reference=_reference,
+    reference=lambda config, original: reference(config, original, documents(config)[CONFIG]),
     sizes=SIZES,
     embeddings=embeddings,
     hugging_face=_hugging_face,
-    encode=_encode,
+    encode=encode,
     anchor=ANCHOR,
     documents=documents,
     texts=text_rules,
