@@ -7,8 +7,8 @@ module path, and the inputs that they belong to: `taps/<entry point>.safetensors
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from .budget import Budget, largest, measure
+from .budget import FEW, Budget, coarse, largest, measure
 from .cases import Case, take_rows
 from .compare import Golden
 from .entry_point import EntryPoint
@@ -203,6 +203,28 @@ def golden(entry: EntryPoint, case: Case, exact: Arrays, float32: Arrays) -> Gol
     wanted, measured = kept(entry, case.inputs, exact), kept(entry, case.inputs, float32)
     budgets = {name: measure(array, measured[name]) for name, array in wanted.items()}
     return Golden(case, wanted, budgets, chosen_positions(entry, case.inputs, exact))
+
+
+def pooled(found: Sequence[Golden]) -> list[Golden]:
+    """Measure outputs of a few numbers, such as a score, on all cases of their entry point together."""
+    shares: dict[tuple[str, str], float] = {}
+    for each in found:
+        for name, budget in each.budgets.items():
+            key = each.case.entry_point, name
+            shares[key] = max(shares.get(key, 0.0), budget.yardstick / budget.scale if budget.scale else 0.0)
+
+    def share(each: Golden, name: str, budget: Budget) -> Budget:
+        if each.outputs[name].size >= FEW:
+            return budget
+        return Budget(shares[each.case.entry_point, name] * budget.scale, budget.scale)
+
+    return [replace(each, budgets={n: share(each, n, b) for n, b in each.budgets.items()}) for each in found]
+
+
+def roughly(found: Golden) -> Golden:
+    """Give outputs of a few numbers a coarse budget, where there is no other case to measure on."""
+    few = {name: coarse(array) for name, array in found.outputs.items() if array.size < FEW}
+    return replace(found, budgets={**found.budgets, **few})
 
 
 def golden_rows(entry: EntryPoint, case: Case, whole: Golden) -> Golden:

@@ -6,7 +6,7 @@ Its truncation and padding become what the network means.
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +163,24 @@ def truncate(tokenizer: "Tokenizer", limit: int | None, truncation: str) -> None
         tokenizer.no_truncation()
     else:
         tokenizer.enable_truncation(limit, direction=side)
+
+
+def query_first(
+    tokenizer: "Tokenizer", pairs: Sequence[tuple[str, str]], limit: int, truncation: str
+) -> tuple[list[Any], int]:
+    """Encode pairs, cutting the first text to three quarters of the limit and then the second; add how many were cut."""
+    side = next(side for side, words in TRUNCATION.items() if words == truncation)
+    special = tokenizer.num_special_tokens_to_add(True)
+    tokenizer.no_truncation()
+    parts = [tokenizer.encode_batch(list(texts), add_special_tokens=False) for texts in zip(*pairs, strict=True)]
+    found, cut = [], 0
+    for first, second in zip(*parts, strict=True):
+        whole = len(first.ids) + len(second.ids)
+        first.truncate(limit * 3 // 4, direction=side)
+        second.truncate(max(0, limit - special - len(first.ids)), direction=side)
+        cut += len(first.ids) + len(second.ids) < whole
+        found.append(tokenizer.post_process(first, second))
+    return found, cut
 
 
 def settle(tokenizer: "Tokenizer", limit: int | None, truncation: str, ids: TokenIds) -> None:

@@ -1,9 +1,9 @@
 """A finished run directory from Python: raw texts and pictures to embeddings through any format, or the NNX module."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from ..directory import RunDirectory
 from ..manifest import WEIGHTS_PATH, artifact, network
 from ..options import Options, chosen
 from ..pack.pictures import Source
-from ..pack.preprocessor import Preprocessor
+from ..pack.preprocessor import Preprocessor, Raw, Row
+from ..pack.steps import SCORED
 from ..stages.common import require
 
 if TYPE_CHECKING:
@@ -142,9 +143,84 @@ class Artifacts:
             leading = self._preprocessor.texts.prompt_tokens(entry.name, before)
             ids = self._preprocessor.ids(entry.name, texts, before)
             self.cut = self._preprocessor.texts.cut
+
+        def made(rows: list[int], tokens: int) -> Arrays:
+            pixels = {} if images is None else self._preprocessor.image_inputs([images[row] for row in rows])
+            if ids is None:
+                return pixels
+            given = [ids[row] for row in rows]
+            return pixels | self._preprocessor.text_inputs(given, tokens, prompt_tokens=leading)
+
         for rows in _shown(_batches(count, ids, batch_size), count, progress):
-            embeddings[rows] = self._run(entry, rows, ids, images, leading)[output]
+            embeddings[rows] = self._run(entry, rows, ids, made)[output]
         return embeddings
+
+    def score(
+        self,
+        pairs: Sequence[Raw],
+        *,
+        activation: str | None = None,
+        batch_size: int = BATCH,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Score pairs of texts, a query and a passage each, or single texts: (rows,) float32, in the order given.
+
+        With several labels, (rows, labels), in the order of `labels`. Texts that are longer than the network's limit
+        are cut as preprocess.json says.
+
+        Args:
+            pairs: two texts each, or one.
+            activation: what makes scores of logits: identity, sigmoid, tanh, softmax; by default what the folder says.
+            batch_size: most rows at once; longer texts come in fewer.
+            progress: show a bar on standard error.
+
+        Raises:
+            InputError: the network gives no scores of texts, or takes no pairs.
+            EnvironmentFailure: a package that reads texts is missing, or the runtime failed.
+        """
+        rules = self._scores()
+        function = SCORED.get(rules["activation"] if activation is None else activation)
+        if function is None:
+            raise InputError(f"activation is {activation!r}, expected one of {', '.join(SCORED)}")
+        if isinstance(pairs, str | bytes):
+            raise TypeError(f"pairs must be a list, got one {type(pairs).__name__}")
+        for at, pair in enumerate(pairs):
+            several = [pair] if isinstance(pair, str) else pair
+            if not isinstance(several, list | tuple) or not all(isinstance(text, str) for text in several):
+                raise InputError(f"row {at} is {pair!r}, expected a text or two of them")
+            if not isinstance(pair, str) and len(several) != 2:
+                raise InputError(f"row {at} has {len(several)} texts, expected a text or two of them")
+        ((name, output),) = rules["outputs"].items()
+        texts = self._preprocessor.texts
+        encoded: dict[int, Row] = {}
+        for alone in (True, False):
+            places = [at for at, pair in enumerate(pairs) if isinstance(pair, str) is alone]
+            encoded |= zip(places, texts.rows(name, [pairs[at] for at in places]), strict=True)
+        ids = [encoded[at].ids for at in range(len(pairs))]
+
+        def made(rows: list[int], tokens: int) -> Arrays:
+            return texts.padded_rows([encoded[row] for row in rows], tokens)
+
+        logits = np.zeros((len(pairs), len(rules["labels"])), np.float32)
+        for rows in _shown(_batches(len(pairs), ids, batch_size), len(pairs), progress):
+            logits[rows] = self._run(self.entry_points[name], rows, ids, made)[output]
+        scores = function(logits)
+        return scores[:, 0] if len(rules["labels"]) == 1 else scores
+
+    @property
+    def labels(self) -> list[str]:
+        """Give what a classifier's scores are of.
+
+        Raises:
+            InputError: the network gives none.
+        """
+        return list(self._scores()["labels"])
+
+    def _scores(self) -> Mapping[str, Any]:
+        rules = self._preprocessor.rules.get("scores")
+        if rules is None:
+            raise InputError(f"{self.path}: this network gives no scores of texts ({self._told()})")
+        return rules
 
     @property
     def prompts(self) -> Mapping[str, str]:
@@ -174,21 +250,22 @@ class Artifacts:
         entry: EntryPoint,
         rows: list[int],
         ids: list[list[int]] | None,
-        images: Sequence[Source] | None,
-        prompt_tokens: int,
+        made: Callable[[list[int], int], Arrays],
     ) -> Arrays:
-        """Run one batch. Where each shape costs a compilation, sizes are rounded up, so that there are few."""
+        """Run one batch. Where each shape costs a compilation, sizes are rounded up, so that there are few.
+
+        `made` gives the inputs of some rows, padded to so many tokens.
+        """
         size = 1 << (len(rows) - 1).bit_length() if self._compiles else len(rows)
         filled = [*rows, *rows[-1:] * (size - len(rows))]
-        made = {} if images is None else self._preprocessor.image_inputs([images[row] for row in filled])
+        tokens = 0
         if ids is not None:
             longest = max(len(ids[row]) for row in rows)
             limit = self._preprocessor.rules["texts"]["max_tokens"][entry.name]
             tokens = _rounded(longest, limit) if self._compiles else longest
-            filled_ids = [ids[row] for row in filled]
-            made |= self._preprocessor.text_inputs(filled_ids, tokens, prompt_tokens=prompt_tokens)
+        inputs = made(filled, tokens)
         try:
-            outputs = self._runner.run(entry.name, {spec.name: made[spec.name] for spec in entry.inputs})
+            outputs = self._runner.run(entry.name, {spec.name: inputs[spec.name] for spec in entry.inputs})
         except Exception as error:  # each runtime has its own
             raise EnvironmentFailure(f"{self.runner} could not compute {entry.name}: {raised(error)}") from error
         return {name: array[: len(rows)] for name, array in outputs.items()}

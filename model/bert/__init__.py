@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 
 ANCHOR = "embeddings.word_embeddings.weight"
+HEADS = ("pooler.dense", "classifier"), ("classifier.dense", "classifier.out_proj")
+"""Layers of a head that classifies sequences: BERT's goes through its pooler, RoBERTa's has a layer of its own."""
 
 
 def _recognise(source: Source) -> str:
     layer = "encoder.layer.0.attention.self.query.weight"
+    if any(all(f"{name}.weight" in source.shapes for name in head) for head in HEADS):
+        return ""  # a classifier
     return f"names {ANCHOR} and {layer}" if {ANCHOR, layer} <= source.shapes.keys() else ""
 
 
@@ -61,16 +65,21 @@ def _network(config: BertConfig) -> "Network":
 
 def documents(config: BertConfig) -> Mapping[str, Any]:
     """Give the documents beside such a checkpoint: transformers' config.json, and those of sentence-transformers."""
+    architecture = "BertModel" if config.model_type == "bert" else "XLMRobertaModel"
+    return {CONFIG: described(config, architecture), **sentence_documents(config)}
+
+
+def described(config: BertConfig, architecture: str) -> Mapping[str, Any]:
+    """Give transformers' config.json."""
     bert = config.model_type == "bert"
     ids = {} if bert else {"bos_token_id": config.cls_token_id, "eos_token_id": config.sep_token_id}
-    document = {
-        "architectures": ["BertModel" if bert else "XLMRobertaModel"],
+    return {
+        "architectures": [architecture],
         **{name: getattr(config, name) for name in STATED},
         "pad_token_id": config.pad_token_id,
         **ids,
         "position_embedding_type": "absolute",
     }
-    return {CONFIG: document, **sentence_documents(config)}
 
 
 STATED = (
