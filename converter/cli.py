@@ -108,8 +108,8 @@ def source_options(command: Command) -> Command:
     help_text = "Whether embeddings are made as long as 1, where no file says."
     command = click.option("--normalize/--no-normalize", default=None, help=help_text)(command)
     help_text = (
-        "How one vector is made of the tokens', where no file says: cls, max, mean, mean_sqrt_len_tokens, weightedmean, "
-        "lasttoken, or several joined by +."
+        "How one vector is made of the tokens', where no file says: cls, max, mean, mean_sqrt_len_tokens, "
+        "weightedmean, lasttoken, or several joined by +."
     )
     command = click.option("--pooling", metavar="MODE", help=help_text)(command)
     help_text = (

@@ -13,7 +13,8 @@ import numpy as np
 from ..validation.entry_point import EntryPoint
 from ..validation.errors import EnvironmentFailure, GateError
 from ..validation.goldens import Intermediates
-from ..validation.runner import Runner
+from ..validation.locate import Taps
+from ..validation.runner import Arrays, Runner
 from .precisions import FLOAT32
 from .releases import Need
 from .weights import WeightsFile
@@ -99,8 +100,10 @@ class Exporter:
         read_weights: reads every weight back out of the artifact, as (leaf name, array in the leaf's shape).
         probe: opens with some leaves multiplied, for the probes; None for formats whose operators are
             those that JAX lowers the model to.
+        taps: gives the intermediate values that the goldens have and an entry point's program computes, and what it
+            computes; with some leaves multiplied. None for formats whose programs do not show their modules.
         locate: says in which module an entry point's program parts from the goldens, and why, or "" where all
-            agree; with some leaves multiplied. None for formats whose programs do not show their modules.
+            agree; with some leaves multiplied. None like `taps`.
         ways: what else must be importable for a way of writing that `--via` names; the extra is called as the way.
         compiles: its runtime compiles the program anew for each shape.
         weights_only: the files hold no program; what runs is the NNX model, which parity runs on every case.
@@ -128,6 +131,7 @@ class Exporter:
     read_weights: Callable[[Artifact], Iterator[tuple[str, np.ndarray]]]
     trace: Callable[[Plan], object] | None = None
     probe: Callable[[Artifact, Mapping[str, float]], Runner] | None = None
+    taps: Callable[[Artifact, str, Intermediates, Mapping[str, float]], tuple[Taps, Arrays]] | None = None
     locate: Callable[[Artifact, str, Intermediates, Mapping[str, float]], str] | None = None
     ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     compiles: bool = True

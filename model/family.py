@@ -232,7 +232,7 @@ class Family:
         sizes: of fixtures, by name: published ones and `tiny`, whose shapes say nothing of a user's file.
         images: how pictures become the input, as preprocess.json states it (docs/pack.md), or that nobody says and
             why; None for families without pictures.
-        embeddings: what the outputs are: {"pooling": "cls", "normalize": True}, for preprocess.json.
+        embeddings: what the outputs are: {"pooling": ["cls"], "normalize": True}, for preprocess.json.
         scores: what a classifier's outputs are: {"labels": ["LABEL_0"], "activation": "sigmoid"}, for preprocess.json.
         hugging_face: what Hugging Face's clients need; None for families that they do not know.
         encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
@@ -341,7 +341,9 @@ def _read(hint: Any, value: JSON, owner: str) -> Any:
     found = [(kinds.get(part.get("do")), part) if isinstance(part, dict) else (None, part) for part in listed]
     for kind, part in found:
         if kind is None:
-            raise InputError(f"the manifest's config: {owner} has {part!r}, expected an object with do: {', '.join(kinds)}")
+            raise InputError(
+                f"the manifest's config: {owner} has {part!r}, expected an object with do: {', '.join(kinds)}"
+            )
     return tuple(config_from_json(kind, {k: v for k, v in part.items() if k != "do"}) for kind, part in found)
 
 

@@ -13,8 +13,7 @@ from ..validation.entry_point import TensorSpec
 from ..validation.errors import InputError
 from .documents import JSON, Document, Expected, Given, Harmless, Only, Settled, shown
 from .family import Source, TextRules
-from .steps import ACTIVATIONS, MODES, Dense, LayerNorm, Normalize, Pooling, Step, Steps, Truncate
-from .steps import pooling
+from .steps import ACTIVATIONS, MODES, Dense, LayerNorm, Normalize, Pooling, Step, Steps, Truncate, pooling
 from .steps import width as width_of
 from .tokenizer import SETTINGS
 
@@ -43,7 +42,7 @@ TYPES = {
     "Normalize": (f"{_OLD}Normalize", f"{_NEW}normalize.Normalize", f"{_BASE}normalize.Normalize"),
     "Dropout": (f"{_OLD}Dropout", f"{_NEW}dropout.Dropout"),
 }
-"""The modules after the Transformer that are computed here, by the names that sentence-transformers 0.x to 6.2 writes."""
+"""The modules after the Transformer that are computed here, by the names that sentence-transformers writes to 6.2."""
 
 SWITCHES = {
     "pooling_mode_cls_token": "cls",
@@ -101,7 +100,8 @@ def settle_pipeline(settled: Settled, source: Source, width: int) -> None:
         InputError: nothing states it, it contradicts itself, or it is not computed here; named with its place.
     """
     given = {field: settled.given.get(settled.part + field) for field in OPTIONS}
-    modules, origins = _modules(source), []
+    modules = _modules(source)
+    origins: list[str] = []
     steps: list[Step] = []
     if modules is None:
         document = source.document(POOLING)
@@ -115,7 +115,7 @@ def settle_pipeline(settled: Settled, source: Source, width: int) -> None:
                 f"no file beside the checkpoint states {' nor '.join(missing)}; "
                 "of such a folder sentence-transformers makes a mean, not normalised: --pooling mean --no-normalize"
             )
-        steps.append(_pooling(document, source, width, given["pooling"], origins))
+        steps.append(_pooling(document, width, given["pooling"], origins))
     else:
         origins.append(MODULES)
         for module in modules:
@@ -172,8 +172,9 @@ class Module:
             if prefix + first in source.shapes:
                 return prefix
         raise InputError(
-            f"{self.origin}: the {self.kind} is in {self.path}, but its weights are missing: there is no {first} in "
-            f"{self.path}/model.safetensors or {self.path}/pytorch_model.bin, nor a {self.name}.{first} in the checkpoint"
+            f"{self.origin}: the {self.kind} is in {self.path}, but its weights are missing: there is no {first} "
+            f"in {self.path}/model.safetensors or {self.path}/pytorch_model.bin, nor a {self.name}.{first} in the "
+            "checkpoint"
         )
 
 
@@ -215,14 +216,13 @@ def _step(
 ) -> list[Step]:
     """Read a module after the Transformer."""
     if module.kind == "Pooling":
-        asks = module.document(source) if asked else module.required(source)
-        return [_pooling(asks, source, width, asked, origins)]
+        stated = module.document(source) if asked else module.required(source)
+        return [_pooling(stated, width, asked, origins)]
     feature = VECTOR if any(isinstance(step, Pooling) for step in before) else STATE
     if module.kind == "Dense":
         return [_dense(module, source, width, feature)]
     if module.kind == "LayerNorm":
-        document = module.required(source)
-        _width(document, ("dimension",), width)
+        _width(module.required(source), ("dimension",), width)
         return [LayerNorm(module.tensors(source, "norm.weight"), width)]
     document = module.document(source)
     if document and module.kind == "Dropout":
@@ -236,7 +236,9 @@ def _features(document: Document, feature: str) -> None:
     """See that a module takes and gives what the one before it gave."""
     document.take("module_input_name", str, VECTOR, choices=(feature,))
     if "module_input_name" not in document and feature != VECTOR:
-        raise InputError(f"{document.origin}: module_input_name is not stated, which means {VECTOR}; expected {feature}")
+        raise InputError(
+            f"{document.origin}: module_input_name is not stated, which means {VECTOR}; expected {feature}"
+        )
     document.take("module_output_name", str, None)
     given = document.fields.get("module_output_name")
     if given not in (None, feature):
@@ -255,8 +257,8 @@ def _dense(module: Module, source: Source, width: int, feature: str) -> Dense:
         activation = ""
     if activation not in ACTIVATIONS:
         raise InputError(
-            f"{document.origin}: activation_function is {shown(written)}; what is computed here are classes of torch.nn "
-            f"with their defaults: {', '.join(ACTIVATIONS)}"
+            f"{document.origin}: activation_function is {shown(written)}; what is computed here are classes of "
+            f"torch.nn with their defaults: {', '.join(ACTIVATIONS)}"
         )
     residual = document.take("use_residual", bool, default=False)
     document.accept(DENSE_HARMLESS)
@@ -265,8 +267,8 @@ def _dense(module: Module, source: Source, width: int, feature: str) -> Dense:
     for name, shape in step.shapes.items():
         if source.shapes.get(tensors + name) != shape:
             raise InputError(
-                f"{document.origin}: in_features {width}, out_features {outputs} and bias {shown(bias)} ask for a tensor "
-                f"{tensors}{name} of shape {shape}; the checkpoint has {source.shapes.get(tensors + name, 'none')}"
+                f"{document.origin}: in_features {width}, out_features {outputs} and bias {shown(bias)} ask for a "
+                f"tensor {tensors}{name} of shape {shape}; there is {source.shapes.get(tensors + name, 'none')}"
             )
     return step
 
@@ -280,31 +282,30 @@ def _width(document: Document, fields: Sequence[str], width: int) -> None:
             raise InputError(f"{document.origin}: {field} is {stated}, but {told} {width}")
 
 
-def _pooling(
-    document: Document | None, source: Source, width: int, asked: Given | None, origins: list[str]
-) -> Pooling:
+def _pooling(document: Document | None, width: int, asked: Given | None, origins: list[str]) -> Pooling:
     """Read a pooling, of which the command line may say the modes; add where they are said."""
     modes: JSON = []
-    field, include = "pooling_mode", True
+    include, place, origin = True, "", ""
     if document:
         _width(document, ("word_embedding_dimension", "embedding_dimension"), width)
         stated = [field for field in SWITCHES if field in document]
         switched = {SWITCHES[field]: field for field in stated if document.take(field, bool)}
         kind = list if isinstance(document.fields.get("pooling_mode"), list) else str
-        silence = [*switched] if stated else ["mean"]
-        mode = document.take("pooling_mode", kind, silence)
+        mode = document.take("pooling_mode", kind, [*switched] if stated else ["mean"])
         modes = [mode] if isinstance(mode, str) else mode
         include = document.take("include_prompt", bool, default=True)
-        if "pooling_mode" not in document:
-            field = " + ".join(switched.values()) or "default of sentence-transformers"
+        field = " + ".join(switched.values()) or "default of sentence-transformers"
+        place = f"{document.origin}: the pooling"
+        origin = f"{document.name}: {'pooling_mode' if 'pooling_mode' in document else field}"
     if asked:
-        said = Expected(str).checked(asked.value, f"{asked.option}: pooling")
-        modes = [part.strip() for part in said.split("+")]
+        place, origin = f"{asked.option}: pooling", asked.option
+        modes = [part.strip() for part in Expected(str).checked(asked.value, place).split("+")]
     if not modes or any(type(mode) is not str or mode not in MODES for mode in modes):
-        place = f"{asked.option}: pooling" if asked or not document else f"{document.origin}: the pooling"
         said = " + ".join(map(str, modes)) or "none"
-        raise InputError(f"{place} is {said}; what is computed here are {', '.join(MODES)}, one or several side by side")
-    origins.append(asked.option if asked or not document else f"{document.name}: {field}")
+        raise InputError(
+            f"{place} is {said}; what is computed here are {', '.join(MODES)}, one or several side by side"
+        )
+    origins.append(origin)
     return Pooling(tuple(modes), include)
 
 
@@ -439,7 +440,8 @@ def documents(config: Any) -> Mapping[str, JSON]:
         if stated := _module_document(step, given):
             written[f"{place}/config.json"] = {**stated, **feature}
         given = width_of((step,), given)
-    cut = {"truncate_dim": step.width for step in config.pipeline if isinstance(step, Truncate)}
+    last = config.pipeline[-1]
+    cut = {"truncate_dim": last.width} if isinstance(last, Truncate) else {}
     return {
         MODULES: modules,
         **written,

@@ -3,10 +3,12 @@
 Source: sentence-transformers 6.2, modules Pooling, Dense, LayerNorm and Normalize.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -59,10 +61,12 @@ def first_place(counts: Int[Array, "batch tokens"]) -> Int[Array, " batch"]:
     return jnp.argmax(counts, axis=1)
 
 
-def _at(
-    x: Float[Array, "batch tokens width"], places: Int[Array, " batch"]
-) -> Float[Array, "batch width"]:
+def _at(x: Float[Array, "batch tokens width"], places: Int[Array, " batch"]) -> Float[Array, "batch width"]:
     return x[jnp.arange(x.shape[0]), places]
+
+
+def _begin(x: Array, counts: Array, mask: Array) -> Array:
+    return x[:, 0]
 
 
 def _first(x: Array, counts: Array, mask: Array) -> Array:
@@ -128,8 +132,7 @@ class Pooling(nnx.Module):
             assert prompt_tokens is not None  # an input of the entry point, as the step says
             begin = first_place(attention_mask) + prompt_tokens
             counts = attention_mask * (jnp.arange(x.shape[1]) >= begin[:, None])
-        whole = {"cls": lambda x, *_: x[:, 0]} if self.step.include_prompt else {}
-        modes = {**MODES, **whole}
+        modes = {**MODES, "cls": _begin} if self.step.include_prompt else MODES
         return jnp.concatenate([modes[mode](x, counts, attention_mask) for mode in self.step.modes], axis=-1)
 
 
@@ -186,13 +189,13 @@ def _module(step: steps.Step, rngs: nnx.Rngs) -> nnx.Module:
     return made[type(step)](step)
 
 
-def pipeline(pipeline: steps.Steps, *, rngs: nnx.Rngs) -> nnx.List:
+def pipeline(pipeline: steps.Steps, *, rngs: nnx.Rngs) -> Any:
     """Make the modules of a pipeline; the network that holds them calls them `pipeline`."""
     return nnx.List([_module(step, rngs) for step in pipeline])
 
 
 def embed(
-    pipeline: nnx.List,
+    pipeline: Iterable[nnx.Module],
     states: Float[Array, "batch tokens width"],
     attention_mask: Int[Array, "batch tokens"],
     prompt_tokens: Int[Array, " batch"] | None = None,
@@ -213,3 +216,25 @@ def embed(
             if isinstance(step, Pooling):
                 tap("pooled", x)
     return x
+
+
+class _Pipeline(nnx.Module):
+    def __init__(self, steps: steps.Steps, *, rngs: nnx.Rngs):
+        self.pipeline = pipeline(steps, rngs=rngs)
+
+
+def embedded(
+    listed: steps.Steps,
+    weights: Mapping[str, np.ndarray],
+    states: np.ndarray,
+    attention_mask: np.ndarray,
+    prompt_tokens: np.ndarray | None = None,
+) -> Array:
+    """Do what `embed` does, by the steps and the weights of their leaves, "pipeline.2.linear.kernel", alone."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: _Pipeline(listed, rngs=nnx.Rngs(0))))
+    leaves = [
+        (path, leaf.replace(jnp.asarray(weights[".".join(map(str, path))]))) for path, leaf in nnx.to_flat_state(state)
+    ]
+    module = nnx.merge(graph, nnx.from_flat_state(leaves))
+    prompt = None if prompt_tokens is None else jnp.asarray(prompt_tokens)
+    return embed(module.pipeline, jnp.asarray(states), jnp.asarray(attention_mask), prompt)

@@ -4,7 +4,8 @@ They are those modules of sentence-transformers that this project computes, in i
 `pooling.py` is their network, `pipeline.py` reads and writes the folders that state them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -120,6 +121,10 @@ def plain(modes: Sequence[str] = ("cls",), *, normalize: bool = True) -> Steps:
     return (Pooling(tuple(modes)), *((Normalize(),) if normalize else ()))
 
 
+CLS = plain()
+"""The first token's state, of length one."""
+
+
 def width(steps: Steps, states: int) -> int:
     """Give the width of what the steps make of states of a width."""
     for step in steps:
@@ -220,3 +225,18 @@ def _small(steps: Steps) -> Exponents:
             leaf = "norm.*" if isinstance(step, LayerNorm) else "linear.bias"
             found[f"{PLACE}.{i}.{leaf}"] = before(steps[i + 1 :])
     return found
+
+
+KINDS: Mapping[str, Callable[..., Step]] = {kind.do: kind for kind in (Pooling, Dense, LayerNorm, Normalize, Truncate)}
+
+
+def step_to_json(step: Step) -> dict[str, Any]:
+    """Write a step as JSON."""
+    fields = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
+    return {"do": step.do, **{n: list(v) if isinstance(v, tuple) else v for n, v in fields.items()}}
+
+
+def steps_from_json(listed: Sequence[Mapping[str, Any]]) -> Steps:
+    """Read steps that `step_to_json` wrote."""
+    fields = [{n: tuple(v) if isinstance(v, list) else v for n, v in step.items() if n != "do"} for step in listed]
+    return tuple(KINDS[step["do"]](**given) for step, given in zip(listed, fields, strict=True))

@@ -198,7 +198,7 @@ class SentenceModules:
         return features["sentence_embedding"][..., : self._width]
 
 
-def _loaded(original: Original, described: Sequence[Mapping[str, str]]) -> list[nn.Module]:
+def _loaded(original: Original, described: Sequence[Mapping[str, Any]]) -> list[nn.Module]:
     """Load the modules that modules.json names, by their own `load`.
 
     Raises:

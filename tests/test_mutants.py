@@ -21,7 +21,7 @@ LOWEST = (float(np.finfo(np.float16).min), float(np.finfo(np.float32).min))
 MAKERS = {rules: 30, source: 10, configs: 10, programs: 30}
 """Maker -> how many mutants are taken of each variant, at equal distances; of the first one four times as many."""
 
-LATER = {rules: VARIANTS[1:], source: (), configs: (), programs: BRANCHES}
+LATER = {rules: VARIANTS[1:], source: ("pipeline",), configs: (), programs: BRANCHES}
 """Maker -> the variants that wait for `make prove`: to list the mistakes in many rules is dear by itself."""
 
 CHOSEN = [

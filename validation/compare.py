@@ -14,6 +14,7 @@ from .cases import Case
 from .entry_point import EntryPoint, TensorSpec
 from .errors import raised
 from .kept import kept
+from .locate import Taps, first_divergence, worst
 from .report import Report, Row
 from .runner import Arrays, Runner
 
@@ -102,6 +103,14 @@ def value_row(entry: str, case: str, spec: TensorSpec, got: np.ndarray, want: np
     problem = "" if passed else f"[{index}] is {float(got[where]):.9g}, expected {float(want[where]):.9g}"
     cosine = _cosine(got, want) if spec.kind.vectors else None
     return Row(entry, case, spec.name, passed, problem, error, allowed, budget.yardstick, cosine)
+
+
+def taps_row(entry: str, case: str, wanted: Taps, got: Arrays) -> Row:
+    """Judge intermediate values against float64: the first module that diverges, or the one nearest to its budget."""
+    found = first_divergence(wanted, got)
+    place = found or worst(wanted, got)
+    problem = f"{place.module} is the first module that diverges" if found else ""
+    return Row(entry, case, place.module, found is None, problem, place.error, place.allowed)
 
 
 def _cosine(got: np.ndarray, want: np.ndarray) -> float | None:

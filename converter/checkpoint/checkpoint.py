@@ -27,12 +27,12 @@ READERS = {"torch-zip": read_torch_zip, "torch-legacy": read_torch_legacy, "safe
 class Checkpoint:
     """An opened checkpoint: an index. Weights are read by `read`, one at a time.
 
-    path: as it was given. files: every file that it consists of, the index first, without its modules. container: "torch-zip",
-    "torch-legacy", "safetensors", "safetensors-sharded" or "torch-zip-sharded". wrappers: what was unwrapped,
-    outermost first, such as ("model_state_dict", "module."). tensors: by name after unwrapping, in the order of the
-    file. ignored: key paths of what is no tensor of the state dict, such as "optimizer_state_dict". facts: what of
-    these is plain (texts, numbers, lists and dictionaries of them), by key path. modules: checkpoints of further
-    modules, by what stands before the names of their tensors, see `joined`.
+    path: as it was given. files: every file that it consists of, the index first, without its modules. container:
+    "torch-zip", "torch-legacy", "safetensors", "safetensors-sharded" or "torch-zip-sharded". wrappers: what was
+    unwrapped, outermost first, such as ("model_state_dict", "module."). tensors: by name after unwrapping, in the
+    order of the file. ignored: key paths of what is no tensor of the state dict, such as "optimizer_state_dict". facts:
+    what of these is plain (texts, numbers, lists and dictionaries of them), by key path. modules: checkpoints of
+    further modules, by what stands before the names of their tensors, see `joined`.
     """
 
     def __init__(

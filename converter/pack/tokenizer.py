@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ...validation.domains import AFTER, BEFORE
 from ...validation.entry_point import EntryPoint, TokenIds
@@ -145,7 +145,7 @@ def lower(tokenizer: "Tokenizer") -> None:
     from tokenizers import normalizers
 
     own = tokenizer.normalizer
-    several = list(own) if isinstance(own, normalizers.Sequence) else [own] if own else []
+    several = list(cast(Any, own)) if isinstance(own, normalizers.Sequence) else [own] if own else []
     if not any(isinstance(each, normalizers.Lowercase) for each in several):
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *several])
 

@@ -12,7 +12,7 @@ from ...exporters.weights import WeightsFile
 from ...model.runner import NNXRunner
 from ...validation import procedure
 from ...validation.cases import neighbour_batches
-from ...validation.compare import Golden, compare
+from ...validation.compare import Golden, compare, taps_row
 from ...validation.errors import raised
 from ...validation.goldens import Goldens
 from ...validation.probe import FACTORS, read_factors
@@ -67,15 +67,25 @@ def more_rows(run: RunDirectory, exporter: Exporter, opened: Artifact, goldens: 
 
 
 def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Row]:
-    """Run the probes, for formats whose operators are this program's choice."""
+    """Run the probes, for formats whose operators are this program's choice.
+
+    A program that gives nothing but scores is judged by its intermediate values: the vectors behind them.
+    """
     rows: list[Row] = []
     if exporter.probe is None:
         return rows
-    silent = {spec.name for entry in opened.entry_points.values() for spec in entry.outputs if spec.kind.sums}
+    entries = opened.entry_points
+    silent = {spec.name for entry in entries.values() for spec in entry.outputs if spec.kind.sums}
     for folder in probe_folders(directory):
-        runner = exporter.probe(opened, read_factors(folder))
-        found = compare(runner, opened.entry_points, Goldens(folder).cases()).rows
+        goldens, factors = Goldens(folder), read_factors(folder)
+        found = compare(exporter.probe(opened, factors), entries, goldens.cases()).rows
         rows += [row for row in found if row.output not in silent or not row.error]
+        for golden in goldens.cases():
+            name = golden.case.entry_point
+            if exporter.taps and silent.issuperset(spec.name for spec in entries[name].outputs):
+                wanted, got = exporter.taps(opened, name, goldens.intermediates(name), factors)
+                wanted = {module: value for module, value in wanted.items() if module not in silent}
+                rows += [taps_row(name, f"{golden.case.name}, intermediate values", wanted, got)] if wanted else []
     return rows
 
 

@@ -40,9 +40,7 @@ def reopen(run: RunDirectory) -> Checkpoint:
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(
-    path: Path, modules: tuple[tuple[str, Path], ...], wrappers: tuple[str, ...], state: str
-) -> Checkpoint:
+def _opened(path: Path, modules: tuple[tuple[str, Path], ...], wrappers: tuple[str, ...], state: str) -> Checkpoint:
     """Open a checkpoint in a certain state once for all stages of a process, as `load` found it."""
     checkpoint = open_checkpoint(path)
     for prefix, module in modules:

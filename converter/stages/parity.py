@@ -15,11 +15,11 @@ from ...exporters.weights import WeightsFile
 from ...model.runner import NNXRunner
 from ...validation import probe
 from ...validation.cases import tapped_entries
-from ...validation.compare import compare, value_row
+from ...validation.compare import compare, taps_row, value_row
 from ...validation.errors import GateError
 from ...validation.goldens import Goldens
 from ...validation.kept import kept
-from ...validation.locate import Taps, first_divergence, worst
+from ...validation.locate import Taps, first_divergence
 from ...validation.report import Report, Row
 from ...validation.runner import Arrays
 from ..certificate.cause import explain
@@ -73,7 +73,7 @@ def _intermediates(runner: NNXRunner, goldens: Goldens, ledger: Ledger) -> tuple
         traced = goldens.intermediates(entry.name)
         got = runner.taps(entry.name, traced.inputs)
         wanted = _shared(traced.values, got)
-        rows.append(_taps_row(entry.name, f"{len(wanted)} intermediate values", wanted, got))
+        rows.append(taps_row(entry.name, f"{len(wanted)} intermediate values", wanted, got))
         rows += _untold(runner, entry.name, traced.values, got)
         found = first_divergence(wanted, got)
         if found:
@@ -107,7 +107,7 @@ def _probe(runner: NNXRunner, folder: Path) -> list[Row]:
         silent = outputs.keys() - {spec.name for spec in told}
         shared = _shared(goldens.intermediates(entry).values, samples)
         wanted = {module: value for module, value in shared.items() if module not in silent}
-        rows.append(_taps_row(entry, f"{case}, intermediate values", wanted, samples))
+        rows.append(taps_row(entry, f"{case}, intermediate values", wanted, samples))
     return rows
 
 
@@ -122,10 +122,3 @@ def _untold(runner: NNXRunner, entry: str, wanted: Taps, got: Arrays) -> list[Ro
     missing = [module for module in got if module in owners and module not in wanted]
     problem = f"the original gives no value of {', '.join(missing)}"
     return [Row(entry, "intermediate values of every module", missing[0], False, problem)] if missing else []
-
-
-def _taps_row(entry: str, case: str, wanted: Taps, got: Arrays) -> Row:
-    found = first_divergence(wanted, got)
-    place = found or worst(wanted, got)
-    problem = f"{place.module} is the first module that diverges" if found else ""
-    return Row(entry, case, place.module, found is None, problem, place.error, place.allowed)

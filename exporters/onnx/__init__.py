@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ...validation.goldens import Intermediates
-from ...validation.runner import Runner
+from ...validation.locate import Taps
+from ...validation.runner import Arrays, Runner
 from ..base import PROGRAMS, Artifact, Description, Exporter, Plan, Request
 from ..precisions import FLOAT32, PRECISIONS
 from ..releases import Need
@@ -52,6 +53,14 @@ def _probe(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
     return OnnxRunner(artifact, factors)
 
 
+def _taps(
+    artifact: Artifact, entry_point: str, traced: Intermediates, factors: Mapping[str, float]
+) -> tuple[Taps, Arrays]:
+    from .taps import compared
+
+    return compared(artifact, entry_point, traced, factors)
+
+
 def _locate(artifact: Artifact, entry_point: str, traced: Intermediates, factors: Mapping[str, float]) -> str:
     from .taps import locate
 
@@ -75,6 +84,7 @@ EXPORTER = Exporter(
     open=_open,
     read_weights=_read_weights,
     probe=_probe,
+    taps=_taps,
     locate=_locate,
     ways={"tf2onnx": ("jax", "tensorflow", "tf2onnx")},
     compiles=False,

@@ -29,14 +29,30 @@ SHOWN = 6
 """Nodes of a segment that are described."""
 
 
-def locate(artifact: Artifact, entry_point: str, traced: Intermediates, factors: Mapping[str, float]) -> str:
-    """Say where a program parts from the network, and why if undoing a mistake mends it; "" if all modules agree."""
+def compared(
+    artifact: Artifact, entry_point: str, traced: Intermediates, factors: Mapping[str, float]
+) -> tuple[Taps, Arrays]:
+    """Give of the goldens what a program computes, and what it gives there."""
+    program = _program(artifact, entry_point, factors)
+    return _compared(program, traced, program.all_values(traced))
+
+
+def _program(artifact: Artifact, entry_point: str, factors: Mapping[str, float]) -> "Program":
     path = artifact.directory / artifact.programs[entry_point]["path"]
     changed = scaled(path, factors)
-    program = Program(retyped(onnx.load(path, load_external_data=False), changed), path.parent, changed)
-    values = program.all_values(traced)
+    return Program(retyped(onnx.load(path, load_external_data=False), changed), path.parent, changed)
+
+
+def _compared(program: "Program", traced: Intermediates, values: Arrays) -> tuple[Taps, Arrays]:
     samples = {module: _sampled(value, traced.values[module][0]) for module, value in values.items()}
-    wanted = _computed({m: traced.values[m] for m in traced.values if m in program.places}, samples)
+    return _computed({m: traced.values[m] for m in traced.values if m in program.places}, samples), samples
+
+
+def locate(artifact: Artifact, entry_point: str, traced: Intermediates, factors: Mapping[str, float]) -> str:
+    """Say where a program parts from the network, and why if undoing a mistake mends it; "" if all modules agree."""
+    program = _program(artifact, entry_point, factors)
+    values = program.all_values(traced)
+    wanted, samples = _compared(program, traced, values)
     found = first_divergence(wanted, samples)
     if found is None:
         return ""

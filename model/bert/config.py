@@ -9,7 +9,7 @@ from ...validation.errors import GateError, InputError
 from ..documents import JSON, Configured, Document, Expected, Harmless, Only, Settled, shown
 from ..family import Shapes, Source
 from ..pipeline import OPTIONS, settle_pipeline, settle_texts
-from ..steps import Steps, plain
+from ..steps import CLS, Steps, plain
 from ..tokenizer import settle_tokenizer, special_ids
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "silu", "swish", "relu")
@@ -121,7 +121,7 @@ class BertConfig:
     pad_token_id: int = 0
     cls_token_id: int = 101
     sep_token_id: int = 102
-    pipeline: Steps = plain()
+    pipeline: Steps = CLS
     """What makes one vector of the states."""
     max_seq_length: int = 0
     """The longest text that is embedded, special tokens included; 0: as long as there are positions."""

@@ -28,6 +28,7 @@ TYPED, UNTOLD = ("BertTokenizer", "ElectraTokenizer"), ("PreTrainedTokenizerFast
 SHORTEST = 16
 """Tokens of which a quarter is left for the special ones of a pair."""
 
+FIRST = plain(normalize=False)
 TASK = "sequence-classification"
 LOGITS = {"text": {"method": "forward", "method_output_name": "logits"}}
 
@@ -36,7 +37,7 @@ LOGITS = {"text": {"method": "forward", "method_output_name": "logits"}}
 class ClassifierConfig(BertConfig):
     """A BERT or XLM-RoBERTa encoder whose first token is classified."""
 
-    pipeline: Steps = plain(normalize=False)
+    pipeline: Steps = FIRST
     """The first token's state, which the head reads."""
     labels: tuple[str, ...] = ("LABEL_0",)
     activation: str = "sigmoid"
@@ -79,7 +80,7 @@ def configure(source: Source) -> Configured:
     settled, document = source.settled(), source.document(CONFIG)
     settle_network(settled, source, "embeddings.", "encoder.")
     _settle_head(settled, source, document)
-    settled.put("pipeline", plain(normalize=False), "the head reads the first token's state")
+    settled.put("pipeline", FIRST, "the head reads the first token's state")
     told = settled.values["model_type"] == "bert" and settled.values["type_vocab_size"] > 1
     types = _token_types(source) if told else (False, "the network tells no types apart")
     settled.put("token_types", *types)
