@@ -408,7 +408,9 @@ def embed(
 @click.option("--query", help="Score each of the texts against this one, and give the best first.")
 @click.option("--text", "texts", multiple=True, help="A text: with --query its passage, else by itself. Repeatable.")
 @click.option("--texts", "lines", metavar="FILE", help="A file with a text per line; - for standard input.")
-@click.option("--activation", help="What makes scores of logits: identity, sigmoid, tanh, softmax; default the folder's.")
+@click.option(
+    "--activation", help="What makes scores of logits: identity, sigmoid, tanh, softmax; default the folder's."
+)
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
 def score(
     directory: Path,

@@ -339,8 +339,9 @@ def test_mpnet_agrees(oracles, container):
 def test_buckets_of_distances_are_upstreams():
     """At every distance, the borders of the logarithm too."""
     import torch
-    from bgevis.model.mpnet.modeling import buckets
     from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+
+    from bgevis.model.mpnet.modeling import buckets
 
     places = torch.arange(513)
     wanted = MPNetEncoder.relative_position_bucket(places[None, :] - places[:, None])
@@ -352,6 +353,19 @@ def test_the_real_mpnet_agrees(oracles, mpnet):
     model = Converted(mpnet / "model.safetensors")
     assert (model.config.pipeline, model.config.text_limit) == (plain(["mean"]), 384)
     close(model("encode_text", goldens["input_ids"], goldens["attention_mask"]), goldens["embeddings_f64"])
+
+
+@pytest.mark.parametrize("container", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("name", ["bert_crossencoder_1", "xlmr_reranker_1"])
+def test_rerankers_agree(oracles, name, container):
+    folder = oracles / "rerankers" / name
+    goldens, model = np.load(folder / "golden.npz"), Converted(folder / container)
+    (entry,) = model.network.entry_points.values()
+    inputs = [goldens[spec.name] for spec in entry.inputs]
+    close(model("score", *inputs), goldens["logits_f64"])
+    close(model("score", inputs[0], np.ones_like(inputs[1]), *inputs[2:]), goldens["logits_no_mask"])
+    if "token_type_ids" in goldens:
+        close(model("score", *inputs[:2], np.zeros_like(inputs[2])), goldens["logits_types_zero"])
 
 
 def test_full_size_layouts_are_upstreams(oracles):

@@ -4,17 +4,17 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ...model.family import LONGEST_FIRST
 from ...validation.domains import BEFORE
 from ...validation.entry_point import EntryPoint, TensorSpec, TokenIds
 from ...validation.errors import InputError
 from ...validation.runner import Arrays
-from ...model.family import LONGEST_FIRST
 from . import FORMAT_VERSION, PREPROCESS, steps, tokenizer
 from .pictures import Source, images
 from .steps import NULL_OR_OBJECT, Rules, one_of

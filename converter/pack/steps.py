@@ -101,7 +101,10 @@ SCORED: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "identity": lambda x: x,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "tanh": np.tanh,
-    "softmax": lambda x: np.exp(x - x.max(axis=-1, keepdims=True)) / np.exp(x - x.max(axis=-1, keepdims=True)).sum(axis=-1, keepdims=True),
+    "softmax": lambda x: (
+        np.exp(x - x.max(axis=-1, keepdims=True))
+        / np.exp(x - x.max(axis=-1, keepdims=True)).sum(axis=-1, keepdims=True)
+    ),
 }
 """What makes scores of logits, (rows, labels)."""
 SIMILARITIES = ("dot", "cosine", "euclidean", "manhattan")
@@ -158,7 +161,10 @@ EMBEDDINGS: Keys = {
 
 SCORES: Keys = {
     "outputs": OBJECT,
-    "labels": Word("a list of one text or more", lambda given: isinstance(given, list) and given != [] and all(isinstance(label, str) for label in given)),
+    "labels": Word(
+        "a list of one text or more",
+        lambda given: isinstance(given, list) and given != [] and all(isinstance(label, str) for label in given),
+    ),
     "dtype": one_of("float32"),
     "activation": one_of(*SCORED),
 }

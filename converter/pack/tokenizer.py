@@ -168,7 +168,7 @@ def truncate(tokenizer: "Tokenizer", limit: int | None, truncation: str) -> None
 def query_first(
     tokenizer: "Tokenizer", pairs: Sequence[tuple[str, str]], limit: int, truncation: str
 ) -> tuple[list[Any], int]:
-    """Encode pairs, cutting the first text to three quarters of the limit and then the second; add how many were cut."""
+    """Encode pairs, cutting the first text to three quarters of the limit, then the second; say how many were cut."""
     side = next(side for side, words in TRUNCATION.items() if words == truncation)
     special = tokenizer.num_special_tokens_to_add(True)
     tokenizer.no_truncation()

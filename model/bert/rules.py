@@ -16,9 +16,7 @@ NORM = ((".{:weight|gamma}", ".scale"), (".{:bias|beta}", ".bias"))
 
 HEADS = Drop("{:cls|lm_head}.{:*}", "a pre-training head: sentence embeddings do not pass through it")
 BUFFERS = Drop("embeddings.{:position_ids|token_type_ids}", "a buffer that counts 0, 1, 2, ...; it holds no weights")
-POOLER = Drop(
-    "pooler.dense.{:weight|bias}", "the next-sentence pooler: sentence embeddings do not pass through it"
-)
+POOLER = Drop("pooler.dense.{:weight|bias}", "the next-sentence pooler: sentence embeddings do not pass through it")
 
 
 def whole(config: BertConfig) -> Part:

@@ -152,7 +152,9 @@ def _settle_head(settled: Settled, source: Source, document: Document | None) ->
         raise InputError(
             f"{document.origin}: id2label names {len(names)} labels, but the checkpoint's tensors say {count} ({where})"
         )
-    settled.put("labels", tuple(names or (f"LABEL_{i}" for i in range(count))), f"{CONFIG}: id2label" if names else where)
+    settled.put(
+        "labels", tuple(names or (f"LABEL_{i}" for i in range(count))), f"{CONFIG}: id2label" if names else where
+    )
 
 
 def _names(document: Document) -> list[str] | None:

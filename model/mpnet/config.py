@@ -132,6 +132,4 @@ def _table(source: Source) -> tuple[int, int]:
 def _agree(document: Document | None, field: str, value: int, origin: str) -> None:
     if document and document.take(field, int, UPSTREAM_DEFAULTS.get(field, value)) != value:
         stated = document.fields.get(field, "not stated, which means " + str(UPSTREAM_DEFAULTS.get(field)))
-        raise InputError(
-            f"{document.origin}: {field} is {stated}, but the checkpoint's tensors say {value} ({origin})"
-        )
+        raise InputError(f"{document.origin}: {field} is {stated}, but the checkpoint's tensors say {value} ({origin})")
