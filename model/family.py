@@ -236,6 +236,8 @@ class Family:
         scores: what a classifier's outputs are: {"labels": ["LABEL_0"], "activation": "sigmoid"}, for preprocess.json.
         hugging_face: what Hugging Face's clients need; None for families that they do not know.
         encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
+        beside: what stands before the names of further tensors -> the file beside the checkpoint that holds them; they
+            are read where all of these files lie there.
         anchor: a name that each checkpoint of the family has; what stands before it is a wrapper's prefix.
         documents: what upstream writes beside such a checkpoint, by place, as JSON.
         texts: what is done to raw texts before they are ids; None where nothing but each entry point's bound is known.
@@ -259,6 +261,7 @@ class Family:
     hugging_face: Callable[[Config], HuggingFace] | None = None
     encode: Callable[[Config, "Original", "Reference"], Mapping[str, "Encode"]] | None = None
     anchor: str = ""
+    beside: Mapping[str, str] = field(default_factory=dict)
     documents: Callable[[Config], Mapping[str, JSON]] = lambda config: {}
     texts: Callable[[Config], TextRules] | None = None
     cases: Callable[[Config], tuple[Case, ...]] = lambda config: ()

@@ -31,6 +31,7 @@ from ..manifest import END_TO_END, GOLDENS, JUDGE, LEDGER, PROBES, family_and_co
 from ..options import Options
 from ..pack.replay import Pack, packed
 from ..progress import Progress
+from ..proof.verdicts import judged
 from .common import reopen, require
 
 MEASURED = 32
@@ -109,7 +110,7 @@ def end_to_end(
     for case in pack.cases(entries):
         if case.entry_point in encodes:
             encode, texts = encodes[case.entry_point], pack.texts_of(case)
-            output = entries[case.entry_point].embedding or entries[case.entry_point].outputs[0]
+            output = judged(entries[case.entry_point])
             with reference.computing():
                 float32 = encode(texts)
             with exact.computing():

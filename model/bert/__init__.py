@@ -15,6 +15,7 @@ from .config import CONFIG, SIZES, BertConfig, configure
 if TYPE_CHECKING:
     from ..network import Network
     from ..reference import Encode, Original, Reference
+    from ..upstream import SentenceModules
 
 
 ANCHOR = "embeddings.word_embeddings.weight"
@@ -26,6 +27,8 @@ def _recognise(source: Source) -> str:
     layer = "encoder.layer.0.attention.self.query.weight"
     if any(all(f"{name}.weight" in source.shapes for name in head) for head in HEADS):
         return ""  # a classifier
+    if all(f"{head}.weight" in source.shapes for head in ("sparse_linear", "colbert_linear")):
+        return ""  # bge-m3 with its heads
     return f"names {ANCHOR} and {layer}" if {ANCHOR, layer} <= source.shapes.keys() else ""
 
 
@@ -38,10 +41,10 @@ def text_inputs(config: BertConfig) -> tuple[TensorSpec, TensorSpec]:
     )
 
 
-def embeddings_output(config: BertConfig) -> tuple[TensorSpec]:
+def embeddings_output(config: BertConfig, name: str = "embeddings") -> tuple[TensorSpec]:
     """Describe the embeddings, (batch, width)."""
     width, unit = steps.width(config.pipeline, config.hidden_size), steps.unit(config.pipeline)
-    return (TensorSpec("embeddings", "float32", ("batch", width), kind=Embedding(unit)),)
+    return (TensorSpec(name, "float32", ("batch", width), kind=Embedding(unit)),)
 
 
 def embeddings(config: BertConfig) -> Mapping[str, Any]:
@@ -97,7 +100,7 @@ def token_states(config: BertConfig, *more: TensorSpec) -> EntryPoint:
     return EntryPoint("token_states", (*text_inputs(config), *more), (states,), axes, rows="batch")
 
 
-def _hugging_face(config: BertConfig) -> HuggingFace:
+def hugging_face(config: BertConfig) -> HuggingFace:
     """Describe the encoder to transformers' BertModel and XLMRobertaModel. The latter's texts have no types."""
     from ..network import Network
     from .modeling import Bert
@@ -117,9 +120,7 @@ def reference(config: BertConfig, original: "Original", usual: Mapping[str, Any]
     from .. import upstream
     from ..reference import Reference
 
-    state = upstream.inside(original.state, "embeddings.word_embeddings.weight")
-    encoder = upstream.text_encoder(original.documents.get(CONFIG) or usual, state, add_pooling_layer=False)
-    after = upstream.SentenceModules(original, config.hidden_size, config.pipeline)
+    encoder, after = upstreams(config, original, usual)
 
     def encode_text(
         input_ids: Tensor, attention_mask: Tensor, prompt_tokens: Tensor | None = None
@@ -130,6 +131,15 @@ def reference(config: BertConfig, original: "Original", usual: Mapping[str, Any]
     versions = upstream.versions("torch", "transformers", "sentence-transformers")
     name = f"{versions}: {', '.join(type(m).__name__ for m in (encoder, *after.modules))}"
     return Reference(name, nn.ModuleList([encoder, *after.modules]), {"encode_text": encode_text}, original.state)
+
+
+def upstreams(config: BertConfig, original: "Original", usual: Mapping[str, Any]) -> "tuple[Any, SentenceModules]":
+    """Load upstream's encoder, and what is done with its states, see `reference`."""
+    from .. import upstream
+
+    state = upstream.inside(original.state, ANCHOR)
+    encoder = upstream.text_encoder(original.documents.get(CONFIG) or usual, state, add_pooling_layer=False)
+    return encoder, upstream.SentenceModules(original, config.hidden_size, config.pipeline)
 
 
 def encode(config: BertConfig, original: "Original", reference: "Reference") -> Mapping[str, "Encode"]:
@@ -153,7 +163,7 @@ FAMILY = Family(
     reference=lambda config, original: reference(config, original, documents(config)[CONFIG]),
     sizes=SIZES,
     embeddings=embeddings,
-    hugging_face=_hugging_face,
+    hugging_face=hugging_face,
     encode=encode,
     anchor=ANCHOR,
     documents=documents,

@@ -15,14 +15,19 @@ NORM = ((".{:weight|gamma}", ".scale"), (".{:bias|beta}", ".bias"))
 """Old checkpoints, converted from TensorFlow, say gamma and beta."""
 
 HEADS = Drop("{:cls|lm_head}.{:*}", "a pre-training head: sentence embeddings do not pass through it")
+M3_HEADS = Drop("{:sparse_linear|colbert_linear}.{:*}", "a head of bge-m3, which dense embeddings do not pass")
 BUFFERS = Drop("embeddings.{:position_ids|token_type_ids}", "a buffer that counts 0, 1, 2, ...; it holds no weights")
 POOLER = Drop("pooler.dense.{:weight|bias}", "the next-sentence pooler: sentence embeddings do not pass through it")
 
 
 def whole(config: BertConfig) -> Part:
     """Declare a BERT checkpoint on its own."""
-    after = steps.part(config.pipeline)
-    return join(*(part.mounted(target="text.", axes="") for part in (text(config), after)), Part((HEADS,), {}, {}))
+    return join(encoder(config), Part((HEADS, M3_HEADS), {}, {}))
+
+
+def encoder(config: BertConfig) -> Part:
+    """Declare the text encoder of a network, and what makes one vector of its states."""
+    return join(*(part.mounted(target="text.", axes="") for part in (text(config), steps.part(config.pipeline))))
 
 
 def text(config: BertConfig) -> Part:
