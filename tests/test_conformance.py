@@ -368,6 +368,18 @@ def test_rerankers_agree(oracles, name, container):
         close(model("score", *inputs[:2], np.zeros_like(inputs[2])), goldens["logits_types_zero"])
 
 
+@pytest.mark.parametrize("container", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("batch", ["b0", "b1"])
+def test_the_three_heads_of_bge_m3_agree(oracles, container, batch):
+    folder = oracles / "bge_m3" / "m3_three_heads"
+    goldens, model = np.load(folder / "golden.npz"), Converted(folder / container)
+    ids, mask = goldens[f"{batch}_input_ids"], goldens[f"{batch}_attention_mask"]
+    got = jax.jit(model.network.function("encode_text"))(model.weights, as_input(ids), as_input(mask))
+    wanted = {"dense_vecs": "dense", "sparse_vecs": "token_weights", "colbert_vecs": "colbert"}
+    for name, golden in wanted.items():
+        close(np.asarray(got[name]), goldens[f"{batch}_forward_{golden}"])
+
+
 def test_full_size_layouts_are_upstreams(oracles):
     """Names and shapes of the published sizes, against listings made by constructing the upstream modules."""
     family = families()["visualized_bge"]

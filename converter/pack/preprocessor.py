@@ -194,6 +194,12 @@ class Texts(Modality):
         before = self.rules["padding"] == tokenizer.PADDING[BEFORE]
         return [slice(width - len(row.ids), width) if before else slice(0, len(row.ids)) for row in rows]
 
+    def special_ids(self, entry_point: str) -> set[int]:
+        """Give the ids that stand for no word: the first and the last token, padding, and what is unknown."""
+        stated = {self.rules[key] for key in ("first_id", "last_id", "pad_id")} - {None}
+        unknown = tokenizer.unknown_id(self._tokenizer(entry_point))
+        return stated if unknown is None else stated | {unknown}
+
     def _tokenizer(self, entry_point: str) -> "Tokenizer":
         """Open the tokenizer that reads texts for an entry point, which is one for all of them."""
         if self._opened is None:

@@ -165,6 +165,14 @@ def truncate(tokenizer: "Tokenizer", limit: int | None, truncation: str) -> None
         tokenizer.enable_truncation(limit, direction=side)
 
 
+def unknown_id(tokenizer: "Tokenizer") -> int | None:
+    """Give the id of what is in no vocabulary; None where everything is in one."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    return None if model.get("unk_token") is None else tokenizer.token_to_id(model["unk_token"])
+
+
 def query_first(
     tokenizer: "Tokenizer", pairs: Sequence[tuple[str, str]], limit: int, truncation: str
 ) -> tuple[list[Any], int]:

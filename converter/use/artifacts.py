@@ -11,6 +11,7 @@ from ...exporters.base import Exporter, exporters
 from ...exporters.weights import WeightsFile
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import ConvertError, EnvironmentFailure, InputError, raised
+from ...validation.outputs import States, TokenWeights
 from ...validation.runner import Arrays
 from ..directory import RunDirectory
 from ..manifest import WEIGHTS_PATH, artifact, network
@@ -19,6 +20,7 @@ from ..pack.pictures import Source
 from ..pack.preprocessor import Preprocessor, Raw, Row
 from ..pack.steps import SCORED
 from ..stages.common import require
+from .hybrid import Hybrid, lexical_weights, scores
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -204,8 +206,79 @@ class Artifacts:
         logits = np.zeros((len(pairs), len(rules["labels"])), np.float32)
         for rows in _shown(_batches(len(pairs), ids, batch_size), len(pairs), progress):
             logits[rows] = self._run(self.entry_points[name], rows, ids, made)[output]
-        scores = function(logits)
-        return scores[:, 0] if len(rules["labels"]) == 1 else scores
+        found = function(logits)
+        return found[:, 0] if len(rules["labels"]) == 1 else found
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = BATCH,
+        progress: bool = False,
+    ) -> Hybrid:
+        """Give all that a network like bge-m3 gives of texts: dense vectors, lexical weights, and a vector a token.
+
+        Args:
+            texts: any strings, the empty one too.
+            prompt_name: see `embed`.
+            prompt: see `embed`.
+            batch_size: most rows at once; longer texts come in fewer.
+            progress: show a bar on standard error.
+
+        Raises:
+            InputError: the network gives no weights or vectors of tokens.
+            EnvironmentFailure: a package that reads texts is missing, or the runtime failed.
+        """
+        if isinstance(texts, str | bytes):
+            raise TypeError(f"texts must be a list, got one {type(texts).__name__}")
+        width = self.width
+        entry, dense = self._entry(True, False)
+        named = {type(spec.kind): spec.name for spec in reversed(entry.outputs)}
+        if not {TokenWeights, States} <= named.keys():
+            raise InputError(f"{self.path}: this network gives no weights and vectors of tokens ({self._told()})")
+        reader = self._preprocessor.texts
+        before = self._prompt(prompt_name, prompt)
+        leading, ids = reader.prompt_tokens(entry.name, before), reader.ids(entry.name, texts, before)
+        self.cut = reader.cut
+        special, count = reader.special_ids(entry.name), len(ids)
+        vectors = np.zeros((count, width), np.float32)
+        weights: list[dict[str, float]] = [{}] * count
+        tokens = [np.zeros((0, 0), np.float32)] * count
+
+        def made(rows: list[int], length: int) -> Arrays:
+            return self._preprocessor.text_inputs([ids[row] for row in rows], length, prompt_tokens=leading)
+
+        for rows in _shown(_batches(count, ids, batch_size), count, progress):
+            outputs = self._run(entry, rows, ids, made)
+            vectors[rows] = outputs[dense]
+            for at, row in enumerate(rows):
+                own = len(ids[row])
+                weights[row] = lexical_weights(ids[row], outputs[named[TokenWeights]][at, :own, 0], special)
+                tokens[row] = outputs[named[States]][at, : own - 1]
+        return Hybrid(vectors, weights, tokens)
+
+    def compute_score(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        *,
+        batch_size: int = BATCH,
+    ) -> dict[str, np.ndarray]:
+        """Score pairs by what `encode` gives of both texts, (rows,) each: dense, sparse, colbert, and their means.
+
+        Args:
+            pairs: a query and a passage each.
+            weights: of the dense, the sparse and ColBERT's scores in the means.
+            batch_size: see `encode`.
+
+        Raises:
+            InputError: see `encode`.
+        """
+        queries, passages = ([pair[side] for pair in pairs] for side in (0, 1))
+        encoded = (self.encode(texts, batch_size=batch_size) for texts in (queries, passages))
+        return scores(*encoded, weights)
 
     @property
     def labels(self) -> list[str]:

@@ -42,7 +42,7 @@ def _network(config: M3Config) -> "Network":
 
 
 def _reference(config: M3Config, original: "Original") -> "Reference":
-    """Take transformers' encoder, sentence-transformers' modules for the dense vector, and torch's layers for the heads.
+    """Take transformers' encoder, sentence-transformers' modules for the dense vector, torch's layers for the heads.
 
     The heads' arithmetic is FlagEmbedding's, which cannot be installed beside transformers 5: written here.
     """

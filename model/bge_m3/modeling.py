@@ -5,7 +5,7 @@ Source: Chen et al. 2024 (arXiv:2402.03216); what the paper leaves open is FlagE
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from ...validation.taps import scope
 from .. import ops, steps
