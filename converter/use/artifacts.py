@@ -276,9 +276,8 @@ class Artifacts:
         Raises:
             InputError: see `encode`.
         """
-        queries, passages = ([pair[side] for pair in pairs] for side in (0, 1))
-        encoded = (self.encode(texts, batch_size=batch_size) for texts in (queries, passages))
-        return scores(*encoded, weights)
+        queries = self.encode([query for query, _ in pairs], batch_size=batch_size)
+        return scores(queries, self.encode([passage for _, passage in pairs], batch_size=batch_size), weights)
 
     @property
     def labels(self) -> list[str]:
