@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
+from ..validation.files import read_json, regular
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -61,7 +62,7 @@ class RunDirectory:
         """Read the manifest."""
         file = self.path / MANIFEST
         try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
+            manifest = read_json(file)
             version = manifest["format_version"]
             problem = "" if version != FORMAT_VERSION else _misshapen(manifest)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -124,7 +125,8 @@ class RunDirectory:
 
         def record(manifest: Manifest) -> None:
             manifest["files"] |= files
-            manifest["stages"][name] = {"reads": reads, "files": sorted(files), "key": staged.key}
+            given = {"options": dict(staged.options)} if staged.options else {}
+            manifest["stages"][name] = {"reads": reads, "files": sorted(files), "key": staged.key, **given}
             manifest["verdicts"][name] = verdict
             for entry, description in staged.programs.items():
                 manifest["entry_points"][entry]["programs"][staged.key] = description
@@ -170,10 +172,18 @@ class RunDirectory:
         manifest = manifest or self.manifest()
         for relative in manifest["files"] if files is None else files:
             wanted, file = manifest["files"].get(relative), self.path / relative
-            if not file.is_file() or not wanted:
+            try:
+                size = regular(file).st_size
+            except (FileNotFoundError, NotADirectoryError):
                 yield f"{file} is missing"
-            elif file.stat().st_size != wanted["bytes"]:
-                yield f"{file} has {file.stat().st_size} bytes, the manifest says {wanted['bytes']}"
+                continue
+            except ValueError as error:
+                yield f"{file}: {error}"
+                continue
+            if not wanted:
+                yield f"{file} is not in the manifest"
+            elif size != wanted["bytes"]:
+                yield f"{file} has {size} bytes, the manifest says {wanted['bytes']}"
             elif sha256(file) != wanted["sha256"]:
                 yield f"{file} was altered: its sha256 is not the manifest's"
 
@@ -194,12 +204,14 @@ class Staged:
         out: write here, in the places that the files have in the run directory.
         key: of the format that `programs` belong to, as in the manifest.
         programs: entry point -> description of its program, to be stated in the manifest.
+        options: what shaped the programs, for those who make them again.
         proof: what was proved and by whom, to be stated in the manifest.
     """
 
     out: Path
     key: str = ""
     programs: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     proof: Mapping[str, Any] = field(default_factory=dict)
 
 

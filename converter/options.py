@@ -37,6 +37,8 @@ class Options:
     ignore: tuple[str, ...] = ()
     """Fields of documents to pass over, each "document:field"."""
     no_tokenizer: bool = False
+    again: bool = False
+    """Whether programs are exported again and compared; not said on the command line: `validate` does."""
     dtype: str = "float32"
     """What leaves are stored as: "float32", or "source" for the type that each has in the checkpoint."""
 

@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from ..validation.errors import InputError
+from ..validation.files import parse_json, regular
 
 ALIGNMENT = 64
 DTYPES = {
@@ -102,9 +103,11 @@ class WeightsFile:
     def __init__(self, path: Path):
         self.path = path
         try:
+            regular(path)
             self._map = np.memmap(path, dtype=np.uint8, mode="r")
             length = int.from_bytes(self._map[:8].tobytes(), "little")
-            header = json.loads(self._map[8 : 8 + length].tobytes())
+            self.header = self._map[: 8 + length].tobytes()
+            header = parse_json(self.header[8:])
             self.metadata: dict[str, str] = header.pop("__metadata__", {})
             self.tensors = {name: self._location(entry, 8 + length) for name, entry in header.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -25,6 +25,8 @@ from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
 from bgevis.validation.errors import GateError, InputError
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
 KERNEL = "text.layers.1.attention.key.kernel"
 
 
@@ -38,6 +40,7 @@ def pipeline_here():
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     write_fixture("bert", "tiny", 9, "float32", folder / "tiny.safetensors")
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     return convert(folder / "tiny.safetensors", folder / "run", ("onnx",))
 
 
@@ -184,6 +187,72 @@ def nan_outputs(run: Path) -> None:
     save_file({n: np.full_like(a, np.nan) if "/outputs/" in n else a for n, a in load_file(file).items()}, file)
 
 
+def flip_a_bit_of(name, array):
+    """Flip the lowest bit of the exponent of the first number of the arrays whose names end so."""
+
+    def alter(run: Path) -> None:
+        arrays = load_file(run / name)
+        for key in [key for key in arrays if key.endswith(array)]:
+            flat = arrays[key].reshape(-1).view(np.uint64 if arrays[key].itemsize == 8 else np.uint32)
+            flat[0] ^= 1 << (52 if arrays[key].itemsize == 8 else 1)
+        save_file(arrays, run / name)
+
+    return alter
+
+
+def one_array_more(run: Path) -> None:
+    file = run / "goldens" / "encode_text.safetensors"
+    save_file(load_file(file) | {"more": np.zeros(3)}, file)
+
+
+def document(name, change):
+    def alter(run: Path) -> None:
+        content = json.loads((run / name).read_text())
+        change(content)
+        (run / name).write_text(json.dumps(content))
+
+    return alter
+
+
+def linked(name):
+    def alter(run: Path) -> None:
+        (run / name).rename(run.parent / "elsewhere")
+        (run / name).symlink_to(run.parent / "elsewhere")
+
+    return alter
+
+
+def fifo(name):
+    def alter(run: Path) -> None:
+        (run / name).unlink()
+        os.mkfifo(run / name)
+
+    return alter
+
+
+def backdoor(model):
+    """Turn the embedding round where seven tokens are the same rare one."""
+    graph = model.graph
+    last = next(n for n in graph.node if "embeddings" in n.output)
+    last.output[0] = "honest"
+    for name, value in {"rare": np.array(271), "seven": np.array(7), "axes": np.array([1])}.items():
+        graph.initializer.append(numpy_helper.from_array(value.astype(np.int64), name))
+    graph.node.extend(
+        [
+            helper.make_node("Equal", ["input_ids", "rare"], ["hits"]),
+            helper.make_node("Cast", ["hits"], ["counted"], to=TensorProto.INT64),
+            helper.make_node("ReduceSum", ["counted", "axes"], ["sum"]),
+            helper.make_node("Less", ["sum", "seven"], ["few"]),
+            helper.make_node("Neg", ["honest"], ["turned"]),
+            helper.make_node("Where", ["few", "honest", "turned"], ["embeddings"]),
+        ]
+    )
+
+
+def dead_node(model):
+    model.graph.node.append(helper.make_node("Neg", ["embeddings"], ["unread"]))
+
+
 def cut_weights(run: Path) -> None:
     os.truncate(run / "programs" / "weights.safetensors", 5000)
 
@@ -203,7 +272,7 @@ ALTERED = {
     "ids are fed as int32": (program(feed_int32), "input_ids should be int64"),
     "outputs in float64": (program(give_float64), "embeddings should be float32"),
     "an axis by another name": (program(fix_the_batch), "should be int64 (batch, tokens), got int64 (rows, tokens)"),
-    "the mask is heeded only in short texts": (program(forget_the_mask_of_long_texts), "longest text"),
+    "the mask is heeded only in short texts": (program(forget_the_mask_of_long_texts), "only on other inputs"),
     "one bit of a weight inside the program": (inline(one_bit), KERNEL, "differs from the checkpoint's"),
     "a transposed weight inside the program": (inline(transpose), KERNEL, "it is transposed"),
     "two heads swapped inside the program": (inline(swap_heads), KERNEL, "with its heads 0 and 1 swapped"),
@@ -221,12 +290,87 @@ ALTERED = {
     "no probes": (lambda run: shutil.rmtree(run / "goldens" / "probes"), "missing"),
     "goldens of no rows": (rowless, "expected int32 (3, 24)"),
     "goldens of NaN": (nan_outputs, "scale"),
-    "an endless budget": (budgets(yardstick=float("inf")), "anything pass"),
+    "an endless budget": (budgets(yardstick=float("inf")), "Infinity in its JSON, which is not a number"),
     "a wide budget": (budgets(yardstick=0.3), "anything pass"),
     "a wide scale": (budgets(scale=1e9), "the largest value is"),
-    "a budget of NaN": (budgets(yardstick=float("nan")), "anything pass"),
+    "a budget of NaN": (budgets(yardstick=float("nan")), "NaN in its JSON, which is not a number"),
+    "another allowance": (budgets(allowed=1e9), "allowed is 1000000000.0, expected"),
+    "a yardstick that was never measured": (
+        budgets(yardstick=2.0**-12, allowed=2.0**-10),
+        "float32 is said to cost",
+        "costs the NNX model",
+    ),
+    "a wide yardstick of a module": (
+        goldens(lambda i: i["encode_text"]["taps"]["text.layers.0.up"].__setitem__(0, 0.01)),
+        "text.layers.0.up: float32 is said to cost",
+    ),
     "a budget of text": (budgets(yardstick="large"), "do not fit"),
-    "the weights are cut short": (cut_weights, "cannot be read"),
+    "other inputs": (flip_a_bit_of("goldens/encode_text.safetensors", "/inputs/input_ids"), "other numbers"),
+    "taps of garbage": (
+        flip_a_bit_of("goldens/taps/encode_text.safetensors", "text.layers.0.up"),
+        "is not what the NNX model gives",
+    ),
+    "an array that nobody names": (one_array_more, "encode_text.safetensors"),
+    "other factors of a probe": (
+        document("goldens/probes/low_variance/factors.json", lambda d: d.update({KERNEL: 2.0})),
+        "factors.json",
+    ),
+    "a rule of the ledger": (
+        document("ledger.json", lambda d: next(iter(d["tensors"].values())).update(rule="as it was")),
+        "rule is 'as it was'",
+    ),
+    "a total of the ledger": (
+        document("ledger.json", lambda d: d["totals"]["mapped"].update(tensors=7)),
+        "totals.mapped.tensors is 7",
+    ),
+    "a prefix": (document("preprocess.json", lambda d: d["texts"].update(prefix="query: ")), "prefix is 'query: '"),
+    "another similarity": (
+        document("preprocess.json", lambda d: d["embeddings"].update(similarity="cosine")),
+        "similar",
+    ),
+    "a tokenizer elsewhere": (
+        document("preprocess.json", lambda d: d["texts"].update(tokenizer="/tmp/tokenizer.json")),
+        "/tmp/tokenizer.json",
+    ),
+    "no embeddings": (document("preprocess.json", lambda d: d.update(embeddings={})), "embeddings"),
+    "the tokenizer's own truncation": (
+        document("tokenizer.json", lambda d: d["truncation"].update(max_length=3)),
+        "truncation.max_length is 3",
+    ),
+    "the tokenizer's own padding": (
+        document("tokenizer.json", lambda d: d["padding"].update(direction="Left")),
+        "padding.direction is 'Left'",
+    ),
+    "no raw cases": (document("goldens/raw/index.json", lambda d: d.update(cases={})), "cases"),
+    "a raw text": (document("goldens/raw/index.json", lambda d: d["texts"][2].update(text="a")), "texts[2].text"),
+    "a program that is linked": (linked("programs/encode_text.onnx"), "is a link"),
+    "a golden that is linked": (linked("goldens/encode_text.safetensors"), "is a link"),
+    "a golden that is a FIFO": (fifo("goldens/encode_text.safetensors"), "is a FIFO"),
+    "a ledger that is a FIFO": (fifo("ledger.json"), "is a FIFO"),
+    "a report that is a FIFO": (fifo("reports/parity.json"), "is a FIFO"),
+    "a file that nobody names": (lambda run: (run / "programs" / "more.onnx").write_bytes(b"x"), "more.onnx"),
+    "a ledger without end": (lambda run: (run / "ledger.json").write_text("[" * 200_000), "nested too deeply"),
+    "a key that is there twice": (
+        lambda run: (run / "ledger.json").write_text(
+            (run / "ledger.json").read_text().replace("{", '{"family":"x",', 1)
+        ),
+        "holds the JSON key 'family' twice",
+    ),
+    "a network for seven tokens": (program(backdoor), "is not what an export of these weights makes, byte for byte"),
+    "a node that nobody reads": (program(dead_node), "byte for byte"),
+    "words in the program": (program(lambda m: setattr(m, "doc_string", "\x1b[31mred")), "byte for byte"),
+    "no verdict on the pack": (stated(lambda m: m["verdicts"].pop("pack")), "pack has not run"),
+    "no verdicts": (stated(lambda m: m.update(verdicts={})), "load has not run"),
+    "another pooling": (stated(lambda m: m["config"].update(pooling="mean")), "pooling"),
+    "another epsilon in the manifest": (stated(lambda m: m["config"].update(layer_norm_eps=1e-9)), "low_variance"),
+    "twenty million layers": (stated(lambda m: m["config"].update(num_hidden_layers=20_000_000)), "20000000"),
+    "another opset is said": (
+        stated(lambda m: m["entry_points"]["encode_text"]["programs"]["onnx"].update(ir_version=9)),
+        "ir_version is 9",
+    ),
+    "another kind of storage": (stated(lambda m: m.update(stored={"dtype": "source", "leaves": {}})), "stored"),
+    "a verdict on nothing": (stated(lambda m: m["verdicts"].update(extra="pass")), "verdicts.extra is of no stage"),
+    "the weights are cut short": (cut_weights, "its header describes"),
     "the weights are gone": (lambda run: (run / "programs" / "weights.safetensors").unlink(), "weights.safetensors"),
     "no entry points": (stated(lambda m: m.update(entry_points={})), "encode_text"),
     "an entry point without programs": (

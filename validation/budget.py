@@ -16,6 +16,9 @@ FACTOR = 4.0
 FLOOR = 4.0
 """Least yardstick, in units of float32's rounding error at the output's largest value: luck may be exact."""
 
+LUCK = FLOOR * float(np.finfo(np.float32).eps) / 2
+"""The same as a share of the largest value."""
+
 CEILING = 2.0**-10
 """Greatest yardstick, as a share of the output's largest value. Real networks cost some 1e-6; where float32 cost this
 much, the inputs would prove nothing, and goldens that say so were altered."""
@@ -24,6 +27,9 @@ much, the inputs would prove nothing, and goldens that say so were altered."""
 FEW = 8
 """Numbers below which what float32 costs them is one draw of luck: of two draws of one number, the one is more than
 four times the other in three of twenty."""
+
+ROUGH = 4.0
+"""What a few numbers, which may be a small difference of large ones, are said to cost, times what others cost."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Budget:
     @property
     def allowed(self) -> float:
         """Greatest absolute difference that passes."""
-        return FACTOR * max(self.yardstick, FLOOR * self.scale * float(np.finfo(np.float32).eps) / 2)
+        return FACTOR * max(self.yardstick, LUCK * self.scale)
 
     def problem(self, exact: np.ndarray, scales: Collection[float]) -> str:
         """Say why this cannot be what was measured on an output that is `exact` in float64; "" if it can.
@@ -70,9 +76,10 @@ def measure(exact: np.ndarray, float32: np.ndarray) -> Budget:
     return Budget(yardstick=distance(float32, exact), scale=largest(exact))
 
 
-def coarse(exact: np.ndarray) -> Budget:
-    """Give the budget of a few numbers that nothing can be measured on: it tells what is wrong, not what is rounded."""
-    return Budget(yardstick=CEILING * largest(exact), scale=largest(exact))
+def coarse(exact: np.ndarray, others: Collection[Budget]) -> Budget:
+    """Give the budget of a few numbers that nothing can be measured on: by what float32 costs other values at most."""
+    most = max([LUCK, *(other.yardstick / other.scale for other in others if other.scale)])
+    return Budget(yardstick=ROUGH * most * largest(exact), scale=largest(exact))
 
 
 def distance(got: np.ndarray, exact: np.ndarray) -> float:

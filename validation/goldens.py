@@ -7,7 +7,7 @@ module path, and the inputs that they belong to: `taps/<entry point>.safetensors
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from .budget import FEW, Budget, coarse, largest, measure
-from .cases import Case, take_rows
+from .cases import Case, take_rows, tap_case
 from .compare import Golden
 from .entry_point import EntryPoint
 from .errors import InputError
+from .files import read_json, regular
 from .kept import chosen_positions, kept, kept_shape
 from .locate import Taps
 from .runner import Arrays
@@ -56,26 +57,37 @@ class Intermediates:
 
 def write(folder: Path, goldens: Iterable[Golden], taps: Mapping[str, Intermediates]) -> None:
     """Write all goldens below `folder`, and the intermediate values of some entry points."""
-    by_entry: dict[str, list[Golden]] = {}
-    for golden in goldens:
-        by_entry.setdefault(golden.case.entry_point, []).append(golden)
-    index: dict[str, Any] = {}
+    several = list(goldens)
     (folder / "taps").mkdir(parents=True)
-    for entry, several in by_entry.items():
-        arrays: dict[str, np.ndarray] = {}
-        for golden in several:
-            arrays |= {f"{golden.case.name}/inputs/{k}": v for k, v in golden.case.inputs.items()}
-            arrays |= {f"{golden.case.name}/outputs/{k}": v for k, v in golden.outputs.items()}
-            arrays |= {f"{golden.case.name}/positions/{k}": v for k, v in golden.positions.items()}
+    for entry in dict.fromkeys(golden.case.entry_point for golden in several):
+        arrays = _arrays(golden for golden in several if golden.case.entry_point == entry)
         _save({k: np.asarray(v, order="C") for k, v in arrays.items()}, folder / f"{entry}.safetensors")
-        index[entry] = {"cases": {g.case.name: _described(g) for g in several}}
     for entry, traced in taps.items():
         arrays = {INPUTS + name: array for name, array in traced.inputs.items()}
         arrays |= {name: value for name, (value, _) in traced.values.items()}
         _save(arrays, folder / "taps" / f"{entry}.safetensors")
+    (folder / "index.json").write_text(json.dumps(_index(several, taps), indent=1) + "\n")
+
+
+def _arrays(goldens: Iterable[Golden]) -> dict[str, np.ndarray]:
+    """Name the arrays of an entry point's goldens."""
+    arrays: dict[str, np.ndarray] = {}
+    for golden in goldens:
+        arrays |= {f"{golden.case.name}/inputs/{k}": v for k, v in golden.case.inputs.items()}
+        arrays |= {f"{golden.case.name}/outputs/{k}": v for k, v in golden.outputs.items()}
+        arrays |= {f"{golden.case.name}/positions/{k}": v for k, v in golden.positions.items()}
+    return arrays
+
+
+def _index(goldens: Iterable[Golden], taps: Mapping[str, Intermediates]) -> dict[str, Any]:
+    """Make the document index.json."""
+    index: dict[str, Any] = {}
+    for golden in goldens:
+        index.setdefault(golden.case.entry_point, {"cases": {}})["cases"][golden.case.name] = _described(golden)
+    for entry, traced in taps.items():
         index[entry]["tap_inputs"] = list(traced.inputs)
         index[entry]["taps"] = {name: [b.yardstick, b.scale] for name, (_, b) in traced.values.items()}
-    (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+    return index
 
 
 def _save(arrays: Arrays, file: Path) -> None:
@@ -102,11 +114,18 @@ class Goldens:
     def __init__(self, folder: Path):
         self.folder = folder
         try:
-            self._index: dict[str, Any] = json.loads((folder / "index.json").read_text())
+            self._index: dict[str, Any] = read_json(folder / "index.json")
         except FileNotFoundError as error:
             raise InputError(f"{folder}/index.json is missing; run `bgevis-convert parity` first") from error
         except ValueError as error:
-            raise InputError(f"{folder}/index.json is not valid JSON: {error}") from error
+            raise InputError(f"{folder}/index.json cannot be read: {error}") from error
+        if not isinstance(self._index, dict) or not all(isinstance(said, dict) for said in self._index.values()):
+            raise InputError(f"{folder}/index.json is not an object of objects; run `bgevis-convert parity` again")
+        for entry in self._index:
+            if entry in ("", "..") or "/" in entry:
+                raise InputError(
+                    f"{folder}/index.json names the entry point {entry!r}, which would be another folder's"
+                )
 
     def cases(self) -> list[Golden]:
         """Read every golden."""
@@ -121,15 +140,56 @@ class Goldens:
                 outputs = {key: arrays[f"{name}/outputs/{key}"] for key in described["budgets"]}
                 numbers = {key: (float(b["yardstick"]), float(b["scale"])) for key, b in described["budgets"].items()}
                 budgets = {key: Budget(*pair) for key, pair in numbers.items()}
-                goldens.append(Golden(Case(entry, name, inputs), outputs, budgets))
+                kept_at = {key: arrays[p] for key in outputs if (p := f"{name}/positions/{key}") in arrays}
+                case = Case(entry, name, inputs, flops=float(described.get("flops", 0)))
+                goldens.append(Golden(case, outputs, budgets, kept_at))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{self.folder}: {entry}.safetensors and index.json do not fit ({error!r})") from error
         return goldens
 
-    def problems(self, entries: Iterable[EntryPoint], draw: Callable[[EntryPoint], Iterable[Case]]) -> Iterator[str]:
-        """Say what these goldens cannot prove: cases that are missing or of other shapes, budgets of no measurement.
+    def restated(self) -> Iterator[tuple[str, Any, Any]]:
+        """Give what the index says, and what it would say of what was read; likewise of each file the arrays' names.
 
-        `entries` are the family's own, with the domains that `draw` draws cases from.
+        Each is (what it is, as it is, as it would be).
+
+        Raises:
+            InputError: a file is missing or altered beyond reading.
+        """
+        taps = {entry: self.intermediates(entry) for entry, said in self._index.items() if "taps" in said}
+        goldens = self.cases()
+        yield "index.json", self._index, _index(goldens, taps)
+        for entry in self._index:
+            file = f"{entry}.safetensors"
+            there = read_arrays(self.folder / file)
+            yield file, sorted(there), sorted(_arrays(g for g in goldens if g.case.entry_point == entry))
+        for entry, traced in taps.items():
+            there = read_arrays(self.folder / "taps" / f"{entry}.safetensors")
+            yield (
+                f"taps/{entry}.safetensors",
+                sorted(there),
+                sorted([*traced.values, *map(INPUTS.__add__, traced.inputs)]),
+            )
+
+    @property
+    def entries(self) -> set[str]:
+        """Name the entry points of which there are goldens."""
+        return set(self._index)
+
+    @property
+    def files(self) -> list[str]:
+        """Name the files of which the index speaks, with it, relative to the folder."""
+        taps = [f"taps/{entry}.safetensors" for entry, said in self._index.items() if "taps" in said]
+        return ["index.json", *(f"{entry}.safetensors" for entry in self._index), *taps]
+
+    def problems(
+        self, entries: Iterable[EntryPoint], draw: Callable[[EntryPoint], Iterable[Case]], alike: bool = True
+    ) -> Iterator[str]:
+        """Say what these goldens cannot prove: cases that are missing or other ones, budgets of no measurement.
+
+        Args:
+            entries: the family's own, with the domains that `draw` draws cases from.
+            draw: gives the cases that every network of the family has.
+            alike: numbers are drawn here as where the goldens were made; else only shapes are compared.
         """
         for entry in entries:
             if entry.name not in self._index:
@@ -137,7 +197,9 @@ class Goldens:
                 continue
             found = {golden.case.name: golden for golden in self._entry(entry.name)}
             for case in draw(entry):
-                yield from _lacks(entry, case, found.get(case.name))
+                yield from _lacks(entry, case, found.get(case.name), alike)
+            if alike and "taps" in self._index[entry.name]:
+                yield from _other_numbers(entry, tap_case(entry), self.intermediates(entry.name).inputs)
             exact = {spec.name for spec in entry.outputs if spec.kind.exact}
             for golden in found.values():
                 for name, values in golden.outputs.items():
@@ -146,6 +208,7 @@ class Goldens:
                         yield f"{entry.name}, {golden.case.name}: {name}: {problem}"
                     elif name in exact and golden.budgets[name].yardstick:
                         yield f"{entry.name}, {golden.case.name}: {name}: float32 and float64 do not choose the same"
+                yield from _misplaced(entry, golden)
 
     def intermediates(self, entry: str) -> Intermediates:
         """Read the intermediate values of an entry point.
@@ -170,13 +233,14 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
         InputError: it is missing or altered beyond reading.
     """
     try:
+        regular(file)
         with safe_open(file, framework="numpy") as tensors:
             return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
-    except (FileNotFoundError, SafetensorError) as error:
+    except (FileNotFoundError, ValueError, SafetensorError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
 
 
-def _lacks(entry: EntryPoint, case: Case, found: Golden | None) -> Iterator[str]:
+def _lacks(entry: EntryPoint, case: Case, found: Golden | None, alike: bool) -> Iterator[str]:
     """Say how a stored case differs in form from the one that is drawn."""
     if found is None:
         yield f"the goldens of {entry.name} lack the case {case.name!r}"
@@ -186,8 +250,10 @@ def _lacks(entry: EntryPoint, case: Case, found: Golden | None) -> Iterator[str]
         if stored is None or (stored.shape, stored.dtype) != (array.shape, array.dtype):
             form = "missing" if stored is None else f"{stored.dtype} {stored.shape}"
             yield f"{entry.name}, {case.name}: {name} is {form}, expected {array.dtype} {array.shape}"
-        elif case.stated and not np.array_equal(stored, array):
-            yield f"{entry.name}, {case.name}: {name} holds other numbers than the family states"
+    if alike or case.stated:
+        yield from _other_numbers(entry, case, found.case.inputs)
+    if found.case.flops != case.flops:
+        yield f"{entry.name}, {case.name}: flops is {found.case.flops:g}, expected {case.flops:g}"
     sizes = entry.sizes(case.inputs)
     for spec in entry.outputs:
         want = kept_shape(spec, spec.resolve(sizes))
@@ -196,6 +262,22 @@ def _lacks(entry: EntryPoint, case: Case, found: Golden | None) -> Iterator[str]
         elif found.outputs[spec.name].shape != want:
             got = found.outputs[spec.name].shape
             yield f"{entry.name}, {case.name}: the golden of {spec.name} is of shape {got}, expected {want}"
+
+
+def _other_numbers(entry: EntryPoint, case: Case, stored: Arrays) -> Iterator[str]:
+    """Name the inputs that hold other numbers than a case has: those could be such as hide a mistake."""
+    for name, array in case.inputs.items():
+        if name not in stored or (stored[name].shape == array.shape and not np.array_equal(stored[name], array)):
+            yield f"{entry.name}, {case.name}: {name} holds other numbers than the family states"
+
+
+def _misplaced(entry: EntryPoint, golden: Golden) -> Iterator[str]:
+    """Name the outputs of which other positions are said to be kept than are."""
+    sizes = entry.sizes(golden.case.inputs)
+    whole = {s.name: np.broadcast_to(0.0, s.resolve(sizes)) for s in entry.outputs if s.name in golden.outputs}
+    for name, places in chosen_positions(entry, golden.case.inputs, whole).items():
+        if not np.array_equal(golden.positions.get(name, ()), places):
+            yield f"{entry.name}, {golden.case.name}: other positions of {name} are stated than are kept"
 
 
 def golden(entry: EntryPoint, case: Case, exact: Arrays, float32: Arrays) -> Golden:
@@ -221,9 +303,9 @@ def pooled(found: Sequence[Golden]) -> list[Golden]:
     return [replace(each, budgets={n: share(each, n, b) for n, b in each.budgets.items()}) for each in found]
 
 
-def roughly(found: Golden) -> Golden:
-    """Give outputs of a few numbers a coarse budget, where there is no other case to measure on."""
-    few = {name: coarse(array) for name, array in found.outputs.items() if array.size < FEW}
+def roughly(found: Golden, others: Collection[Budget]) -> Golden:
+    """Give outputs of a few numbers a coarse budget, by what was measured before them, where there is no other case."""
+    few = {name: coarse(array, others) for name, array in found.outputs.items() if array.size < FEW}
     return replace(found, budgets={**found.budgets, **few})
 
 

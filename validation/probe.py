@@ -15,12 +15,12 @@ Factors are powers of two: scaling loses no bit.
 """
 
 import fnmatch
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .errors import InputError
+from .files import read_json
 
 Exponents = Mapping[str, int]
 """Pattern of leaves -> power of two; the last pattern that fits counts."""
@@ -69,6 +69,6 @@ def read_factors(folder: Path) -> dict[str, float]:
     """
     file = folder / FACTORS
     try:
-        return {str(leaf): float(factor) for leaf, factor in json.loads(file.read_text()).items()}
+        return {str(leaf): float(factor) for leaf, factor in read_json(file).items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{file} cannot be read ({error}); run `bgevis-convert parity` again") from error

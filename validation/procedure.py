@@ -204,13 +204,15 @@ def read(folder: Path, greedy: Greedy) -> Generated:
     return Generated(inputs, arrays.get("ids", none), arrays.get("margins", none), np.zeros((0, 0, 0)))
 
 
-def problems(entries: Entries, greedy: Greedy, golden: Generated) -> Iterator[str]:
+def problems(entries: Entries, greedy: Greedy, golden: Generated, alike: bool = True) -> Iterator[str]:
     """Say what a golden cannot prove: other prompts than those that are drawn, or no token that is certain."""
     for name, array in prompt(entries, greedy).items():
         stored = golden.inputs.get(name)
         if stored is None or (stored.shape, stored.dtype) != (array.shape, array.dtype):
             form = "missing" if stored is None else f"{stored.dtype} {stored.shape}"
             yield f"{greedy.name}: {name} is {form}, expected {array.dtype} {array.shape}"
+        elif alike and not np.array_equal(stored, array):
+            yield f"{greedy.name}: {name} holds other numbers than are drawn"
     rows = len(next(iter(golden.inputs.values()), ()))
     if golden.ids.shape[:1] != (rows,) or golden.ids.shape != golden.margins.shape:
         yield f"{greedy.name}: the ids are of shape {golden.ids.shape}, the margins of {golden.margins.shape}"

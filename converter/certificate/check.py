@@ -82,9 +82,16 @@ def verify(
             waiting = {name: made for name, made in waiting.items() if name not in ready}
     problems += _tie_problems(entries)
     problems += layout_problems(entries, ledger.axes)
+    passed = {} if problems else _checks(ledger, entries)
+    return dataclasses.replace(ledger, entries=entries, problems=tuple(problems), notes=tuple(notes), checks=passed)
+
+
+def _checks(ledger: Ledger, entries: Mapping[str, Entry]) -> dict[str, str]:
+    """Say what was checked."""
+    real = sum(entry.made is None for entry in entries.values())
     checks = {
-        "tensors": f"{len(checkpoint.tensors)} in the checkpoint, each used by one rule",
-        "leaves": f"{len(leaf_shapes)} in the model, each filled once",
+        "tensors": f"{real} in the checkpoint, each used by one rule",
+        "leaves": f"{len(ledger.leaves)} in the model, each filled once",
         "values": "finite, shapes and dtypes as declared, ties equal bit for bit",
         "layouts": f"{len(_distinct_layouts(entries))} proved by fingerprint",
     }
@@ -93,29 +100,64 @@ def verify(
         checks["derived"] = (
             f"{len(derived)} tensors made of others, in {len(_distinct_recipes(ledger))} ways, each proved"
         )
-    passed = {} if problems else checks
-    return dataclasses.replace(ledger, entries=entries, problems=tuple(problems), notes=tuple(notes), checks=passed)
+    return checks
+
+
+def restated(names: Ledger, stated: Ledger, leaf_shapes: Mapping[str, tuple[int, ...]]) -> tuple[Ledger, list[str]]:
+    """Make a certificate anew, of the rules and of what another one says of each tensor; give all that is wrong.
+
+    Args:
+        names: what the rules make of the tensors' names.
+        stated: says type, shape and digest of each tensor, and what was noted.
+        leaf_shapes: of the model.
+    """
+    entries = {
+        name: dataclasses.replace(entry, dtype=said.dtype, shape=said.shape, sha256=said.sha256)
+        for name, entry in names.entries.items()
+        if (said := stated.entries.get(name))
+    }
+    wanted = _ingredient_shapes(names)
+    problems = [*names.problems, *(problem for _, problem in derived_problems(names))]
+    for name, entry in entries.items():
+        problems += _form_problems(name, entry, entry.dtype, entry.shape, names.axes, leaf_shapes)
+        if name in wanted and entry.shape != wanted[name][0]:
+            problems.append(f"tensor {name}: expected shape {wanted[name][0]} ({wanted[name][1]}), got {entry.shape}")
+    problems += _tie_problems(entries)
+    made = dataclasses.replace(names, entries=entries, notes=stated.notes)
+    return dataclasses.replace(made, checks=_checks(made, entries)), problems
 
 
 def _tensor_problems(
     name: str, entry: Entry, tensor: np.ndarray, axes: Mapping[str, int], leaf_shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[str]:
+    yield from _form_problems(name, entry, str(tensor.dtype), tensor.shape, axes, leaf_shapes)
+    if entry.status in ("mapped", "split", "merged") and str(tensor.dtype) in DTYPES:
+        bad = tensor.size - np.count_nonzero(np.isfinite(tensor))
+        if bad:
+            yield f"tensor {name}: {bad} of {tensor.size} values are NaN or infinite"
+
+
+def _form_problems(
+    name: str,
+    entry: Entry,
+    dtype: str,
+    shape: tuple[int, ...],
+    axes: Mapping[str, int],
+    leaf_shapes: Mapping[str, tuple[int, ...]],
+) -> Iterator[str]:
+    """Say what is wrong with a tensor's type and shape."""
     if entry.status == "mapped":
         rearrange = layout.parse(entry.layout)
         wanted = rearrange.source_shape(axes)
-        if tensor.shape != wanted:
-            yield f"tensor {name}: expected shape {wanted} ({rearrange}), got {tensor.shape}"
+        if shape != wanted:
+            yield f"tensor {name}: expected shape {wanted} ({rearrange}), got {shape}"
         elif rearrange.target_shape(axes) != leaf_shapes.get(entry.target, rearrange.target_shape(axes)):
             yield (
                 f"tensor {name}: its layout {rearrange} gives {rearrange.target_shape(axes)}, "
                 f"but {entry.target} is {leaf_shapes[entry.target]}"
             )
-    if entry.status != "dropped" and str(tensor.dtype) not in DTYPES:
-        yield f"tensor {name}: dtype {tensor.dtype} is not supported for weights (supported: {', '.join(DTYPES)})"
-    elif entry.status in ("mapped", "split", "merged"):
-        bad = tensor.size - np.count_nonzero(np.isfinite(tensor))
-        if bad:
-            yield f"tensor {name}: {bad} of {tensor.size} values are NaN or infinite"
+    if entry.status != "dropped" and dtype not in DTYPES:
+        yield f"tensor {name}: dtype {dtype} is not supported for weights (supported: {', '.join(DTYPES)})"
 
 
 def _ingredient_shapes(ledger: Ledger) -> dict[str, tuple[tuple[int, ...], str]]:

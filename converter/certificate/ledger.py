@@ -20,6 +20,7 @@ import numpy as np
 from ...model import layout
 from ...model.derived import KINDS, Factor, Made
 from ...validation.errors import InputError
+from ...validation.files import read_json
 
 FORMAT_VERSION = 2
 """1 had neither derived tensors nor `stored`."""
@@ -135,8 +136,12 @@ class Ledger:
         return found | tied
 
     def to_json(self) -> str:
-        """Serialize, with the inverse direction spelled out for readers without this program."""
-        document = {
+        """Serialize."""
+        return json.dumps(self.document(), indent=1) + "\n"
+
+    def document(self) -> dict[str, Any]:
+        """Give the document ledger.json, with the inverse direction spelled out for readers without this program."""
+        return {
             "format_version": FORMAT_VERSION,
             "family": self.family,
             "axes": dict(self.axes),
@@ -152,7 +157,6 @@ class Ledger:
             },
             "leaves": dict(sorted(self.leaves.items())),
         }
-        return json.dumps(document, indent=1) + "\n"
 
     def _recipe(self, made: Made) -> dict[str, Any]:
         """Spell out how a tensor is made: in words, with the digest of each ingredient."""
@@ -167,7 +171,7 @@ class Ledger:
             InputError: the file is missing or is no ledger of this format.
         """
         try:
-            document = json.loads(path.read_text())
+            document = read_json(path)
             if document["format_version"] != FORMAT_VERSION:
                 raise InputError(
                     f"{path}: format_version is {document['format_version']}, this program reads {FORMAT_VERSION}; "

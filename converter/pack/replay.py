@@ -1,7 +1,6 @@
 """The pack replayed: raw texts and pictures through tokenizer and rules, held to what they must become."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ...validation.cases import Case
 from ...validation.compare import Golden
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import InputError
+from ...validation.files import read_json
 from ...validation.goldens import read_arrays
 from ...validation.report import Row
 from ..directory import RunDirectory
@@ -43,7 +43,7 @@ class Pack:
         self.preprocessor = Preprocessor(directory)
         path = directory / INDEX
         try:
-            self._index = json.loads(path.read_text(encoding="utf-8"))
+            self._index = read_json(path)
             self.texts: dict[str, dict[str, Any]] = {text["name"]: text for text in self._index["texts"]}
             self.pictures: dict[str, dict[str, Any]] = {image["name"]: image for image in self._index["images"]}
             self.pairs: dict[str, dict[str, Any]] = {pair["name"]: pair for pair in self._index.get("pairs", ())}

@@ -1,24 +1,22 @@
-"""The documents of a run: manifest and goldens held against the family, which knows what they must say."""
+"""The manifest held against the family, which knows what it must say, before anything of the run is opened."""
 
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ...validation import procedure
-from ...validation.cases import probe_cases
 from ...validation.errors import GateError
-from ...validation.goldens import Goldens
-from ...validation.probe import folder_name
-from ..certificate.ledger import Ledger
-from ..directory import Manifest, RunDirectory
-from ..manifest import GOLDENS, LEDGER, PROBES, family_and_config
+from ..directory import Manifest
+from ..manifest import family_and_config
+
+VERDICTS = ("load", "remap", "verify", "build", "pack", "reference", "parity")
+"""What must have passed before an artifact is validated: a fixed list, of which a run cannot leave one out."""
 
 
 def check_manifest(manifest: Manifest) -> None:
     """Hold what the manifest says about the network against the family, which knows its entry points.
 
     Raises:
-        GateError: an entry point is missing or another one, a stage has failed, or a program is not among the files.
+        GateError: an entry point is missing or another one, a stage has failed or not run, or a program is not
+            among the files.
     """
     family, config = family_and_config(manifest)
     wanted = {entry.name: entry.to_json() for entry in family.entry_points(config)}
@@ -27,8 +25,12 @@ def check_manifest(manifest: Manifest) -> None:
         if stated.get(name) != wanted.get(name):
             raise GateError(f"the manifest's entry point {name} is not {family.name}'s: it was altered")
     for stage, verdict in manifest["verdicts"].items():
-        if verdict != "pass" and not stage.startswith("validate"):
+        if verdict != "pass" and not (stage.startswith("validate") or stage == "documents"):
             raise GateError(f"{stage} failed; mend that and run it again before the artifacts are validated")
+    for stage in VERDICTS:
+        if stage not in manifest["verdicts"]:
+            command = "parity" if stage == "reference" else stage
+            raise GateError(f"{stage} has not run; run `bgevis-convert {command}` before the artifacts are validated")
     exported = {record.get("key") for record in manifest["stages"].values()}
     for name, entry in manifest["entry_points"].items():
         for key in entry["programs"].keys() - exported:
@@ -44,17 +46,3 @@ def _paths(program: Mapping[str, Any]) -> list[str]:
     """Give the files and folders that a program is said to be."""
     named = [program[key] for key in ("path", "jax_export") if key in program]
     return [*named, *program.get("static", {}).values()]
-
-
-def golden_problems(run: RunDirectory) -> Iterator[str]:
-    """Say what the goldens lack that every network of the family has, and what in them cannot have been measured."""
-    family, config = family_and_config(run.manifest())
-    entries, weights = family.entry_points(config), Ledger.read(run.path / LEDGER).numbers
-    draw = functools.partial(family.all_cases, config, weights=weights)
-    yield from Goldens(run.path / GOLDENS).problems(entries, draw)
-    for greedy in family.procedures(config):
-        stored = procedure.read(run.path / GOLDENS, greedy)
-        yield from procedure.problems({entry.name: entry for entry in entries}, greedy, stored)
-    for name in family.probes(config):
-        folder = run.path / PROBES / folder_name(name)
-        yield from Goldens(folder).problems(entries, functools.partial(probe_cases, name))

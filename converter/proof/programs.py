@@ -1,7 +1,7 @@
 """The programs of an artifact, executed: goldens, neighbours, probes, and where they part from the network."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,23 @@ from ...exporters.precisions import BFLOAT16_COMPUTED, DTYPES, FLOAT32, FLOORS, 
 from ...exporters.weights import WeightsFile
 from ...model.runner import NNXRunner
 from ...validation import procedure
+from ...validation.budget import Budget
 from ...validation.cases import neighbour_batches
 from ...validation.compare import Golden, compare, taps_row
 from ...validation.errors import raised
-from ...validation.goldens import Goldens
+from ...validation.goldens import Goldens, Intermediates
 from ...validation.probe import FACTORS, read_factors
 from ...validation.report import Report, Row
 from ...validation.rounded import compare_rounded
 from ...validation.runner import Runner
 from ..directory import RunDirectory
 from ..manifest import GOLDENS, WEIGHTS_PATH, artifact, family_and_config, probe_folders
+
+MODULES = "every module"
+"""What rows on intermediate values are about."""
+
+ROOM = 4.0
+"""Times the budget of an intermediate value that a program's may lie off; a mistake in it lies thousands off."""
 
 COMPILED = 4
 """Steps of a procedure that a compiling runtime does: each is a new shape."""
@@ -82,11 +89,39 @@ def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Ro
         rows += [row for row in found if row.output not in silent or not row.error]
         for golden in goldens.cases():
             name = golden.case.entry_point
-            if exporter.taps and silent.issuperset(spec.name for spec in entries[name].outputs):
+            scored = name in opened.programs and silent.issuperset(spec.name for spec in entries[name].outputs)
+            if exporter.taps and scored:
                 wanted, got = exporter.taps(opened, name, goldens.intermediates(name), factors)
                 wanted = {module: value for module, value in wanted.items() if module not in silent}
                 rows += [taps_row(name, f"{golden.case.name}, intermediate values", wanted, got)] if wanted else []
     return rows
+
+
+def tapped_rows(exporter: Exporter, opened: Artifact, directory: Path, failed: Collection[str]) -> Iterator[Row]:
+    """Compare what the modules of a program give, where outputs are too much alike to tell; not of those that failed.
+
+    A network whose embeddings differ in the last digits only has no budget that a mistake would leave; its modules do.
+    """
+    if exporter.locate is None:
+        return
+    for entry in sorted(opened.programs.keys() - set(failed)):
+        place = ""
+        for folder in (directory / GOLDENS, *probe_folders(directory)):
+            factors = read_factors(folder) if (folder / FACTORS).exists() else {}
+            traced = _within(Goldens(folder).intermediates(entry))
+            try:
+                place = place or exporter.locate(opened, entry, traced, factors)
+            except MemoryError:
+                raise
+            except Exception as error:  # as above: what a runtime says about an altered program is a finding
+                place = raised(error)
+        yield Row(entry, "intermediate values", MODULES, not place, place)
+
+
+def _within(traced: Intermediates) -> Intermediates:
+    """Give modules room: of each a few numbers were measured, and runtimes fuse what lies between them."""
+    room = {m: (exact, Budget(ROOM * b.yardstick, ROOM * b.scale)) for m, (exact, b) in traced.values.items()}
+    return dataclasses.replace(traced, values=room)
 
 
 def procedure_rows(run: RunDirectory, runner: Runner, compiles: bool) -> list[Row]:

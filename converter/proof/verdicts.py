@@ -5,7 +5,6 @@ tokenizer and the artifact, held to upstream's own `encode`. Where that could no
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from ...exporters.precisions import FLOAT32, FLOORS
 from ...validation.compare import Golden, compare
 from ...validation.entry_point import EntryPoint, TensorSpec
 from ...validation.errors import InputError
+from ...validation.files import read_json
 from ...validation.goldens import Goldens
 from ...validation.report import Report, Row
 from ...validation.rounded import golden_rows
@@ -36,7 +36,7 @@ def judge(run: RunDirectory) -> dict[str, Any]:
     """
     file = run.path / JUDGE
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
         if not (isinstance(found["network"], str) and isinstance(found["end_to_end"], dict)):
             raise TypeError("it names no judge")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -23,7 +23,7 @@ from ..directory import RunDirectory
 from ..progress import Progress as Listener
 from ..proof.verdicts import tell
 
-SHARES = {"prepare": 5, "pack": 1, "reference": 12, "parity": 8, "export": 3, "validate": 6}
+SHARES = {"prepare": 5, "pack": 1, "reference": 12, "parity": 8, "export": 3, "documents": 2, "validate": 6}
 """Roughly how the time of `all` is spent, so that the time left means something from the start."""
 
 

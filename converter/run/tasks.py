@@ -6,6 +6,7 @@ reports everything that is wrong.
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -201,12 +202,15 @@ def validate_all(run: RunDirectory, options: Options, display: Display, jobs: in
         formats = [e for e in exporters().values() if f"export-{e.name}" in run.manifest()["stages"]]
     if not formats:
         raise InputError(f"{run.path} holds no artifacts; run `bgevis-convert export FORMAT {run.path}` first")
+    for exporter in formats:  # before anything is touched: nobody's proof goes because something is not installed here
+        exporter.require()
     provenance.check(run)
     check_manifest(run.manifest())
     for exporter in formats:
         artifact(run, exporter)
-    run.forget([f"validate-{e.name}" for e in formats])  # asked for by name, it is always done anew
-    errors = run_tasks([Task(f"validate:{e.name}") for e in formats], run.path, options, display, jobs)
+    run.forget(["validate", "documents", *(f"validate-{e.name}" for e in formats)])  # what is asked for is done anew
+    tasks = [Task("documents"), *(Task(f"validate:{e.name}", ("documents",), 1) for e in formats)]
+    errors = run_tasks(tasks, run.path, dataclasses.replace(options, again=True), display, jobs)
     conclude(run.path, formats, errors)
 
 

@@ -68,13 +68,15 @@ STAGES = (
         order=2,
     ),
     Stage("export", "Write one FORMAT: orbax, saved-model, onnx or stablehlo.", (PREPARE,), each=True, order=1),
+    # Its frameworks are imported while the reference runs.
+    Stage("documents", "", ("reference",), proves=True, order=3),
     Stage(
         "validate",
         "Execute every artifact in its own runtime and trace its weights. Needs neither CKPT nor PyTorch.",
-        ("reference", "export"),
+        ("documents", "export"),
         each=True,
         proves=True,
-        order=3,
+        order=4,
     ),
 )
 """Every stage, in the order in which they build on each other."""

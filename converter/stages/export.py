@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from ...exporters.base import Exporter, Plan, Request
+from ...exporters.base import Exporter, Plan
 from ...exporters.weights import WeightsFile
 from ..directory import Manifest, RunDirectory
-from ..manifest import WEIGHTS_PATH, family_and_config, network
+from ..manifest import WEIGHTS_PATH, network
 from ..options import Options
 from ..pack import PREPROCESS, TOKENIZER
 from ..progress import Progress
+from ..proof.again import request
 from .common import require
 
 SHAPING = ("static", "opset", "ops", "via")
@@ -24,13 +25,8 @@ def perform(run: RunDirectory, options: Options, progress: Progress, exporter: E
     with run.stage(f"export-{exporter.name}", reads(run, options, exporter)) as staged:
         out = staged.out / exporter.folder
         out.mkdir()
-        shaped = shaping(options)
-        if exporter.layout:
-            family, config = family_and_config(run.manifest())
-            model = family.hugging_face(config) if family.hugging_face else None
-            shaped |= {"directory": run.path, "hugging_face": model}
-        request = Request(network(run.manifest()), weights, out, progress=progress.advance, **shaped)
-        staged.programs = exporter.write(request)
+        staged.options = shaping(options)
+        staged.programs = exporter.write(request(run, exporter, out, staged.options, progress=progress.advance))
         staged.key = exporter.key
 
 

@@ -1,5 +1,7 @@
 """The first stage: open the checkpoint safely, find its family, make the run directory with what was found."""
 
+import copy
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -162,6 +164,11 @@ def _resume(out: Path, manifest: Manifest) -> RunDirectory | None:
 
 def tool() -> dict[str, Any]:
     """State what converts: version, digest of the program's own source, and the packages that shape the bytes."""
+    return copy.deepcopy(_tool())
+
+
+@functools.cache
+def _tool() -> dict[str, Any]:
     digest = hashlib.sha256()
     for root in sorted(
         Path(__file__).parents[2].joinpath(name) for name in ("converter", "exporters", "model", "validation")

@@ -40,7 +40,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
         Preprocessor(staged.out).hold_to({entry.name: entry for entry in entries})
         if rules["texts"] and rules["texts"]["tokenizer"]:
             _tokenizer(run, entries, rules["texts"]).save(str(staged.out / TOKENIZER), pretty=False)
-        _samples(staged.out, rules, entries)
+        samples(staged.out, staged.out, rules, entries)
         for text in notes(rules):
             progress.note(text)
 
@@ -186,15 +186,15 @@ def _tokenizer(run: RunDirectory, entries: Sequence[EntryPoint], rules: dict[str
     return found
 
 
-def _samples(out: Path, rules: dict[str, Any], entries: Sequence[EntryPoint]) -> None:
-    """Write the raw samples below `out`, which holds tokenizer and rules, and what these make of them."""
+def samples(out: Path, pack: Path, rules: dict[str, Any], entries: Sequence[EntryPoint]) -> None:
+    """Write the raw samples below `out`, and what tokenizer and rules, which lie in `pack`, make of them."""
     folder = out / RAW
     folder.mkdir(parents=True)
     index: dict[str, Any] = {"format_version": INDEX_VERSION, "texts": [], "images": []}
     if rules["texts"] and rules["texts"]["tokenizer"]:
-        index["texts"] = _texts(Preprocessor(out), rules["texts"]["max_tokens"])
+        index["texts"] = _texts(Preprocessor(pack), rules["texts"]["max_tokens"])
         if "pairs" in rules["texts"]:
-            index["pairs"] = _pairs(Preprocessor(out), rules["texts"]["max_tokens"])
+            index["pairs"] = _pairs(Preprocessor(pack), rules["texts"]["max_tokens"])
     if rules["images"] and "missing" not in rules["images"]:
         index["images"] = _images(folder, rules["images"])
     limits = rules["texts"]["max_tokens"] if rules["texts"] else {}

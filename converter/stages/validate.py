@@ -12,26 +12,29 @@ from pathlib import Path
 from ...exporters.base import PROGRAMS, Exporter
 from ...exporters.precisions import FLOAT32
 from ...validation.errors import ConvertError, GateError
+from ...validation.files import read_json
 from ...validation.goldens import Goldens
 from ...validation.report import Report, Row, junit
 from ..certificate.ledger import Ledger
 from ..directory import RunDirectory
 from ..manifest import GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, artifact
 from ..options import Options
-from ..pack import PREPROCESS, TOKENIZER
 from ..pack.replay import Pack, packed
 from ..progress import Progress
-from ..proof.documents import golden_problems
-from ..proof.programs import judge, more_rows, numbers, places, probe_rows, procedure_rows
+from ..proof.again import again_rows, other_versions
+from ..proof.programs import MODULES, judge, more_rows, numbers, places, probe_rows, procedure_rows, tapped_rows
 from ..proof.verdicts import NOT_CHECKED, PREFIX, end_to_end_rows, verdicts
 from ..proof.weights import rounding_rows, weight_rows
 from ..report import html as html_report
+from . import documents
+from .load import tool
 
 VALIDATE = "reports/validate.json"
 JUNIT = "reports/junit.xml"
 HTML = "reports/report.html"
 
-SHARED = (LEDGER, WEIGHTS_PATH, TOKENIZER, PREPROCESS)
+BEFORE = {"parity": PARITY, documents.RUN: documents.REPORT}
+"""Reports on what every artifact is held against."""
 
 FORBIDDEN = ("torch",)
 """Made unimportable where artifacts are proved: an artifact that needs the framework it came from is none."""
@@ -41,11 +44,13 @@ def perform(run: RunDirectory, options: Options, progress: Progress, exporter: E
     """Prove one artifact: whole files, the source's weights, the reference's outputs in the artifact's runtime."""
     exporter.require()
     with run.stage(f"validate-{exporter.name}", reads(run, options, exporter)) as staged:
-        report = prove(run, exporter)
+        report = prove(run, exporter, again=options.again)
         file = staged.out / report_path(exporter)
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(report.to_json(), indent=1) + "\n")
         progress.note(report.summary())
+        for text in report.notes if report.passed else ():
+            progress.note(text)
         if not report.passed:
             raise GateError(f"validate {exporter.name}: {told(report)}")
 
@@ -68,8 +73,8 @@ def report_path(exporter: Exporter) -> str:
     return f"reports/validate/{exporter.key}.json"
 
 
-def prove(run: RunDirectory, exporter: Exporter) -> Report:
-    """Collect every verdict on one artifact."""
+def prove(run: RunDirectory, exporter: Exporter, *, again: bool = False) -> Report:
+    """Collect every verdict on one artifact; with `again`, export it once more first and compare every byte."""
     for module in FORBIDDEN:
         sys.modules[module] = None  # type: ignore[assignment]  # Python's way to make an import fail
     opened = artifact(run, exporter)
@@ -77,7 +82,6 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
     files = [*run.manifest()["stages"][f"export-{exporter.name}"]["files"], *packed(run)]
     files += [WEIGHTS_PATH] if exporter.folder == PROGRAMS else []
     damaged = [Row("all", "files as the manifest states them", damage, False, damage) for damage in run.damaged(files)]
-    damaged += [Row("all", "goldens", "", False, problem) for problem in golden_problems(run)]
     if damaged:
         return Report(exporter.name, tuple(damaged))
     ledger = Ledger.read(run.path / LEDGER)
@@ -85,6 +89,7 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
     if packed(run):
         pack = Pack(run.path)
         rows, goldens = [*rows, *pack.rows()], pack.fed(goldens, opened.entry_points)
+    notes = [other_versions(run.manifest(), exporter, tool())] if again else [""]
     if exporter.weights_only:  # of each entry point one case: that its program reads these weights
         costly_first = sorted(goldens, key=numbers, reverse=True)
         goldens = list({golden.case.entry_point: golden for golden in costly_first}.values())
@@ -96,27 +101,26 @@ def prove(run: RunDirectory, exporter: Exporter) -> Report:
     if not exporter.weights_only:
         rows = [*rows, *end_to_end_rows(run, exporter, runner, opened)]
     rows = [*rows, *report.rows, *probe_rows(exporter, opened, run.path)]
+    failed = {row.entry_point for row in rows if not row.passed}
+    rows += tapped_rows(exporter, opened, run.path, failed)
     rows += more_rows(run, exporter, opened, goldens)
     if exporter.precision == FLOAT32 and not exporter.weights_only:
         rows += procedure_rows(run, runner, exporter.compiles)
-    network_rows = [row for row in rows if not row.case.startswith(PREFIX)]
-    return Report(report.runner, tuple(rows), tuple(places(exporter, opened, run.path, network_rows)))
+    rows += again_rows(run, exporter) if again and not notes[0] else ()
+    network_rows = [row for row in rows if row.output != MODULES and not row.case.startswith(PREFIX)]
+    notes += places(exporter, opened, run.path, network_rows)
+    return Report(report.runner, tuple(rows), tuple(filter(None, notes)))
 
 
 def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
     """Join the reports of all formats, write them for programs, CI and people, and give the verdict."""
-    reports = {e.key: Report.from_json(json.loads((run.path / report_path(e)).read_text())) for e in formats}
-    files = run.manifest()["files"]
-    shared = [file for file in files if file.startswith(f"{GOLDENS}/") or file in SHARED]
-    damaged = tuple(Row("all", "files as the manifest states them", d, False, d) for d in run.damaged(shared))
-    if damaged:
-        reports["run directory"] = Report("run directory", damaged)
+    reports = {e.key: Report.from_json(read_json(run.path / report_path(e))) for e in formats}
     with run.stage("validate", run.reads(*(report_path(e) for e in formats))) as staged:
         (staged.out / "reports").mkdir()
         document = {key: report.to_json() for key, report in reports.items()}
         (staged.out / VALIDATE).write_text(json.dumps(document, indent=1) + "\n")
-        parity = run.path / PARITY
-        before = {"parity": Report.from_json(json.loads(parity.read_text()))} if parity.exists() else {}
+        there = {name: run.path / file for name, file in BEFORE.items()}
+        before = {name: Report.from_json(read_json(file)) for name, file in there.items() if file.exists()}
         staged.proof = verdicts(run, before | reports)
         second = staged.proof["end_to_end"]
         skipped = {"end to end": second["why"]} if second["verdict"] == NOT_CHECKED else {}

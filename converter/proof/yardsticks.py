@@ -1,0 +1,66 @@
+"""What float32 is said to cost, held to what it costs the NNX model itself on the small cases.
+
+The yardstick of a budget was measured on the PyTorch original, which is not here. Whoever writes a larger one into the
+goldens buys room for a mistake, so that it must be near what another float32 network, of the same weights, costs.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ...exporters.weights import WeightsFile
+from ...model.runner import NNXRunner
+from ...validation import probe
+from ...validation.budget import LUCK, distance, largest
+from ...validation.cases import tapped_entries
+from ...validation.goldens import Goldens
+from ..directory import RunDirectory
+from ..manifest import GOLDENS, WEIGHTS_PATH, network, probe_folders
+
+WIDE = 16.0
+"""How many times as much of the largest value float32 may be said to cost as it costs the NNX model where that costs
+most: 1.4 times was measured at most, on tiny networks and on those of twelve layers."""
+
+
+def yardstick_problems(run: RunDirectory) -> Iterator[str]:
+    """Say which yardstick cannot have been measured, or where the NNX model parts from the goldens."""
+    import jax
+
+    with jax.default_matmul_precision("highest"):
+        runner = NNXRunner(network(run.manifest()), WeightsFile(run.path / WEIGHTS_PATH))
+        for folder in (run.path / GOLDENS, *probe_folders(run.path)):
+            factors = probe.read_factors(folder) if folder.name != GOLDENS else {}
+            scaled = {n: jax.device_put(np.asarray(runner.weights[n]) * np.float32(f)) for n, f in factors.items()}
+            yield from (f"{folder.name}: {text}" for text in _problems(runner.changed(scaled), folder, bool(factors)))
+
+
+def _problems(runner: NNXRunner, folder: Path, probed: bool) -> Iterator[str]:
+    goldens, entries = Goldens(folder), runner.net.entry_points
+    silent = {spec.name for entry in entries.values() for spec in entry.outputs if spec.kind.sums and probed}
+    costs, said = [LUCK], {}
+    for entry in tapped_entries(entries.values()):
+        traced = goldens.intermediates(entry.name)
+        got = runner.taps(entry.name, traced.inputs)
+        for module, (exact, budget) in traced.values.items():
+            size = largest(exact)
+            if module in silent or not size:
+                continue
+            said[f"{entry.name}: {module}"] = max(budget.yardstick, LUCK * budget.scale) / size
+            if module in got and got[module].size == exact.size:  # a table that is only read has no value there
+                error = distance(got[module].reshape(exact.shape), exact)
+                costs.append(error / size)
+                if not error <= budget.allowed:
+                    apart = f"by {error:.3g}, allowed {budget.allowed:.3g}"
+                    yield f"{entry.name}: {module} is not what the NNX model gives: they differ {apart}"
+    for golden in goldens.cases():
+        for name, budget in golden.budgets.items():
+            if budget.scale and name not in silent:
+                said[f"{golden.case.entry_point}, {golden.case.name}: {name}"] = budget.yardstick / budget.scale
+    most = WIDE * max(costs)
+    for what, share in said.items():
+        if not share <= most:
+            yield (
+                f"{what}: float32 is said to cost {share:.3g} of the largest value, but costs the NNX model "
+                f"{max(costs):.3g} at most: that would let mistakes pass"
+            )
