@@ -117,6 +117,8 @@ def source_options(command: Command) -> Command:
         "flag-reranker, the first text to three quarters of the limit."
     )
     command = click.option("--pairs", type=click.Choice(["longest-first", "flag-reranker"]), help=help_text)(command)
+    help_text = "Which of several networks in the checkpoint: what the names of its tensors begin with."
+    command = click.option("--tower", default="", metavar="NAME", help=help_text)(command)
     help_text = "No raw texts are wanted: leave out a tokenizer that lies beside the checkpoint."
     command = click.option("--no-tokenizer", is_flag=True, help=help_text)(command)
     return click.option(
@@ -372,6 +374,9 @@ def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path |
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write here: .npy or .parquet by its ending, else JSON lines. Default: JSON lines on standard output.",
 )
+@click.option("--prompt-name", metavar="NAME", help="The prompt that stands before each text, of those of the folder.")
+@click.option("--prompt", metavar="TEXT", help="That prompt itself; an empty one for none.")
+@click.option("--strict", is_flag=True, help="Refuse texts that are longer than the limit, instead of cutting them.")
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
 def embed(
     directory: Path,
@@ -380,6 +385,9 @@ def embed(
     images: tuple[str, ...],
     lines: str | None,
     out: Path | None,
+    prompt_name: str | None,
+    prompt: str | None,
+    strict: bool,
     batch: int,
 ) -> None:
     """Embed texts, pictures or pairs of both by the artifacts of DIR."""
@@ -395,7 +403,10 @@ def embed(
         raise click.UsageError(f"texts and pictures are pairs: got {len(every)} texts and {len(images)} pictures")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     artifacts = open_artifacts(directory, format_name)
-    found = embedding.embedded(artifacts, embedding.rows(every, images), batch)
+    if prompt is not None and prompt_name is not None:
+        raise click.UsageError("--prompt and --prompt-name both say what stands before a text: give one of them")
+    before = {"prompt": prompt, "prompt_name": prompt_name}
+    found = embedding.embedded(artifacts, embedding.rows(every, images), batch, before, strict=strict)
     embedding.write(found, artifacts.width, out)
 
 
@@ -421,6 +432,7 @@ def score(
     lines: str | None,
     activation: str | None,
     batch: int,
+    strict: bool,
 ) -> None:
     """Score pairs of texts, or texts, by the reranker or classifier of DIR: JSON lines on standard output."""
     from .use import scoring
@@ -433,7 +445,7 @@ def score(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     artifacts = open_artifacts(directory, format_name)
     rows = [*pairs, *(every if query is None else [(query, text) for text in every])]
-    for line in scoring.scored(artifacts, rows, activation, batch, ranked=query is not None):
+    for line in scoring.scored(artifacts, rows, activation, batch, ranked=query is not None, strict=strict):
         click.echo(line)
 
 
@@ -594,7 +606,7 @@ def options(**given: Any) -> Any:
     """Collect what was given on the command line."""
     from .options import Options
 
-    named = ("checkpoint", "tokenizer", "via", "pooling", "pairs")
+    named = ("checkpoint", "tokenizer", "via", "pooling", "pairs", "tower")
     texts = {k: "" if v is None else str(v) for k, v in given.items() if k in named}
     configs = tuple(str(path) for path in given.pop("configs", ()))
     return Options(**(given | texts), configs=configs)

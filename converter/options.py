@@ -36,6 +36,8 @@ class Options:
     """Fields of the configuration, each "part.field=value"."""
     ignore: tuple[str, ...] = ()
     """Fields of documents to pass over, each "document:field"."""
+    tower: str = ""
+    """Which of several networks in one checkpoint: what its names begin with."""
     no_tokenizer: bool = False
     again: bool = False
     """Whether programs are exported again and compared; not said on the command line: `validate` does."""
@@ -68,7 +70,8 @@ class Options:
     def stated(self) -> dict[str, Any]:
         """Give what the manifest records of these: whatever decides how the folder is read."""
         given = {field: each.value for field, each in self.given.items()}
-        return {"set": given, "ignore": sorted(self.ignore), "tokenizer": not self.no_tokenizer}
+        tower = {"tower": self.tower} if self.tower else {}
+        return {"set": given, "ignore": sorted(self.ignore), "tokenizer": not self.no_tokenizer, **tower}
 
     def to_json(self) -> str:
         """Serialize for another process."""

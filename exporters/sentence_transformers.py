@@ -64,6 +64,7 @@ def _write(request: Request) -> dict[str, Description]:
         "ir_version": program["ir_version"],
         "weights": f"{FOLDER}/onnx/{DATA}",
         "inputs": [spec.name for spec in entry.inputs],
+        "width": entry.outputs[0].shape[-1],
         "pipeline": [step_to_json(step) for step in model.pipeline],
         "modules": modules,
     }
@@ -135,7 +136,7 @@ def _signatures(artifact: Artifact) -> dict[str, EntryPoint]:
         entry = artifact.entry_points[name]
         shape = entry.inputs[0].shape
         inputs = tuple(TensorSpec(given, "int32", shape) for given in program["inputs"])
-        states = TensorSpec("last_hidden_state", "float32", (*shape, entry.outputs[0].shape[-1]))
+        states = TensorSpec("last_hidden_state", "float32", (*shape, program["width"]))
         found[name] = dataclasses.replace(entry, inputs=inputs, outputs=(states,))
     return found
 
@@ -207,8 +208,9 @@ class Pooled:
 def _read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
     from .onnx.read import read_weights
 
-    yield from read_weights(artifact)
-    yield from _module_weights(artifact)
+    modules = dict(_module_weights(artifact))
+    yield from read_weights(artifact, modules)
+    yield from modules.items()
 
 
 EXPORTER = Exporter(

@@ -51,6 +51,9 @@ def test_scores_are_the_cross_encoders(reranker):
     assert np.abs(artifacts.score(pairs_of(folder), activation="identity") - goldens["logits_f64"][:, 0]).max() < 2e-6
     sigmoid = artifacts.score(pairs_of(folder), activation="sigmoid")
     assert np.abs(sigmoid - goldens["crossencoder_predict_sigmoid"]).max() < 2e-6
+    assert artifacts.cut
+    with pytest.raises(InputError, match="longer than"):
+        artifacts.score(pairs_of(folder), strict=True)
     assert artifacts.labels == ["LABEL_0"]
     assert artifacts.score([]).shape == (0,)
     proof = json.loads((run / "manifest.json").read_text())["proof"]
@@ -68,7 +71,7 @@ def test_pairs_become_upstreams_ids(oracles, tmp_path):
         texts = Preprocessor(run.path).texts
         made = texts.padded_rows(texts.rows("score", pairs_of(folder)))
         np.testing.assert_array_equal(made["input_ids"], goldens[name])
-        assert texts.cut == 2
+        assert texts.cut == (2, 6)
     assert not np.array_equal(goldens["input_ids"], goldens["flagreranker_input_ids"])
 
 

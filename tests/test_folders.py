@@ -702,7 +702,12 @@ def test_several_networks_are_listed(folder):
     tensors = load_file(folder / "model.safetensors")
     both = {f"{tower}.{name}": tensor for tower in ("query", "passage") for name, tensor in tensors.items()}
     save_file(both, folder / "both.safetensors")
-    refused(folder / "both.safetensors", "2 networks of the family bert, behind (passage., query.|query., passage.)")
+    refused(folder / "both.safetensors", "2 networks .*, behind (passage., query.|query., passage.): .*--tower")
+    refused(folder / "both.safetensors", "--tower other: .* holds no network behind it", tower="other")
+    checkpoint = identify(folder / "both.safetensors", Options(tower="query")).checkpoint
+    assert (checkpoint.wrappers, checkpoint.tower) == (("query.",), "query.")
+    assert checkpoint.ignored == (f"passage.* ({len(tensors)} tensors)",)
+    assert set(checkpoint.tensors) == set(tensors)
 
 
 def test_the_names_behind_two_prefixes_may_not_meet(folder):

@@ -80,8 +80,8 @@ class Texts(Modality):
 
     check = staticmethod(steps.texts)
     _opened: "Tokenizer | None" = None
-    cut = 0
-    """How many of the texts that were read last were longer than they may be."""
+    cut: tuple[int, ...] = ()
+    """Which of the texts that were read last were longer than they may be."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,11 +116,12 @@ class Texts(Modality):
         opened = self._tokenizer(entry_point)
         tokenizer.truncate(opened, self.rules["max_tokens"][entry_point], self.rules["truncation"])
         found: list[list[int]] = []
-        self.cut = 0
+        cut: list[int] = []
         for start in range(0, len(texts), CHUNK):
             encoded = opened.encode_batch([prompt + text for text in texts[start : start + CHUNK]])
             found += [each.ids for each in encoded]
-            self.cut += sum(bool(each.overflowing) for each in encoded)
+            cut += [start + i for i, each in enumerate(encoded) if each.overflowing]
+        self.cut = tuple(cut)
         return found
 
     def rows(self, entry_point: str, raw: Sequence[Raw]) -> list[Row]:
@@ -129,26 +130,30 @@ class Texts(Modality):
         Raises:
             InputError: pairs are given to a network that reads single texts.
         """
-        if all(isinstance(text, str) for text in raw):
-            texts = [text for text in raw if isinstance(text, str)]
-            return [Row(ids, [0] * len(ids)) for ids in self.ids(entry_point, texts)]
-        if "pairs" not in self.rules:
+        texts = {at: text for at, text in enumerate(raw) if isinstance(text, str)}
+        pairs = {at: text for at, text in enumerate(raw) if not isinstance(text, str)}
+        if pairs and "pairs" not in self.rules:
             raise InputError(f"{self.directory}: this network takes single texts, no pairs")
-        opened, limit = self._tokenizer(entry_point), self.rules["max_tokens"][entry_point]
-        pairs = [(text, "") if isinstance(text, str) else (text[0], text[1]) for text in raw]
-        found: list[Row] = []
-        self.cut = 0
+        ids = self.ids(entry_point, [*texts.values()])
+        found = {at: Row(row, [0] * len(row)) for at, row in zip(texts, ids, strict=True)}
+        cut = {[*texts][i] for i in self.cut}
         for start in range(0, len(pairs), CHUNK):
-            several = pairs[start : start + CHUNK]
-            if self.rules["pairs"] == steps.CUT[LONGEST_FIRST] or limit is None:
-                tokenizer.truncate(opened, limit, self.rules["truncation"])
-                encoded = opened.encode_batch(several)
-                self.cut += sum(bool(each.overflowing) for each in encoded)
-            else:
-                encoded, cut = tokenizer.query_first(opened, several, limit, self.rules["truncation"])
-                self.cut += cut
-            found += [Row(each.ids, each.type_ids) for each in encoded]
-        return found
+            several = dict([*pairs.items()][start : start + CHUNK])
+            for at, (row, short) in zip(several, self._encoded(entry_point, [*several.values()]), strict=True):
+                found[at] = row
+                cut |= {at} if short else set()
+        self.cut = tuple(sorted(cut))
+        return [found[at] for at in range(len(raw))]
+
+    def _encoded(self, entry_point: str, pairs: Sequence[tuple[str, str]]) -> list[tuple[Row, bool]]:
+        """Give the tokens of pairs, and whether they were cut."""
+        opened, limit = self._tokenizer(entry_point), self.rules["max_tokens"][entry_point]
+        if self.rules["pairs"] == steps.CUT[LONGEST_FIRST] or limit is None:
+            tokenizer.truncate(opened, limit, self.rules["truncation"])
+            several = [(each, bool(each.overflowing)) for each in opened.encode_batch([*pairs])]
+        else:
+            several = tokenizer.query_first(opened, pairs, limit, self.rules["truncation"])
+        return [(Row(each.ids, each.type_ids), short) for each, short in several]
 
     def prompt_tokens(self, entry_point: str, prompt: str) -> int:
         """Count the tokens of a prompt, special ones before it included, as sentence-transformers does."""

@@ -175,20 +175,19 @@ def unknown_id(tokenizer: "Tokenizer") -> int | None:
 
 def query_first(
     tokenizer: "Tokenizer", pairs: Sequence[tuple[str, str]], limit: int, truncation: str
-) -> tuple[list[Any], int]:
-    """Encode pairs, cutting the first text to three quarters of the limit, then the second; say how many were cut."""
+) -> list[tuple[Any, bool]]:
+    """Encode pairs, cutting the first text to three quarters of the limit, then the second; say which were cut."""
     side = next(side for side, words in TRUNCATION.items() if words == truncation)
     special = tokenizer.num_special_tokens_to_add(True)
     tokenizer.no_truncation()
     parts = [tokenizer.encode_batch(list(texts), add_special_tokens=False) for texts in zip(*pairs, strict=True)]
-    found, cut = [], 0
+    found = []
     for first, second in zip(*parts, strict=True):
         whole = len(first.ids) + len(second.ids)
         first.truncate(limit * 3 // 4, direction=side)
         second.truncate(max(0, limit - special - len(first.ids)), direction=side)
-        cut += len(first.ids) + len(second.ids) < whole
-        found.append(tokenizer.post_process(first, second))
-    return found, cut
+        found.append((tokenizer.post_process(first, second), len(first.ids) + len(second.ids) < whole))
+    return found
 
 
 def settle(tokenizer: "Tokenizer", limit: int | None, truncation: str, ids: TokenIds) -> None:

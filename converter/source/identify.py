@@ -42,7 +42,7 @@ def identify(path: Path, options: Options) -> Identified:
     given = options.given
     checkpoint = _with_beside(_with_modules(checkpoint, found), path if path.is_dir() else path.parent)
     unread = rest(path, checkpoint, found.digests)
-    checkpoint, family = _recognised(checkpoint, found, given, options.family)
+    checkpoint, family = _recognised(checkpoint, found, given, options.family, options.tower)
     configured = family.configure(source(checkpoint, found, given))
     _settled(family, configured, found, given)
     return Identified(checkpoint, family, configured, found, unread)
@@ -109,29 +109,40 @@ def source(checkpoint: Checkpoint, found: Found, given: dict[str, Given]) -> Sou
     )
 
 
-def _recognised(checkpoint: Checkpoint, found: Found, given: dict[str, Given], named: str) -> tuple[Checkpoint, Family]:
+def _recognised(
+    checkpoint: Checkpoint, found: Found, given: dict[str, Given], named: str, tower: str
+) -> tuple[Checkpoint, Family]:
     """Find the one family that a checkpoint belongs to, and take away the prefix that its names stand behind."""
     known = families()
     if named and named not in known:
         raise InputError(f"there is no family {named!r} (families: {', '.join(known)})")
     fitting: list[tuple[Checkpoint, Family, str]] = []
+    towers: list[str] = []
     for family in [known[named]] if named else known.values():
         several = [
             (stripped, reason)
             for prefix in _prefixes(checkpoint, family.anchor)
-            if (reason := family.recognise(source(stripped := _behind(checkpoint, prefix), found, given)))
+            if (reason := family.recognise(source(stripped := _behind(checkpoint, prefix, tower), found, given)))
         ]
+        prefixes = [stripped.wrappers[-1] if stripped is not checkpoint else "" for stripped, _ in several]
+        towers += prefixes
+        if tower:
+            several = [each for each, prefix in zip(several, prefixes, strict=True) if prefix.startswith(f"{tower}.")]
         if len(several) > 1:
-            places = ", ".join(
-                stripped.wrappers[-1] if stripped is not checkpoint else "no prefix" for stripped, _ in several
-            )
+            places = ", ".join(prefix or "no prefix" for prefix in prefixes)
+            wanted = next(prefix for prefix in prefixes if prefix).rstrip(".")
             raise InputError(
                 f"{checkpoint.path} holds {len(several)} networks of the family {family.name}, behind {places}: "
-                "save the tensors of the one that is wanted alone"
+                f"choose one with --tower, as in --tower {wanted}"
             )
         fitting += [(stripped, family, reason) for stripped, reason in several]
     if len(fitting) == 1:
         return fitting[0][:2]
+    if tower and not fitting:
+        raise InputError(
+            f"--tower {tower}: {checkpoint.path} holds no network behind it (those that are there: "
+            f"{', '.join(prefix or 'one without a prefix' for prefix in towers) or 'none'})"
+        )
     if named and not fitting:
         return checkpoint, known[named]
     if fitting:
@@ -154,8 +165,10 @@ def _prefixes(checkpoint: Checkpoint, anchor: str) -> Iterator[str]:
             yield prefix
 
 
-def _behind(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
-    return checkpoint.behind(prefix) if prefix else checkpoint
+def _behind(checkpoint: Checkpoint, prefix: str, tower: str) -> Checkpoint:
+    if not prefix:
+        return checkpoint
+    return checkpoint.within(prefix) if tower else checkpoint.behind(prefix)
 
 
 def _settled(family: Family, configured: Configured, found: Found, given: dict[str, Given]) -> None:

@@ -63,6 +63,7 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     note = {
         "checkpoint": str(path.resolve()),
         "modules": {prefix: str(module.path.resolve()) for prefix, module in checkpoint.modules.items()},
+        "tower": checkpoint.tower,
         "state": state(checkpoint),
         "folder": str((path if path.is_dir() else path.parent).resolve()),
         "tokenizer": str(folder.resolve()),

@@ -206,7 +206,9 @@ def unwrap(state: Mapping[str, Any], checkpoint: "Checkpoint") -> "State":
     import torch
 
     for wrapper in checkpoint.wrappers:
-        if wrapper.endswith("."):
+        if wrapper == checkpoint.tower:
+            state = {name.removeprefix(wrapper): tensor for name, tensor in state.items() if name.startswith(wrapper)}
+        elif wrapper.endswith("."):
             state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
         elif wrapper in state:
             state = state[wrapper]

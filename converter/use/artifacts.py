@@ -17,7 +17,7 @@ from ..directory import RunDirectory
 from ..manifest import WEIGHTS_PATH, artifact, network
 from ..options import Options, chosen
 from ..pack.pictures import Source
-from ..pack.preprocessor import Preprocessor, Raw, Row
+from ..pack.preprocessor import Preprocessor, Raw
 from ..pack.steps import SCORED
 from ..stages.common import require
 from .hybrid import Hybrid, lexical_weights, scores
@@ -78,8 +78,10 @@ class Artifacts:
         self.format = exporter.name
         self.runner = self._runner.name
         self.entry_points = opened.entry_points
-        self.cut = 0
-        """How many of the texts that were embedded last were cut, being longer than they may be."""
+        self.cut: tuple[int, ...] = ()
+        """Which of the texts that were embedded last were cut, being longer than `limit`."""
+        self.limit: int | None = None
+        """The most tokens of these, special ones and the prompt's included; None for no limit."""
         self._compiles = exporter.compiles
         self._preprocessor = Preprocessor(run.path)
         self._preprocessor.hold_to(self.entry_points)
@@ -110,12 +112,14 @@ class Artifacts:
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
+        strict: bool = False,
         batch_size: int = BATCH,
         progress: bool = False,
     ) -> np.ndarray:
         """Embed texts, pictures, or pairs of both: (rows, width) float32, in the order given.
 
-        Texts that are longer than the network's limit lose their end. Rows are run in batches of like length.
+        Texts that are longer than the folder's limit are cut, at the end that it says; `cut` tells which they were.
+        Rows are run in batches of like length.
 
         Args:
             texts: any strings, the empty one too.
@@ -123,11 +127,13 @@ class Artifacts:
                 the folder says, if any.
             prompt: that prompt itself, instead of its name; "" for none.
             images: files, their bytes, arrays (height, width, 3) of uint8, or Pillow's pictures.
+            strict: refuse texts that would be cut.
             batch_size: most rows at once; longer texts come in fewer.
             progress: show a bar on standard error.
 
         Raises:
-            InputError: the network does not take these, gives no embeddings of them, or a picture cannot be read.
+            InputError: the network does not take these, gives no embeddings of them, has no such prompt, a picture
+                cannot be read, or a text is too long for `strict`.
             EnvironmentFailure: a package that reads them is missing, or the runtime failed.
         """
         for name, given in (("texts", texts), ("images", images)):
@@ -140,11 +146,12 @@ class Artifacts:
         count = len(texts if texts is not None else images or ())
         embeddings = np.zeros((count, width), np.float32)
         ids, leading = None, 0
+        self.cut = ()
         if texts is not None:
             before = self._prompt(prompt_name, prompt)
             leading = self._preprocessor.texts.prompt_tokens(entry.name, before)
             ids = self._preprocessor.ids(entry.name, texts, before)
-            self.cut = self._preprocessor.texts.cut
+            self._note_cut(entry.name, count, strict=strict)
 
         def made(rows: list[int], tokens: int) -> Arrays:
             pixels = {} if images is None else self._preprocessor.image_inputs([images[row] for row in rows])
@@ -162,6 +169,7 @@ class Artifacts:
         pairs: Sequence[Raw],
         *,
         activation: str | None = None,
+        strict: bool = False,
         batch_size: int = BATCH,
         progress: bool = False,
     ) -> np.ndarray:
@@ -173,6 +181,7 @@ class Artifacts:
         Args:
             pairs: two texts each, or one.
             activation: what makes scores of logits: identity, sigmoid, tanh, softmax; by default what the folder says.
+            strict: refuse texts that would be cut.
             batch_size: most rows at once; longer texts come in fewer.
             progress: show a bar on standard error.
 
@@ -194,11 +203,9 @@ class Artifacts:
                 raise InputError(f"row {at} has {len(several)} texts, expected a text or two of them")
         ((name, output),) = rules["outputs"].items()
         texts = self._preprocessor.texts
-        encoded: dict[int, Row] = {}
-        for alone in (True, False):
-            places = [at for at, pair in enumerate(pairs) if isinstance(pair, str) is alone]
-            encoded |= zip(places, texts.rows(name, [pairs[at] for at in places]), strict=True)
-        ids = [encoded[at].ids for at in range(len(pairs))]
+        encoded = texts.rows(name, [pair if isinstance(pair, str) else (pair[0], pair[1]) for pair in pairs])
+        self._note_cut(name, len(pairs), strict=strict)
+        ids = [row.ids for row in encoded]
 
         def made(rows: list[int], tokens: int) -> Arrays:
             return texts.padded_rows([encoded[row] for row in rows], tokens)
@@ -215,6 +222,7 @@ class Artifacts:
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
+        strict: bool = False,
         batch_size: int = BATCH,
         progress: bool = False,
     ) -> Hybrid:
@@ -224,6 +232,7 @@ class Artifacts:
             texts: any strings, the empty one too.
             prompt_name: see `embed`.
             prompt: see `embed`.
+            strict: see `embed`.
             batch_size: most rows at once; longer texts come in fewer.
             progress: show a bar on standard error.
 
@@ -241,8 +250,8 @@ class Artifacts:
         reader = self._preprocessor.texts
         before = self._prompt(prompt_name, prompt)
         leading, ids = reader.prompt_tokens(entry.name, before), reader.ids(entry.name, texts, before)
-        self.cut = reader.cut
         special, count = reader.special_ids(entry.name), len(ids)
+        self._note_cut(entry.name, count, strict=strict)
         vectors = np.zeros((count, width), np.float32)
         weights: list[dict[str, float]] = [{}] * count
         tokens = [np.zeros((0, 0), np.float32)] * count
@@ -294,6 +303,17 @@ class Artifacts:
             raise InputError(f"{self.path}: this network gives no scores of texts ({self._told()})")
         return rules
 
+    def _note_cut(self, entry_point: str, count: int, *, strict: bool) -> None:
+        """Keep which of the texts that were just read were cut.
+
+        Raises:
+            InputError: some were, and that is refused.
+        """
+        texts = self._preprocessor.texts
+        self.cut, self.limit = texts.cut, texts.rules["max_tokens"][entry_point]
+        if strict and self.cut:
+            raise InputError(f"{told_cut(self.cut, count, self.limit)}; shorten them, or go without strict")
+
     @property
     def prompts(self) -> Mapping[str, str]:
         """What may stand before a text, by name."""
@@ -341,6 +361,12 @@ class Artifacts:
         except Exception as error:  # each runtime has its own
             raise EnvironmentFailure(f"{self.runner} could not compute {entry.name}: {raised(error)}") from error
         return {name: array[: len(rows)] for name, array in outputs.items()}
+
+
+def told_cut(cut: Sequence[int], count: int, limit: int | None) -> str:
+    """Say how many of some texts are longer than they may be."""
+    verb = "text is" if len(cut) == 1 else "texts are"
+    return f"{len(cut)} of {count} {verb} longer than {limit} tokens, the first is number {cut[0]} from 0"
 
 
 def _first(run: RunDirectory) -> Exporter:

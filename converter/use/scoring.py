@@ -7,13 +7,19 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..pack.preprocessor import Raw
-from .artifacts import Artifacts
+from .artifacts import Artifacts, told_cut
 
 
 def scored(
-    artifacts: Artifacts, rows: Sequence[Raw], activation: str | None, batch: int, *, ranked: bool = False
+    artifacts: Artifacts,
+    rows: Sequence[Raw],
+    activation: str | None,
+    batch: int,
+    *,
+    ranked: bool = False,
+    strict: bool = False,
 ) -> Iterator[str]:
-    """Give a line of JSON for each row: its texts, and a score, or one for each label.
+    """Give a line of JSON for each row: its texts, and a score, or one for each label; warn of those that were cut.
 
     Args:
         artifacts: open.
@@ -21,8 +27,12 @@ def scored(
         activation: what makes scores of logits; None for what the folder says.
         batch: most rows at once.
         ranked: the best first, by the first label.
+        strict: refuse texts that would be cut.
     """
-    found = artifacts.score(rows, activation=activation, batch_size=batch, progress=sys.stderr.isatty())
+    shown = sys.stderr.isatty()
+    found = artifacts.score(rows, activation=activation, strict=strict, batch_size=batch, progress=shown)
+    if artifacts.cut:
+        print(f"warning: {told_cut(artifacts.cut, len(rows), artifacts.limit)}; they were cut", file=sys.stderr)
     first = found.reshape(len(rows), -1)[:, 0] if len(rows) else found
     order = np.argsort(-first, kind="stable") if ranked else np.arange(len(rows))
     for at in order:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ...validation.errors import GateError, InputError
 from ..bert import HEADS
-from ..bert.config import CONFIG, SIZES, BertConfig, settle_network
+from ..bert.config import CONFIG, M3, SIZES, BertConfig, settle_network
 from ..documents import Configured, Document, Expected, Settled, shown
 from ..family import LONGEST_FIRST, PAIRS, QUERY_FIRST, Shapes, Source
 from ..pipeline import MODULES, SENTENCES, TRANSFORMER_TYPES, TRANSFORMERS, settle_texts
@@ -58,12 +58,14 @@ def _sized(size: BertConfig, labels: tuple[str, ...], activation: str) -> Classi
     return ClassifierConfig(**ours, labels=labels, activation=activation, token_types=size.model_type == "bert")
 
 
+XLMR = BertConfig(250002, 768, 12, 12, 3072, 514, 1, **M3)
 SIZES = {
+    "base": _sized(XLMR, ("LABEL_0",), "sigmoid"),
     "reranker-m3": _sized(SIZES["m3"], ("LABEL_0",), "sigmoid"),
     "minilm-l6": _sized(SIZES["minilm-l6"], ("LABEL_0",), "identity"),
     "tiny": _sized(SIZES["tiny"], ("bad", "good", "neither"), "identity"),
 }
-"""BAAI/bge-reranker-v2-m3, cross-encoder/ms-marco-MiniLM-L-6-v2. And a tiny one."""
+"""BAAI/bge-reranker-base and -v2-m3, cross-encoder/ms-marco-MiniLM-L-6-v2. And a tiny one."""
 
 
 def head_of(shapes: Shapes) -> tuple[str, str] | None:
