@@ -419,6 +419,7 @@ def embed(
 @click.option("--query", help="Score each of the texts against this one, and give the best first.")
 @click.option("--text", "texts", multiple=True, help="A text: with --query its passage, else by itself. Repeatable.")
 @click.option("--texts", "lines", metavar="FILE", help="A file with a text per line; - for standard input.")
+@click.option("--strict", is_flag=True, help="Refuse texts that are longer than the limit, instead of cutting them.")
 @click.option(
     "--activation", help="What makes scores of logits: identity, sigmoid, tanh, softmax; default the folder's."
 )

@@ -92,6 +92,7 @@ def test_the_shell_ranks(reranker):
     ranked = CliRunner().invoke(main, ["score", str(run), "--query", query, "--text", first, "--text", second])
     lines = [json.loads(line) for line in ranked.stdout.splitlines()]
     wanted = np.load(folder / "golden.npz")["crossencoder_predict"][:2]
+    assert ranked.exit_code == 0, ranked.output
     assert [line["score"] for line in lines] == pytest.approx(sorted(wanted, reverse=True), abs=2e-6)
     alone = CliRunner().invoke(main, ["score", str(run), "--pair", query, first, "--activation", "identity"])
     assert set(json.loads(alone.stdout)) == {"query", "text", "score"}
@@ -218,8 +219,8 @@ def test_a_classifier_is_none_of_the_encoders(tmp_path):
     assert identify(encoder, Options()).family.name == "bert"
 
 
-def test_readers_of_other_programs_refuse_the_pack(reranker):
-    """preprocess.json has a part that they do not know: they refuse it by its name, see docs/pack.md."""
+def test_the_pack_states_scores(reranker):
+    """In a part of its own, which the readers in other languages refuse by its name."""
     rules = json.loads((reranker[1] / "preprocess.json").read_text())
     assert rules["embeddings"] is None
     assert set(rules["scores"]) == {"outputs", "labels", "dtype", "activation"}

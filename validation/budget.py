@@ -28,9 +28,6 @@ FEW = 8
 """Numbers below which what float32 costs them is one draw of luck: of two draws of one number, the one is more than
 four times the other in three of twenty."""
 
-ROUGH = 4.0
-"""What a few numbers, which may be a small difference of large ones, are said to cost, times what others cost."""
-
 
 @dataclass(frozen=True)
 class Budget:
@@ -74,12 +71,6 @@ def largest(array: np.ndarray) -> float:
 def measure(exact: np.ndarray, float32: np.ndarray) -> Budget:
     """Derive the budget from the reference's two runs."""
     return Budget(yardstick=distance(float32, exact), scale=largest(exact))
-
-
-def coarse(exact: np.ndarray, others: Collection[Budget]) -> Budget:
-    """Give the budget of a few numbers that nothing can be measured on: by what float32 costs other values at most."""
-    most = max([LUCK, *(other.yardstick / other.scale for other in others if other.scale)])
-    return Budget(yardstick=ROUGH * most * largest(exact), scale=largest(exact))
 
 
 def distance(got: np.ndarray, exact: np.ndarray) -> float:

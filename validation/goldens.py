@@ -7,7 +7,7 @@ module path, and the inputs that they belong to: `taps/<entry point>.safetensors
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from .budget import FEW, Budget, coarse, largest, measure
+from .budget import FEW, Budget, largest, measure
 from .cases import Case, take_rows, tap_case
 from .compare import Golden
 from .entry_point import EntryPoint
@@ -289,24 +289,18 @@ def golden(entry: EntryPoint, case: Case, exact: Arrays, float32: Arrays) -> Gol
 
 def pooled(found: Sequence[Golden]) -> list[Golden]:
     """Measure outputs of a few numbers, such as a score, on all cases of their entry point together."""
-    shares: dict[tuple[str, str], float] = {}
+    whole: dict[tuple[str, str], Budget] = {}
     for each in found:
         for name, budget in each.budgets.items():
             key = each.case.entry_point, name
-            shares[key] = max(shares.get(key, 0.0), budget.yardstick / budget.scale if budget.scale else 0.0)
+            other = whole.get(key, budget)
+            whole[key] = Budget(max(other.yardstick, budget.yardstick), max(other.scale, budget.scale))
 
-    def share(each: Golden, name: str, budget: Budget) -> Budget:
-        if each.outputs[name].size >= FEW:
-            return budget
-        return Budget(shares[each.case.entry_point, name] * budget.scale, budget.scale)
+    def budgets(each: Golden) -> dict[str, Budget]:
+        few = {name for name in each.budgets if each.outputs[name].size < FEW}
+        return {n: whole[each.case.entry_point, n] if n in few else b for n, b in each.budgets.items()}
 
-    return [replace(each, budgets={n: share(each, n, b) for n, b in each.budgets.items()}) for each in found]
-
-
-def roughly(found: Golden, others: Collection[Budget]) -> Golden:
-    """Give outputs of a few numbers a coarse budget, by what was measured before them, where there is no other case."""
-    few = {name: coarse(array, others) for name, array in found.outputs.items() if array.size < FEW}
-    return replace(found, budgets={**found.budgets, **few})
+    return [replace(each, budgets=budgets(each)) for each in found]
 
 
 def golden_rows(entry: EntryPoint, case: Case, whole: Golden) -> Golden:

@@ -17,7 +17,7 @@ import numpy as np
 from ...model.derived import Factor
 from ...model.family import Family
 from ...validation import goldens, probe, procedure
-from ...validation.budget import FEW, coarse, measure
+from ...validation.budget import measure
 from ...validation.cases import Case, probe_cases, tap_case
 from ...validation.compare import Golden
 from ...validation.entry_point import EntryPoint
@@ -262,9 +262,8 @@ def write_probe(
     for entry in entries:
         (case,) = probe_cases(name, entry)
         outputs, values = zip(*(_traced(r, leaves, entry.name, case) for r in (exact, probed)), strict=True)
+        found.append(goldens.golden(entry, case, *outputs))
         taps[entry.name] = _intermediates(case.inputs, *values)
-        others = [budget for sample, budget in taps[entry.name].values.values() if sample.size >= FEW]
-        found.append(goldens.roughly(goldens.golden(entry, case, *outputs), others))
     goldens.write(out, found, taps)
     (out / FACTORS).write_text(json.dumps(factors, indent=1, sort_keys=True) + "\n")
 
@@ -291,8 +290,5 @@ def _spread(value: np.ndarray) -> np.ndarray:
 
 def _intermediates(inputs: Arrays, exact: Mapping[str, Value], float32: Mapping[str, Value]) -> goldens.Intermediates:
     """Give a sample of each intermediate value with its budget."""
-    budgets = {name: measure(spread, float32[name][1]) for name, (_, spread) in exact.items()}
-    few = {name for name, (_, spread) in exact.items() if spread.size < FEW}
-    others = [budget for name, budget in budgets.items() if name not in few]
-    budgets |= {name: coarse(exact[name][1], others) for name in few if others}
-    return goldens.Intermediates(inputs, {name: (sample, budgets[name]) for name, (sample, _) in exact.items()})
+    values = {name: (sample, measure(spread, float32[name][1])) for name, (sample, spread) in exact.items()}
+    return goldens.Intermediates(inputs, values)
