@@ -112,6 +112,11 @@ def source_options(command: Command) -> Command:
         "weightedmean, lasttoken, or several joined by +."
     )
     command = click.option("--pooling", metavar="MODE", help=help_text)(command)
+    help_text = (
+        "How a pair of texts that is too long is cut: longest-first, as transformers does (the default), or "
+        "flag-reranker, the first text to three quarters of the limit."
+    )
+    command = click.option("--pairs", type=click.Choice(["longest-first", "flag-reranker"]), help=help_text)(command)
     help_text = "Which of several networks in the checkpoint: what the names of its tensors begin with."
     command = click.option("--tower", default="", metavar="NAME", help=help_text)(command)
     help_text = "No raw texts are wanted: leave out a tokenizer that lies beside the checkpoint."
@@ -407,6 +412,46 @@ def embed(
 
 @main.command()
 @directory_argument
+@click.option(
+    "--format", "format_name", help="onnx, orbax, saved-model or stablehlo; default the first that runs here."
+)
+@click.option("--pair", "pairs", multiple=True, nargs=2, metavar="QUERY TEXT", help="Two texts. Repeatable.")
+@click.option("--query", help="Score each of the texts against this one, and give the best first.")
+@click.option("--text", "texts", multiple=True, help="A text: with --query its passage, else by itself. Repeatable.")
+@click.option("--texts", "lines", metavar="FILE", help="A file with a text per line; - for standard input.")
+@click.option("--strict", is_flag=True, help="Refuse texts that are longer than the limit, instead of cutting them.")
+@click.option(
+    "--activation", help="What makes scores of logits: identity, sigmoid, tanh, softmax; default the folder's."
+)
+@click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
+def score(
+    directory: Path,
+    format_name: str | None,
+    pairs: tuple[tuple[str, str], ...],
+    query: str | None,
+    texts: tuple[str, ...],
+    lines: str | None,
+    activation: str | None,
+    batch: int,
+    strict: bool,
+) -> None:
+    """Score pairs of texts, or texts, by the reranker or classifier of DIR: JSON lines on standard output."""
+    from .use import scoring
+    from .use.artifacts import open_artifacts
+    from .use.embedding import read_lines
+
+    if not pairs and not texts and lines is None:
+        raise click.UsageError("nothing to score: give --pair, --text or --texts")
+    every = [*texts, *(read_lines(lines) if lines else ())]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    artifacts = open_artifacts(directory, format_name)
+    rows = [*pairs, *(every if query is None else [(query, text) for text in every])]
+    for line in scoring.scored(artifacts, rows, activation, batch, ranked=query is not None, strict=strict):
+        click.echo(line)
+
+
+@main.command()
+@directory_argument
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The server's models.")
 @click.option("--name", required=True, help="The model's name: its folder, and what clients ask for.")
 @click.option("--version", type=click.IntRange(min=1), help="The folder below; default the next one that is free.")
@@ -562,7 +607,7 @@ def options(**given: Any) -> Any:
     """Collect what was given on the command line."""
     from .options import Options
 
-    named = ("checkpoint", "tokenizer", "via", "pooling", "tower")
+    named = ("checkpoint", "tokenizer", "via", "pooling", "pairs", "tower")
     texts = {k: "" if v is None else str(v) for k, v in given.items() if k in named}
     configs = tuple(str(path) for path in given.pop("configs", ()))
     return Options(**(given | texts), configs=configs)

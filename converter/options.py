@@ -30,6 +30,8 @@ class Options:
     precisions: tuple[str, ...] = ()
     pooling: str = ""
     normalize: bool | None = None
+    pairs: str = ""
+    """How pairs of texts are cut, one of `PAIRS`."""
     sets: tuple[str, ...] = ()
     """Fields of the configuration, each "part.field=value"."""
     ignore: tuple[str, ...] = ()
@@ -54,6 +56,8 @@ class Options:
             found["pooling"] = Given(self.pooling, "--pooling")
         if self.normalize is not None:
             found["normalize"] = Given(self.normalize, "--normalize" if self.normalize else "--no-normalize")
+        if self.pairs:
+            found["pairs"] = Given(self.pairs, "--pairs")
         for text in self.sets:
             field, equals, value = text.partition("=")
             if not equals or not field.strip():

@@ -99,7 +99,11 @@ class Checkpoint:
     @property
     def named_files(self) -> Mapping[str, Path]:
         """Give every file, the modules' too, by its place relative to the folder."""
-        inner = {prefix + name: file for prefix, m in self.modules.items() for name, file in m.named_files.items()}
+        inner = {
+            f"{prefix if prefix.endswith('/') else ''}{name}": file  # else it lies in the same folder
+            for prefix, module in self.modules.items()
+            for name, file in module.named_files.items()
+        }
         return {**{file.name: file for file in self.files}, **inner}
 
     def read(self, name: str) -> np.ndarray:

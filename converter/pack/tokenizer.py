@@ -6,7 +6,7 @@ Its truncation and padding become what the network means.
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -174,6 +174,31 @@ def truncate(tokenizer: "Tokenizer", limit: int | None, truncation: str) -> None
         tokenizer.no_truncation()
     else:
         tokenizer.enable_truncation(limit, direction=side)
+
+
+def unknown_id(tokenizer: "Tokenizer") -> int | None:
+    """Give the id of what is in no vocabulary; None where everything is in one."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    return None if model.get("unk_token") is None else tokenizer.token_to_id(model["unk_token"])
+
+
+def query_first(
+    tokenizer: "Tokenizer", pairs: Sequence[tuple[str, str]], limit: int, truncation: str
+) -> list[tuple[Any, bool]]:
+    """Encode pairs, cutting the first text to three quarters of the limit, then the second; say which were cut."""
+    side = next(side for side, words in TRUNCATION.items() if words == truncation)
+    special = tokenizer.num_special_tokens_to_add(True)
+    tokenizer.no_truncation()
+    parts = [tokenizer.encode_batch(list(texts), add_special_tokens=False) for texts in zip(*pairs, strict=True)]
+    found = []
+    for first, second in zip(*parts, strict=True):
+        whole = len(first.ids) + len(second.ids)
+        first.truncate(limit * 3 // 4, direction=side)
+        second.truncate(max(0, limit - special - len(first.ids)), direction=side)
+        found.append((tokenizer.post_process(first, second), len(first.ids) + len(second.ids) < whole))
+    return found
 
 
 def settle(tokenizer: "Tokenizer", limit: int | None, truncation: str, ids: TokenIds) -> None:

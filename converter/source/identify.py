@@ -41,7 +41,7 @@ def identify(path: Path, options: Options) -> Identified:
     checkpoint = open_given(path)
     found = read_folder(path, options)
     given = options.given
-    checkpoint = _with_modules(checkpoint, found)
+    checkpoint = _with_beside(_with_modules(checkpoint, found), path if path.is_dir() else path.parent)
     unread = rest(path, checkpoint, found.digests)
     checkpoint, family = _recognised(checkpoint, found, given, options.family, options.tower)
     configured = family.configure(source(checkpoint, found, given))
@@ -55,6 +55,17 @@ def _with_modules(checkpoint: Checkpoint, found: Found) -> Checkpoint:
         files = [folder / file for file in SINGLE_FILES if (folder / file).is_file()]
         if files and not any(tensor.startswith(f"{name}.") for tensor in checkpoint.tensors):
             checkpoint = checkpoint.joined(f"{place}/", open_checkpoint(files[0]))
+    return checkpoint
+
+
+def _with_beside(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """Join the files that a family has beside its checkpoint, where all of them lie there."""
+    for family in families().values():
+        files = {prefix: folder / name for prefix, name in family.beside.items()}
+        there = any(tensor.startswith(tuple(files)) for tensor in checkpoint.tensors)
+        if files and not there and all(file.is_file() for file in files.values()):
+            for prefix, file in files.items():
+                checkpoint = checkpoint.joined(prefix, open_checkpoint(file))
     return checkpoint
 
 
