@@ -190,6 +190,11 @@ def parse_precisions(text: str | None) -> tuple[str, ...]:
     return names
 
 
+def force_option(command: Command) -> Command:
+    """Add --force."""
+    return click.option("--force", is_flag=True, help="Replace what is there.")(command)
+
+
 def json_option(command: Command) -> Command:
     """Add --json."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
@@ -236,6 +241,7 @@ def main(debug: bool) -> None:
 @dtype_option
 @export_options
 @jobs_option
+@force_option
 @click.option("--verify-rebuild", is_flag=True, help="Convert a second time and compare every file's bytes.")
 @json_option
 def all_command(checkpoint: Path, out: Path, jobs: int, verify_rebuild: bool, as_json: bool, **given: Any) -> None:
@@ -258,6 +264,7 @@ def all_command(checkpoint: Path, out: Path, jobs: int, verify_rebuild: bool, as
 @out_option
 @source_options
 @dtype_option
+@force_option
 @json_option
 def load(checkpoint: Path, out: Path, as_json: bool, **given: Any) -> None:
     """Make the run directory."""
@@ -336,8 +343,10 @@ def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path |
     from .directory import RunDirectory
     from .report.terminal import display, report
     from .run import tasks as pipeline
-    from .stages.validate import write_junit
+    from .stages.validate import refuse_junit, write_junit
 
+    if junit:
+        refuse_junit(directory, junit)
     try:
         run = RunDirectory(directory)
         with run.locked(), display(as_json) as shown:
@@ -362,9 +371,10 @@ def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path |
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write here: .npy or .parquet by its ending, else JSON lines. Default: JSON lines on standard output.",
+    help="Write here, by its ending .npy, .parquet or .jsonl. Default: JSON lines on standard output.",
 )
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
+@force_option
 def embed(
     directory: Path,
     format_name: str | None,
@@ -373,14 +383,17 @@ def embed(
     lines: str | None,
     out: Path | None,
     batch: int,
+    force: bool,
 ) -> None:
     """Embed texts, pictures or pairs of both by the artifacts of DIR."""
+    from .output import refuse_place
     from .use import embedding
     from .use.artifacts import open_artifacts
 
     if not texts and not images and lines is None:
         raise click.UsageError("nothing to embed: give --text, --texts or --image")
     if out:
+        refuse_place(out, force=force)
         embedding.writer(out)
     every = [*texts, *(embedding.read_lines(lines) if lines else ())]
     if every and images and len(every) != len(images):
@@ -426,8 +439,9 @@ def serving(directory: Path, out: Path, name: str, version: int | None, warm: tu
     type=click.Path(path_type=Path, dir_okay=False),
     help="The checkpoint to write: .safetensors by its ending, else PyTorch's container.",
 )
+@force_option
 @json_option
-def restore(directory: Path, format_name: str, out: Path, as_json: bool) -> None:
+def restore(directory: Path, format_name: str, out: Path, force: bool, as_json: bool) -> None:
     """Rebuild the source state dict from one FORMAT of DIR, every tensor proved by its digest in the ledger."""
     from .directory import RunDirectory
     from .options import chosen
@@ -437,7 +451,7 @@ def restore(directory: Path, format_name: str, out: Path, as_json: bool) -> None
     exporter = chosen(options(formats=(format_name,)))[0]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with progress(f"restore from {format_name}", as_json) as shown:
-        restored = rebuild(RunDirectory(directory), exporter, out, shown)
+        restored = rebuild(RunDirectory(directory), exporter, out, shown, force=force)
     click.echo(json.dumps(restored.to_json(), indent=1) if as_json else restored.tell())
 
 
@@ -464,8 +478,9 @@ def doctor(directory: Path, targets: tuple[str, ...], as_json: bool) -> None:
 @main.command()
 @directory_argument
 @click.argument("url")
+@force_option
 @json_option
-def publish(directory: Path, url: str, as_json: bool) -> None:
+def publish(directory: Path, url: str, force: bool, as_json: bool) -> None:
     """Copy the proven DIR to URL (s3://..., gs://..., any file system of fsspec's) and read every byte back."""
     from .directory import RunDirectory
     from .report.terminal import progress
@@ -474,7 +489,7 @@ def publish(directory: Path, url: str, as_json: bool) -> None:
     run = RunDirectory(directory)
     with progress("publish", as_json) as shown:
         shown.begin(sum(entry["bytes"] for entry in run.manifest()["files"].values()))
-        sent = copy(run, url, shown.advance)
+        sent = copy(run, url, shown.advance, force=force)
     files = len(run.manifest()["files"]) + 2
     if as_json:
         click.echo(json.dumps({"url": url, "files": files, "sent": sent + 2}, indent=1))
@@ -533,14 +548,15 @@ def families(as_json: bool) -> None:
     type=click.Choice(["float32", "float16", "bfloat16"]),
     help="Of the stored weights.",
 )
-def fixture(family_name: str, out: Path, size: str, seed: int, dtype: str) -> None:
+@force_option
+def fixture(family_name: str, out: Path, size: str, seed: int, dtype: str, force: bool) -> None:
     """Write a seeded checkpoint of FAMILY in the upstream layout, and the documents that lie beside such a one.
 
     The checkpoint is safetensors by its ending, else PyTorch's container.
     """
     from .use.fixture import write_fixture
 
-    nbytes = write_fixture(family_name, size, seed, dtype, out)
+    nbytes = write_fixture(family_name, size, seed, dtype, out, force=force)
     click.echo(f"{out}: {nbytes / 1e6:.1f} MB, {family_name} {size}, seed {seed}, {dtype}")
 
 

@@ -64,7 +64,7 @@ class RunDirectory:
         try:
             manifest = read_json(file)
             version = manifest["format_version"]
-            problem = "" if version != FORMAT_VERSION else _misshapen(manifest)
+            problem = "" if version != FORMAT_VERSION else misshapen(manifest)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(
                 f"{self.path} is not a run directory (no {MANIFEST}); make one with `bgevis-convert load`"
@@ -270,9 +270,11 @@ def refuse_outside(path: Path, files: Iterable[str]) -> None:
             raise InputError(f"{path / folder} is a link: a run directory must hold its files itself")
 
 
-def _misshapen(manifest: Manifest) -> str:
+def misshapen(manifest: Manifest) -> str:
     """Say which part of a manifest is missing or not of its form; "" if none."""
     parts = ("tool", "source", "config", "entry_points", "files", "stages", "verdicts")
+    if not isinstance(manifest["family"], str):
+        return "family is not a text"
     for part in parts:
         if not isinstance(manifest[part], dict):
             return f"{part} is not an object"
@@ -292,7 +294,7 @@ def _described(out: Path) -> dict[str, dict[str, Any]]:
     """Give size and digest of each file below `out` as the manifest states them; meanwhile they go to the disk."""
     paths = sorted(path for path in out.rglob("*") if path.is_file())
     with ThreadPoolExecutor(1) as disk:
-        synced = disk.map(_sync, paths)
+        synced = disk.map(sync, paths)
         files = {str(p.relative_to(out)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in paths}
         for _ in synced:
             pass  # here is raised what the disk refused
@@ -331,7 +333,7 @@ def _disown(manifest: Manifest, files: Iterable[str]) -> None:
 def _move(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     source.replace(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _write_json(file: Path, aside: Path, document: Mapping[str, Any]) -> None:
@@ -345,10 +347,10 @@ def write_atomically(file: Path, text: str, aside: Path) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     aside.replace(file)
-    _sync(file.parent)
+    sync(file.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have a file, or the entries of a folder, on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

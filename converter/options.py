@@ -35,6 +35,8 @@ class Options:
     ignore: tuple[str, ...] = ()
     """Fields of documents to pass over, each "document:field"."""
     no_tokenizer: bool = False
+    force: bool = False
+    """Whether another checkpoint's proven run may be replaced."""
     again: bool = False
     """Whether programs are exported again and compared; not said on the command line: `validate` does."""
     dtype: str = "float32"

@@ -233,7 +233,7 @@ def test_files(ending, directory, pictures, wanted, tmp_path):
         (("--image", "no.png"), 3, "no.png does not exist"),
         (("--texts", "no.txt"), 3, "no.txt does not exist"),
         (("--text", "a", "--format", "tflite"), 3, "no format 'tflite'"),
-        (("--text", "a", "--out", "/no/folder/x.npy"), 4, "No such file"),
+        (("--text", "a", "--out", "/no/folder/x.npy"), 3, "does not exist; make it first"),
     ],
 )
 def test_refusals_of_the_shell(arguments, code, message, directory):

@@ -30,7 +30,7 @@ from ..checkpoint import open_checkpoint
 from ..directory import STAGING, RunDirectory, hold
 from ..manifest import artifact
 from ..options import Options, chosen
-from ..proof.documents import check_manifest
+from ..proof.documents import believable, check_manifest
 from ..stages import BY_NAME, PREPARE, STAGES, Stage, validate
 from .nursery import Nursery
 from .worker import DEBUG
@@ -204,10 +204,11 @@ def validate_all(run: RunDirectory, options: Options, display: Display, jobs: in
         raise InputError(f"{run.path} holds no artifacts; run `bgevis-convert export FORMAT {run.path}` first")
     for exporter in formats:  # before anything is touched: nobody's proof goes because something is not installed here
         exporter.require()
-    provenance.check(run)
-    check_manifest(run.manifest())
-    for exporter in formats:
-        artifact(run, exporter)
+    with believable(run.path):
+        provenance.check(run)
+        check_manifest(run.manifest())
+        for exporter in formats:
+            artifact(run, exporter)
     run.forget(["validate", "documents", *(f"validate-{e.name}" for e in formats)])  # what is asked for is done anew
     tasks = [Task("documents"), *(Task(f"validate:{e.name}", ("documents",), 1) for e in formats)]
     errors = run_tasks(tasks, run.path, dataclasses.replace(options, again=True), display, jobs)
@@ -217,7 +218,9 @@ def validate_all(run: RunDirectory, options: Options, display: Display, jobs: in
 def conclude(directory: Path, formats: Sequence[Exporter], errors: list[ConvertError]) -> None:
     """Join the reports on the formats, if each has one, and raise all that failed."""
     others = [error for error in errors if not str(error).startswith("validate ")]
-    if all((directory / validate.report_path(e)).exists() for e in formats):
+    if any(error.exit_code != GateError.exit_code for error in errors):
+        others = errors  # not everything was judged: what was proved before stays as it is
+    elif all((directory / validate.report_path(e)).exists() for e in formats):
         try:
             validate.conclude(RunDirectory(directory), formats)
         except GateError as error:

@@ -15,7 +15,8 @@ from ..certificate.assign import assign
 from ..certificate.check import DTYPES
 from ..certificate.ledger import FLOAT32, Ledger, dtype_of
 from ..checkpoint import Checkpoint
-from ..directory import FORMAT_VERSION, SOURCE, Manifest, RunDirectory, sha256
+from ..checkpoint.format_error import shown
+from ..directory import FORMAT_VERSION, PROVENANCE, SOURCE, Manifest, RunDirectory, sha256
 from ..options import Options, chosen
 from ..pack import tokenizer
 from ..progress import Progress
@@ -59,6 +60,8 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
         check.result()
     manifest = new_manifest(identified, source) | {"tokenizer": tokens, "given": options.stated()}
     manifest |= {"stored": describe_stored(identified, options)}
+    if not options.force:
+        _refuse_another(out, manifest)
     run = _resume(out, manifest) or RunDirectory.create(out, manifest)
     note = {
         "checkpoint": str(path.resolve()),
@@ -142,6 +145,22 @@ def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
         "verdicts": {"load": "pass"},
         "proof": {},
     }
+
+
+def _refuse_another(out: Path, manifest: Manifest) -> None:
+    """Refuse to take away a proven run of another checkpoint.
+
+    Raises:
+        InputError: one is there.
+    """
+    if not (out / PROVENANCE).exists():
+        return
+    before, now = RunDirectory(out).manifest()["source"], manifest["source"]
+    if before["sha256"] != now["sha256"]:
+        raise InputError(
+            f"{out} holds the proven run of another checkpoint, {shown(str(before['file']))}; this is "
+            f"{shown(str(now['file']))}: choose another --out, or say --force to replace it"
+        )
 
 
 def _resume(out: Path, manifest: Manifest) -> RunDirectory | None:
