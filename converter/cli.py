@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ from typing import Any
 import click
 
 from ..validation.errors import ConvertError, Unexpected, raised
+from .printable import printable
 from .stages import BY_NAME, STAGES, Stage
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+JSON = "bgevis.json"
+"""In click's meta: whether --json was said."""
 
 Command = Callable[..., Any]
 
@@ -26,28 +31,32 @@ class Group(click.Group):
         try:
             return super().invoke(context)
         except ConvertError as error:
-            if context.params.get("debug"):
-                raise
-            click.echo(f"error: {error}", err=True)
-            context.exit(error.exit_code)
+            self._fail(context, error)
         except KeyboardInterrupt:
             click.echo("interrupted; run the same command again to resume", err=True)
             context.exit(130)
+        except BrokenPipeError:  # whoever reads has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            context.exit(128 + signal.SIGPIPE)
         except OSError as error:
-            if context.params.get("debug"):
-                raise
             from .directory import environment_failure
 
-            failure = environment_failure(error, Path.cwd())
-            click.echo(f"error: {failure}", err=True)
-            context.exit(failure.exit_code)
+            self._fail(context, environment_failure(error, Path.cwd()))
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:  # a fault of this tool: one message, and a traceback only when asked for
-            if context.params.get("debug"):
-                raise
-            click.echo(f"error: failed unexpectedly: {raised(error)}\nrun again with --debug to see where", err=True)
-            context.exit(Unexpected.exit_code)
+            hint = "" if context.params.get("debug") else "\nrun again with --debug to see where"
+            self._fail(context, Unexpected(f"failed unexpectedly: {raised(error)}{hint}"))
+
+    @staticmethod
+    def _fail(context: click.Context, error: ConvertError) -> None:
+        """Say what went wrong, to people and with --json to programs; with --debug also where. The code is the same."""
+        if context.params.get("debug"):
+            traceback.print_exc()
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(str(error))}", err=True)
+        if context.meta.get(JSON):
+            click.echo(json.dumps({"error": str(error), "exit_code": error.exit_code}, indent=1))
+        context.exit(error.exit_code)
 
     def list_commands(self, context: click.Context) -> list[str]:
         """List the commands in the order in which they are used, not by the alphabet."""
@@ -197,7 +206,13 @@ def force_option(command: Command) -> Command:
 
 def json_option(command: Command) -> Command:
     """Add --json."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+    def noted(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+        context.meta[JSON] = value
+        return value
+
+    help_text = "Print the result as JSON, also a failure."
+    return click.option("--json", "as_json", is_flag=True, callback=noted, is_eager=True, help=help_text)(command)
 
 
 def jobs_option(command: Command) -> Command:
@@ -320,10 +335,11 @@ def parity(directory: Path, as_json: bool) -> None:
 def export(format_name: str, directory: Path, as_json: bool, **given: Any) -> None:
     """Write one FORMAT: orbax, saved-model, onnx or stablehlo."""
     from .directory import RunDirectory
-    from .options import chosen
+    from .options import check, chosen
     from .report.terminal import progress, report
 
     given_options = options(formats=(format_name,), **given)
+    check(given_options)
     run = RunDirectory(directory)
     with run.locked():
         for exporter in chosen(given_options):

@@ -67,7 +67,7 @@ class RunDirectory:
             problem = "" if version != FORMAT_VERSION else misshapen(manifest)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(
-                f"{self.path} is not a run directory (no {MANIFEST}); make one with `bgevis-convert load`"
+                f"{self.path} is not a run directory (no {MANIFEST}); make one with `bgevis-convert all CKPT --out DIR`"
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} is not a manifest: {error!r}") from error
@@ -103,7 +103,7 @@ class RunDirectory:
         try:
             shutil.rmtree(staged.out, ignore_errors=True)
             staged.out.mkdir(parents=True)
-            self.update(lambda manifest: self._forget(manifest, name))
+            self.update(lambda manifest: self._begin(manifest, name))
             yield staged
             self._commit(name, staged, reads, "pass")
         except GateError:
@@ -134,9 +134,17 @@ class RunDirectory:
 
         self.update(record)
 
+    def _begin(self, manifest: Manifest, name: str) -> None:
+        """Take away what an earlier run of a stage left, and the verdict on all of the run, which holds no longer."""
+        if not name.startswith("validate") and "validate" in manifest["verdicts"]:
+            self._forget(manifest, "validate")
+        self._forget(manifest, name)
+
     def _forget(self, manifest: Manifest, name: str) -> None:
         """Take a stage out of the manifest, then delete the files that it had made."""
         record = manifest["stages"].pop(name, {"files": []})
+        if name == "validate":
+            manifest["proof"] = {}
         manifest["verdicts"].pop(name, None)
         for relative in record["files"]:
             manifest["files"].pop(relative, None)

@@ -18,7 +18,7 @@ from bgevis.converter.stages import export
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters import releases
 from bgevis.exporters.base import exporters
-from bgevis.exporters.onnx.write import OPSETS
+from bgevis.exporters.onnx import OPSETS
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ converted knows: docs/trust.md lists it.
 import functools
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from ...exporters.base import exporters
 from ...exporters.weights import WeightsFile, plan
 from ...model.family import config_to_json
 from ...validation import probe, procedure
-from ...validation.cases import probe_cases
+from ...validation.cases import Case, probe_cases
+from ...validation.entry_point import EntryPoint
 from ...validation.files import kind, read_json
 from ...validation.goldens import Goldens
 from ..certificate.assign import assign
@@ -174,7 +175,9 @@ def golden_problems(run: RunDirectory, alike: bool) -> Iterator[tuple[str, str]]
     manifest = run.manifest()
     family, config = family_and_config(manifest)
     entries, weights = family.entry_points(config), Ledger.read(run.path / LEDGER).numbers
-    folders = {GOLDENS: functools.partial(family.all_cases, config, weights=weights)}
+    folders: dict[str, Callable[[EntryPoint], Iterable[Case]]] = {
+        GOLDENS: functools.partial(family.all_cases, config, weights=weights)
+    }
     files = {JUDGE}
     for greedy in family.procedures(config):
         files.add(f"{GOLDENS}/{procedure.FOLDER}/{greedy.name}.safetensors")

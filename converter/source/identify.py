@@ -9,7 +9,7 @@ from ...model.family import Config, Family, Source, config_to_json, dotted, fami
 from ...validation.errors import InputError
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.sharded import SINGLE_FILES
-from ..options import Options
+from ..options import Options, spelled
 from .documents import Found, read_documents
 from .folder import explain_empty, rest
 
@@ -91,8 +91,7 @@ def source(checkpoint: Checkpoint, found: Found, given: dict[str, Given]) -> Sou
 def _recognised(checkpoint: Checkpoint, found: Found, given: dict[str, Given], named: str) -> tuple[Checkpoint, Family]:
     """Find the one family that a checkpoint belongs to, and take away the prefix that its names stand behind."""
     known = families()
-    if named and named not in known:
-        raise InputError(f"there is no family {named!r} (families: {', '.join(known)})")
+    named = named and spelled("family", named, {name: name for name in known})
     fitting: list[tuple[Checkpoint, Family, str]] = []
     for family in [known[named]] if named else known.values():
         several = [

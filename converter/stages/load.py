@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ...exporters.stablehlo import variants
 from ...model.family import Family, config_to_json, families
-from ...validation.errors import InputError
+from ...validation.errors import InputError, UsageFailure
 from ..certificate.assign import assign
 from ..certificate.check import DTYPES
 from ..certificate.ledger import FLOAT32, Ledger, dtype_of
@@ -50,6 +51,11 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     path = Path(options.checkpoint)
     identified = identify(path, options)
     checkpoint = identified.checkpoint
+    for entry in identified.family.entry_points(identified.config):
+        try:
+            variants(entry, options.static)
+        except InputError as error:
+            raise UsageFailure(f"--static: {error}") from error
     folder = tokenizer_folder(path, options)
     tokens = describe_tokenizer(identified, folder, options)
     _refuse_layouts(identified.family, tokens, options)

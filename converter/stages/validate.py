@@ -21,7 +21,7 @@ from ..manifest import GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, artifact
 from ..options import Options
 from ..output import refuse_place, written
 from ..pack.replay import Pack, packed
-from ..progress import Progress
+from ..progress import WARNING, Progress
 from ..proof.again import again_rows, other_versions
 from ..proof.programs import MODULES, judge, more_rows, numbers, places, probe_rows, procedure_rows, tapped_rows
 from ..proof.verdicts import NOT_CHECKED, PREFIX, end_to_end_rows, verdicts
@@ -53,7 +53,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress, exporter: E
         file.write_text(json.dumps(report.to_json(), indent=1) + "\n")
         progress.note(report.summary())
         for text in report.notes if report.passed else ():
-            progress.note(text)
+            progress.note(WARNING + text)
         if not report.passed:
             raise GateError(f"validate {exporter.name}: {told(report)}")
 

@@ -9,7 +9,7 @@ from ..certificate.ledger import Ledger
 from ..directory import RunDirectory
 from ..manifest import LEDGER, family_and_config, network
 from ..options import Options
-from ..progress import Progress, Silent
+from ..progress import WARNING, Progress, Silent
 from .common import gate, reopen
 from .load import describe_source
 
@@ -35,7 +35,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
             )
         (staged.out / LEDGER).write_text(ledger.to_json())
         for remark in ledger.notes:
-            progress.note(remark)
+            progress.note(WARNING + remark)
         gate("verify", ledger)
 
 
