@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -72,6 +73,8 @@ class TokenizerFolder(click.Path):
             from .source.hub import tokenizer
 
             return tokenizer(value)
+        if isinstance(value, str) and not Path(value).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+            self.fail(f"there is no folder {value}; a model of the hub is named hf:{value}", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -415,7 +418,7 @@ def embed(
     if every and images and len(every) != len(images):
         raise click.UsageError(f"texts and pictures are pairs: got {len(every)} texts and {len(images)} pictures")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    artifacts = open_artifacts(directory, format_name)
+    artifacts = open_artifacts(directory, format_name, verify=True)
     found = embedding.embedded(artifacts, embedding.rows(every, images), batch)
     embedding.write(found, artifacts.width, out)
 

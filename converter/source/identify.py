@@ -1,5 +1,6 @@
 """Which family a checkpoint belongs to, and its configuration. Reads no weights."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from ..checkpoint.sharded import SINGLE_FILES
 from ..options import Options, spelled
 from .documents import Found, read_documents
 from .folder import explain_empty, rest
+
+HUB = re.compile(r"[\w.-]+/[\w.-]+")
+"""What looks like a model's name on the hub."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ def open_given(path: Path) -> Checkpoint:
     Raises:
         InputError: it cannot be read; of a folder without one, with what lies there in its place.
     """
+    if not path.exists() and HUB.fullmatch(str(path)):
+        raise InputError(
+            f"{path} is no file and no folder here; a model of the hub is fetched first: hf download {path} --local-dir "
+            f"{path.name}"
+        )
     try:
         return open_checkpoint(path)
     except InputError as error:
