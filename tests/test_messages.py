@@ -96,7 +96,7 @@ def test_a_missing_tensor_is_named_as_the_checkpoint_would_have_it(checkpoint, t
 
 
 def test_a_torchscript_archive_is_called_so(tmp_path):
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="deprecated"):
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "jit.pt")
     assert "is a TorchScript archive" in said(3, "inspect", tmp_path / "jit.pt")
 

@@ -59,8 +59,8 @@ def open_given(path: Path) -> Checkpoint:
     """
     if not path.exists() and HUB.fullmatch(str(path)):
         raise InputError(
-            f"{path} is no file and no folder here; a model of the hub is fetched first: hf download {path} --local-dir "
-            f"{path.name}"
+            f"{path} is no file and no folder here; a model of the hub is fetched first: "
+            f"hf download {path} --local-dir {path.name}"
         )
     try:
         return open_checkpoint(path)
