@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bgevis.model.bert.config import BertConfig
+from bgevis.model.steps import pooling, unit
 from bgevis.model.visualized_bge.config import VisionConfig, VisualizedBGEConfig
 
 from .models import Model
@@ -165,12 +166,12 @@ class Encoder(nn.Module):
         additive = (1.0 - mask[:, None, None, :].to(x.dtype)) * torch.finfo(torch.float16).min
         for layer in self.layer:
             x = layer(x, additive)
-        if self.config.pooling == "mean":
+        if pooling(self.config.pipeline).modes == ("mean",):
             weights = mask.to(x.dtype)[..., None]
             pooled = (x * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
         else:
             pooled = x[:, 0]
-        return functional.normalize(pooled, dim=-1, eps=1e-12) if self.config.normalize else pooled
+        return functional.normalize(pooled, dim=-1, eps=1e-12) if unit(self.config.pipeline) else pooled
 
 
 class Bert(nn.Module):

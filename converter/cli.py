@@ -119,8 +119,11 @@ def source_options(command: Command) -> Command:
     )(command)
     help_text = "Whether embeddings are made as long as 1, where no file says."
     command = click.option("--normalize/--no-normalize", default=None, help=help_text)(command)
-    help_text = "How one vector is made of the tokens', where no file says."
-    command = click.option("--pooling", type=click.Choice(["cls", "mean"]), help=help_text)(command)
+    help_text = (
+        "How one vector is made of the tokens', where no file says: cls, max, mean, mean_sqrt_len_tokens, "
+        "weightedmean, lasttoken, or several joined by +."
+    )
+    command = click.option("--pooling", metavar="MODE", help=help_text)(command)
     help_text = "No raw texts are wanted: leave out a tokenizer that lies beside the checkpoint."
     command = click.option("--no-tokenizer", is_flag=True, help=help_text)(command)
     return click.option(

@@ -1,18 +1,21 @@
 """The folder that sentence-transformers, optimum and Transformers.js open as it is.
 
-Its model.onnx gives the states of the tokens, which these clients pool and normalise as the files beside it
-say. Its weights are the run's own file under the name that Transformers.js asks for.
+Its model.onnx gives the states of the tokens, of which these clients make one vector as the files beside it say: the
+modules of the pipeline, each in a folder of its own with its weights. The weights of model.onnx are the run's own file
+under the name that Transformers.js asks for.
 """
 
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..model.pipeline import module_place
+from ..model.steps import PLACE, LayerNorm, Step, Steps, step_to_json, steps_from_json
 from ..validation.entry_point import EntryPoint, TensorSpec
 from ..validation.errors import InputError
 from ..validation.runner import Arrays, Runner
@@ -41,9 +44,6 @@ def _write(request: Request) -> dict[str, Description]:
     rules = json.loads((request.directory / "preprocess.json").read_text(encoding="utf-8"))
     if not rules["texts"]["tokenizer"]:
         raise InputError(f"the layout sentence-transformers needs a tokenizer: {rules['texts']['missing']}")
-    pooling = rules["embeddings"]["pooling"]
-    if pooling not in POOLED:
-        raise InputError(f"preprocess.json: pooling is {pooling}; sentence-transformers pools by {' or '.join(POOLED)}")
     folder = request.out / "onnx"
     folder.mkdir()
     opset = OPSET if request.opset is None else request.opset
@@ -55,6 +55,7 @@ def _write(request: Request) -> dict[str, Description]:
         (request.out / name).parent.mkdir(exist_ok=True)
         (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(request.directory / "tokenizer.json", request.out / "tokenizer.json")
+    modules = dict(_write_modules(request, model.pipeline))
     path = f"{FOLDER}/onnx/model.onnx"
     (entry,) = model.network.entry_points.values()
     described = {
@@ -63,8 +64,8 @@ def _write(request: Request) -> dict[str, Description]:
         "ir_version": program["ir_version"],
         "weights": f"{FOLDER}/onnx/{DATA}",
         "inputs": [spec.name for spec in entry.inputs],
-        "pooling": pooling,
-        "normalize": rules["embeddings"]["normalize"],
+        "pipeline": [step_to_json(step) for step in model.pipeline],
+        "modules": modules,
     }
     return {"encode_text": described}
 
@@ -142,45 +143,72 @@ def _signatures(artifact: Artifact) -> dict[str, EntryPoint]:
 def _runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
     from .onnx.read import OnnxRunner
 
-    return Pooled(OnnxRunner(artifact, factors), artifact)
+    return Pooled(OnnxRunner(artifact, factors), artifact, factors)
 
 
-def _mean(states: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    weights = mask[..., None].astype(np.float32)
-    return np.asarray((states * weights).sum(1) / np.maximum(weights.sum(1), np.float32(1e-9)))
+def _write_modules(request: Request, pipeline: Steps) -> Iterator[tuple[str, str]]:
+    """Write the weights of each module that has some; give the file's place, and the module's in the network."""
+    from safetensors.numpy import save_file
+
+    for i, step in enumerate(pipeline):
+        tensors: dict[str, np.ndarray] = {}
+        place = ""
+        for name in getattr(step, "shapes", ()):
+            ending = f"{PLACE}.{i}.{_leaf(name, step)}"
+            (leaf,) = (leaf for leaf in request.weights.tensors if leaf == ending or leaf.endswith(f".{ending}"))
+            place = leaf.removesuffix(f".{_leaf(name, step)}")
+            tensors[name] = np.ascontiguousarray(request.weights[leaf].T.astype(np.float32))
+        if tensors:
+            file = f"{module_place(pipeline, i)}/model.safetensors"
+            save_file(tensors, request.out / file, metadata={"format": "pt"})
+            yield f"{FOLDER}/{file}", place
 
 
-POOLED: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "cls": lambda states, mask: states[:, 0],
-    "mean": _mean,
-}
-"""What these clients do, by the words of preprocess.json."""
+def _leaf(name: str, step: Step) -> str:
+    """Give the leaf of a module's tensor, relative to the module; its axes are the tensor's, turned."""
+    layer, _, kind = name.rpartition(".")
+    return f"{layer}.{kind if kind == 'bias' else 'scale' if isinstance(step, LayerNorm) else 'kernel'}"
+
+
+def _module_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+    """Read the weights of the modules as the clients do; give them by the names and in the axes of leaves."""
+    from safetensors.numpy import load_file
+
+    for program in artifact.programs.values():
+        steps = steps_from_json(program["pipeline"])
+        for file, place in program["modules"].items():
+            step = steps[int(place.rpartition(".")[2])]
+            for name, array in load_file(artifact.directory / file).items():
+                yield f"{place}.{_leaf(name, step)}", array.T
 
 
 class Pooled:
-    """Runs model.onnx as the clients do: token types of zero, then pooling and length in numpy."""
+    """Runs model.onnx as the clients do: token types of zero, then the modules of the pipeline on its states."""
 
-    def __init__(self, states: Runner, artifact: Artifact):
-        self.name = f"{states.name}, pooled"
+    def __init__(self, states: Runner, artifact: Artifact, factors: Mapping[str, float]):
+        self.name = f"{states.name}, then the modules"
         self._states = states
         self._artifact = artifact
+        self._weights = {leaf: array * np.float32(factors.get(leaf, 1)) for leaf, array in _module_weights(artifact)}
 
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute an entry point."""
         program = self._artifact.programs[entry_point]
-        ids, mask = inputs.values()
+        ids, mask, *prompt = inputs.values()
         fed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         (states,) = self._states.run(entry_point, {name: fed[name] for name in program["inputs"]}).values()
-        pooled = POOLED[program["pooling"]](states, mask)
-        if program["normalize"]:
-            pooled = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), np.float32(1e-12))
-        return {self._artifact.entry_points[entry_point].outputs[0].name: pooled}
+        weights = {leaf[leaf.index(f"{PLACE}.") :]: array for leaf, array in self._weights.items()}
+        from ..model.pooling import embedded
+
+        embedding = np.asarray(embedded(steps_from_json(program["pipeline"]), weights, states, mask, *prompt))
+        return {self._artifact.entry_points[entry_point].outputs[0].name: embedding}
 
 
 def _read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
     from .onnx.read import read_weights
 
-    return read_weights(artifact)
+    yield from read_weights(artifact)
+    yield from _module_weights(artifact)
 
 
 EXPORTER = Exporter(

@@ -344,7 +344,14 @@ class Settled:
 
 @dataclass(frozen=True)
 class Configured:
-    """A family's configuration, and for each field, by dotted name, where its value came from."""
+    """A family's configuration, and for each field, by dotted name, where its value came from.
+
+    Args:
+        config: the configuration.
+        origins: by dotted field.
+        options: what else the command line may say, of which the configuration was made.
+    """
 
     config: Any
     origins: Mapping[str, str]
+    options: Collection[str] = ()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .network import Network
     from .parts import Part
     from .reference import Encode, Original, Reference
+    from .steps import Steps
 
 Shapes = Mapping[str, tuple[int, ...]]
 Config = Any
@@ -120,12 +121,21 @@ class TextRules:
     Args:
         limit: the most tokens, the special ones included, where that is less than an entry point's own bound.
         side: which end of a longer text is cut off, "right" or "left".
-        prefix: stands before every text.
+        prompts: what may stand before a text, by name.
+        default_prompt: the name of what stands before every text, if nothing else is said; "" for nothing.
+        lowercase: whether capitals are made small before the tokenizer's own rules.
     """
 
     limit: int | None = None
     side: str = "right"
-    prefix: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str = ""
+    lowercase: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """What stands before every text, if nothing else is said."""
+        return self.prompts[self.default_prompt] if self.default_prompt else ""
 
 
 @dataclass(frozen=True)
@@ -134,10 +144,12 @@ class HuggingFace:
 
     Args:
         documents: what lies beside the checkpoint there, by place.
+        pipeline: what makes one vector of the states, see `steps.py`.
         network: one entry point, of the inputs that they feed, that gives `last_hidden_state`.
     """
 
     documents: Mapping[str, JSON]
+    pipeline: "Steps"
     network: "Network"
 
 
@@ -212,7 +224,7 @@ class Family:
         sizes: of fixtures, by name: published ones and `tiny`, whose shapes say nothing of a user's file.
         images: how pictures become the input, as preprocess.json states it (docs/pack.md), or that nobody says and
             why; None for families without pictures.
-        embeddings: what the outputs are: {"pooling": "cls", "normalize": True}, for preprocess.json.
+        embeddings: what the outputs are: {"pooling": ["cls"], "normalize": True}, for preprocess.json.
         hugging_face: what Hugging Face's clients need; None for families that they do not know.
         encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
         anchor: a name that each checkpoint of the family has; what stands before it is a wrapper's prefix.
@@ -300,16 +312,29 @@ def config_from_json(cls: Any, document: Mapping[str, Any]) -> Config:
     if names != set(document):
         wrong = ", ".join(sorted(names ^ set(document)))
         raise InputError(f"the manifest's config does not fit {cls.__name__}: {wrong}; convert again with this version")
-    values = {
-        name: config_from_json(hint, document[name]) if dataclasses.is_dataclass(hint) else document[name]
-        for name, hint in hints.items()
-        if name in names
-    }
+    values = {name: _read(hint, document[name], cls.__name__) for name, hint in hints.items() if name in names}
     for name, value in values.items():
         if hints[name] in KINDS and type(value) not in KINDS[hints[name]]:
             kind = hints[name].__name__
             raise InputError(f"the manifest's config: {cls.__name__}.{name} is {value!r}, expected {kind}")
     return cls(**{name: _frozen(value, f"{cls.__name__}.{name}") for name, value in values.items()})
+
+
+def _read(hint: Any, value: JSON, owner: str) -> Any:
+    """Rebuild a nested dataclass, and each of a tuple of them, which `do` tells apart."""
+    if dataclasses.is_dataclass(hint):
+        return config_from_json(hint, value)
+    kinds = {kind.do: kind for each in typing.get_args(hint) for kind in typing.get_args(each) if hasattr(kind, "do")}
+    if not kinds:
+        return value
+    listed = value if isinstance(value, list) else [value]
+    found = [(kinds.get(part.get("do")), part) if isinstance(part, dict) else (None, part) for part in listed]
+    for kind, part in found:
+        if kind is None:
+            raise InputError(
+                f"the manifest's config: {owner} has {part!r}, expected an object with do: {', '.join(kinds)}"
+            )
+    return tuple(config_from_json(kind, {k: v for k, v in part.items() if k != "do"}) for kind, part in found)
 
 
 def _frozen(value: JSON, what: str) -> Any:
@@ -321,12 +346,13 @@ def _frozen(value: JSON, what: str) -> Any:
 
 def config_to_json(config: Config) -> dict[str, Any]:
     """Write a configuration as the manifest holds it, and as JSON gives it back: lists for tuples."""
-    return {name: _thawed(value) for name, value in dataclasses.asdict(config).items()}
+    return {field.name: _thawed(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def _thawed(value: Any) -> JSON:
-    if isinstance(value, dict):
-        return {name: _thawed(inner) for name, inner in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = {"do": value.do} if hasattr(value, "do") else {}
+        return kind | config_to_json(value)
     return [_thawed(inner) for inner in value] if isinstance(value, tuple) else value
 
 

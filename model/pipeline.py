@@ -4,16 +4,23 @@ Both layouts are read: that of sentence-transformers up to 5.6, and the one sinc
 it, or other ids of a text, is refused by name; for what cannot, a table has the reason.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..validation.domains import PromptTokens
+from ..validation.entry_point import TensorSpec
 from ..validation.errors import InputError
-from .documents import JSON, Document, Harmless, Only, Settled, shown
+from .documents import JSON, Document, Expected, Given, Harmless, Only, Settled, shown
 from .family import Source, TextRules
-from .tokenizer import SETTINGS, lowercases
+from .steps import ACTIVATIONS, MODES, Dense, LayerNorm, Normalize, Pooling, Step, Steps, Truncate, pooling
+from .steps import width as width_of
+from .tokenizer import SETTINGS
 
 MODULES = "modules.json"
+OPTIONS = ("pooling", "normalize")
+"""What the command line may say of a pipeline."""
+
 POOLING = "1_Pooling/config.json"
 ENCODERS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 TRANSFORMERS = tuple(f"sentence_{name}_config.json" for name in ENCODERS)
@@ -27,12 +34,15 @@ _OLD, _BASE, _NEW = (
     "sentence_transformers.base.modules.",
     "sentence_transformers.sentence_transformer.modules.",
 )
+TRANSFORMER_TYPES = (f"{_OLD}Transformer", f"{_BASE}transformer.Transformer")
 TYPES = {
-    "Transformer": (f"{_OLD}Transformer", f"{_BASE}transformer.Transformer"),
     "Pooling": (f"{_OLD}Pooling", f"{_NEW}pooling.Pooling"),
+    "Dense": (f"{_OLD}Dense", f"{_BASE}dense.Dense", f"{_NEW}dense.Dense"),
+    "LayerNorm": (f"{_OLD}LayerNorm", f"{_NEW}layer_norm.LayerNorm"),
     "Normalize": (f"{_OLD}Normalize", f"{_NEW}normalize.Normalize", f"{_BASE}normalize.Normalize"),
+    "Dropout": (f"{_OLD}Dropout", f"{_NEW}dropout.Dropout"),
 }
-"""The modules that are computed here, in their order, by the names that sentence-transformers 0.x to 6.2 writes."""
+"""The modules after the Transformer that are computed here, by the names that sentence-transformers writes to 6.2."""
 
 SWITCHES = {
     "pooling_mode_cls_token": "cls",
@@ -44,7 +54,6 @@ SWITCHES = {
 }
 """The older layout's switches, and what the newer one calls each."""
 
-POOLINGS = ("cls", "mean")
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 STATES = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 
@@ -62,67 +71,25 @@ TRANSFORMER_HARMLESS: Harmless = {
 SENTENCES_HARMLESS: Harmless = {
     "__version__": "the programs that wrote it",
     "model_type": Only(("SentenceTransformer",), "dense embeddings, as here"),
-    "truncate_dim": Only((None,), "the embeddings keep their width"),
 }
 """config_sentence_transformers.json, by SentenceTransformer._get_model_config of sentence-transformers 6.2."""
 
 MODULE_HARMLESS: Harmless = {"kwargs": Only(([],), "the module takes no argument of encode()")}
 
-FEATURE = "sentence_embedding"
+DENSE_HARMLESS: Harmless = {
+    "use_residual": Only((False,), "nothing is added"),
+    "init_weight": Only((None,), "the tensors are there"),
+    "init_bias": Only((None,), "the tensors are there"),
+}
+
+VECTOR, STATE = "sentence_embedding", "token_embeddings"
+"""What modules call the vector of a text, and the states of its tokens."""
+
+ADVICE = f"--pooling with {', '.join(MODES)}, or several joined by +"
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """What modules.json states.
-
-    Args:
-        place: where the pooling's configuration is, or would be.
-        normalize: whether Normalize follows; None where no modules.json says.
-    """
-
-    place: str
-    normalize: bool | None
-
-
-def pipeline(source: Source) -> Pipeline:
-    """Read modules.json: Transformer, Pooling and perhaps Normalize, in this order, at the places that it states.
-
-    Raises:
-        InputError: another module, or another order; named with its place.
-    """
-    document = source.document(MODULES)
-    if document is None:
-        return Pipeline(POOLING, None)
-    places: list[str] = []
-    names: list[str] = []
-    for item in document.items():
-        for field, kind in (("idx", int), ("name", str)):
-            item.take(field, kind, None)
-        place, written = item.take("path", str), item.take("type", str)
-        item.accept(MODULE_HARMLESS)
-        names.append(next((name for name, types in TYPES.items() if written in types), written))
-        places.append(place)
-    expected = list(TYPES)
-    if names not in (expected[:2], expected):
-        at = next((i for i, name in enumerate(names) if i >= len(expected) or name != expected[i]), len(names))
-        what = f"module {at} is {shown(names[at])} in {shown(places[at])}" if at < len(names) else "it ends too early"
-        raise InputError(
-            f"{document.origin}: {what}; what is computed here is {expected[0]}, {expected[1]}, and then perhaps "
-            f"{expected[2]}, in this order: the embeddings would be others"
-        )
-    for place in places[2:]:
-        _normalize(source, f"{place}/config.json")
-    return Pipeline(f"{places[1]}/config.json", len(names) == len(expected))
-
-
-def _normalize(source: Source, place: str) -> None:
-    if document := source.document(place):
-        for field in ("module_input_name", "module_output_name"):
-            document.take(field, str, FEATURE, choices=(FEATURE,))
-
-
-def settle_pooling(settled: Settled, source: Source, width: int) -> None:
-    """Settle `pooling` and `normalize`: as the folder or the command line says, never by guess.
+def settle_pipeline(settled: Settled, source: Source, width: int) -> None:
+    """Settle `pipeline`: what the folder or the command line says, never by guess.
 
     Args:
         settled: what is settled so far.
@@ -130,55 +97,232 @@ def settle_pooling(settled: Settled, source: Source, width: int) -> None:
         width: of the network's states.
 
     Raises:
-        InputError: nothing states them, or they are not computed here.
+        InputError: nothing states it, it contradicts itself, or it is not computed here; named with its place.
     """
-    found = pipeline(source)
-    document = source.document(found.place)
-    if document is None and found.normalize is not None and settled.part + "pooling" not in settled.given:
-        origin, place = source.documents[MODULES].origin, found.place.removesuffix("/config.json")
-        raise InputError(f"{origin}: the pooling is in {place}, but {found.place} is missing")
-    missing = []
-    if document is None and settled.part + "pooling" not in settled.given:
-        missing.append(f"pooling ({found.place}; pass --pooling cls or --pooling mean)")
-    if found.normalize is None and settled.part + "normalize" not in settled.given:
-        missing.append(f"normalize ({MODULES}; pass --normalize or --no-normalize)")
-    if missing:
+    given = {field: settled.given.get(settled.part + field) for field in OPTIONS}
+    modules = _modules(source)
+    origins: list[str] = []
+    steps: list[Step] = []
+    if modules is None:
+        document = source.document(POOLING)
+        missing = []
+        if document is None and not given["pooling"]:
+            missing.append(f"pooling ({POOLING}; pass {ADVICE})")
+        if not given["normalize"]:
+            missing.append(f"normalize ({MODULES}; pass --normalize or --no-normalize)")
+        if missing:
+            raise InputError(
+                f"no file beside the checkpoint states {' nor '.join(missing)}; "
+                "of such a folder sentence-transformers makes a mean, not normalised: --pooling mean --no-normalize"
+            )
+        steps.append(_pooling(document, width, given["pooling"], origins))
+    else:
+        origins.append(MODULES)
+        for module in modules:
+            steps += _step(module, source, width_of(tuple(steps), width), given["pooling"], origins, steps)
+        if not any(isinstance(step, Pooling) for step in steps):
+            raise InputError(f"{source.documents[MODULES].origin}: it ends too early, without a Pooling")
+    if given["normalize"]:
+        wanted = Expected(bool).checked(given["normalize"].value, f"{given['normalize'].option}: normalize")
+        steps = [*(steps[:-1] if isinstance(steps[-1], Normalize) else steps), *([Normalize()] if wanted else [])]
+        origins.append(given["normalize"].option)
+    steps += _truncation(source, width_of(tuple(steps), width), origins)
+    settled.values["pipeline"], settled.origins["pipeline"] = tuple(steps), ", ".join(dict.fromkeys(origins))
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module of modules.json after the Transformer.
+
+    Args:
+        kind: one of `TYPES`.
+        name: what stands before its tensors' names in the state dict of the whole model.
+        path: its folder.
+        origin: what messages call it.
+    """
+
+    kind: str
+    name: str
+    path: str
+    origin: str
+
+    def document(self, source: Source) -> Document | None:
+        """Give its configuration."""
+        return source.document(f"{self.path}/config.json")
+
+    def required(self, source: Source) -> Document:
+        """Give its configuration, which must be there.
+
+        Raises:
+            InputError: it is not.
+        """
+        document = self.document(source)
+        if document is None:
+            kind = self.kind.lower() if self.kind == "Pooling" else self.kind
+            raise InputError(f"{self.origin}: the {kind} is in {self.path}, but {self.path}/config.json is missing")
+        return document
+
+    def tensors(self, source: Source, first: str) -> str:
+        """Say what stands before the names of its tensors, of which `first` is one.
+
+        Raises:
+            InputError: they are nowhere.
+        """
+        for prefix in (f"{self.name}.", f"{self.path}/"):
+            if prefix + first in source.shapes:
+                return prefix
         raise InputError(
-            f"no file beside the checkpoint states {' nor '.join(missing)}; "
-            "of such a folder sentence-transformers makes a mean, not normalised: --pooling mean --no-normalize"
+            f"{self.origin}: the {self.kind} is in {self.path}, but its weights are missing: there is no {first} "
+            f"in {self.path}/model.safetensors or {self.path}/pytorch_model.bin, nor a {self.name}.{first} in the "
+            "checkpoint"
         )
-    stated = _pooling(document, source, width, asked=settled.part + "pooling" in settled.given) if document else None
-    settled.choose("pooling", str, otherwise=stated, choices=POOLINGS)
-    otherwise = None if found.normalize is None else (found.normalize, MODULES)
-    settled.choose("normalize", bool, otherwise=otherwise)
 
 
-def _pooling(document: Document, source: Source, width: int, *, asked: bool) -> tuple[str, str] | None:
-    """Read the pooling and where it is said; None when the command line says something in its place."""
-    for field in ("word_embedding_dimension", "embedding_dimension"):
+def _modules(source: Source) -> list[Module] | None:
+    """Read modules.json: a Transformer, then what is done with its states, in this order, at the places it states.
+
+    Raises:
+        InputError: a module that is not computed here, named with its place; or no Transformer at first.
+    """
+    document = source.document(MODULES)
+    if document is None:
+        return None
+    found: list[Module] = []
+    for at, item in enumerate(document.items()):
+        item.take("idx", int, None)
+        name, place, written = item.take("name", str, str(at)), item.take("path", str), item.take("type", str)
+        item.accept(MODULE_HARMLESS)
+        types = TYPES if at else {"Transformer": TRANSFORMER_TYPES}
+        kind = next((kind for kind, types in types.items() if written in types), "")
+        pooled = any(module.kind == "Pooling" for module in found)
+        late = kind == "Pooling" and pooled
+        early = kind not in ("Pooling", "Dense", "Transformer") and not pooled
+        if not kind or late or early:
+            wanted = "a Transformer, then a Pooling, and then any of Dense, LayerNorm, Normalize and Dropout"
+            told = shown(kind or next((k for k, t in TYPES.items() if written in t), written))
+            raise InputError(
+                f"{document.origin}: module {at} is {told} in {shown(place)}; what is computed here is {wanted}: "
+                "the embeddings would be others"
+            )
+        if at:
+            found.append(Module(kind, name, place, document.origin))
+    if not found:
+        raise InputError(f"{document.origin}: it ends too early, without a Pooling")
+    return found
+
+
+def _step(
+    module: Module, source: Source, width: int, asked: Given | None, origins: list[str], before: Sequence[Step]
+) -> list[Step]:
+    """Read a module after the Transformer."""
+    if module.kind == "Pooling":
+        stated = module.document(source) if asked else module.required(source)
+        return [_pooling(stated, width, asked, origins)]
+    feature = VECTOR if any(isinstance(step, Pooling) for step in before) else STATE
+    if module.kind == "Dense":
+        return [_dense(module, source, width, feature)]
+    if module.kind == "LayerNorm":
+        _width(module.required(source), ("dimension",), width)
+        return [LayerNorm(module.tensors(source, "norm.weight"), width)]
+    document = module.document(source)
+    if document and module.kind == "Dropout":
+        document.take("dropout", float, 0.0, low=0, high=1)
+    elif document:
+        _features(document, feature)
+    return [Normalize()] if module.kind == "Normalize" else []
+
+
+def _features(document: Document, feature: str) -> None:
+    """See that a module takes and gives what the one before it gave."""
+    document.take("module_input_name", str, VECTOR, choices=(feature,))
+    if "module_input_name" not in document and feature != VECTOR:
+        raise InputError(
+            f"{document.origin}: module_input_name is not stated, which means {VECTOR}; expected {feature}"
+        )
+    document.take("module_output_name", str, None)
+    given = document.fields.get("module_output_name")
+    if given not in (None, feature):
+        raise InputError(f"{document.origin}: module_output_name is {shown(given)}, expected {shown(feature)}")
+
+
+def _dense(module: Module, source: Source, width: int, feature: str) -> Dense:
+    document = module.required(source)
+    _features(document, feature)
+    _width(document, ("in_features",), width)
+    outputs = document.take("out_features", int, low=1)
+    bias = document.take("bias", bool, default=True)
+    written = document.take("activation_function", str, "torch.nn.modules.activation.Tanh")
+    package, _, activation = written.rpartition(".")
+    if package.partition(".")[::2] != ("torch", "nn") and not package.startswith("torch.nn.modules."):
+        activation = ""
+    if activation not in ACTIVATIONS:
+        raise InputError(
+            f"{document.origin}: activation_function is {shown(written)}; what is computed here are classes of "
+            f"torch.nn with their defaults: {', '.join(ACTIVATIONS)}"
+        )
+    residual = document.take("use_residual", bool, default=False)
+    document.accept(DENSE_HARMLESS)
+    tensors = module.tensors(source, "linear.weight")
+    step = Dense(tensors, width, outputs, bias, activation, residual)
+    for name, shape in step.shapes.items():
+        if source.shapes.get(tensors + name) != shape:
+            raise InputError(
+                f"{document.origin}: in_features {width}, out_features {outputs} and bias {shown(bias)} ask for a "
+                f"tensor {tensors}{name} of shape {shape}; there is {source.shapes.get(tensors + name, 'none')}"
+            )
+    return step
+
+
+def _width(document: Document, fields: Sequence[str], width: int) -> None:
+    """See that a document says the width of what it takes."""
+    for field in fields:
         stated = document.take(field, int, width)
         if stated != width:
-            raise InputError(f"{document.origin}: {field} is {stated}, but the checkpoint's tensors say {width}")
-    switched = {mode: field for field, mode in SWITCHES.items() if document.take(field, bool, default=False)}
-    kind = list if "pooling_mode" in document and isinstance(document.fields["pooling_mode"], list) else str
-    mode = document.take("pooling_mode", kind, [*switched])
-    modes = [mode] if isinstance(mode, str) else mode
-    if not document.take("include_prompt", bool, default=True) and any(_prompts(source).values()):
-        raise InputError(
-            f"{document.origin}: include_prompt is false, and {SENTENCES} has prompts: leaving their tokens out of "
-            "the pooling is not computed here; remove the prompts if none is used"
-        )
+            told = "the checkpoint's tensors say" if document.name == POOLING else "what it takes has"
+            raise InputError(f"{document.origin}: {field} is {stated}, but {told} {width}")
+
+
+def _pooling(document: Document | None, width: int, asked: Given | None, origins: list[str]) -> Pooling:
+    """Read a pooling, of which the command line may say the modes; add where they are said."""
+    modes: JSON = []
+    include, place, origin = True, "", ""
+    if document:
+        _width(document, ("word_embedding_dimension", "embedding_dimension"), width)
+        stated = [field for field in SWITCHES if field in document]
+        switched = {SWITCHES[field]: field for field in stated if document.take(field, bool)}
+        kind = list if isinstance(document.fields.get("pooling_mode"), list) else str
+        mode = document.take("pooling_mode", kind, [*switched] if stated else ["mean"])
+        modes = [mode] if isinstance(mode, str) else mode
+        include = document.take("include_prompt", bool, default=True)
+        field = " + ".join(switched.values()) or "default of sentence-transformers"
+        place = f"{document.origin}: the pooling"
+        origin = f"{document.name}: {'pooling_mode' if 'pooling_mode' in document else field}"
     if asked:
-        return None
-    if len(modes) != 1 or modes[0] not in POOLINGS:
-        shown_modes = " + ".join(map(str, modes)) or "none"
-        raise InputError(f"{document.origin}: the pooling is {shown_modes}; what is computed here is cls or mean")
-    field = "pooling_mode" if "pooling_mode" in document else switched[modes[0]]
-    return modes[0], f"{document.name}: {field}"
+        place, origin = f"{asked.option}: pooling", asked.option
+        modes = [part.strip() for part in Expected(str).checked(asked.value, place).split("+")]
+    if not modes or any(type(mode) is not str or mode not in MODES for mode in modes):
+        said = " + ".join(map(str, modes)) or "none"
+        raise InputError(
+            f"{place} is {said}; what is computed here are {', '.join(MODES)}, one or several side by side"
+        )
+    origins.append(origin)
+    return Pooling(tuple(modes), include)
+
+
+def _truncation(source: Source, width: int, origins: list[str]) -> list[Step]:
+    """Read how many numbers of an embedding encode() gives."""
+    document = source.document(SENTENCES)
+    dim = document.take("truncate_dim", int, None, low=1) if document else None
+    if dim is None or dim >= width:
+        return []
+    origins.append(f"{SENTENCES}: truncate_dim")
+    return [Truncate(dim)]
 
 
 def settle_texts(settled: Settled, source: Source, positions: int, *, left_padding: bool) -> None:
-    """Settle what is done to raw texts: `max_seq_length`, `truncation_side`, `prompts`, `default_prompt`, `similarity`.
+    """Settle what is done to raw texts.
+
+    That is `max_seq_length`, `truncation_side`, `do_lower_case`, `prompts`, `default_prompt` and `similarity`.
 
     Args:
         settled: what is settled so far.
@@ -215,13 +359,13 @@ def settle_texts(settled: Settled, source: Source, positions: int, *, left_paddi
         choices=("right", "left"),
     )
     if transformer:
-        if transformer.take("do_lower_case", bool, default=False) and lowercases(source) is False:
-            raise InputError(
-                f"{transformer.origin}: do_lower_case is true, but the tokenizer keeps capitals: lower-casing before "
-                "it is not done here; put a normalizer Lowercase into tokenizer.json and say do_lower_case: true in "
-                f"{SETTINGS}"
-            )
         transformer.accept(TRANSFORMER_HARMLESS)
+    settled.choose(
+        "do_lower_case",
+        bool,
+        (transformer, "do_lower_case"),
+        otherwise=(False, "default of sentence-transformers"),
+    )
     _settle_sentences(settled, source)
 
 
@@ -238,15 +382,15 @@ def _states(document: Document | None, field: str) -> bool:
 def _settle_sentences(settled: Settled, source: Source) -> None:
     """Settle what config_sentence_transformers.json states."""
     document = source.document(SENTENCES)
-    prompts = {name: text for name, text in _prompts(source).items() if text}
+    prompts = _prompts(source)
     name = document.take("default_prompt_name", str, None) if document else None
-    if name is not None and name not in _prompts(source):
-        known = ", ".join(map(shown, _prompts(source))) or "there are none"
+    if name is not None and name not in prompts:
+        known = ", ".join(map(shown, prompts)) or "there are none"
         place = document.origin if document else SENTENCES
         raise InputError(f"{place}: default_prompt_name is {shown(name)}, which is none of its prompts ({known})")
     place = SENTENCES if document else f"no {SENTENCES}"
     settled.put("prompts", tuple(sorted(prompts.items())), place)
-    settled.put("default_prompt", name if name in prompts else "", place)
+    settled.put("default_prompt", name or "", place)
     if _states(document, "similarity_fn_name"):
         settled.choose("similarity", str, (document, "similarity_fn_name"), choices=SIMILARITIES)
     else:
@@ -266,27 +410,79 @@ def _prompts(source: Source) -> dict[str, str]:
     return {name: part.take(name, str, None) or "" for name in part.fields}
 
 
+def prompt_input(pipeline: Steps) -> tuple[TensorSpec, ...]:
+    """Describe what an entry point takes of ids and mask besides, where the pooling leaves the prompt out: (batch,)."""
+    if pooling(pipeline).include_prompt:
+        return ()
+    return (TensorSpec("prompt_tokens", "int32", ("batch",), PromptTokens("input_ids")),)
+
+
 def text_rules(config: Any) -> TextRules:
     """Say what is done to raw texts, given a configuration with the fields that `settle_texts` settles."""
-    return TextRules(config.text_limit, config.truncation_side, dict(config.prompts).get(config.default_prompt, ""))
+    prompts = dict(config.prompts)
+    return TextRules(
+        config.text_limit, config.truncation_side, prompts, config.default_prompt, lowercase=config.do_lower_case
+    )
 
 
 def documents(config: Any) -> Mapping[str, JSON]:
     """Give the documents of a folder of sentence-transformers, in the layout that every version reads."""
-    modules = [*TYPES][: 2 + config.normalize]
+    written: dict[str, JSON] = {}
+    modules: list[dict[str, JSON]] = [{"idx": 0, "name": "0", "path": "", "type": f"{_OLD}Transformer"}]
+    given = config.hidden_size
+    for i, step in enumerate(config.pipeline):
+        if isinstance(step, Truncate):
+            continue
+        place = module_place(config.pipeline, i)
+        kind = type(step).__name__
+        modules.append({"idx": i + 1, "name": str(i + 1), "path": place, "type": f"{_OLD}{kind}"})
+        feature = {} if _pooled(config.pipeline, i) else {"module_input_name": STATE, "module_output_name": STATE}
+        if stated := _module_document(step, given):
+            written[f"{place}/config.json"] = {**stated, **feature}
+        given = width_of((step,), given)
+    last = config.pipeline[-1]
+    cut = {"truncate_dim": last.width} if isinstance(last, Truncate) else {}
     return {
-        MODULES: [
-            {"idx": i, "name": str(i), "path": f"{i}_{name}" if i else "", "type": f"{_OLD}{name}"}
-            for i, name in enumerate(modules)
-        ],
-        POOLING: {
-            "word_embedding_dimension": config.hidden_size,
-            **{switch: mode == config.pooling for switch, mode in [*SWITCHES.items()][:4]},
-        },
-        TRANSFORMER: {"max_seq_length": config.text_limit, "do_lower_case": False},
+        MODULES: modules,
+        **written,
+        TRANSFORMER: {"max_seq_length": config.text_limit, "do_lower_case": config.do_lower_case},
         SENTENCES: {
             "prompts": dict(config.prompts),
             "default_prompt_name": config.default_prompt or None,
             "similarity_fn_name": config.similarity,
+            **cut,
         },
     }
+
+
+def module_place(steps: Steps, i: int) -> str:
+    """Give the folder of a step's module as `documents` places it."""
+    return f"{i + 1}_{type(steps[i]).__name__}"
+
+
+def _pooled(steps: Steps, i: int) -> bool:
+    return any(isinstance(step, Pooling) for step in steps[: i + 1])
+
+
+def _module_document(step: Step, width: int) -> dict[str, JSON]:
+    if isinstance(step, Pooling):
+        in_order = [mode for mode in SWITCHES.values() if mode in step.modes] == list(step.modes)
+        old = [*SWITCHES.items()][:4]  # which every version reads
+        switches: dict[str, JSON] = {switch: mode in step.modes for switch, mode in old}
+        switches |= {switch: True for switch, mode in SWITCHES.items() if mode in step.modes}
+        modes = switches if in_order else {"pooling_mode": list(step.modes)}  # another order has only newer words
+        return {
+            "word_embedding_dimension": width,
+            **modes,
+            **({} if step.include_prompt else {"include_prompt": False}),
+        }
+    if isinstance(step, Dense):
+        package = "linear" if step.activation == "Identity" else "activation"
+        return {
+            "in_features": step.inputs,
+            "out_features": step.outputs,
+            "bias": step.bias,
+            "activation_function": f"torch.nn.modules.{package}.{step.activation}",
+            **({"use_residual": True} if step.residual else {}),
+        }
+    return {"dimension": step.width} if isinstance(step, LayerNorm) else {}

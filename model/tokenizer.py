@@ -160,6 +160,8 @@ def _hold_normalizer(settings: Document, tokens: Tokens, *, rebuilt: bool) -> No
     if tokens.name != MODEL:
         return  # it is made as they say
     has = [*_normalizers(tokens.normalizer)]
+    while rebuilt and has and has[0].get("type") == "Lowercase":
+        has = has[1:]  # sentence-transformers' own, before the tokenizer's rules; its class does not know of it
     if not rebuilt:
         said = {"do_lower_case": said["do_lower_case"]} if "do_lower_case" in settings else {}
     if rebuilt and ([each.get("type") for each in has] != ["BertNormalizer"] or has[0].get("clean_text") is not True):

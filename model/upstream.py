@@ -19,7 +19,9 @@ import torch
 from torch import nn
 
 from ..validation.errors import EnvironmentFailure, InputError
-from .reference import Original, State
+from .pipeline import TRANSFORMERS
+from .reference import Original, State, load_strict
+from .steps import Dense, LayerNorm, Pooling, Steps, Truncate
 
 OLDEST = 5
 """transformers 4 reads some of what 5 writes as if it were not there (`rope_parameters`), without a word."""
@@ -157,34 +159,95 @@ def text_encoder(config: Mapping[str, Any], state: State, **options: Any) -> nn.
 
 
 MODULES = "modules.json"
+SENTENCES = "config_sentence_transformers.json"
+WEIGHTS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx")
 
 
-def sentence_modules(original: Original) -> list[nn.Module]:
-    """Load what sentence-transformers does after the transformer, as modules.json says: pooling, dense layers, norms.
+class SentenceModules:
+    """What sentence-transformers does after the transformer: its own modules, on the checkpoint's own tensors.
+
+    Args:
+        original: what was trained. Its modules.json and config_sentence_transformers.json say what is done.
+        width: of the transformer's states, where there is no modules.json.
+        steps: what the user says, where there is no modules.json.
+    """
+
+    def __init__(self, original: Original, width: int, steps: Steps):
+        sentence_transformers()
+        described = original.documents.get(MODULES)
+        self.modules = _stated(original, width, steps) if described is None else _loaded(original, described[1:])
+        self._width = original.documents.get(SENTENCES, {}).get("truncate_dim")
+
+    def __call__(
+        self, states: torch.Tensor, attention_mask: torch.Tensor, prompt_tokens: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Make embeddings, (batch, width), of states (batch, tokens, width).
+
+        `prompt_tokens`, (batch,), are what upstream knows as one number for a batch: each text is one of its own then.
+        """
+        if prompt_tokens is None:
+            return self._embed(states, attention_mask, {})
+        rows = zip(states.split(1), attention_mask.split(1), prompt_tokens.tolist(), strict=True)
+        return torch.cat([self._embed(one, mask, {"prompt_length": count}) for one, mask, count in rows])
+
+    def _embed(self, states: torch.Tensor, mask: torch.Tensor, more: Mapping[str, Any]) -> torch.Tensor:
+        features: dict[str, Any] = {"token_embeddings": states, "attention_mask": mask, **more}
+        for module in self.modules:
+            features = module(features)
+        return features["sentence_embedding"][..., : self._width]
+
+
+def _loaded(original: Original, described: Sequence[Mapping[str, Any]]) -> list[nn.Module]:
+    """Load the modules that modules.json names, by their own `load`.
 
     Raises:
-        InputError: upstream cannot load a module.
+        InputError: upstream cannot load a module, or the checkpoint has not its tensors.
     """
-    sentence_transformers()
     from sentence_transformers.util import import_from_string
 
-    modules = []
-    for described in original.documents[MODULES][1:]:
-        cls: Any = import_from_string(described["type"])
-        try:
-            modules.append(cls.load(str(original.folder), subfolder=described["path"], local_files_only=True))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{MODULES}: sentence-transformers cannot load {described['type']}: {error}") from error
-    return modules
+    made: list[nn.Module] = []
+    for module in described:
+        cls: Any = import_from_string(module["type"])
+        own = _own(original.state, f"{module['path']}/", f"{module['name']}.")
+        with tempfile.TemporaryDirectory() as scratch:
+            place = Path(scratch) / module["path"]
+            place.mkdir(parents=True)
+            if (original.folder / module["path"]).is_dir():
+                _link(original.folder / module["path"], place)
+            if own:
+                torch.save(own, place / "pytorch_model.bin")
+            try:
+                made.append(cls.load(scratch, subfolder=module["path"], local_files_only=True))
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+                reason = _reason(error)
+                raise InputError(f"{MODULES}: sentence-transformers cannot load {module['type']}: {reason}") from error
+        load_strict(made[-1], own)
+    return made
 
 
-def stated_modules(width: int, pooling: str, *, normalize: bool) -> list[nn.Module]:
-    """Make sentence-transformers' modules for a pooling that no file states, but the user."""
-    sentence_transformers()
+def _stated(original: Original, width: int, steps: Steps) -> list[nn.Module]:
+    """Make sentence-transformers' modules for a pipeline that no file states, but the user."""
     from sentence_transformers.util import import_from_string
 
-    made = [import_from_string("sentence_transformers.models.Pooling")(width, pooling)]
-    return made + ([import_from_string("sentence_transformers.models.Normalize")()] if normalize else [])
+    made: list[nn.Module] = []
+    for step in steps:
+        if isinstance(step, Truncate):
+            continue
+        cls: Any = import_from_string(f"sentence_transformers.models.{type(step).__name__}")
+        if isinstance(step, Pooling):
+            made.append(cls(width, step.modes, step.include_prompt))
+        elif isinstance(step, Dense):
+            activation = getattr(nn, step.activation)()
+            made.append(cls(step.inputs, step.outputs, step.bias, activation, use_residual=step.residual))
+        else:
+            made.append(cls(step.width) if isinstance(step, LayerNorm) else cls())
+        load_strict(made[-1], _own(original.state, getattr(step, "tensors", "")) if hasattr(step, "tensors") else {})
+    return made
+
+
+def _own(state: State, *prefixes: str) -> dict[str, torch.Tensor]:
+    """Give the tensors behind the one of these prefixes that there are, by their names without it."""
+    return {n.removeprefix(p): t for p in prefixes for n, t in state.items() if n.startswith(p)}
 
 
 class SentenceEncoder:
@@ -196,15 +259,18 @@ class SentenceEncoder:
     Args:
         original: what was trained.
         encoder: transformers' class, loaded.
-        modules: what comes after it, where no modules.json says it.
+        modules: what comes after it, loaded.
     """
 
     def __init__(self, original: Original, encoder: Any, modules: Sequence[nn.Module] = ()):
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            inner = _documents(folder, original, encoder)
+            inner = _documents(folder, original, encoder, modules)
             self.model = self._open(folder, original, modules)
-            self.note, exact = exact_tokenizer(self.model.tokenizer, inner)
+            lowers = any(original.documents.get(name, {}).get("do_lower_case") is True for name in TRANSFORMERS)
+            self.note, exact = exact_tokenizer(self.model.tokenizer, inner, lowers=lowers)
+        for i, module in enumerate(modules, 1):
+            self.model[i] = module
         first = self.model[0]
         holder = first if hasattr(first, "processor") else self.model
         setattr(holder, "processor" if holder is first else "tokenizer", exact)
@@ -223,9 +289,10 @@ class SentenceEncoder:
                 )
             transformer: Any = import_from_string("sentence_transformers.models.Transformer")
             made = transformer.load(str(folder), local_files_only=True, trust_remote_code=False, model_kwargs=options)
-            stated = original.documents.get("config_sentence_transformers.json", {})
-            prompts = {name: stated[name] for name in ("prompts", "default_prompt_name") if stated.get(name)}
-            return library.SentenceTransformer(modules=[made, *modules], device="cpu", **prompts)
+            stated = original.documents.get(SENTENCES, {})
+            named = ("prompts", "default_prompt_name", "truncate_dim")
+            given = {name: stated[name] for name in named if stated.get(name)}
+            return library.SentenceTransformer(modules=[made, *modules], device="cpu", **given)
         except Exception as error:  # whatever upstream raises, it cannot open the folder
             raise InputError(f"sentence-transformers cannot open {original.folder}: {_reason(error)}") from error
 
@@ -237,15 +304,21 @@ class SentenceEncoder:
 
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "added_tokens.json")
 TELLING = ("A Quick Fox", "Crème brûlée à 3 €", "中文 [SEP] Ångström", "tab\tand  spaces")
-WEIGHTS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx")
 
 
-def _documents(folder: Path, original: Original, encoder: Any) -> Path:
+def _documents(folder: Path, original: Original, encoder: Any, modules: Sequence[nn.Module]) -> Path:
     """Lay the user's documents into a folder, constants in the place of the weights; give the transformer's place."""
     described = original.documents.get(MODULES)
     place = described[0]["path"] if described else ""
     inner = folder / place
     _link(original.folder, folder)
+    for stated, module in zip(described[1:] if described else (), modules, strict=False):
+        if module.state_dict():  # its weights may lie in the checkpoint
+            own = folder / stated["path"]
+            own.unlink(missing_ok=True)
+            own.mkdir(parents=True)
+            _link(original.folder / stated["path"], own)
+            torch.save(_constants(module), own / "pytorch_model.bin")
     if place:  # a folder of its own, since the constants go into it
         inner.unlink(missing_ok=True)
         inner.mkdir(parents=True)
@@ -255,9 +328,13 @@ def _documents(folder: Path, original: Original, encoder: Any) -> Path:
     kept = {name: value for name, value in stated.items() if name not in PASSED_OVER}
     (inner / "config.json").unlink(missing_ok=True)
     (inner / "config.json").write_text(json.dumps(kept | {"model_type": encoder.config.model_type}))
-    constants = {n: torch.zeros((), dtype=t.dtype).expand(t.shape) for n, t in encoder.state_dict().items()}
-    torch.save(constants, inner / "pytorch_model.bin")
+    torch.save(_constants(encoder), inner / "pytorch_model.bin")
     return inner
+
+
+def _constants(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Give tensors of the module's shapes that take no room."""
+    return {n: torch.zeros((), dtype=t.dtype).expand(t.shape) for n, t in module.state_dict().items()}
 
 
 def _link(source: Path, folder: Path, names: Sequence[str] = ()) -> None:
@@ -299,12 +376,23 @@ class TokenizedEncoder:
             return self.function(batch["input_ids"], batch["attention_mask"]).numpy()
 
 
-def exact_tokenizer(rebuilt: Any, folder: Path) -> tuple[str, Any]:
-    """Give the tokenizer that tokenizer.json is, as it stands, and where transformers' own class reads it otherwise."""
+def exact_tokenizer(rebuilt: Any, folder: Path, *, lowers: bool = False) -> tuple[str, Any]:
+    """Give the tokenizer that tokenizer.json is, as it stands, and where transformers' own class reads it otherwise.
+
+    Args:
+        rebuilt: what upstream makes of the folder.
+        folder: with the tokenizer's documents.
+        lowers: whether sentence-transformers puts its own lower-casing before the tokenizer's rules.
+    """
     if not (folder / "tokenizer.json").is_file():
         return "", rebuilt
     exact = transformers(0).PreTrainedTokenizerFast.from_pretrained(str(folder))
     exact.model_max_length = rebuilt.model_max_length  # where sentence-transformers keeps its own limit
+    if lowers:
+        from tokenizers import normalizers
+
+        own = [exact.backend_tokenizer.normalizer] if exact.backend_tokenizer.normalizer else []
+        exact.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
     for text in TELLING:
         if rebuilt(text)["input_ids"] != exact(text)["input_ids"]:
             kind = type(rebuilt).__name__

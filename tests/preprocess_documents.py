@@ -11,8 +11,12 @@ from typing import Any
 
 Path = tuple[str | int, ...]
 
+POOLING = (
+    *("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", "first end of text", "last token"),
+)
+"""All that a list of poolings may hold."""
+
 WORDS = {
-    "pooling": ("cls", "mean", "first end of text", "last token"),
     "similarity": ("dot", "cosine", "euclidean", "manhattan"),
     "padding": ("after the text, to the longest of the batch", "before the text, to the longest of the batch"),
     "truncation": ("keep the first tokens and the special tokens", "keep the last tokens and the special tokens"),
@@ -29,13 +33,15 @@ TEXTS = {
     "max_tokens": {"encode_text": 64, "encode_multimodal": None},
     "truncation": "keep the first tokens and the special tokens",
     "padding": "after the text, to the longest of the batch",
-    "prefix": "query: ",
+    "prompts": {"query": "query: ", "passage": ""},
+    "default_prompt": "query",
 }
+UNPROMPTED = {"prompts": {}, "default_prompt": None}
 EMBEDDINGS = {
     "outputs": {"encode_text": "text_embeds", "encode_multimodal": "embeddings"},
     "width": 32,
     "dtype": "float32",
-    "pooling": "cls",
+    "pooling": ["cls"],
     "normalize": True,
     "similarity": "dot",
 }
@@ -62,7 +68,7 @@ def document(steps: list[dict[str, Any]] | None, texts: dict[str, Any] | None = 
         "steps": [*(steps or []), NORMALIZE],
     }
     made = {
-        "format_version": 2,
+        "format_version": 3,
         "texts": texts,
         "images": None if steps is None else images,
         "embeddings": EMBEDDINGS | stated,
@@ -85,13 +91,18 @@ LEGAL: dict[str, dict[str, Any]] = {
     "squashed by a bicubic": document([EXACT | BICUBIC, COLOUR | {"alpha": "over white"}]),
     "twice": document([CROP | {"height": 300, "width": 400}, EXACT | {"width": 512} | BICUBIC, CROP, COLOUR]),
     "cropped only": document([CROP, COLOUR]),
-    "texts": document(None, pooling="mean", normalize=False, similarity="cosine"),
-    "no tokenizer": document(None, TEXTS | {"tokenizer": None, "missing": "none was given", "prefix": ""}),
-    "no mask": document([CROP, COLOUR], TEXTS | {"inputs": {"ids": "input_ids"}}, pooling="first end of text"),
+    "texts": document(None, pooling=["mean"], normalize=False, similarity="cosine"),
+    "no tokenizer": document(None, TEXTS | {"tokenizer": None, "missing": "none was given", **UNPROMPTED}),
+    "no mask": document([CROP, COLOUR], TEXTS | {"inputs": {"ids": "input_ids"}}, pooling=["first end of text"]),
+    "prompts left out": document(
+        None,
+        TEXTS | {"inputs": {**TEXTS["inputs"], "prompt": "prompt_tokens"}, "default_prompt": None},
+        pooling=[*POOLING[:6]],
+    ),
     "no special tokens": document(
         None,
         TEXTS | {"first_id": None, "last_id": None, "padding": "before the text, to the longest of the batch"},
-        pooling="last token",
+        pooling=["last token"],
         similarity="euclidean",
     ),
     "only a last token": document(
@@ -137,12 +148,15 @@ OTHERS: tuple[tuple[str, Any], ...] = (
     ("truncation", "keep the middle tokens"),
     ("padding", "before the text"),
     ("pooling", "max"),
-    ("pooling", "eos"),
+    ("pooling", ["eos"]),
+    ("pooling", ["cls", "eos"]),
+    ("default_prompt", "other"),
     ("similarity", "hamming"),
     ("vocab_size", 102),
     ("pad_id", 300),
     ("format_version", 1),
-    ("format_version", 3),
+    ("format_version", 2),
+    ("format_version", 4),
 )
 """Words that somebody could mean."""
 
@@ -184,13 +198,17 @@ def _resized(document: dict[str, Any], **keys: Any) -> None:
     document["images"]["steps"].insert(0, SHORTER | BICUBIC | keys)
 
 
+OPTIONAL = (("texts", "inputs", "mask"), ("texts", "inputs", "prompt"))
+"""What need not be there."""
+
+
 def mutations(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Change one place of a legal document; give what was done and the document, which must be refused."""
     legal = LEGAL[name]
     for path, value in _places(legal):
         # By entry points, whose names a document cannot know.
-        named = path[:2] in (("texts", "max_tokens"), ("embeddings", "outputs"))
-        if path and isinstance(path[-1], str) and not (named and len(path) > 2) and path != ("texts", "inputs", "mask"):
+        named = path[:2] in (("texts", "max_tokens"), ("embeddings", "outputs"), ("texts", "prompts"))
+        if path and isinstance(path[-1], str) and not (named and len(path) > 2) and path not in OPTIONAL:
             yield f"{_shown(path)} removed", _changed(legal, path, lambda parent, key: parent.pop(key))
         if isinstance(value, dict) and not named:
             yield f"{_shown(path)} with another key", _changed(legal, (*path, "surplus"), _set(None))
@@ -226,16 +244,20 @@ def free(legal: dict[str, Any], path: Path, value: Any) -> bool:
         return value is None
     if path[:2] == ("embeddings", "outputs"):
         return len(path) > 2 and isinstance(value, str) and value != ""
-    if key in ("pooling", "similarity", "padding", "truncation"):
+    if path[:2] == ("embeddings", "pooling"):
+        return len(path) > 2 and value in POOLING
+    if key in ("similarity", "padding", "truncation"):
         return isinstance(value, str) and value in WORDS[key]
-    if key == "prefix":
-        return isinstance(value, str)
+    if path[:2] == ("texts", "prompts"):
+        return isinstance(value, str) if len(path) > 2 else value == {} and legal["texts"]["default_prompt"] is None
+    if key == "default_prompt":
+        return value is None or value in list(legal["texts"]["prompts"])
     if key == "normalize":
         return isinstance(value, bool)
     if key == "vocab_size":
         ids = [legal["texts"][name] for name in ("first_id", "last_id", "pad_id")]
         return whole and max(i for i in ids if i is not None) < value < 2**31
-    if key in ("ids", "mask", "input", "missing"):
+    if key in ("ids", "mask", "prompt", "input", "missing"):
         return isinstance(value, str) and value != ""
     if key in ("first_id", "last_id", "pad_id"):
         return (value is None and key != "pad_id") or (whole and 0 <= value < 300)

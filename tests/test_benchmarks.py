@@ -30,11 +30,12 @@ from benchmarks import convert, exports, models, network, plot, report
 from benchmarks.measure import Usage, last_words
 from benchmarks.models import Model
 from bgevis.model.reference import Original
+from bgevis.model.steps import plain
 
 TEXT = families()["bert"].sizes["tiny"]
 VARIANTS = {
     "bert": TEXT,
-    "bert, mean": replace(TEXT, pooling="mean", normalize=False),
+    "bert, mean": replace(TEXT, pipeline=plain(["mean"], normalize=False)),
     "bert, xlm-roberta": replace(TEXT, model_type="xlm-roberta", pad_token_id=1, cls_token_id=0, sep_token_id=2),
     "visualized_bge": families()["visualized_bge"].sizes["tiny"],
 }

@@ -102,7 +102,7 @@ def located(bench, changed) -> tuple[str, str]:
     return " ".join(report.notes), place
 
 
-@pytest.mark.parametrize("planted", [12, pytest.param(100, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("planted", [len(BUGS), pytest.param(100, marks=pytest.mark.prove)])
 def test_planted_bugs_are_located(bench, planted):
     rng = np.random.default_rng(2026)
     named, explained, missed = 0, Counter(), []

@@ -20,6 +20,7 @@ from bgevis.converter.options import Options
 from bgevis.converter.source.identify import identify
 from bgevis.model.family import families
 from bgevis.model.losses import contrastive_loss
+from bgevis.model.steps import plain
 from bgevis.validation.taps import recording
 
 EMBEDDING = 1e-6
@@ -91,9 +92,9 @@ def goldens(folder):
 @functools.cache
 def converted(folder: Path, pooling: str = "cls", normalize: bool = True) -> Converted:
     checkpoint = next(folder.glob("*.pth"))
-    plain = Converted(checkpoint)
-    text = dataclasses.replace(plain.config.text, pooling=pooling, normalize=normalize)
-    return plain if text == plain.config.text else Converted(checkpoint, text=text)
+    stated = Converted(checkpoint)
+    text = dataclasses.replace(stated.config.text, pipeline=plain([pooling], normalize=normalize))
+    return stated if text == stated.config.text else Converted(checkpoint, text=text)
 
 
 def test_every_embedding_agrees(folder, goldens):
@@ -212,8 +213,8 @@ def test_rematerialisation_changes_nothing(folder, goldens):
     for remat in (False, True):
         module = BGEVisualized(model.config, remat=remat, rngs=nnx.Rngs(0))
         gradients.append(nnx.grad(lambda m: m.encode_text(*inputs)[0].sum())(module))
-    for plain, again in zip(jax.tree.leaves(gradients[0]), jax.tree.leaves(gradients[1]), strict=True):
-        np.testing.assert_allclose(plain, again, rtol=1e-4, atol=1e-6)
+    for once, again in zip(jax.tree.leaves(gradients[0]), jax.tree.leaves(gradients[1]), strict=True):
+        np.testing.assert_allclose(once, again, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture
@@ -267,7 +268,7 @@ def test_hugging_face_encoders_agree(oracles, name, container, pooling):
     goldens = np.load(oracles / "huggingface" / name / "golden.npz")
     options = Options(pooling=pooling, normalize=True)
     model = Converted(oracles / "huggingface" / name / container, options)
-    assert model.config.pooling == pooling
+    assert model.config.pipeline == plain([pooling])
     hidden = goldens["last_hidden_tt0" if "last_hidden_tt0" in goldens else "last_hidden"]
     mask = goldens["attention_mask"][..., None]
     pooled = hidden[:, 0] if pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
@@ -306,11 +307,11 @@ def test_the_real_minilm_agrees(oracles, minilm):
     """Trained weights, both goldens: sentence-transformers' mean, and Visualized-BGE's text path, either pooling."""
     goldens = np.load(oracles / "real" / "minilm_l6_golden.npz")
     model = Converted(minilm / "model.safetensors")
-    assert (model.config.pooling, model.config.normalize, model.config.num_attention_heads) == ("mean", True, 12)
+    assert (model.config.pipeline, model.config.num_attention_heads) == (plain(["mean"]), 12)
     close(model("encode_text", goldens["input_ids"], goldens["attention_mask"]), goldens["embedding"])
     path = np.load(oracles / "real" / "minilm_visualized_text_path.npz")
     for pooling in ("cls", "mean"):
-        model = Converted(minilm / "model.safetensors", pooling=pooling)
+        model = Converted(minilm / "model.safetensors", pipeline=plain([pooling]))
         close(model("encode_text", path["input_ids"], path["attention_mask"]), path[f"emb_{pooling}"])
 
 

@@ -79,14 +79,14 @@ def test_a_folder_that_is_read_right_passes_both(good):
     assert proof["end_to_end"]["judge"] in page
 
 
-RIGHT = TextRules(21, "left", "the fox: ")
+RIGHT = TextRules(21, "left", {"query": "the fox: "}, "query")
 MISREADINGS = {
     "a limit one too long": dataclasses.replace(RIGHT, limit=22),
     "a limit one too short": dataclasses.replace(RIGHT, limit=20),
     "no limit": dataclasses.replace(RIGHT, limit=None),
     "the other end cut off": dataclasses.replace(RIGHT, side="right"),
-    "no prompt": dataclasses.replace(RIGHT, prefix=""),
-    "another prompt": dataclasses.replace(RIGHT, prefix="the fox; "),
+    "no prompt": dataclasses.replace(RIGHT, default_prompt=""),
+    "another prompt": dataclasses.replace(RIGHT, prompts={"query": "the fox; "}),
 }
 
 

@@ -18,6 +18,7 @@ from bgevis.model.bert import FAMILY as BERT
 from bgevis.model.bert.config import UPSTREAM_DEFAULTS
 from bgevis.model.documents import Document, Given
 from bgevis.model.family import Source, config_from_json, config_to_json, dotted, families
+from bgevis.model.steps import CLS, Dense, LayerNorm, Normalize, Pooling, Truncate, plain
 from bgevis.model.visualized_bge import FAMILY as VISUALIZED
 from bgevis.validation.errors import ConvertError, InputError
 
@@ -28,6 +29,7 @@ ODD = {name: tuple(48 if n == 32 else n for n in shape) for name, shape in SHAPE
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "##s", "a"]
 POOLED = {"pooling": Given("cls", "--pooling"), "normalize": Given(True, "--normalize")}
 REMOVED = object()
+MODES = "cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken"
 
 
 def bert(shapes=SHAPES, given=POOLED, wrappers=(), **documents):
@@ -63,7 +65,7 @@ def folder(saved, tmp_path) -> Path:
 def change(folder: Path, place: str, **fields) -> None:
     document = json.loads((folder / place).read_text()) if (folder / place).exists() else {}
     document |= fields
-    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
     (folder / place).write_text(json.dumps({k: v for k, v in document.items() if v is not REMOVED}))
 
 
@@ -79,8 +81,7 @@ def test_a_folder_of_sentence_transformers_needs_no_option(folder):
     identified = identify(folder, Options())
     assert identified.config == dataclasses.replace(TINY, cls_token_id=2, sep_token_id=3, max_seq_length=40)
     origins = identified.configured.origins
-    assert origins["pooling"] == "1_Pooling/config.json: pooling_mode_cls_token"
-    assert origins["normalize"] == "modules.json"
+    assert origins["pipeline"] == "modules.json, 1_Pooling/config.json: pooling_mode_cls_token"
     assert origins["cls_token_id"] == "vocab.txt: [CLS]"
     assert origins["max_seq_length"] == "sentence_bert_config.json: max_seq_length"
     assert origins["hidden_size"] == "shape of embeddings.word_embeddings.weight"
@@ -135,8 +136,8 @@ def test_both_layouts_of_sentence_transformers_are_read(folder, layout):
         change(folder, "tokenizer_config.json", model_max_length=17)
         change(folder, "2_Normalize/config.json", module_input_name="sentence_embedding")
     identified = identify(folder, Options())
-    want = ("mean", True, 17) if layout == "6.2" else ("cls", True, 40)
-    assert (identified.config.pooling, identified.config.normalize, identified.config.max_seq_length) == want
+    want = (plain(["mean"]), 17) if layout == "6.2" else (plain(["cls"]), 40)
+    assert (identified.config.pipeline, identified.config.max_seq_length) == want
 
 
 # modules.json is a pipeline.
@@ -150,11 +151,13 @@ def modules(*types: str, paths=("", "1_Pooling", "2", "3")) -> list:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (modules("Transformer", "Pooling", "Dense", "Normalize"), r"module 2 is '.*Dense' in '2'"),
-        (modules("Transformer", "Pooling", "LayerNorm"), r"module 2 is '.*LayerNorm' in '2'"),
+        (modules("Transformer", "Pooling", "Dense", "Normalize"), "the Dense is in 2, but 2/config.json is missing"),
+        (modules("Transformer", "Pooling", "LayerNorm"), "the LayerNorm is in 2, but 2/config.json is missing"),
+        (modules("Transformer", "Pooling", "CNN"), r"module 2 is '.*CNN' in '2'"),
+        (modules("Transformer", "Pooling", "Pooling"), "module 2 is 'Pooling' in '2'"),
+        (modules("Transformer", "LayerNorm", "Pooling"), "module 1 is 'LayerNorm' in '1_Pooling'"),
         (modules("Transformer", "WeightedLayerPooling", "Pooling"), r"module 1 is '.*WeightedLayerPooling'"),
         (modules("Transformer", "Normalize", "Pooling"), "module 1 is 'Normalize'"),
-        (modules("Transformer", "Pooling", "Normalize", "Normalize"), "module 3 is 'Normalize'"),
         (modules("Transformer"), "it ends too early"),
         (modules("evil.code.Pooling", "Pooling"), "module 0 is 'evil.code.Pooling'"),
         (modules("Transformer", "sentence_transformers.sparse_encoder.models.SpladePooling"), "SpladePooling"),
@@ -178,7 +181,7 @@ def test_the_pooling_is_where_modules_says(folder):
     (folder / "modules.json").write_text(json.dumps(modules("Transformer", "Pooling", paths=("", "9_My"))))
     change(folder, "9_My/config.json", word_embedding_dimension=32, pooling_mode_mean_tokens=True)
     identified = identify(folder, Options())
-    assert (identified.config.pooling, identified.config.normalize) == ("mean", False)
+    assert identified.config.pipeline == plain(["mean"], normalize=False)
     assert identified.unread["1_Pooling/"] == "not read: a folder that modules.json does not name"
 
 
@@ -190,19 +193,88 @@ def test_the_modules_around_an_old_transformer_are_passed(folder):
     content = modules("Transformer", "Pooling", paths=("0_Transformer", "1_Pooling"))
     (folder / "modules.json").write_text(json.dumps(content))
     refused(folder, rf"bgevis-convert all {inner} --config {folder / 'modules.json'} --out DIR")
-    refused(inner, "pass --pooling cls")
+    refused(inner, "pass --pooling with cls")
     identified = identify(inner, Options(configs=(str(folder / "modules.json"),)))
-    assert (identified.config.pooling, identified.config.normalize) == ("cls", False)
+    assert identified.config.pipeline == plain(normalize=False)
+
+
+def add(folder: Path, kind: str, place: str, tensors: dict, **stated) -> None:
+    """Put a module with weights into a folder, behind those that are there."""
+    change(folder, f"{place}/config.json", **stated)
+    save_file(tensors, folder / place / "model.safetensors")
+    listed = json.loads((folder / "modules.json").read_text())
+    more = {"idx": len(listed), "name": str(len(listed)), "path": place, "type": f"sentence_transformers.models.{kind}"}
+    (folder / "modules.json").write_text(json.dumps([*listed, more]))
+
+
+def linear(inputs: int, outputs: int) -> dict:
+    rng = np.random.default_rng(inputs)
+    shapes = {"linear.weight": (outputs, inputs), "linear.bias": (outputs,)}
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def test_a_pipeline_is_read_as_it_stands(folder):
+    norm = {f"norm.{kind}": np.ones(48, np.float32) for kind in ("weight", "bias")}
+    change(folder, "1_Pooling/config.json", pooling_mode_max_tokens=True)
+    add(folder, "Dense", "3_Dense", linear(64, 48), in_features=64, out_features=48)
+    add(folder, "LayerNorm", "4_LayerNorm", norm, dimension=48)
+    gelu = {"activation_function": "torch.nn.GELU", "use_residual": True}
+    add(folder, "Dense", "inner/5_Dense", linear(48, 48), in_features=48, out_features=48, **gelu)
+    change(folder, "config_sentence_transformers.json", truncate_dim=20)
+    identified = identify(folder, Options())
+    config = identified.config
+    assert config.pipeline == (
+        Pooling(("cls", "max")),
+        Normalize(),
+        Dense("3_Dense/", 64, 48),
+        LayerNorm("4_LayerNorm/", 48),
+        Dense("inner/5_Dense/", 48, 48, activation="GELU", residual=True),
+        Truncate(20),
+    )
+    assert {"3_Dense/linear.weight", "4_LayerNorm/norm.bias"} <= identified.checkpoint.tensors.keys()
+    assert {"3_Dense/model.safetensors", "model.safetensors"} <= identified.checkpoint.named_files.keys()
+    assert identified.unread == {}
+    (entry,) = BERT.entry_points(config)
+    assert (entry.outputs[0].shape, entry.outputs[0].kind.unit) == (("batch", 20), False)
+    assert config_from_json(type(config), json.loads(json.dumps(config_to_json(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ({"in_features": 33}, "in_features is 33, but what it takes has 32"),
+        ({"out_features": 15}, r"ask for a tensor 3_Dense/linear.weight of shape \(15, 32\); there is \(16, 32\)"),
+        ({"out_features": REMOVED}, "out_features is missing"),
+        ({"use_residual": True}, "3_Dense/residual.weight of shape"),
+        ({"activation_function": "torch.nn.modules.activation.PReLU"}, "activation_function is 'torch.nn.*PReLU'"),
+        ({"activation_function": "__main__.Tanh"}, "activation_function is '__main__.Tanh'"),
+        ({"activation_function": "torch.Tanh"}, "activation_function is 'torch.Tanh'"),
+        ({"activation_function": None}, "activation_function is null"),
+        ({"module_input_name": "token_embeddings"}, "module_input_name is 'token_embeddings', expected"),
+        ({"module_output_name": "other"}, "module_output_name is 'other'"),
+        ({"anything": 1}, "anything = 1"),
+    ],
+)
+def test_another_dense_is_refused_by_name(folder, stated, words):
+    add(folder, "Dense", "3_Dense", linear(32, 16), in_features=32, out_features=16, bias=True)
+    assert identify(folder, Options()).config.pipeline[-1] == Dense("3_Dense/", 32, 16)
+    change(folder, "3_Dense/config.json", **stated)
+    refused(folder, words)
+
+
+def test_weights_of_a_module_that_are_missing_are_named(folder):
+    add(folder, "Dense", "3_Dense", linear(32, 16), in_features=32, out_features=16)
+    (folder / "3_Dense/model.safetensors").unlink()
+    refused(folder, "the Dense is in 3_Dense, but its weights are missing: .*pytorch_model.bin, nor a 3.linear.weight")
 
 
 @pytest.mark.parametrize(
     ("pooling", "words"),
     [
-        ({"pooling_mode_max_tokens": True}, r"the pooling is cls \+ max"),
         ({"pooling_mode_cls_token": False}, "the pooling is none"),
         ({"pooling_mode_cls_token": 1}, "pooling_mode_cls_token is 1, expected true or false"),
-        ({"pooling_mode": "lasttoken"}, "the pooling is lasttoken"),
-        ({"pooling_mode": ["cls", "mean"]}, r"the pooling is cls \+ mean"),
+        ({"pooling_mode": "eos"}, "the pooling is eos"),
+        ({"pooling_mode": ["cls", "median"]}, r"the pooling is cls \+ median"),
         ({"pooling_mode": ["mean", 3]}, r"the pooling is mean \+ 3"),
         ({"pooling_mode": None}, "pooling_mode is null"),
         ({"word_embedding_dimension": 64}, "64, but the checkpoint's tensors say 32"),
@@ -218,13 +290,16 @@ def test_other_pooling_is_refused_by_name(folder, pooling, words):
 def test_nothing_is_guessed(folder):
     (folder / "modules.json").unlink()
     refused(folder, r"states normalize \(modules.json; pass --normalize or --no-normalize\)")
-    assert identify(folder, Options(normalize=False)).config.normalize is False
+    assert identify(folder, Options(normalize=False)).config.pipeline == plain(normalize=False)
     (folder / "1_Pooling/config.json").unlink()
-    refused(folder, r"states pooling .*--pooling cls or --pooling mean\) nor normalize .*--pooling mean --no-normalize")
+    refused(folder, r"states pooling .*--pooling with cls, .*\) nor normalize .*--pooling mean --no-normalize")
     identified = identify(folder, Options(pooling="mean", normalize=True))
-    assert (identified.config.pooling, identified.config.normalize) == ("mean", True)
-    assert identified.configured.origins["pooling"] == "--pooling"
-    assert identified.configured.origins["normalize"] == "--normalize"
+    assert identified.config.pipeline == plain(["mean"])
+    assert identified.configured.origins["pipeline"] == "--pooling, --normalize"
+    identified = identify(folder, Options(pooling="max+lasttoken", normalize=False))
+    assert identified.config.pipeline == plain(["max", "lasttoken"], normalize=False)
+    for words in ("+", "cls+", "CLS", "cls mean"):
+        refused(folder, f"--pooling: pooling is .*{MODES}, one or several", pooling=words, normalize=True)
 
 
 @pytest.mark.parametrize("size", ["base", "small", "minilm-l6", "m3"])
@@ -233,7 +308,7 @@ def test_published_shapes_state_sizes_and_never_the_pooling(size):
     with pytest.raises(InputError, match="states pooling"):
         bert(BERT.checkpoint_shapes(config), {})
     found = bert(BERT.checkpoint_shapes(config), POOLED)
-    assert found.config == dataclasses.replace(config, pooling="cls", max_seq_length=config.max_tokens)
+    assert found.config == dataclasses.replace(config, pipeline=CLS, max_seq_length=config.max_tokens)
     assert found.origins["num_attention_heads"].startswith("published size")
 
 
@@ -268,7 +343,7 @@ def test_prompts(folder):
     )
     config = identify(folder, Options()).config
     assert BERT.texts(config).prefix == "q: "
-    assert config.prompts == (("query", "q: "),)
+    assert config.prompts == (("plain", ""), ("query", "q: "))
     assert json.loads(json.dumps(config_to_json(config))) == config_to_json(config)
     assert config_from_json(type(config), config_to_json(config)) == config
     assert BERT.documents(config)["config_sentence_transformers.json"]["default_prompt_name"] == "query"
@@ -278,15 +353,18 @@ def test_prompts(folder):
     refused(folder, "default_prompt_name is 'other', which is none of its prompts")
     change(folder, "config_sentence_transformers.json", default_prompt_name=None)
     change(folder, "1_Pooling/config.json", include_prompt=False)
-    refused(folder, "include_prompt is false, and config_sentence_transformers.json has prompts")
+    config = identify(folder, Options()).config
+    assert config.pipeline == (Pooling(("cls",), include_prompt=False), Normalize())
+    (entry,) = BERT.entry_points(config)
+    assert [spec.name for spec in entry.inputs] == ["input_ids", "attention_mask", "prompt_tokens"]
     change(folder, "config_sentence_transformers.json", prompts={"query": "", "document": None})
-    assert identify(folder, Options()).config.prompts == ()
+    assert identify(folder, Options()).config.prompts == (("document", ""), ("query", ""))
 
 
 @pytest.mark.parametrize(
     ("place", "fields", "words"),
     [
-        ("config_sentence_transformers.json", {"truncate_dim": 16}, "truncate_dim = 16"),
+        ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim is 0, expected a whole number"),
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "model_type = 'SparseEncoder'"),
         ("config_sentence_transformers.json", {"similarity_fn_name": "maxsim"}, "expected 'cosine' or"),
         ("config_sentence_transformers.json", {"prompts": {"query": 3}}, r"prompts.query is 3, expected a text"),
@@ -344,11 +422,12 @@ def test_two_documents_of_a_tokenizer_must_agree(folder, lowercase, settings, wo
         assert identify(folder, Options()).unread["vocab.txt"].startswith("changes nothing")
 
 
-def test_lower_casing_before_a_tokenizer_that_keeps_capitals(folder):
-    change(folder, "sentence_bert_config.json", do_lower_case=True)
-    identify(folder, Options())
-    change(folder, "tokenizer_config.json", do_lower_case=False)
-    refused(folder, "do_lower_case is true, but the tokenizer keeps capitals")
+@pytest.mark.parametrize("stated", [True, False])
+def test_lower_casing_before_the_tokenizer_is_read(folder, stated):
+    change(folder, "sentence_bert_config.json", do_lower_case=stated)
+    config = identify(folder, Options()).config
+    assert (config.do_lower_case, BERT.texts(config).lowercase) == (stated, stated)
+    assert BERT.documents(config)["sentence_bert_config.json"]["do_lower_case"] is stated
 
 
 def test_a_tokenizer_that_needs_its_own_program_is_an_error(folder):
@@ -480,7 +559,8 @@ def test_what_is_set_is_held_to_what_the_field_may_be(folder):
     refused(folder, "num_attention_heads is stated nowhere", sets=("model_type=roberta",))
     refused(folder, "expected FIELD=VALUE", sets=("nothing",))
     refused(folder, "is said twice", sets=("pooling=cls",), pooling="mean")
-    refused(folder, "--set: pooling is 'max', expected 'cls' or 'mean'", sets=(*sets, "pooling=max"))
+    refused(folder, "--set: pooling is median; what is computed here are cls, max", sets=(*sets, "pooling=median"))
+    refused(folder, "--set: pooling is 3, expected a text", sets=(*sets, "pooling=3"))
 
 
 def test_what_is_ignored_must_be_there(folder):
@@ -500,7 +580,7 @@ def test_what_is_ignored_must_be_there(folder):
         ("other.json", {"pooling_mode_mean_tokens": True}, ""),
         ("other.json", {"anything": 1}, "by these it is none that this tool knows"),
         ("other.json", {"hidden_size": 32, "pooling_mode": "cls"}, "may be any of config.json, 1_Pooling/config.json"),
-        ("2_Dense/config.json", {"in_features": 32}, "reads nothing from a 2_Dense/config.json"),
+        ("7_Dense/config.json", {"in_features": 32}, "reads nothing from a 7_Dense/config.json"),
         ("eva_config.json", {"vision_cfg": {}}, "reads nothing from a eva_config.json"),
     ],
 )
@@ -515,7 +595,7 @@ def test_a_file_that_is_passed_is_what_its_name_or_its_fields_say(folder, tmp_pa
         refused(folder, "model_type is not stated", configs=(str(file),))
         file.write_text(json.dumps(content | {"model_type": "bert"}))
     config = identify(folder, Options(configs=(str(file),))).config
-    assert config.num_attention_heads == 2 or config.pooling == "mean"
+    assert config.num_attention_heads == 2 or config.pipeline == plain(["mean"])
 
 
 # Files.
@@ -707,8 +787,6 @@ def test_an_eva_configuration_must_agree(field, value):
 
 def test_its_pooling_is_its_own():
     shapes = VISUALIZED.checkpoint_shapes(VISUALIZED.sizes["tiny"])
-    given = {"text.pooling": Given("mean", "--set")}
-    with pytest.raises(
-        InputError, match=r"text.pooling is 'mean', but code of FlagEmbedding's Visualized_BGE says 'cls'"
-    ):
+    given = {"text.pipeline": Given("mean", "--set")}
+    with pytest.raises(InputError, match=r"text.pipeline is 'mean', but code of FlagEmbedding's Visualized_BGE says"):
         VISUALIZED.configure(Source(shapes, documents=text(), given=given))

@@ -13,6 +13,7 @@ from bgevis.exporters.base import PROGRAMS, Artifact, Request
 from bgevis.exporters.onnx import EXPORTER
 from bgevis.exporters.weights import WeightsFile, plan, write
 from bgevis.model.bert import FAMILY as BERT
+from bgevis.model.steps import plain
 from bgevis.model.visualized_bge import FAMILY as VISUALIZED_BGE
 from bgevis.validation.errors import GateError, InputError
 from bgevis.validation.runner import Runner
@@ -31,8 +32,8 @@ TINY = replace(
 )
 CONFIGS = {
     "bert": TINY,
-    "mean": replace(TINY, pooling="mean", hidden_act="silu"),
-    "tanh": replace(TINY, hidden_act="gelu_new", normalize=False),
+    "mean": replace(TINY, pipeline=plain(["mean"]), hidden_act="silu"),
+    "tanh": replace(TINY, hidden_act="gelu_new", pipeline=plain(normalize=False)),
     "xlm-roberta": replace(TINY, model_type="xlm-roberta", pad_token_id=1),
 }
 

@@ -624,7 +624,7 @@ def test_without_a_tokenizer_the_pack_says_why(tiny, tmp_path):
     assert "--tokenizer DIR" in rules["texts"]["missing"]
     assert run.manifest()["tokenizer"] == {"files": {}, "missing": rules["texts"]["missing"]}
     assert rules["embeddings"] == {
-        "outputs": {"encode_text": "embeddings"}, "width": 32, "dtype": "float32", "pooling": "cls",
+        "outputs": {"encode_text": "embeddings"}, "width": 32, "dtype": "float32", "pooling": ["cls"],
         "normalize": True, "similarity": "dot",
     }  # fmt: skip
     assert Pack(run.path).rows() == []
@@ -746,7 +746,8 @@ def test_a_refusal_says_where_what_and_what_is_known(change, message, tmp_path):
 
 
 def test_another_format_is_refused(tmp_path):
-    for version, what in {1: "2; run `bgevis-convert pack DIR` again with this version", 3: "2$"}.items():
+    again = "3; run `bgevis-convert pack DIR` again with this version"
+    for version, what in {1: again, 2: again, 4: "3$"}.items():
         other = preprocess_documents.LEGAL["texts"] | {"format_version": version, "sound": None}
         with pytest.raises(InputError, match=f"format_version is {version}, this program reads {what}"):
             Preprocessor(stored(tmp_path, other))
@@ -813,7 +814,7 @@ def written(folder: Path, entries: tuple[EntryPoint, ...], *, images=None, state
     family = SimpleNamespace(
         entry_points=lambda config: entries,
         texts=None,
-        embeddings=lambda config: states or {"pooling": "first end of text", "normalize": True},
+        embeddings=lambda config: states or {"pooling": ["first end of text"], "normalize": True},
     )
     manifest = {"tokenizer": {"files": {}, "missing": "none"}, "images": images}
     made = Preprocessor(stored(folder, write.preprocessing(family, None, manifest)))

@@ -24,6 +24,7 @@ from bgevis.converter.stages.validate import artifact, weight_rows
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
 from bgevis.model.bert import FAMILY
+from bgevis.model.steps import plain
 from bgevis.validation.errors import InputError
 
 LAYOUT = "sentence-transformers"
@@ -39,7 +40,7 @@ def exported(folder: Path, family: str = "bert", opset: int | None = None, **set
     folder.mkdir(exist_ok=True)
     write_fixture(family, "tiny", 5, "float32", folder / "ckpt.safetensors")
     if family == "bert":
-        config = dataclasses.replace(FAMILY.sizes["tiny"], pooling="mean", **settings)
+        config = dataclasses.replace(FAMILY.sizes["tiny"], **{"pipeline": plain(["mean"])} | settings)
         for place, content in FAMILY.documents(config).items():
             (folder / place).write_text(json.dumps(content))
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bgevis.model.family import Config, Family, families
+from bgevis.model.steps import Dense, LayerNorm, Normalize, Pooling, plain
 
 TINY = "tiny"
 
@@ -23,7 +24,18 @@ BRANCHES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "pad_token_id": 1,
             "cls_token_id": 0,
             "sep_token_id": 2,
-            "pooling": "mean",
+            "pipeline": plain(["mean"]),
+        },
+    ),
+    "pipeline": (
+        "bert",
+        {
+            "pipeline": (
+                Pooling(("cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"), include_prompt=False),
+                LayerNorm("2.", 160),
+                Dense("3.", 160, 24, activation="GELU", residual=True),
+                Normalize(),
+            ),
         },
     ),
     "clip-2021": (
@@ -32,7 +44,7 @@ BRANCHES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
 }
 """Name -> family, what is not as in its size `tiny`, by dotted field: positions that count tokens, pooling by mean, the
-tanh form of gelu; the end of a text at its highest id."""
+tanh form of gelu; every other pooling, without the prompt, and layers after it; the end of a text at its highest id."""
 
 VARIANTS = (*families(), *BRANCHES)
 """Names: of every family, then of the others."""

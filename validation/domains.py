@@ -268,6 +268,25 @@ class Integers(Domain):
 
 
 @dataclass(frozen=True)
+class PromptTokens(Domain):
+    """How many tokens at the beginning of each text of `ids` are its prompt's: (rows,), fewer than there are."""
+
+    ids: str
+
+    def draw(self, draft: Draft, spec: "TensorSpec", rng: np.random.Generator) -> np.ndarray:
+        """Draw evenly; none for the first row."""
+        (rows,) = spec.resolve(draft.sizes)
+        counts = draft.counts(draft.entry.input_called(self.ids).shape[-1], rows)
+        last = counts.shape[1] - 1 - np.argmax(counts[:, ::-1], axis=1)
+        drawn = rng.integers(0, last - np.argmax(counts, axis=1) + 1)
+        return np.where(np.arange(rows) == 0, 0, drawn).astype(spec.dtype)
+
+    def mix(self, first: np.ndarray, drawn: np.ndarray, share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Keep it: the draft is that of the ids."""
+        return drawn
+
+
+@dataclass(frozen=True)
 class Floats(Domain):
     """Numbers of the normal distribution around 0, of the deviation `scale`; vectors along the last axis."""
 

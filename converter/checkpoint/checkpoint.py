@@ -27,11 +27,12 @@ READERS = {"torch-zip": read_torch_zip, "torch-legacy": read_torch_legacy, "safe
 class Checkpoint:
     """An opened checkpoint: an index. Weights are read by `read`, one at a time.
 
-    path: as it was given. files: every file that it consists of, the index first. container: "torch-zip",
-    "torch-legacy", "safetensors", "safetensors-sharded" or "torch-zip-sharded". wrappers: what was unwrapped,
-    outermost first, such as ("model_state_dict", "module."). tensors: by name after unwrapping, in the order of the
-    file. ignored: key paths of what is no tensor of the state dict, such as "optimizer_state_dict". facts: what of
-    these is plain (texts, numbers, lists and dictionaries of them), by key path.
+    path: as it was given. files: every file that it consists of, the index first, without its modules. container:
+    "torch-zip", "torch-legacy", "safetensors", "safetensors-sharded" or "torch-zip-sharded". wrappers: what was
+    unwrapped, outermost first, such as ("model_state_dict", "module."). tensors: by name after unwrapping, in the
+    order of the file. ignored: key paths of what is no tensor of the state dict, such as "optimizer_state_dict". facts:
+    what of these is plain (texts, numbers, lists and dictionaries of them), by key path. modules: checkpoints of
+    further modules, by what stands before the names of their tensors, see `joined`.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Checkpoint:
         self.ignored = tuple(key for part in parts for key in part.ignored)
         self.facts: Mapping[str, object] = {key: fact for part in parts for key, fact in part.facts.items()}
         self.tensors: Mapping[str, Tensor] = MappingProxyType(renamed)
+        self.modules: Mapping[str, Checkpoint] = {}
         self._parts = {part.file.path: part for part in parts}
         for part in parts:
             part.file.close()
@@ -64,6 +66,27 @@ class Checkpoint:
         made = copy.copy(self)
         made.wrappers, made.tensors = (*self.wrappers, prefix), MappingProxyType(renamed)
         return made
+
+    def joined(self, prefix: str, module: "Checkpoint") -> "Checkpoint":
+        """Give the same checkpoint with the tensors of another one too, behind a prefix.
+
+        Raises:
+            InputError: two tensors would have one name then.
+        """
+        named = {prefix + name: replace(tensor, name=prefix + name) for name, tensor in module.tensors.items()}
+        if twice := named.keys() & self.tensors.keys():
+            raise InputError(f"{self.path} and {module.path} both hold a tensor called {min(twice)}")
+        made = copy.copy(self)
+        made.tensors = MappingProxyType({**self.tensors, **named})
+        made.modules = {**self.modules, prefix: module}
+        made._parts = {**self._parts, **module._parts}
+        return made
+
+    @property
+    def named_files(self) -> Mapping[str, Path]:
+        """Give every file, the modules' too, by its place relative to the folder."""
+        inner = {prefix + name: file for prefix, m in self.modules.items() for name, file in m.named_files.items()}
+        return {**{file.name: file for file in self.files}, **inner}
 
     def read(self, name: str) -> np.ndarray:
         """Give a tensor as a read-only view of the mapped file, with the bits and strides that are stored.

@@ -12,7 +12,7 @@ PIXELS = f"{RAW}/pixels.safetensors"
 VALUES = "values"
 """Beside the pictures in PIXELS: what normalising makes of each byte of each channel, (256, channels)."""
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of preprocess.json."""
 INDEX_VERSION = 1
 

@@ -49,8 +49,8 @@ class Modality(ABC):
         """Give the names of the inputs that it makes."""
 
     @abstractmethod
-    def shape(self) -> Made:
-        """Give dtype and shape of each of them, the axis of the rows first."""
+    def shape(self, name: str) -> Made:
+        """Give dtype and shape of one of them, the axis of the rows first."""
 
     @abstractmethod
     def inputs(self, entry_point: str, raw: Sequence[Any]) -> Arrays:
@@ -62,32 +62,60 @@ class Texts(Modality):
 
     check = staticmethod(steps.texts)
     _opened: "Tokenizer | None" = None
+    cut = 0
+    """How many of the texts that were read last were longer than they may be."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Name ids, and mask where there is one."""
+        """Name ids, and mask and the prompt's tokens where they are taken."""
         return tuple(self.rules["inputs"].values())
 
-    def shape(self) -> Made:
-        """Describe ids and mask."""
-        return "int32", ("texts", "tokens")
+    def shape(self, name: str) -> Made:
+        """Describe ids, mask, and how many tokens are the prompt's."""
+        return "int32", ("texts",) if name == self.rules["inputs"].get("prompt") else ("texts", "tokens")
 
     def inputs(self, entry_point: str, raw: Sequence[str]) -> Arrays:
         """Make the inputs of an entry point, for one batch."""
-        return self.padded(self.ids(entry_point, raw))
+        prompt = self.prompt()
+        return self.padded(self.ids(entry_point, raw, prompt), prompt_tokens=self.prompt_tokens(entry_point, prompt))
 
-    def ids(self, entry_point: str, texts: Sequence[str]) -> list[list[int]]:
-        """Give the ids of each text, truncated, not padded."""
+    def prompt(self, name: str | None = None) -> str:
+        """Give the prompt of a name; without one, the default.
+
+        Raises:
+            InputError: there is none of this name.
+        """
+        name = self.rules["default_prompt"] if name is None else name
+        if name is not None and name not in self.rules["prompts"]:
+            known = ", ".join(map(repr, self.rules["prompts"])) or "there are none"
+            raise InputError(f"{self.directory} has no prompt {name!r} (prompts: {known})")
+        return "" if name is None else str(self.rules["prompts"][name])
+
+    def ids(self, entry_point: str, texts: Sequence[str], prompt: str = "") -> list[list[int]]:
+        """Give the ids of each text with the prompt before it, truncated, not padded."""
         opened = self._tokenizer(entry_point)
         tokenizer.truncate(opened, self.rules["max_tokens"][entry_point], self.rules["truncation"])
         found: list[list[int]] = []
+        self.cut = 0
         for start in range(0, len(texts), CHUNK):
-            prefixed = [self.rules["prefix"] + text for text in texts[start : start + CHUNK]]
-            found += [encoded.ids for encoded in opened.encode_batch(prefixed)]
+            encoded = opened.encode_batch([prompt + text for text in texts[start : start + CHUNK]])
+            found += [each.ids for each in encoded]
+            self.cut += sum(bool(each.overflowing) for each in encoded)
         return found
 
-    def padded(self, rows: Sequence[Sequence[int]], tokens: int = 0) -> dict[str, np.ndarray]:
-        """Pad rows of ids to the longest, or to `tokens` if that is more; give ids and mask, (batch, tokens) int32.
+    def prompt_tokens(self, entry_point: str, prompt: str) -> int:
+        """Count the tokens of a prompt, special ones before it included, as sentence-transformers does."""
+        if not prompt:
+            return 0
+        (row,) = self.ids(entry_point, [prompt])
+        return len(row) - (row[-1:] == [self.rules["last_id"]])
+
+    def padded(
+        self, rows: Sequence[Sequence[int]], tokens: int = 0, *, prompt_tokens: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Pad rows of ids to the longest, or to `tokens` if that is more.
+
+        Gives ids and mask, (batch, tokens) int32, and where it is taken, how many tokens are the prompt's, (batch,).
 
         Raises:
             InputError: a text has no tokens, of which a network that adds none of its own makes nothing.
@@ -101,7 +129,7 @@ class Texts(Modality):
             mask = mask[:, ::-1]
         for row, real, text in zip(ids, mask, rows, strict=True):
             row[real] = text
-        made = {"ids": ids, "mask": mask.astype(np.int32)}
+        made = {"ids": ids, "mask": mask.astype(np.int32), "prompt": np.full(len(rows), prompt_tokens, np.int32)}
         return {name: made[kind] for kind, name in self.rules["inputs"].items()}
 
     def _tokenizer(self, entry_point: str) -> "Tokenizer":
@@ -126,7 +154,7 @@ class Pictures(Modality):
         """Name the pixels."""
         return (self.rules["input"],)
 
-    def shape(self) -> Made:
+    def shape(self, name: str) -> Made:
         """Describe the pixels."""
         if "missing" in self.rules:
             return None
@@ -152,7 +180,7 @@ def check(document: Any, where: str) -> None:
     """
     version = document.get("format_version") if isinstance(document, dict) else None
     if version is not None and not one_of(FORMAT_VERSION).legal(version):
-        again = "; run `bgevis-convert pack DIR` again with this version" if one_of(1).legal(version) else ""
+        again = "; run `bgevis-convert pack DIR` again with this version" if one_of(1, 2).legal(version) else ""
         raise InputError(f"{where}: format_version is {version}, this program reads {FORMAT_VERSION}{again}")
     parts = dict.fromkeys((*MODALITIES, "embeddings"), NULL_OR_OBJECT)
     steps.hold(where, document, {"format_version": one_of(FORMAT_VERSION), **parts})
@@ -216,7 +244,7 @@ class Preprocessor:
             InputError: preprocess.json is another network's.
         """
         where = self.directory / PREPROCESS
-        made = {name: modality.shape() for modality in self._made.values() for name in modality.names}
+        made = {name: modality.shape(name) for modality in self._made.values() for name in modality.names}
         embedding = [self._embedding(entries, *named) for named in self._outputs.items()]
         whole = embedding or [e for e in entries.values() if all(spec.name in made for spec in e.inputs)]
         for entry in whole:
@@ -256,20 +284,33 @@ class Preprocessor:
                 f"{json.dumps(most)}"
             )
 
-    def ids(self, entry_point: str, texts: Sequence[str]) -> list[list[int]]:
+    def ids(self, entry_point: str, texts: Sequence[str], prompt: str | None = None) -> list[list[int]]:
         """Give the ids of each text, truncated to what the entry point takes, not padded.
+
+        Args:
+            entry_point: that reads them.
+            texts: any.
+            prompt: what stands before each; None for the default.
 
         Raises:
             InputError: the run has no tokenizer, or one that is not as preprocess.json says.
             EnvironmentFailure: the package tokenizers is missing.
         """
-        return self._texts().ids(entry_point, texts)
+        return self.texts.ids(entry_point, texts, self.texts.prompt() if prompt is None else prompt)
 
-    def text_inputs(self, rows: Sequence[Sequence[int]], tokens: int = 0) -> dict[str, np.ndarray]:
-        """Pad rows of ids to the longest, or to `tokens` if that is more; give ids and mask, (batch, tokens) int32."""
-        return self._texts().padded(rows, tokens)
+    def text_inputs(
+        self, rows: Sequence[Sequence[int]], tokens: int = 0, *, prompt_tokens: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Pad rows of ids to the longest, or to `tokens` if that is more, see `Texts.padded`."""
+        return self.texts.padded(rows, tokens, prompt_tokens=prompt_tokens)
 
-    def _texts(self) -> Texts:
+    @property
+    def texts(self) -> Texts:
+        """Give what is done to texts.
+
+        Raises:
+            InputError: the network reads none.
+        """
         found = self._modality("texts")
         assert isinstance(found, Texts)
         return found

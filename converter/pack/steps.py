@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from ...model.steps import MODES
 from ...validation.errors import InputError
 from .tokenizer import PADDING, TRUNCATION
 
@@ -37,6 +38,15 @@ def one_of(*values: Any) -> Word:
     """Make the word that is one of these values; numbers are not truth values here, though Python thinks so."""
     legal = {json.dumps(value) for value in values}
     return Word(" or ".join(json.dumps(value) for value in values), lambda given: json.dumps(given) in legal)
+
+
+def some_of(*values: str) -> Word:
+    """Make the word that is a list of some of these texts, one at least."""
+
+    def legal(given: Any) -> bool:
+        return isinstance(given, list) and given != [] and all(isinstance(v, str) and v in values for v in given)
+
+    return Word(f"a list of one or more of {', '.join(map(json.dumps, values))}", legal)
 
 
 def _between(low: float, given: Any) -> bool:
@@ -77,8 +87,8 @@ HALVES: Mapping[str, Callable[[float], int]] = {"half to even": round, "floor": 
 """A crop's offset, from half of what is left over; Python's `round` takes halves to the even number."""
 LONGER: Mapping[str, Callable[[float], int]] = {"floor": math.floor, "round": round}
 """The longer side, from what it would be exactly."""
-POOLING = ("cls", "mean", "first end of text", "last token")
-"""Which of the states of a text's tokens became the embedding."""
+POOLING = (*MODES, "first end of text", "last token")
+"""What of the states of a text's tokens became the embedding; several of these stood side by side."""
 SIMILARITIES = ("dot", "cosine", "euclidean", "manhattan")
 FILTERS = ("bicubic", "bilinear")
 ALPHA = ("dropped", "over white")
@@ -95,11 +105,13 @@ TEXTS: Keys = {
     "max_tokens": OBJECT,
     "truncation": one_of(*TRUNCATION.values()),
     "padding": one_of(*PADDING.values()),
-    "prefix": TEXT,
+    "prompts": OBJECT,
+    "default_prompt": _or_null(TEXT),
 }
 IDS: Keys = {"ids": NAME}
 MASK: Keys = {"mask": NAME}
-"""There where an entry point takes one."""
+PROMPT: Keys = {"prompt": NAME}
+"""Both there where an entry point takes one."""
 MISSING: Keys = {"missing": NAME}
 """Why there is no tokenizer, for people: there if and only if `tokenizer` is null."""
 
@@ -121,7 +133,7 @@ EMBEDDINGS: Keys = {
     "outputs": OBJECT,
     "width": SIZE,
     "dtype": one_of("float32"),
-    "pooling": one_of(*POOLING),
+    "pooling": some_of(*POOLING),
     "normalize": one_of(True, False),
     "similarity": one_of(*SIMILARITIES),
 }
@@ -185,7 +197,13 @@ def _shown(value: Any) -> str:
 def texts(where: str, rules: Rules) -> None:
     """Check the rules of texts."""
     hold(where, rules, TEXTS | (MISSING if rules.get("tokenizer") is None else {}))
-    hold(f"{where}.inputs", rules["inputs"], IDS | (MASK if "mask" in rules["inputs"] else {}))
+    more = [keys for keys in (MASK, PROMPT) for key in keys if key in rules["inputs"]]
+    hold(f"{where}.inputs", rules["inputs"], {key: word for keys in (IDS, *more) for key, word in keys.items()})
+    hold(f"{where}.prompts", rules["prompts"], dict.fromkeys(rules["prompts"], TEXT))
+    default = rules["default_prompt"]
+    if default is not None and default not in rules["prompts"]:
+        known = ", ".join(map(_shown, rules["prompts"])) or "null, as there are no prompts"
+        raise InputError(f"{where}: default_prompt is {_shown(default)}; known: {known}")
     _by_entry_point(where, "max_tokens", rules, LIMIT_OR_NULL)
     for key in ("first_id", "last_id", "pad_id"):
         if rules[key] is not None and rules[key] >= rules["vocab_size"]:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ...validation.domains import AFTER, BEFORE
 from ...validation.entry_point import EntryPoint, TokenIds
@@ -138,6 +138,16 @@ def _word_pieces(folder: Path) -> "Tokenizer":
     )
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer
+
+
+def lower(tokenizer: "Tokenizer") -> None:
+    """Let capitals be made small before the tokenizer's own rules, as sentence-transformers does it."""
+    from tokenizers import normalizers
+
+    own = tokenizer.normalizer
+    several = list(cast(Any, own)) if isinstance(own, normalizers.Sequence) else [own] if own else []
+    if not any(isinstance(each, normalizers.Lowercase) for each in several):
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *several])
 
 
 def truncate(tokenizer: "Tokenizer", limit: int | None, truncation: str) -> None:

@@ -89,7 +89,8 @@ def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Ro
         rows += [row for row in found if row.output not in silent or not row.error]
         for golden in goldens.cases():
             name = golden.case.entry_point
-            if exporter.taps and silent.issuperset(spec.name for spec in entries[name].outputs):
+            scored = name in opened.programs and silent.issuperset(spec.name for spec in entries[name].outputs)
+            if exporter.taps and scored:
                 wanted, got = exporter.taps(opened, name, goldens.intermediates(name), factors)
                 wanted = {module: value for module, value in wanted.items() if module not in silent}
                 rows += [taps_row(name, f"{golden.case.name}, intermediate values", wanted, got)] if wanted else []

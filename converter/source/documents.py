@@ -61,6 +61,15 @@ class Found:
     digests: Mapping[str, str]
     passed: tuple[str, ...] = ()
 
+    def modules(self) -> Iterator[tuple[str, str, Path]]:
+        """Give name, path and folder of each module after the first that modules.json names."""
+        document = self.documents.get(MODULES)
+        listed = document.content if document and isinstance(document.content, list) else []
+        for at, module in enumerate(listed):
+            if at and isinstance(module, dict) and module.get("path"):
+                folder = Path(document.origin).parent / module["path"] if document else Path()
+                yield str(module.get("name", at)), module["path"], folder
+
     def described(self) -> dict[str, dict[str, JSON]]:
         """State each file that was read, as the manifest does: its digest, and what became of its fields."""
         described: dict[str, dict[str, JSON]] = {}

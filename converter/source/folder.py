@@ -59,8 +59,8 @@ def rest(path: Path, checkpoint: Checkpoint, read: Collection[str]) -> dict[str,
         raise InputError(
             f"{folder / ADAPTER}: beside the checkpoint lies {MERGE}; or give the checkpoint's file itself"
         )
-    own = {file.name for file in checkpoint.files}
-    modules = {place.partition("/")[0] for place in read if "/" in place}
+    own = checkpoint.named_files.keys()
+    modules = {place.rpartition("/")[0] for place in read if "/" in place}
     names = [name for name in _names(folder, modules) if name not in own and name not in read]
     found = {name: _reason(name, checkpoint) for name in names[:SHOWN]}
     if len(names) > SHOWN:
@@ -75,8 +75,9 @@ def _names(folder: Path, modules: Collection[str]) -> list[str]:
     """
     found: list[str] = []
     for entry in folder.iterdir():
-        if entry.is_dir() and entry.name in modules:
-            found += [f"{entry.name}/{inner.name}" for inner in entry.iterdir()]
+        if entry.is_dir() and any(module == entry.name or module.startswith(f"{entry.name}/") for module in modules):
+            below = {module.removeprefix(f"{entry.name}/") for module in modules}
+            found += [f"{entry.name}/{inner}" for inner in _names(entry, below)]
         elif not entry.name.startswith(".") or entry.name == ".metadata":
             found.append(f"{entry.name}/" if entry.is_dir() else entry.name)
     return sorted(found)

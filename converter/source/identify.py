@@ -44,11 +44,21 @@ def identify(path: Path, options: Options) -> Identified:
     checkpoint = open_given(path)
     found = read_folder(path, options)
     given = options.given
+    checkpoint = _with_modules(checkpoint, found)
     unread = rest(path, checkpoint, found.digests)
     checkpoint, family = _recognised(checkpoint, found, given, options.family)
     configured = family.configure(source(checkpoint, found, given))
     _settled(family, configured, found, given)
     return Identified(checkpoint, family, configured, found, unread)
+
+
+def _with_modules(checkpoint: Checkpoint, found: Found) -> Checkpoint:
+    """Join the weights of the folders that modules.json names, unless the checkpoint is all of the model's."""
+    for name, place, folder in found.modules():
+        files = [folder / file for file in SINGLE_FILES if (folder / file).is_file()]
+        if files and not any(tensor.startswith(f"{name}.") for tensor in checkpoint.tensors):
+            checkpoint = checkpoint.joined(f"{place}/", open_checkpoint(files[0]))
+    return checkpoint
 
 
 def open_given(path: Path) -> Checkpoint:
@@ -157,7 +167,8 @@ def _settled(family: Family, configured: Configured, found: Found, given: dict[s
             )
     fields = dict(dotted(config_to_json(configured.config)))
     for field, each in given.items():
-        if field not in fields:
-            raise InputError(f"{each.option}: the family {family.name} has no {field} (fields: {', '.join(fields)})")
+        if field not in fields and field not in configured.options:
+            known = ", ".join((*fields, *configured.options))
+            raise InputError(f"{each.option}: the family {family.name} has no {field} (fields: {known})")
     missing = fields.keys() ^ configured.origins.keys()
     assert not missing, f"{family.name}: no origin of {missing}"

@@ -61,7 +61,7 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     _refuse_layouts(identified.family, tokens, options)
     with ThreadPoolExecutor(1) as pool:
         check = pool.submit(checkpoint.check)
-        progress.begin(sum(file.stat().st_size for file in checkpoint.files))
+        progress.begin(sum(file.stat().st_size for file in checkpoint.named_files.values()))
         source = describe_source(checkpoint, progress)
         check.result()
     manifest = new_manifest(identified, source) | {"tokenizer": tokens, "given": options.stated()}
@@ -71,6 +71,7 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     run = _resume(out, manifest) or RunDirectory.create(out, manifest)
     note = {
         "checkpoint": str(path.resolve()),
+        "modules": {prefix: str(module.path.resolve()) for prefix, module in checkpoint.modules.items()},
         "state": state(checkpoint),
         "folder": str((path if path.is_dir() else path.parent).resolve()),
         "tokenizer": str(folder.resolve()),
@@ -83,7 +84,10 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
 
 def describe_source(checkpoint: Checkpoint, progress: Progress) -> dict[str, Any]:
     """State the source: for several files the digest is that of their names and digests."""
-    files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256(f, progress.advance)} for f in checkpoint.files}
+    files = {
+        name: {"bytes": file.stat().st_size, "sha256": sha256(file, progress.advance)}
+        for name, file in checkpoint.named_files.items()
+    }
     described: dict[str, Any] = {"file": checkpoint.path.name, "container": checkpoint.container}
     if len(files) == 1:
         described |= next(iter(files.values()))

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from ...model.family import Config, Family, TextRules
 from ...validation.cases import LONGEST
-from ...validation.domains import Domain
+from ...validation.domains import Domain, PromptTokens
 from ...validation.entry_point import EntryPoint, PaddingMask, Pixels, TokenIds
 from ...validation.errors import InputError
 from ..directory import SOURCE, Manifest, RunDirectory
@@ -90,7 +90,8 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRu
     given = [(entry, spec) for entry in concerned(entries) if (spec := entry.input_of(TokenIds))]
     reading = [entry for entry, spec in given if spec.name == given[0][1].name]
     masks = (spec for entry in reading for spec in entry.inputs if _means_padding(spec.domain))
-    names = {"ids": given[0][1], "mask": next(masks, None)}
+    prompts = (spec for entry in reading for spec in entry.inputs if isinstance(spec.domain, PromptTokens))
+    names = {"ids": given[0][1], "mask": next(masks, None), "prompt": next(prompts, None)}
     missing = manifest["tokenizer"].get("missing")
     return {
         "tokenizer": None if missing else TOKENIZER,
@@ -103,7 +104,8 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRu
         "max_tokens": {entry.name: _least(limit(entry), rules.limit) for entry in reading},
         "truncation": tokenizer.TRUNCATION[rules.side],
         "padding": tokenizer.PADDING[ids.padded],
-        "prefix": rules.prefix,
+        "prompts": dict(rules.prompts),
+        "default_prompt": rules.default_prompt or None,
     }
 
 
@@ -139,7 +141,10 @@ def _names(entry: EntryPoint) -> dict[type[Domain], str]:
 
 def _from_raw(entry: EntryPoint) -> bool:
     """Say whether texts and pictures are all that an entry point takes, each once."""
-    readable = (isinstance(spec.domain, TokenIds | Pixels) or _means_padding(spec.domain) for spec in entry.inputs)
+    readable = (
+        isinstance(spec.domain, TokenIds | Pixels | PromptTokens) or _means_padding(spec.domain)
+        for spec in entry.inputs
+    )
     once = len(_names(entry)) == len(entry.inputs)
     return once and all(readable) and any(entry.input_of(kind) for kind in (TokenIds, Pixels))
 
@@ -165,6 +170,9 @@ def _tokenizer(run: RunDirectory, entries: Sequence[EntryPoint], rules: dict[str
         where = folder or "its place, which this directory does not know,"
         raise InputError(f"the tokenizer in {where} is not the one that was loaded; run `bgevis-convert load` again")
     found = tokenizer.read(folder, ids)
+    family, config = family_and_config(run.manifest())
+    if family.texts and family.texts(config).lowercase:
+        tokenizer.lower(found)
     tokenizer.settle(found, next(iter(rules["max_tokens"].values())), rules["truncation"], ids)
     return found
 

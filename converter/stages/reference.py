@@ -167,6 +167,14 @@ def read_state(checkpoint: "Checkpoint", progress: Progress) -> "State":
     The safe reader has accepted the file before: torch's restricted unpickler is a second fence, not the first. It
     knows fewer of the names that trainers leave beside the weights; what it refuses the safe reader gives.
     """
+    state = _read_own(checkpoint, progress)
+    for prefix, module in checkpoint.modules.items():
+        state |= {prefix + name: tensor for name, tensor in read_state(module, progress).items()}
+    return state
+
+
+def _read_own(checkpoint: "Checkpoint", progress: Progress) -> "State":
+    """Read the tensors of the checkpoint's own files."""
     import torch
 
     if checkpoint.container.startswith("safetensors"):

@@ -1,7 +1,7 @@
 """A finished run directory from Python: raw texts and pictures to embeddings through any format, or the NNX module."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +86,8 @@ class Artifacts:
         self.format = exporter.name
         self.runner = self._runner.name
         self.entry_points = opened.entry_points
+        self.cut = 0
+        """How many of the texts that were embedded last were cut, being longer than they may be."""
         self._compiles = exporter.compiles
         self._preprocessor = Preprocessor(run.path)
         self._preprocessor.hold_to(self.entry_points)
@@ -114,6 +116,8 @@ class Artifacts:
         texts: Sequence[str] | None = None,
         images: Sequence[Source] | None = None,
         *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
         batch_size: int = BATCH,
         progress: bool = False,
     ) -> np.ndarray:
@@ -123,6 +127,9 @@ class Artifacts:
 
         Args:
             texts: any strings, the empty one too.
+            prompt_name: the name of the prompt that stands before each text, one of `prompts`; by default the one that
+                the folder says, if any.
+            prompt: that prompt itself, instead of its name; "" for none.
             images: files, their bytes, arrays (height, width, 3) of uint8, or Pillow's pictures.
             batch_size: most rows at once; longer texts come in fewer.
             progress: show a bar on standard error.
@@ -140,10 +147,26 @@ class Artifacts:
             raise ValueError(f"texts and images are pairs: got {len(texts)} texts and {len(images)} images")
         count = len(texts if texts is not None else images or ())
         embeddings = np.zeros((count, width), np.float32)
-        ids = None if texts is None else self._preprocessor.ids(entry.name, texts)
+        ids, leading = None, 0
+        if texts is not None:
+            before = self._prompt(prompt_name, prompt)
+            leading = self._preprocessor.texts.prompt_tokens(entry.name, before)
+            ids = self._preprocessor.ids(entry.name, texts, before)
+            self.cut = self._preprocessor.texts.cut
         for rows in _shown(_batches(count, ids, batch_size), count, progress):
-            embeddings[rows] = self._run(entry, rows, ids, images)[output]
+            embeddings[rows] = self._run(entry, rows, ids, images, leading)[output]
         return embeddings
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """What may stand before a text, by name."""
+        return dict(self._preprocessor.texts.rules["prompts"])
+
+    def _prompt(self, name: str | None, prompt: str | None) -> str:
+        """Give what stands before each text."""
+        if name is not None and prompt is not None:
+            raise ValueError(f"prompt_name is {name!r} and prompt is {prompt!r}: give one of them")
+        return self._preprocessor.texts.prompt(name) if prompt is None else prompt
 
     def _entry(self, texts: bool, images: bool) -> tuple[EntryPoint, str]:
         """Find the entry point that takes just what is given and embeds it, and the output that is the embedding."""
@@ -158,7 +181,12 @@ class Artifacts:
         raise InputError(f"{self.path}: this network has no entry point for {given} that embeds it ({self._told()})")
 
     def _run(
-        self, entry: EntryPoint, rows: list[int], ids: list[list[int]] | None, images: Sequence[Source] | None
+        self,
+        entry: EntryPoint,
+        rows: list[int],
+        ids: list[list[int]] | None,
+        images: Sequence[Source] | None,
+        prompt_tokens: int,
     ) -> Arrays:
         """Run one batch. Where each shape costs a compilation, sizes are rounded up, so that there are few."""
         size = 1 << (len(rows) - 1).bit_length() if self._compiles else len(rows)
@@ -168,7 +196,8 @@ class Artifacts:
             longest = max(len(ids[row]) for row in rows)
             limit = self._preprocessor.rules["texts"]["max_tokens"][entry.name]
             tokens = _rounded(longest, limit) if self._compiles else longest
-            made |= self._preprocessor.text_inputs([ids[row] for row in filled], tokens)
+            filled_ids = [ids[row] for row in filled]
+            made |= self._preprocessor.text_inputs(filled_ids, tokens, prompt_tokens=prompt_tokens)
         try:
             outputs = self._runner.run(entry.name, {spec.name: made[spec.name] for spec in entry.inputs})
         except Exception as error:  # each runtime has its own

@@ -11,7 +11,9 @@ typedef struct {
     const char *key;
     enum {
         WORD,
+        SOME,
         TEXT,
+        TEXT_OR_NULL,
         NAME,
         WHOLE,
         WHOLE_OR_NULL,
@@ -25,7 +27,7 @@ typedef struct {
         OBJECT_OR_NULL,
         NOTHING
     } is;
-    const char *const *words; /* of WORD */
+    const char *const *words; /* of WORD and SOME */
     double low, high;         /* of WHOLE, WHOLE_OR_NULL, NUMBER and THREE */
 } Key;
 
@@ -37,7 +39,7 @@ typedef struct {
 #define EXACTLY(value) NUMBER, NULL, value, value
 #define PLAIN(kind) kind, NULL, 0, 0
 
-#define FORMAT 2
+#define FORMAT 3
 static const Key DOCUMENT[] = {{"format_version", EXACTLY(FORMAT)},
                                {"texts", PLAIN(OBJECT_OR_NULL)},
                                {"images", PLAIN(OBJECT_OR_NULL)},
@@ -51,13 +53,11 @@ static const Key DOCUMENT[] = {{"format_version", EXACTLY(FORMAT)},
                                                             "keep the last tokens and the special tokens")},           \
         {"padding", WORDS("after the text, to the longest of the batch",                                               \
                           "before the text, to the longest of the batch")},                                            \
-        {"prefix", PLAIN(TEXT)}, {                                                                                     \
+        {"prompts", PLAIN(OBJECT)}, {"default_prompt", PLAIN(TEXT_OR_NULL)}, {                                         \
         0                                                                                                              \
     }
 static const Key READ[] = {{"tokenizer", WORDS("tokenizer.json")}, TEXTS};
 static const Key NOT_READ[] = {{"tokenizer", PLAIN(NOTHING)}, {"missing", PLAIN(NAME)}, TEXTS};
-static const Key IDS[] = {{"ids", PLAIN(NAME)}, {0}};
-static const Key IDS_AND_MASK[] = {{"ids", PLAIN(NAME)}, {"mask", PLAIN(NAME)}, {0}};
 static const Key IMAGES[] = {{"input", PLAIN(NAME)},
                              {"layout", WORDS("NHWC")},
                              {"dtype", WORDS("float32")},
@@ -72,7 +72,7 @@ static const Key UNSTATED[] = {{"input", PLAIN(NAME)}, {"missing", PLAIN(NAME)},
 static const Key EMBEDDINGS[] = {{"outputs", PLAIN(OBJECT)},
                                  {"width", SIZE},
                                  {"dtype", WORDS("float32")},
-                                 {"pooling", WORDS("cls", "mean", "first end of text", "last token")},
+                                 {"pooling", SOME, (const char *const[]){"cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", "first end of text", "last token", NULL}, 0, 0},
                                  {"normalize", PLAIN(BOOLEAN)},
                                  {"similarity", WORDS("dot", "cosine", "euclidean", "manhattan")},
                                  {0}};
@@ -116,6 +116,12 @@ static bool legal(const Json *given, const Key *key) {
         for (const char *const *word = key->words; *word; word++)
             if (is_word(given, *word)) return true;
         return false;
+    case SOME:
+        for (size_t i = 0; given->kind == JSON_ARRAY && i < given->count; i++)
+            if (!legal(&given->items[i], &(Key){"", WORD, key->words, 0, 0})) return false;
+        return given->kind == JSON_ARRAY && given->count;
+    case TEXT_OR_NULL:
+        if (given->kind == JSON_NULL) return true; /* fallthrough */
     case TEXT:
         return given->kind == JSON_STRING;
     case NAME:
@@ -158,9 +164,10 @@ static const char *shown(const Json *value) {
 
 static const char *known(const Key *key) {
     const char *all = "";
-    for (const char *const *word = key->words; key->is == WORD && *word; word++)
+    for (const char *const *word = key->words; (key->is == WORD || key->is == SOME) && *word; word++)
         all = text("%s%s\"%s\"", all, *all ? " or " : "", *word);
     if (key->is == WORD) return all;
+    if (key->is == SOME) return text("a list of one or more: %s", all);
     if (key->is == MODES) return "[\"1\", \"P\"]";
     if (key->is == TRUTH) return "true";
     if (key->is == NUMBER) return text("%.10g", key->low);
@@ -168,6 +175,7 @@ static const char *known(const Key *key) {
         return text("%sa whole number from %.0f to %.0f", key->is == WHOLE ? "" : "null or ", key->low, key->high);
     if (key->is == THREE) return text("a list of three numbers from %.10g to %.0f", key->low, key->high);
     return (const char *[]){[TEXT] = "a text",
+                            [TEXT_OR_NULL] = "null or a text",
                             [NAME] = "a text that is not empty",
                             [BOOLEAN] = "true or false",
                             [LIST] = "a list",
@@ -206,7 +214,18 @@ static void check_texts(const char *where, const Json *rules) {
     const Json *tokenizer = json_find(rules, "tokenizer");
     hold(where, rules, tokenizer && tokenizer->kind == JSON_NULL ? NOT_READ : READ);
     const Json *inputs = json_find(rules, "inputs");
-    hold(text("%s.inputs", where), inputs, json_find(inputs, "mask") ? IDS_AND_MASK : IDS);
+    Key made[4] = {{"ids", PLAIN(NAME)}};
+    size_t count = 1;
+    for (const char *const *key = (const char *[]){"mask", "prompt", NULL}; *key; key++)
+        if (json_find(inputs, *key)) made[count++] = (Key){*key, PLAIN(NAME)};
+    made[count] = (Key){0};
+    hold(text("%s.inputs", where), inputs, made);
+    const Json *prompts = json_find(rules, "prompts"), *chosen = json_find(rules, "default_prompt");
+    for (size_t i = 0; i < prompts->count; i++)
+        if (prompts->items[i].kind != JSON_STRING)
+            fail("%s.prompts: %s is %s; known: a text", where, prompts->keys[i], shown(&prompts->items[i]));
+    if (chosen->kind == JSON_STRING && !json_find(prompts, chosen->string))
+        fail("%s: default_prompt is %s; known: null or one of the prompts", where, shown(chosen));
     hold_by_entry_point(where, "max_tokens", rules, (Key){"", LIMIT});
     for (const char *const *key = (const char *[]){"first_id", "last_id", "pad_id", NULL}; *key; key++)
         if (json_find(rules, *key)->kind == JSON_NUMBER && number(rules, *key) >= number(rules, "vocab_size"))
@@ -267,13 +286,14 @@ typedef struct {
     bool taken;
 } Made;
 
+#define MAX_MADE 4
 /* List what is made; give how many. */
-static size_t list_made(const Json *document, Made made[3]) {
+static size_t list_made(const Json *document, Made made[MAX_MADE]) {
     const Json *texts = json_find(document, "texts"), *images = json_find(document, "images");
     size_t count = 0;
     const Json *inputs = json_find(texts, "inputs");
     for (size_t i = 0; inputs && i < inputs->count; i++)
-        made[count++] = (Made){inputs->items[i].string, "int32", 2, {0}, false};
+        made[count++] = (Made){inputs->items[i].string, "int32", strcmp(inputs->keys[i], "prompt") ? 2 : 1, {0}, false};
     if (images->kind != JSON_OBJECT) return count;
     bool unstated = json_find(images, "missing");
     int64_t size = unstated ? 0 : json_size(json_find(images, "size"));
@@ -285,14 +305,14 @@ static size_t list_made(const Json *document, Made made[3]) {
 void rules_check(const Json *document) {
     const char *file = "preprocess.json";
     const Json *version = json_find(document, "format_version");
-    if (version && version->kind == JSON_NUMBER && version->number == 1)
-        fail("%s: format_version is 1; known: %d; run `bgevis-convert pack DIR` again", file, FORMAT);
+    if (version && version->kind == JSON_NUMBER && (version->number == 1 || version->number == 2))
+        fail("%s: format_version is %.0f; known: %d; run `bgevis-convert pack DIR` again", file, version->number, FORMAT);
     hold(file, document, DOCUMENT);
     const Json *texts = json_find(document, "texts"), *images = json_find(document, "images"),
                *embeddings = json_find(document, "embeddings");
     if (texts->kind != JSON_NULL) check_texts("preprocess.json: texts", texts);
     if (images->kind != JSON_NULL) check_images("preprocess.json: images", images);
-    Made made[3];
+    Made made[MAX_MADE];
     size_t count = list_made(document, made);
     for (size_t i = 1; i < count; i++)
         for (size_t k = 0; k < i; k++)
@@ -398,7 +418,7 @@ static bool fit_limit(const Json *texts, const char *name, const Json *entry) {
 
 void rules_fit(const Json *document, const Json *entry_points) {
     const Json *texts = json_find(document, "texts"), *embeddings = json_find(document, "embeddings");
-    Made made[3];
+    Made made[MAX_MADE];
     size_t count = list_made(document, made), whole = 0, limits = 0;
     const Json *outputs = json_find(embeddings, "outputs");
     for (size_t i = 0; outputs && i < outputs->count; i++)

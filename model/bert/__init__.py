@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...validation.entry_point import Axis, EntryPoint, PaddingMask, TensorSpec, TokenIds
 from ...validation.outputs import Embedding, States
+from .. import steps
 from ..family import Family, HuggingFace, Source
 from ..pipeline import documents as sentence_documents
-from ..pipeline import text_rules
+from ..pipeline import prompt_input, text_rules
 from . import rules
 from .config import CONFIG, SIZES, BertConfig, configure
 
@@ -35,18 +36,20 @@ def text_inputs(config: BertConfig) -> tuple[TensorSpec, TensorSpec]:
 
 def embeddings_output(config: BertConfig) -> tuple[TensorSpec]:
     """Describe the embeddings, (batch, width)."""
-    return (TensorSpec("embeddings", "float32", ("batch", config.hidden_size), kind=Embedding(config.normalize)),)
+    width, unit = steps.width(config.pipeline, config.hidden_size), steps.unit(config.pipeline)
+    return (TensorSpec("embeddings", "float32", ("batch", width), kind=Embedding(unit)),)
 
 
 def embeddings(config: BertConfig) -> Mapping[str, Any]:
     """State what the embeddings are."""
-    return {"pooling": config.pooling, "normalize": config.normalize, "similarity": config.similarity}
+    return {**steps.described(config.pipeline), "similarity": config.similarity}
 
 
 def encode_text(config: BertConfig) -> EntryPoint:
     """Describe the entry point that embeds texts."""
     axes = {"batch": Axis(), "tokens": Axis(1, config.max_tokens)}
-    return EntryPoint("encode_text", text_inputs(config), embeddings_output(config), axes, rows="batch")
+    inputs = (*text_inputs(config), *prompt_input(config.pipeline))
+    return EntryPoint("encode_text", inputs, embeddings_output(config), axes, rows="batch")
 
 
 def _network(config: BertConfig) -> "Network":
@@ -87,7 +90,7 @@ def _hugging_face(config: BertConfig) -> HuggingFace:
     shape = ("batch", "tokens", config.hidden_size)
     states = TensorSpec("last_hidden_state", "float32", shape, kind=States("attention_mask"))
     entry = EntryPoint("token_states", (*inputs, *types), (states,), encode_text(config).axes, rows="batch")
-    return HuggingFace(documents(config), Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
+    return HuggingFace(documents(config), config.pipeline, Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
 
 
 def _reference(config: BertConfig, original: "Original") -> "Reference":
@@ -100,21 +103,17 @@ def _reference(config: BertConfig, original: "Original") -> "Reference":
     state = upstream.inside(original.state, "embeddings.word_embeddings.weight")
     stated = original.documents.get(CONFIG) or documents(config)[CONFIG]
     encoder = upstream.text_encoder(stated, state, add_pooling_layer=False)
-    if upstream.MODULES in original.documents:
-        modules = upstream.sentence_modules(original)
-    else:
-        modules = upstream.stated_modules(config.hidden_size, config.pooling, normalize=config.normalize)
+    after = upstream.SentenceModules(original, config.hidden_size, config.pipeline)
 
-    def encode_text(input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+    def encode_text(
+        input_ids: Tensor, attention_mask: Tensor, prompt_tokens: Tensor | None = None
+    ) -> dict[str, Tensor]:
         states = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        features = {"token_embeddings": states, "attention_mask": attention_mask}
-        for module in modules:
-            features = module(features)
-        return {"embeddings": features["sentence_embedding"]}
+        return {"embeddings": after(states, attention_mask, prompt_tokens)}
 
     versions = upstream.versions("torch", "transformers", "sentence-transformers")
-    name = f"{versions}: {', '.join(type(m).__name__ for m in (encoder, *modules))}"
-    return Reference(name, nn.ModuleList([encoder, *modules]), {"encode_text": encode_text}, original.state)
+    name = f"{versions}: {', '.join(type(m).__name__ for m in (encoder, *after.modules))}"
+    return Reference(name, nn.ModuleList([encoder, *after.modules]), {"encode_text": encode_text}, original.state)
 
 
 def _encode(config: BertConfig, original: "Original", reference: "Reference") -> Mapping[str, "Encode"]:

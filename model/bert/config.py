@@ -8,7 +8,8 @@ from typing import Any
 from ...validation.errors import GateError, InputError
 from ..documents import JSON, Configured, Document, Expected, Harmless, Only, Settled, shown
 from ..family import Shapes, Source
-from ..pipeline import settle_pooling, settle_texts
+from ..pipeline import OPTIONS, settle_pipeline, settle_texts
+from ..steps import CLS, Steps, plain
 from ..tokenizer import settle_tokenizer, special_ids
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "silu", "swish", "relu")
@@ -120,11 +121,13 @@ class BertConfig:
     pad_token_id: int = 0
     cls_token_id: int = 101
     sep_token_id: int = 102
-    pooling: str = "cls"
-    normalize: bool = True
+    pipeline: Steps = CLS
+    """What makes one vector of the states."""
     max_seq_length: int = 0
     """The longest text that is embedded, special tokens included; 0: as long as there are positions."""
     truncation_side: str = "right"
+    do_lower_case: bool = False
+    """Whether capitals are made small before the tokenizer's own rules."""
     prompts: tuple[tuple[str, str], ...] = ()
     """What may stand before a text, by name."""
     default_prompt: str = ""
@@ -164,7 +167,7 @@ PUBLISHED = {
     "base": BertConfig(30522, 768, 12, 12, 3072, 512, 2),
     "small": BertConfig(30522, 384, 12, 12, 1536, 512, 2),
     "large": BertConfig(30522, 1024, 24, 16, 4096, 512, 2),
-    "minilm-l6": BertConfig(30522, 384, 6, 12, 1536, 512, 2, pooling="mean"),
+    "minilm-l6": BertConfig(30522, 384, 6, 12, 1536, 512, 2, pipeline=plain(["mean"])),
     "m3": BertConfig(250002, 1024, 24, 16, 4096, 8194, 1, **M3),
 }
 """BAAI/bge-{base,small,large}-en-v1.5, all-MiniLM-L6-v2, BAAI/bge-m3: their shapes alone say the rest."""
@@ -212,9 +215,9 @@ def configure(source: Source) -> Configured:
     settled = source.settled()
     settle_network(settled, source, "embeddings.", "encoder.")
     config = BertConfig(**settled.values)
-    settle_pooling(settled, source, config.hidden_size)
+    settle_pipeline(settled, source, config.hidden_size)
     settle_texts(settled, source, config.max_tokens, left_padding=config.model_type != "bert")
-    return Configured(BertConfig(**settled.values), settled.origins)
+    return Configured(BertConfig(**settled.values), settled.origins, OPTIONS)
 
 
 def settle_network(settled: Settled, source: Source, embeddings: str, encoder: str) -> None:

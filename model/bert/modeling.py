@@ -9,11 +9,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ...validation.taps import scope, tap
-from .. import ops
+from ...validation.taps import scope
 from ..attention import Attention, mask_bias, padding
 from ..blocks import PostNormLayer
 from ..layers import Embedding, LayerNorm, in_turn, tapped
+from ..pooling import embed, pipeline
 from .config import BertConfig
 
 MASKED_SCORE = float(np.finfo(np.float32).min)
@@ -67,23 +67,30 @@ class TextEncoder(nnx.Module):
     def __init__(self, config: BertConfig, *, masked_score: float = MASKED_SCORE, remat: bool = False, rngs: nnx.Rngs):
         self.embeddings = Embeddings(config, rngs=rngs)
         self.layers = nnx.List([_layer(config, rngs) for _ in range(config.num_hidden_layers)])
+        self.pipeline = pipeline(config.pipeline, rngs=rngs)
         self.config = config
         self.masked_score = masked_score
         self.remat = remat
 
     def __call__(
-        self, input_ids: Int[Array, "batch tokens"], attention_mask: Int[Array, "batch tokens"]
-    ) -> Float[Array, "batch width"]:
+        self,
+        input_ids: Int[Array, "batch tokens"],
+        attention_mask: Int[Array, "batch tokens"],
+        prompt_tokens: Int[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch embedding"]:
         """Embed texts."""
         with scope("embeddings"):
             x = self.embeddings(input_ids)
-        return self.encode(x, attention_mask)
+        return self.encode(x, attention_mask, prompt_tokens)
 
     def encode(
-        self, x: Float[Array, "batch tokens width"], attention_mask: Int[Array, "batch tokens"]
-    ) -> Float[Array, "batch width"]:
+        self,
+        x: Float[Array, "batch tokens width"],
+        attention_mask: Int[Array, "batch tokens"],
+        prompt_tokens: Int[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch embedding"]:
         """Run the layers on embedded tokens and pool them."""
-        return self.pool(self.states(x, attention_mask), attention_mask)
+        return self.pool(self.states(x, attention_mask), attention_mask, prompt_tokens)
 
     def states(
         self, x: Float[Array, "batch tokens width"], attention_mask: Int[Array, "batch tokens"]
@@ -93,17 +100,13 @@ class TextEncoder(nnx.Module):
         return in_turn(self.layers, "layers", x, bias, remat=self.remat)
 
     def pool(
-        self, x: Float[Array, "batch tokens width"], attention_mask: Int[Array, "batch tokens"]
-    ) -> Float[Array, "batch width"]:
+        self,
+        x: Float[Array, "batch tokens width"],
+        attention_mask: Int[Array, "batch tokens"],
+        prompt_tokens: Int[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch embedding"]:
         """Make one vector of each text's tokens."""
-        mask = attention_mask.astype(x.dtype)
-        if self.config.pooling == "mean":
-            total = jnp.sum(x * mask[..., None], axis=1)
-            pooled = total / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1e-9)
-        else:
-            pooled = x[:, 0]
-        tap("pooled", pooled)
-        return ops.l2_normalize(pooled, epsilon=1e-12) if self.config.normalize else pooled
+        return embed(self.pipeline, x, attention_mask, prompt_tokens)
 
 
 def _layer(config: BertConfig, rngs: nnx.Rngs) -> PostNormLayer:
@@ -113,7 +116,7 @@ def _layer(config: BertConfig, rngs: nnx.Rngs) -> PostNormLayer:
 
 
 class Bert(nnx.Module):
-    """A text embedding model: BGE, MiniLM, any BERT or XLM-RoBERTa with CLS or mean pooling.
+    """A text embedding model: BGE, MiniLM, any BERT or XLM-RoBERTa with a pipeline of sentence-transformers.
 
     Args:
         config: sizes and conventions.
@@ -125,16 +128,21 @@ class Bert(nnx.Module):
         self.config = config
 
     def encode_text(
-        self, input_ids: Int[Array, "batch tokens"], attention_mask: Int[Array, "batch tokens"]
-    ) -> Float[Array, "batch width"]:
-        """Embed texts: (batch, tokens) ids and mask -> (batch, width).
+        self,
+        input_ids: Int[Array, "batch tokens"],
+        attention_mask: Int[Array, "batch tokens"],
+        prompt_tokens: Int[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch embedding"]:
+        """Embed texts: (batch, tokens) ids and mask -> (batch, embedding).
+
+        A pooling that leaves the prompt out also takes how many tokens of each text are its prompt's, (batch,).
 
         Raises:
             ValueError: wrong rank, unequal shapes, or more tokens than there are positions.
         """
         check_text(input_ids, attention_mask, self.config.max_tokens)
         with scope("text"):
-            return self.text(input_ids, attention_mask)
+            return self.text(input_ids, attention_mask, prompt_tokens)
 
     __call__ = encode_text
 

@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 
 from ...validation.probe import LOUD, LOW_VARIANCE, MASKED, Exponents, exponent
+from ..steps import before
 from .config import BertConfig
-
-NORM_BELOW = -48
-"""Power of two for what gives the pooled vector its length: it falls below the epsilon of the final division."""
 
 ALIKE = -40
 """Power of two that leaves nothing of an embedding beside the epsilon of its norm: all tokens become the same."""
@@ -27,7 +25,7 @@ def low_variance(config: BertConfig) -> Exponents:
         "embeddings.*": small,
         f"{layer}*_norm.*": small,
         **{f"{layer}{name}.bias": small for name in biases},
-        f"layers.{config.num_hidden_layers - 1}.down_norm.*": NORM_BELOW,
+        f"layers.{config.num_hidden_layers - 1}.down_norm.*": before(config.pipeline),
     }
 
 

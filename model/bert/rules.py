@@ -3,6 +3,7 @@
 Axes: v vocabulary, p positions, y token types, e embedding width, d head width, m inner width.
 """
 
+from .. import steps
 from ..family import Drop, Rule, Rules, Shapes
 from ..parts import Part, join
 from . import probes
@@ -16,7 +17,8 @@ HEADS = Drop("{:cls|lm_head}.{:*}", "a pre-training head: sentence embeddings do
 
 def whole(config: BertConfig) -> Part:
     """Declare a BERT checkpoint on its own."""
-    return join(text(config).mounted(target="text.", axes=""), Part((HEADS,), {}, {}))
+    after = steps.part(config.pipeline)
+    return join(*(part.mounted(target="text.", axes="") for part in (text(config), after)), Part((HEADS,), {}, {}))
 
 
 def text(config: BertConfig) -> Part:

@@ -11,6 +11,7 @@ from ..bert.config import SIZES as TEXT_SIZES
 from ..bert.config import BertConfig, settle_network
 from ..documents import JSON, Configured, Harmless, Only, Settled
 from ..family import Shapes, Source
+from ..steps import CLS
 from ..tokenizer import SETTINGS
 
 VISUAL = "model_visual.visual."
@@ -115,9 +116,9 @@ def configure(source: Source) -> Configured:
     if document := source.document(SETTINGS):
         document.accept(dict.fromkeys(("model_max_length", "truncation_side"), f"{UPSTREAM} cuts off no text"))
         document.take("padding_side", str, "right", choices=("right",))
-    for field, value in {"pooling": "cls", "normalize": True, "max_seq_length": 0, "truncation_side": "right"}.items():
+    for field, value in {"pipeline": CLS, "max_seq_length": 0, "truncation_side": "right"}.items():
         settled.put(field, value, UPSTREAM)
-    for field, value in {"prompts": (), "default_prompt": "", "similarity": "cosine"}.items():
+    for field, value in {"do_lower_case": False, "prompts": (), "default_prompt": "", "similarity": "cosine"}.items():
         settled.put(field, value, UPSTREAM)
     text, vision = BertConfig(**settled.values), _vision(source)
     if vision.values["width"] != text.hidden_size:

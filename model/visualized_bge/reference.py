@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ...validation.taps import scope, tap
 from ..reference import Original, Reference, RowByRow, load_strict
+from ..steps import pooling, unit
 from ..upstream import text_encoder, versions
 from .config import VisionConfig, VisualizedBGEConfig
 
@@ -195,13 +196,14 @@ class VisualizedBGE(nn.Module):
         """Run upstream's layers on embedded tokens, and pool what they give."""
         mask = mask.to(x.dtype)
         hidden = self.text.encoder(x, attention_mask=(1 - mask)[:, None, None, :] * MASKED_SCORE).last_hidden_state
-        if self.config.text.pooling == "mean":
+        if pooling(self.config.text.pipeline).modes == ("mean",):
             pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1e-9)
         else:
             pooled = hidden[:, 0]
         with scope("text"):
-            tap("pooled", pooled)
-        return {"embeddings": functional.normalize(pooled, dim=-1, eps=1e-12) if self.config.text.normalize else pooled}
+            tap("pipeline.0.pooled", pooled)
+        normalized = unit(self.config.text.pipeline)
+        return {"embeddings": functional.normalize(pooled, dim=-1, eps=1e-12) if normalized else pooled}
 
 
 TEXT = {"bge_embeddings.": "embeddings.", "bge_encoder.": "encoder."}

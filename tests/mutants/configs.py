@@ -9,6 +9,7 @@ from flax import nnx
 from variants import fields, replaced
 
 from bgevis.model.network import Network
+from bgevis.model.steps import MODES, plain
 from bgevis.validation.cases import tap_case
 
 from .bench import Bench, Mutant
@@ -19,7 +20,7 @@ Path = tuple[str, ...]
 OTHERS: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("gelu", "gelu_new", "quick_gelu", "silu", "relu"),
     "model_type": ("bert", "xlm-roberta"),
-    "pooling": ("cls", "mean"),
+    "pipeline": (*(plain([mode]) for mode in MODES if mode != "mean_sqrt_len_tokens"), plain(normalize=False)),
     "num_attention_heads": (1, 2, 8),
     "heads": (1, 4, 8),
     "truncation_side": ("left", "right"),
@@ -36,7 +37,8 @@ EQUIVALENT = {
     "pretrained_grid": "the rotary tables are taken from the checkpoint, not computed",
     "embed_dim": "the width of a head that no embedding passes through",
     **dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "last_token_id"), DRAWN),
-    **dict.fromkeys(("max_seq_length", "truncation_side", "prompts", "default_prompt", "similarity"), PACK),
+    **dict.fromkeys(("max_seq_length", "truncation_side", "do_lower_case", "similarity"), PACK),
+    **dict.fromkeys(("prompts", "default_prompt"), PACK),
     **dict.fromkeys(("resize", "resample", "crop", "rgb_first", "mean", "std"), PACK),
 }
 """Field -> why it may change nothing. That is believed where it is so: see `unread`."""

@@ -29,12 +29,20 @@ export class Embedder {
     if (pack.rules.images?.steps) this.values = values(pack.rules.images);
   }
 
-  /** Embeds texts, pictures (the bytes of PNG or JPEG files), or pairs of both: one Float32Array for each. */
-  async embed({ texts, images }) {
+  /**
+   * Embeds texts, pictures (the bytes of PNG or JPEG files), or pairs of both: one Float32Array for each.
+   *
+   * Before each text stands the prompt called `promptName`, or `prompt` itself; by default the one that the pack says.
+   */
+  async embed({ texts, images, promptName, prompt }) {
     const entry = this.#entryFor(texts, images);
     const inputs = {};
     if (images) Object.assign(inputs, await this.pictures(images));
-    if (texts) Object.assign(inputs, this.batch(await Promise.all(texts.map((text) => this.ids(text, entry)))));
+    if (texts) {
+      const before = prompt ?? this.prompt(promptName);
+      const rows = await Promise.all(texts.map((text) => this.ids(text, entry, before)));
+      Object.assign(inputs, this.batch(rows, await this.promptTokens(before, entry)));
+    }
     const { data, dims } = (await this.run(entry, inputs))[this.pack.rules.embeddings.outputs[entry]];
     return Array.from({ length: dims[0] }, (_, row) => data.slice(row * dims[1], (row + 1) * dims[1]));
   }
@@ -54,13 +62,30 @@ export class Embedder {
     return entry;
   }
 
-  /** Gives the ids of a text for an entry point: the special tokens around as many of its tokens as fit. */
-  async ids(text, entry) {
+  /** Gives the prompt of a name; without one, the default. */
+  prompt(name = this.pack.rules.texts?.default_prompt) {
+    const prompts = this.pack.rules.texts?.prompts ?? {};
+    if (name === null || name === undefined) return "";
+    if (!Object.hasOwn(prompts, name)) throw new PackError(`there is no prompt ${name}, but ${Object.keys(prompts)}`);
+    return prompts[name];
+  }
+
+  /** Counts the tokens of a prompt, special ones before it included. */
+  async promptTokens(prompt, entry) {
+    if (!prompt) return 0;
+    return (await this.ids(prompt, entry, "")).length - (this.pack.rules.texts.last_id === null ? 0 : 1);
+  }
+
+  /**
+   * Gives the ids of a text with a prompt before it, for an entry point: the special tokens around as many of its
+   * tokens as fit.
+   */
+  async ids(text, entry, prompt = this.prompt()) {
     const rules = this.pack.rules.texts;
     if (!rules?.tokenizer) throw new PackError(`the pack has no tokenizer: ${rules?.missing ?? "no text is read"}`);
     this.described ??= await this.pack.json(rules.tokenizer);
     this.tokenizer ??= new this.runtime.Tokenizer(this.described, {});
-    const { ids } = this.tokenizer.encode(plainSigma(rules.prefix + text, this.described.normalizer), {
+    const { ids } = this.tokenizer.encode(plainSigma(prompt + text, this.described.normalizer), {
       add_special_tokens: false,
     });
     const strange = ids.find((id) => id >= rules.vocab_size);
@@ -71,17 +96,21 @@ export class Embedder {
     return [...first, ...KEPT[rules.truncation](ids, room), ...last];
   }
 
-  /** Pads rows of ids to the longest. */
-  batch(rows) {
+  /** Pads rows of ids to the longest. Of each, so many tokens are the prompt's. */
+  batch(rows, promptTokens = 0) {
     const { inputs, pad_id, padding } = this.pack.rules.texts;
     const empty = rows.findIndex((row) => !row.length);
     if (empty >= 0) throw new PackError(`text ${empty} is of no tokens`);
     const tokens = Math.max(...rows.map((row) => row.length));
     const pad = (row, value) => PADDED[padding](row, Array(tokens - row.length).fill(value));
     const ids = rows.flatMap((row) => pad(row, pad_id));
-    const made = { ids, mask: rows.flatMap((row) => pad(Array(row.length).fill(1), 0)) };
     const shape = [rows.length, tokens];
-    return Object.fromEntries(Object.entries(inputs).map(([kind, name]) => [name, { shape, data: made[kind] }]));
+    const made = {
+      ids: { shape, data: ids },
+      mask: { shape, data: rows.flatMap((row) => pad(Array(row.length).fill(1), 0)) },
+      prompt: { shape: [rows.length], data: rows.map(() => promptTokens) },
+    };
+    return Object.fromEntries(Object.entries(inputs).map(([kind, name]) => [name, made[kind]]));
   }
 
   /** Decodes and prepares the bytes of pictures. */

@@ -41,7 +41,7 @@ export async function replay(embedder, note = () => {}) {
       if (sample.images) Object.assign(fromRaw, await embedder.pictures(sample.images.map((image) => required(files, image, "goldens/raw/index.json: images"))));
       if (sample.texts) {
         const rows = await Promise.all(sample.texts.map((text) => embedder.ids(required(texts, text, "goldens/raw/index.json: texts").text, entry)));
-        Object.assign(fromRaw, embedder.batch(rows));
+        Object.assign(fromRaw, embedder.batch(rows, await embedder.promptTokens(embedder.prompt(), entry)));
         for (const input of inputs.filter((name) => Object.values(pack.rules.texts.inputs).includes(name)))
           if (String(fromRaw[input].data) !== String(ready[input].data))
             found.differences.push(`${entry}, ${name}: ${input} made of the texts is not the ready one`);

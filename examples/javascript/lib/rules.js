@@ -18,6 +18,10 @@ const oneOf = (...values) => ({
   known: values.map((value) => JSON.stringify(value)).join(" or "),
   legal: (given) => values.some((value) => JSON.stringify(value) === JSON.stringify(given)),
 });
+const someOf = (...values) => ({
+  known: `a list of one or more of ${values.map((value) => JSON.stringify(value)).join(", ")}`,
+  legal: (given) => Array.isArray(given) && given.length > 0 && given.every((value) => values.includes(value)),
+});
 const isObject = (given) => typeof given === "object" && given !== null && !Array.isArray(given);
 
 const SIZE = whole(1);
@@ -30,7 +34,7 @@ const OBJECT = { known: "an object", legal: isObject };
 const OBJECT_OR_NULL = orNull(OBJECT);
 const LIST = { known: "a list", legal: Array.isArray };
 
-const FORMAT = 2;
+const FORMAT = 3;
 const DOCUMENT = {
   format_version: oneOf(FORMAT),
   texts: OBJECT_OR_NULL,
@@ -47,7 +51,8 @@ const TEXTS = {
   max_tokens: OBJECT,
   truncation: oneOf("keep the first tokens and the special tokens", "keep the last tokens and the special tokens"),
   padding: oneOf("after the text, to the longest of the batch", "before the text, to the longest of the batch"),
-  prefix: TEXT,
+  prompts: OBJECT,
+  default_prompt: orNull(TEXT),
 };
 const IMAGES = {
   input: NAME,
@@ -64,7 +69,16 @@ const EMBEDDINGS = {
   outputs: OBJECT,
   width: SIZE,
   dtype: oneOf("float32"),
-  pooling: oneOf("cls", "mean", "first end of text", "last token"),
+  pooling: someOf(
+    "cls",
+    "max",
+    "mean",
+    "mean_sqrt_len_tokens",
+    "weightedmean",
+    "lasttoken",
+    "first end of text",
+    "last token",
+  ),
   normalize: oneOf(true, false),
   similarity: oneOf("dot", "cosine", "euclidean", "manhattan"),
 };
@@ -93,8 +107,8 @@ const STEPS = new Map([
 
 /** Throws PackError unless the document preprocess.json says what can be done here, and nothing else. */
 export function check(document) {
-  if (document?.format_version === 1)
-    refuse("preprocess.json", "format_version is 1", `${FORMAT}; run \`bgevis-convert pack DIR\` again`);
+  if ([1, 2].includes(document?.format_version))
+    refuse("preprocess.json", `format_version is ${document.format_version}`, `${FORMAT}; run \`bgevis-convert pack DIR\` again`);
   hold("preprocess.json", document, DOCUMENT);
   const { texts, images, embeddings } = document;
   if (texts) checkTexts("preprocess.json: texts", texts);
@@ -129,7 +143,12 @@ function show(value) {
 
 function checkTexts(where, rules) {
   hold(where, rules, { ...TEXTS, ...((rules.tokenizer ?? null) === null ? { missing: NAME } : {}) });
-  hold(`${where}.inputs`, rules.inputs, { ids: NAME, ...("mask" in rules.inputs ? { mask: NAME } : {}) });
+  const more = ["mask", "prompt"].filter((key) => key in rules.inputs).map((key) => [key, NAME]);
+  hold(`${where}.inputs`, rules.inputs, { ids: NAME, ...Object.fromEntries(more) });
+  const names = Object.keys(rules.prompts);
+  hold(`${where}.prompts`, rules.prompts, Object.fromEntries(names.map((name) => [name, TEXT])));
+  if (rules.default_prompt !== null && !names.includes(rules.default_prompt))
+    refuse(where, `default_prompt is ${show(rules.default_prompt)}`, ["null", ...names.map(show)].join(", "));
   byEntryPoint(where, "max_tokens", rules, LIMIT);
   for (const key of ["first_id", "last_id", "pad_id"])
     if (rules[key] !== null && rules[key] >= rules.vocab_size)
@@ -174,7 +193,8 @@ export function fits(document, entryPoints) {
   const outputs = Object.entries(embeddings?.outputs ?? {});
   const makes = new Map();
   const read = { dtype: "int32", shape: ["texts", "tokens"] };
-  for (const name of Object.values(texts?.inputs ?? {})) makes.set(name, read);
+  const counted = { dtype: "int32", shape: ["texts"] };
+  for (const [kind, name] of Object.entries(texts?.inputs ?? {})) makes.set(name, kind === "prompt" ? counted : read);
   if (images) makes.set(images.input, "missing" in images ? null : pixels(images));
   for (const [entry, output] of outputs) {
     if (!Object.hasOwn(entryPoints, entry))
