@@ -159,7 +159,10 @@ class RunDirectory:
                     (self.path / folder).rmdir()
 
     def forget(self, names: Iterable[str]) -> None:
-        """Undo stages: their verdicts and the files that they made."""
+        """Undo stages: their verdicts and the files that they made. Of none, nothing is touched."""
+        names = list(names)
+        if not names:
+            return
 
         def change(manifest: Manifest) -> None:
             for name in names:

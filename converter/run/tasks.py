@@ -34,7 +34,7 @@ from ...validation.errors import (
 from ..certificate import provenance
 from ..certificate.ledger import SOURCE
 from ..checkpoint import open_checkpoint
-from ..directory import MANIFEST, PROVENANCE, STAGING, RunDirectory, hold
+from ..directory import PROVENANCE, STAGING, RunDirectory, hold
 from ..manifest import artifact
 from ..options import Options, check, chosen
 from ..proof.documents import believable, check_manifest
@@ -199,7 +199,8 @@ def convert_all(directory: Path, options: Options, display: Display, jobs: int) 
             Path(options.checkpoint), directory, formats, options.dtype
         )  # now that nobody else moves files in it
         errors = run_tasks(tasks_for_all(formats), directory, options, display, jobs)
-        others = standing(RunDirectory(directory), formats) if (directory / MANIFEST).exists() else []
+        judged = all(error.exit_code == GateError.exit_code for error in errors)
+        others = standing(RunDirectory(directory), formats) if judged else []
         conclude(directory, [*formats, *others], errors)
     return RunDirectory(directory)
 
@@ -231,7 +232,7 @@ def standing(run: RunDirectory, formats: Sequence[Exporter]) -> list[Exporter]:
     manifest, asked = run.manifest(), {exporter.name for exporter in formats}
     there = [e for e in exporters().values() if f"export-{e.name}" in manifest["stages"] and e.name not in asked]
     whole = [e for e in there if run.is_current(f"validate-{e.name}", validate.reads(run, Options(), e))]
-    run.forget([f"validate-{e.name}" for e in there if e not in whole])
+    run.forget([f"validate-{e.name}" for e in there if e not in whole and f"validate-{e.name}" in manifest["verdicts"]])
     return whole
 
 
