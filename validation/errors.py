@@ -13,16 +13,16 @@ class GateError(ConvertError):
     exit_code = 1
 
 
-class UsageFailure(ConvertError):
-    """What was asked for does not exist, or does not go together. Exit code 2."""
-
-    exit_code = 2
-
-
 class InputError(ConvertError):
     """The input cannot be used: unreadable, unsafe, unsupported, corrupt. Exit code 3."""
 
     exit_code = 3
+
+
+class UsageFailure(InputError):
+    """What was asked for does not exist, or does not go together. Exit code 2."""
+
+    exit_code = 2
 
 
 class EnvironmentFailure(ConvertError):
