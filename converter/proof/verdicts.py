@@ -82,8 +82,11 @@ def costly(run: RunDirectory) -> list[str]:
             apart = largest(vectors - vectors.mean(axis=0))
             cost = max(golden.budgets[output].yardstick for golden in found)
             if len(vectors) > 1 and cost > COSTLY * apart:
-                share = f"{cost / max(apart, 1e-300):.1e} of what tells {len(vectors)} inputs of {name} apart in {output}"
-                notes.append(f"float32 itself costs {share}: smaller differences mean nothing, in no runtime")
+                share = cost / max(apart, 1e-300)
+                told = (
+                    f"float32 itself costs {share:.1e} of what tells {len(vectors)} inputs of {name} apart in {output}"
+                )
+                notes.append(f"{told}: smaller differences mean nothing, in no runtime")
     return notes
 
 
