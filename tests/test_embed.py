@@ -233,8 +233,8 @@ def test_files(ending, directory, pictures, wanted, tmp_path):
         (("--text", "a", "--image", "b", "--image", "c"), 2, "are pairs: got 1 texts and 2 pictures"),
         (("--image", "no.png"), 3, "no.png does not exist"),
         (("--texts", "no.txt"), 3, "no.txt does not exist"),
-        (("--text", "a", "--format", "tflite"), 3, "no format 'tflite'"),
-        (("--text", "a", "--out", "/no/folder/x.npy"), 4, "No such file"),
+        (("--text", "a", "--format", "tflite"), 2, "no format 'tflite'"),
+        (("--text", "a", "--out", "/no/folder/x.npy"), 3, "does not exist; make it first"),
     ],
 )
 def test_refusals_of_the_shell(arguments, code, message, directory):
