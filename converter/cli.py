@@ -124,6 +124,13 @@ def source_options(command: Command) -> Command:
         "weightedmean, lasttoken, or several joined by +."
     )
     command = click.option("--pooling", metavar="MODE", help=help_text)(command)
+    help_text = (
+        "How a pair of texts that is too long is cut: longest-first, as transformers does (the default), or "
+        "flag-reranker, the first text to three quarters of the limit."
+    )
+    command = click.option("--pairs", type=click.Choice(["longest-first", "flag-reranker"]), help=help_text)(command)
+    help_text = "Which of several networks in the checkpoint: what the names of its tensors begin with."
+    command = click.option("--tower", default="", metavar="NAME", help=help_text)(command)
     help_text = "No raw texts are wanted: leave out a tokenizer that lies beside the checkpoint."
     command = click.option("--no-tokenizer", is_flag=True, help=help_text)(command)
     return click.option(
@@ -395,6 +402,9 @@ def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path |
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write here, by its ending .npy, .parquet or .jsonl. Default: JSON lines on standard output.",
 )
+@click.option("--prompt-name", metavar="NAME", help="The prompt that stands before each text, of those of the folder.")
+@click.option("--prompt", metavar="TEXT", help="That prompt itself; an empty one for none.")
+@click.option("--strict", is_flag=True, help="Refuse texts that are longer than the limit, instead of cutting them.")
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
 @force_option
 def embed(
@@ -404,6 +414,9 @@ def embed(
     images: tuple[str, ...],
     lines: str | None,
     out: Path | None,
+    prompt_name: str | None,
+    prompt: str | None,
+    strict: bool,
     batch: int,
     force: bool,
 ) -> None:
@@ -421,9 +434,52 @@ def embed(
     if every and images and len(every) != len(images):
         raise click.UsageError(f"texts and pictures are pairs: got {len(every)} texts and {len(images)} pictures")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if prompt is not None and prompt_name is not None:
+        raise click.UsageError("--prompt and --prompt-name both say what stands before a text: give one of them")
+    before = {"prompt": prompt, "prompt_name": prompt_name}
     artifacts = open_artifacts(directory, format_name, verify=True)
-    found = embedding.embedded(artifacts, embedding.rows(every, images), batch)
+    found = embedding.embedded(artifacts, embedding.rows(every, images), batch, before, strict=strict)
     embedding.write(found, artifacts.width, out)
+
+
+@main.command()
+@directory_argument
+@click.option(
+    "--format", "format_name", help="onnx, orbax, saved-model or stablehlo; default the first that runs here."
+)
+@click.option("--pair", "pairs", multiple=True, nargs=2, metavar="QUERY TEXT", help="Two texts. Repeatable.")
+@click.option("--query", help="Score each of the texts against this one, and give the best first.")
+@click.option("--text", "texts", multiple=True, help="A text: with --query its passage, else by itself. Repeatable.")
+@click.option("--texts", "lines", metavar="FILE", help="A file with a text per line; - for standard input.")
+@click.option("--strict", is_flag=True, help="Refuse texts that are longer than the limit, instead of cutting them.")
+@click.option(
+    "--activation", help="What makes scores of logits: identity, sigmoid, tanh, softmax; default the folder's."
+)
+@click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
+def score(
+    directory: Path,
+    format_name: str | None,
+    pairs: tuple[tuple[str, str], ...],
+    query: str | None,
+    texts: tuple[str, ...],
+    lines: str | None,
+    activation: str | None,
+    batch: int,
+    strict: bool,
+) -> None:
+    """Score pairs of texts, or texts, by the reranker or classifier of DIR: JSON lines on standard output."""
+    from .use import scoring
+    from .use.artifacts import open_artifacts
+    from .use.embedding import read_lines
+
+    if not pairs and not texts and lines is None:
+        raise click.UsageError("nothing to score: give --pair, --text or --texts")
+    every = [*texts, *(read_lines(lines) if lines else ())]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    artifacts = open_artifacts(directory, format_name, verify=True)
+    rows = [*pairs, *(every if query is None else [(query, text) for text in every])]
+    for line in scoring.scored(artifacts, rows, activation, batch, ranked=query is not None, strict=strict):
+        click.echo(line)
 
 
 @main.command()
@@ -586,7 +642,7 @@ def options(**given: Any) -> Any:
     """Collect what was given on the command line."""
     from .options import Options
 
-    named = ("checkpoint", "tokenizer", "via", "pooling")
+    named = ("checkpoint", "tokenizer", "via", "pooling", "pairs", "tower")
     texts = {k: "" if v is None else str(v) for k, v in given.items() if k in named}
     configs = tuple(str(path) for path in given.pop("configs", ()))
     return Options(**(given | texts), configs=configs)

@@ -34,10 +34,14 @@ class Options:
     precisions: tuple[str, ...] = ()
     pooling: str = ""
     normalize: bool | None = None
+    pairs: str = ""
+    """How pairs of texts are cut, one of `PAIRS`."""
     sets: tuple[str, ...] = ()
     """Fields of the configuration, each "part.field=value"."""
     ignore: tuple[str, ...] = ()
     """Fields of documents to pass over, each "document:field"."""
+    tower: str = ""
+    """Which of several networks in one checkpoint: what its names begin with."""
     no_tokenizer: bool = False
     force: bool = False
     """Whether another checkpoint's proven run may be replaced."""
@@ -58,6 +62,8 @@ class Options:
             found["pooling"] = Given(self.pooling, "--pooling")
         if self.normalize is not None:
             found["normalize"] = Given(self.normalize, "--normalize" if self.normalize else "--no-normalize")
+        if self.pairs:
+            found["pairs"] = Given(self.pairs, "--pairs")
         for text in self.sets:
             field, equals, value = text.partition("=")
             if not equals or not field.strip():
@@ -70,7 +76,8 @@ class Options:
     def stated(self) -> dict[str, Any]:
         """Give what the manifest records of these: whatever decides how the folder is read."""
         given = {field: each.value for field, each in self.given.items()}
-        return {"set": given, "ignore": sorted(self.ignore), "tokenizer": not self.no_tokenizer}
+        tower = {"tower": self.tower} if self.tower else {}
+        return {"set": given, "ignore": sorted(self.ignore), "tokenizer": not self.no_tokenizer, **tower}
 
     def to_json(self) -> str:
         """Serialize for another process."""

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from vocabularies import filled
 
 from bgevis.converter import load_module, open_artifacts
 from bgevis.converter.directory import RunDirectory
@@ -30,7 +31,7 @@ from bgevis.exporters.base import exporters
 from bgevis.validation.errors import ConvertError, InputError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
+WORDS = filled(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)])
 TEXTS = ["a longer text than all", "", "b", "one two three", "word " * 50, "b"]
 CLOSE = 2e-6
 

@@ -14,6 +14,7 @@ from ...exporters.base import Artifact, Exporter
 from ...exporters.precisions import FLOAT32, FLOORS
 from ...validation.budget import largest
 from ...validation.compare import Golden, compare
+from ...validation.entry_point import EntryPoint, TensorSpec
 from ...validation.errors import InputError
 from ...validation.files import read_json
 from ...validation.goldens import Goldens
@@ -50,6 +51,11 @@ def judge(run: RunDirectory) -> dict[str, Any]:
     return found
 
 
+def judged(entry: EntryPoint) -> TensorSpec:
+    """Give the output that upstream's own way from raw texts gives: the embedding, else the first."""
+    return entry.embedding or entry.outputs[0]
+
+
 def goldens(run: RunDirectory, opened: Artifact) -> list[Golden]:
     """Read what upstream gives for the pack's raw texts, with the inputs that the pack makes of them."""
     if not packed(run) or "judge" not in judge(run)["end_to_end"]:
@@ -63,11 +69,12 @@ def goldens(run: RunDirectory, opened: Artifact) -> list[Golden]:
 def end_to_end_rows(run: RunDirectory, exporter: Exporter, runner: Runner, opened: Artifact) -> list[Row]:
     """Judge one artifact from raw texts on; no rows where nothing can be checked."""
     found = goldens(run, opened)
+    entries = {n: dataclasses.replace(entry, outputs=(judged(entry),)) for n, entry in opened.entry_points.items()}
     if exporter.precision != FLOAT32:
-        floors, entries = FLOORS[exporter.precision], opened.entry_points
+        floors = FLOORS[exporter.precision]
         rows = [row for g in found for row in golden_rows(runner, entries[g.case.entry_point], g, floors)]
     else:
-        rows = list(compare(runner, opened.entry_points, found).rows) if found else []
+        rows = list(compare(runner, entries, found).rows) if found else []
     return [dataclasses.replace(row, case=PREFIX + row.case) for row in rows]
 
 

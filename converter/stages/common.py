@@ -34,20 +34,22 @@ def reopen(run: RunDirectory) -> Checkpoint:
     source = json.loads(note.read_text())
     wrappers = tuple(run.manifest()["source"]["wrappers"])
     modules = tuple((prefix, Path(path)) for prefix, path in source["modules"].items())
-    checkpoint = _opened(Path(source["checkpoint"]), modules, wrappers, json.dumps(source["state"]))
+    checkpoint = _opened(Path(source["checkpoint"]), modules, wrappers, source["tower"], json.dumps(source["state"]))
     if state(checkpoint) != source["state"]:
         raise InputError(f"{checkpoint.path} was changed after it was loaded; run `bgevis-convert load` again")
     return checkpoint
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(path: Path, modules: tuple[tuple[str, Path], ...], wrappers: tuple[str, ...], state: str) -> Checkpoint:
+def _opened(
+    path: Path, modules: tuple[tuple[str, Path], ...], wrappers: tuple[str, ...], tower: str, state: str
+) -> Checkpoint:
     """Open a checkpoint in a certain state once for all stages of a process, as `load` found it."""
     checkpoint = open_checkpoint(path)
     for prefix, module in modules:
         checkpoint = checkpoint.joined(prefix, open_checkpoint(module))
     for prefix in wrappers[len(checkpoint.wrappers) :]:
-        checkpoint = checkpoint.behind(prefix)
+        checkpoint = checkpoint.within(prefix) if prefix == tower else checkpoint.behind(prefix)
     return checkpoint
 
 

@@ -22,6 +22,7 @@ from ..options import Options, chosen
 from ..pack import tokenizer
 from ..progress import Progress
 from ..source.identify import Identified, identify
+from ..source.slow import converted
 from .common import state
 
 PACKAGES = (
@@ -72,6 +73,7 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     note = {
         "checkpoint": str(path.resolve()),
         "modules": {prefix: str(module.path.resolve()) for prefix, module in checkpoint.modules.items()},
+        "tower": checkpoint.tower,
         "state": state(checkpoint),
         "folder": str((path if path.is_dir() else path.parent).resolve()),
         "tokenizer": str(folder.resolve()),
@@ -79,6 +81,8 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     }
     (out / SOURCE).write_text(json.dumps(note) + "\n")
     progress.note(f"{identified.family.name}, {source['container']}, {len(checkpoint.tensors)} tensors")
+    if tokens and "converted" in tokens:
+        progress.note(f"tokenizer.json made of {', '.join(tokens['converted']['of'])} by {tokens['converted']['by']}")
     return run
 
 
@@ -100,7 +104,8 @@ def describe_source(checkpoint: Checkpoint, progress: Progress) -> dict[str, Any
 
 def tokenizer_folder(path: Path, options: Options) -> Path:
     """Say where a tokenizer is looked for: where the user says, else beside the checkpoint."""
-    return Path(options.tokenizer) if options.tokenizer else path if path.is_dir() else path.parent
+    folder = Path(options.tokenizer) if options.tokenizer else path if path.is_dir() else path.parent
+    return folder if options.no_tokenizer else converted(folder)
 
 
 def describe_tokenizer(identified: Identified, folder: Path, options: Options) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...validation.errors import EnvironmentFailure, InputError
 from ..output import written
-from .artifacts import Artifacts
+from .artifacts import Artifacts, told_cut
 
 CHUNK = 4096
 """Rows that are embedded before the first of them is written."""
@@ -48,14 +48,30 @@ def rows(texts: Sequence[str], images: Sequence[str]) -> list[Row]:
     return [{"text": text, "image": image} for text, image in zip(texts, images, strict=True)]
 
 
-def embedded(artifacts: Artifacts, given: Sequence[Row], batch: int) -> Iterator[tuple[Row, np.ndarray]]:
-    """Embed rows, a chunk at a time."""
-    for start in range(0, len(given), CHUNK):
-        chunk = given[start : start + CHUNK]
+def embedded(
+    artifacts: Artifacts, given: Sequence[Row], batch: int, before: Mapping[str, str | None], *, strict: bool = False
+) -> Iterator[tuple[Row, np.ndarray]]:
+    """Embed rows, a chunk at a time; say at the end on standard error how many texts were cut.
+
+    Args:
+        artifacts: opened.
+        given: rows.
+        batch: most of them at once.
+        before: which prompt stands before texts, as `Artifacts.embed` takes it.
+        strict: see `Artifacts.embed`; the rows are one chunk then, so that nothing is written before all are read.
+    """
+    cut: list[int] = []
+    size = len(given) if strict else CHUNK
+    for start in range(0, len(given), size):
+        chunk = given[start : start + size]
         columns = {key: [row[key] for row in chunk] for key in chunk[0]}
         texts, images = columns.get("text"), columns.get("image")
-        found = artifacts.embed(texts, images, batch_size=batch, progress=sys.stderr.isatty())
+        shown = sys.stderr.isatty()
+        found = artifacts.embed(texts, images, **before, strict=strict, batch_size=batch, progress=shown)
+        cut += [start + i for i in artifacts.cut]
         yield from zip(chunk, found, strict=True)
+    if cut:
+        print(f"warning: {told_cut(cut, len(given), artifacts.limit)}; they were cut", file=sys.stderr)
 
 
 def write(found: Iterator[tuple[Row, np.ndarray]], width: int, out: Path | None) -> None:
