@@ -16,7 +16,7 @@ from ...validation.files import read_json
 from ...validation.report import Report, Row
 from ..certificate.ledger import Ledger
 from ..directory import MANIFEST, STAGING, RunDirectory
-from ..manifest import GOLDENS, LEDGER, WEIGHTS_PATH, family_and_config
+from ..manifest import GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, family_and_config
 from ..options import Options
 from ..pack import INDEX, PREPROCESS, RAW, TOKENIZER, tokenizer
 from ..pack.tokenizer import token_ids
@@ -82,7 +82,8 @@ def _checks(run: RunDirectory, options: Options) -> Iterator[tuple[str, Iterator
     """Give what is compared, and what is wrong with it."""
     if options.again:  # in `all` others are at work, whose files are there before the manifest names them
         yield STRAYS, strays(run)
-    shared = [file for file in run.manifest()["files"] if file.startswith(f"{GOLDENS}/") or file in SHARED]
+    named = (*SHARED, PARITY) if options.again else SHARED  # in `all` parity is at work beside this
+    shared = [file for file in run.manifest()["files"] if file.startswith(f"{GOLDENS}/") or file in named]
     yield "files as the manifest states them", run.damaged(shared)
     ledger = Ledger.read(run.path / LEDGER)
     yield "the network is of this size", _size_problems(run, ledger)
