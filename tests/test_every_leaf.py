@@ -19,7 +19,7 @@ from bgevis.converter.manifest import artifact
 from bgevis.converter.options import Options
 from bgevis.converter.proof import yardsticks
 from bgevis.converter.proof.again import again_rows
-from bgevis.converter.proof.documents import check_manifest
+from bgevis.converter.proof.documents import believable, check_manifest
 from bgevis.converter.proof.weights import weight_rows
 from bgevis.converter.stages import documents
 from bgevis.converter.use.fixture import write_fixture
@@ -95,7 +95,7 @@ def refused(run: Path) -> str:
     """Do what validate does before it executes an artifact, and what it does to the manifest's programs."""
     try:
         directory = RunDirectory(run)
-        with directory.locked():
+        with directory.locked(), believable(run):
             (run / ".tmp").mkdir()
             provenance.check(directory)
             check_manifest(directory.manifest())

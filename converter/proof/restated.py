@@ -8,7 +8,7 @@ converted knows: docs/trust.md lists it.
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ def golden_problems(run: RunDirectory, alike: bool) -> Iterator[tuple[str, str]]
     manifest = run.manifest()
     family, config = family_and_config(manifest)
     entries, weights = family.entry_points(config), Ledger.read(run.path / LEDGER).numbers
-    folders: dict[str, Callable[[EntryPoint], Sequence[Case]]] = {
+    folders: dict[str, Callable[[EntryPoint], Iterable[Case]]] = {
         GOLDENS: functools.partial(family.all_cases, config, weights=weights)
     }
     files = {JUDGE}

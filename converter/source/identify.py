@@ -1,5 +1,6 @@
 """Which family a checkpoint belongs to, and its configuration. Reads no weights."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,13 @@ from ...model.family import Config, Family, Source, config_to_json, dotted, fami
 from ...validation.errors import InputError
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.sharded import SINGLE_FILES
-from ..options import Options
+from ..options import Options, spelled
 from .documents import Found, read_documents
 from .folder import explain_empty, rest
+from .slow import converted
+
+HUB = re.compile(r"[\w.-]+/[\w.-]+")
+"""What looks like a model's name on the hub."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,11 @@ def open_given(path: Path) -> Checkpoint:
     Raises:
         InputError: it cannot be read; of a folder without one, with what lies there in its place.
     """
+    if not path.exists() and HUB.fullmatch(str(path)):
+        raise InputError(
+            f"{path} is no file and no folder here; a model of the hub is fetched first: "
+            f"hf download {path} --local-dir {path.name}"
+        )
     try:
         return open_checkpoint(path)
     except InputError as error:
@@ -91,6 +101,9 @@ def read_folder(path: Path, options: Options) -> Found:
     tokenizer = Path(options.tokenizer) if options.tokenizer else None
     if tokenizer and options.no_tokenizer:
         raise InputError("--tokenizer names one, and --no-tokenizer wants none: say one of them")
+    if not options.no_tokenizer:
+        made = converted(tokenizer or folder)
+        tokenizer = made if made != folder else tokenizer
     return read_documents(
         folder, map(Path, options.configs), tokenizer, options.ignore, tokens=not options.no_tokenizer
     )
@@ -114,8 +127,7 @@ def _recognised(
 ) -> tuple[Checkpoint, Family]:
     """Find the one family that a checkpoint belongs to, and take away the prefix that its names stand behind."""
     known = families()
-    if named and named not in known:
-        raise InputError(f"there is no family {named!r} (families: {', '.join(known)})")
+    named = named and spelled("family", named, {name: name for name in known})
     fitting: list[tuple[Checkpoint, Family, str]] = []
     towers: list[str] = []
     for family in [known[named]] if named else known.values():

@@ -15,8 +15,9 @@ SHOWN = 12
 
 
 def state(checkpoint: Checkpoint) -> list[list[int]]:
-    """Give size and time of each file, to notice that a checkpoint was changed between two stages."""
-    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in checkpoint.named_files.values()]
+    """Give what tells that a file was changed or replaced between two stages, of each; nobody can set its ctime."""
+    states = [file.stat() for file in checkpoint.named_files.values()]
+    return [[s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for s in states]
 
 
 def reopen(run: RunDirectory) -> Checkpoint:

@@ -22,7 +22,7 @@ from ..pack.preprocessor import Preprocessor
 from ..pack.samples import LONG, PAIRED, pictures, texts
 from ..pack.steps import CUT
 from ..pack.tokenizer import token_ids
-from ..progress import Progress
+from ..progress import WARNING, Progress
 
 PAIR = ("plain", "casing")
 SEEN = ("wide", "tall")
@@ -42,7 +42,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
             _tokenizer(run, entries, rules["texts"]).save(str(staged.out / TOKENIZER), pretty=False)
         samples(staged.out, staged.out, rules, entries)
         for text in notes(rules):
-            progress.note(text)
+            progress.note(WARNING + text)
 
 
 def reads(run: RunDirectory, options: Options) -> str:

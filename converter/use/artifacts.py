@@ -16,6 +16,7 @@ from ...validation.runner import Arrays
 from ..directory import RunDirectory
 from ..manifest import WEIGHTS_PATH, artifact, network
 from ..options import Options, chosen
+from ..pack import PREPROCESS, TOKENIZER
 from ..pack.pictures import Source
 from ..pack.preprocessor import Preprocessor, Raw
 from ..pack.steps import SCORED
@@ -47,27 +48,37 @@ def load_module(directory: Path | str) -> "nnx.Module":
     return net.module(jax.device_put({name: weights[name] for name in net.leaves}))
 
 
-def open_artifacts(directory: Path | str, format: str | None = None) -> "Artifacts":  # noqa: A002 - as on the command line
+def open_artifacts(
+    directory: Path | str,
+    format: str | None = None,  # noqa: A002 - as on the command line
+    *,
+    verify: bool = False,
+) -> "Artifacts":
     """Open one format of a run directory.
 
     Args:
         directory: the run directory.
         format: onnx, stablehlo, saved-model or orbax; by default the first that is there and can be run here.
+        verify: hold each file that is opened to its sha256 in the manifest, not to its size alone.
 
     Raises:
         InputError: no such directory or format, or it cannot be opened.
         EnvironmentFailure: the format's runtime is not installed.
     """
-    return Artifacts(RunDirectory(Path(directory)), format)
+    return Artifacts(RunDirectory(Path(directory)), format, verify=verify)
 
 
 class Artifacts:
     """One format of a run directory, open, with the tokenizer and the preprocessing of its pack."""
 
-    def __init__(self, run: RunDirectory, format: str | None = None):  # noqa: A002 - as on the command line
+    def __init__(self, run: RunDirectory, format: str | None = None, *, verify: bool = False):  # noqa: A002 - as on the command line
         exporter = chosen(Options(formats=(format,)))[0] if format else _first(run)
         exporter.require()
         opened = artifact(run, exporter)
+        files = run.manifest()["stages"].get(f"export-{exporter.name}", {"files": []})["files"]
+        shared = [f for f in (TOKENIZER, PREPROCESS, WEIGHTS_PATH) if f in run.manifest()["files"]]
+        for damage in run.damaged([*files, *shared], contents=verify):
+            raise InputError(f"{damage}; get the run directory again, or convert again")
         try:
             self._runner = exporter.open(opened)
         except ConvertError:

@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from ...validation.errors import EnvironmentFailure, InputError
+from ..output import written
 from .artifacts import Artifacts, told_cut
 
 CHUNK = 4096
@@ -17,6 +18,9 @@ CHUNK = 4096
 
 Row = dict[str, str]
 """What one embedding is of: {"text": ...}, {"image": ...} or both."""
+
+Writer = Callable[[Iterator[tuple[Row, np.ndarray]], int, IO[bytes]], None]
+"""Takes rows with their embeddings, how many numbers one has, and the file."""
 
 
 def read_lines(name: str) -> list[str]:
@@ -71,7 +75,7 @@ def embedded(
 
 
 def write(found: Iterator[tuple[Row, np.ndarray]], width: int, out: Path | None) -> None:
-    """Write embeddings: JSON lines, or by the ending of `out` .npy or .parquet. A file is written whole or not at all.
+    """Write embeddings by the ending of `out`, else as JSON lines. A file is written whole or not at all.
 
     Raises:
         EnvironmentFailure: Parquet was asked for and pyarrow is missing.
@@ -79,24 +83,22 @@ def write(found: Iterator[tuple[Row, np.ndarray]], width: int, out: Path | None)
     if out is None:
         _json_lines(found, width, sys.stdout.buffer)
         return
-    aside = out.with_name(f".{out.name}.part")
-    try:
-        with aside.open("wb") as file:
-            writer(out)(found, width, file)
-        aside.replace(out)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written(out) as aside, aside.open("wb") as file:
+        writer(out)(found, width, file)
 
 
-def writer(out: Path) -> Callable[[Iterator[tuple[Row, np.ndarray]], int, IO[bytes]], None]:
+def writer(out: Path) -> Writer:
     """Choose how a file is written; refuses before any work is done.
 
     Raises:
+        InputError: nobody knows what a file of this ending holds.
         EnvironmentFailure: Parquet was asked for and pyarrow is missing.
     """
+    if out.suffix not in WRITERS:
+        raise InputError(f"--out {out}: its ending says nothing of what to write; known: {', '.join(WRITERS)}")
     if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise EnvironmentFailure(f"{out} needs the Python package pyarrow: pip install 'bgevis-convert[parquet]'")
-    return {".npy": _npy, ".parquet": _parquet}.get(out.suffix, _json_lines)
+    return WRITERS[out.suffix]
 
 
 def _json_lines(found: Iterator[tuple[Row, np.ndarray]], width: int, file: IO[bytes]) -> None:
@@ -119,3 +121,7 @@ def _parquet(found: Iterator[tuple[Row, np.ndarray]], width: int, file: IO[bytes
     flat = np.array([embedding for _, embedding in several], np.float32).reshape(-1)
     columns["embedding"] = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(flat), width)
     parquet.write_table(pyarrow.table(columns), file)
+
+
+WRITERS: Mapping[str, Writer] = {".npy": _npy, ".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines}
+"""By the ending of the file."""
