@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from ...validation.entry_point import Axis, EntryPoint, TensorSpec
 from ...validation.outputs import States, TokenWeights
 from .. import steps
-from ..bert import ANCHOR, CONFIG, documents, embeddings, embeddings_output, hugging_face, text_inputs
+from ..bert import ANCHOR, CONFIG, documents, embeddings, embeddings_output, text_inputs
 from ..family import Family, Source
 from ..pipeline import prompt_input, text_rules
 from . import rules
@@ -97,7 +97,6 @@ FAMILY = Family(
     reference=_reference,
     sizes=SIZES,
     embeddings=embeddings,
-    hugging_face=hugging_face,
     encode=_encode,
     anchor=ANCHOR,
     documents=documents,
