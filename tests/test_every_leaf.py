@@ -101,7 +101,7 @@ def refused(run: Path) -> str:
         with directory.locked(), believable(run):
             (run / ".tmp").mkdir()
             provenance.check(directory)
-            check_manifest(directory.manifest())
+            check_manifest(directory)
             report = documents.judge(directory, Options(again=True))
             return next((row.problem for row in (*report.failures, *of_the_artifact(directory)) if not row.passed), "")
     except ConvertError as error:
