@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,13 @@ from typing import Any
 import click
 
 from ..validation.errors import ConvertError, Unexpected, raised
+from .printable import printable
 from .stages import BY_NAME, STAGES, Stage
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+JSON = "bgevis.json"
+"""In click's meta: whether --json was said."""
 
 Command = Callable[..., Any]
 
@@ -26,28 +32,32 @@ class Group(click.Group):
         try:
             return super().invoke(context)
         except ConvertError as error:
-            if context.params.get("debug"):
-                raise
-            click.echo(f"error: {error}", err=True)
-            context.exit(error.exit_code)
+            self._fail(context, error)
         except KeyboardInterrupt:
             click.echo("interrupted; run the same command again to resume", err=True)
             context.exit(130)
+        except BrokenPipeError:  # whoever reads has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            context.exit(128 + signal.SIGPIPE)
         except OSError as error:
-            if context.params.get("debug"):
-                raise
             from .directory import environment_failure
 
-            failure = environment_failure(error, Path.cwd())
-            click.echo(f"error: {failure}", err=True)
-            context.exit(failure.exit_code)
+            self._fail(context, environment_failure(error, Path.cwd()))
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:  # a fault of this tool: one message, and a traceback only when asked for
-            if context.params.get("debug"):
-                raise
-            click.echo(f"error: failed unexpectedly: {raised(error)}\nrun again with --debug to see where", err=True)
-            context.exit(Unexpected.exit_code)
+            hint = "" if context.params.get("debug") else "\nrun again with --debug to see where"
+            self._fail(context, Unexpected(f"failed unexpectedly: {raised(error)}{hint}"))
+
+    @staticmethod
+    def _fail(context: click.Context, error: ConvertError) -> None:
+        """Say what went wrong, to people and with --json to programs; with --debug also where. The code is the same."""
+        if context.params.get("debug"):
+            traceback.print_exc()
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(str(error))}", err=True)
+        if context.meta.get(JSON):
+            click.echo(json.dumps({"error": str(error), "exit_code": error.exit_code}, indent=1))
+        context.exit(error.exit_code)
 
     def list_commands(self, context: click.Context) -> list[str]:
         """List the commands in the order in which they are used, not by the alphabet."""
@@ -63,6 +73,8 @@ class TokenizerFolder(click.Path):
             from .source.hub import tokenizer
 
             return tokenizer(value)
+        if isinstance(value, str) and not Path(value).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+            self.fail(f"there is no folder {value}; a model of the hub is named hf:{value}", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -118,6 +130,13 @@ def source_options(command: Command) -> Command:
         "weightedmean, lasttoken, or several joined by +."
     )
     command = click.option("--pooling", metavar="MODE", help=help_text)(command)
+    help_text = (
+        "How a pair of texts that is too long is cut: longest-first, as transformers does (the default), or "
+        "flag-reranker, the first text to three quarters of the limit."
+    )
+    command = click.option("--pairs", type=click.Choice(["longest-first", "flag-reranker"]), help=help_text)(command)
+    help_text = "Which of several networks in the checkpoint: what the names of its tensors begin with."
+    command = click.option("--tower", default="", metavar="NAME", help=help_text)(command)
     help_text = "No raw texts are wanted: leave out a tokenizer that lies beside the checkpoint."
     command = click.option("--no-tokenizer", is_flag=True, help=help_text)(command)
     return click.option(
@@ -199,9 +218,20 @@ def parse_precisions(text: str | None) -> tuple[str, ...]:
     return names
 
 
+def force_option(command: Command) -> Command:
+    """Add --force."""
+    return click.option("--force", is_flag=True, help="Replace what is there.")(command)
+
+
 def json_option(command: Command) -> Command:
     """Add --json."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+    def noted(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+        context.meta[JSON] = value
+        return value
+
+    help_text = "Print the result as JSON, also a failure."
+    return click.option("--json", "as_json", is_flag=True, callback=noted, is_eager=True, help=help_text)(command)
 
 
 def jobs_option(command: Command) -> Command:
@@ -245,6 +275,7 @@ def main(debug: bool) -> None:
 @dtype_option
 @export_options
 @jobs_option
+@force_option
 @click.option("--verify-rebuild", is_flag=True, help="Convert a second time and compare every file's bytes.")
 @json_option
 def all_command(checkpoint: Path, out: Path, jobs: int, verify_rebuild: bool, as_json: bool, **given: Any) -> None:
@@ -267,6 +298,7 @@ def all_command(checkpoint: Path, out: Path, jobs: int, verify_rebuild: bool, as
 @out_option
 @source_options
 @dtype_option
+@force_option
 @json_option
 def load(checkpoint: Path, out: Path, as_json: bool, **given: Any) -> None:
     """Make the run directory."""
@@ -322,10 +354,11 @@ def parity(directory: Path, as_json: bool) -> None:
 def export(format_name: str, directory: Path, as_json: bool, **given: Any) -> None:
     """Write one FORMAT: orbax, saved-model, onnx or stablehlo."""
     from .directory import RunDirectory
-    from .options import chosen
+    from .options import check, chosen
     from .report.terminal import progress, report
 
     given_options = options(formats=(format_name,), **given)
+    check(given_options)
     run = RunDirectory(directory)
     with run.locked():
         for exporter in chosen(given_options):
@@ -345,8 +378,10 @@ def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path |
     from .directory import RunDirectory
     from .report.terminal import display, report
     from .run import tasks as pipeline
-    from .stages.validate import write_junit
+    from .stages.validate import refuse_junit, write_junit
 
+    if junit:
+        refuse_junit(directory, junit)
     try:
         run = RunDirectory(directory)
         with run.locked(), display(as_json) as shown:
@@ -371,9 +406,13 @@ def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path |
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write here: .npy or .parquet by its ending, else JSON lines. Default: JSON lines on standard output.",
+    help="Write here, by its ending .npy, .parquet or .jsonl. Default: JSON lines on standard output.",
 )
+@click.option("--prompt-name", metavar="NAME", help="The prompt that stands before each text, of those of the folder.")
+@click.option("--prompt", metavar="TEXT", help="That prompt itself; an empty one for none.")
+@click.option("--strict", is_flag=True, help="Refuse texts that are longer than the limit, instead of cutting them.")
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
+@force_option
 def embed(
     directory: Path,
     format_name: str | None,
@@ -381,23 +420,72 @@ def embed(
     images: tuple[str, ...],
     lines: str | None,
     out: Path | None,
+    prompt_name: str | None,
+    prompt: str | None,
+    strict: bool,
     batch: int,
+    force: bool,
 ) -> None:
     """Embed texts, pictures or pairs of both by the artifacts of DIR."""
+    from .output import refuse_place
     from .use import embedding
     from .use.artifacts import open_artifacts
 
     if not texts and not images and lines is None:
         raise click.UsageError("nothing to embed: give --text, --texts or --image")
     if out:
+        refuse_place(out, force=force)
         embedding.writer(out)
     every = [*texts, *(embedding.read_lines(lines) if lines else ())]
     if every and images and len(every) != len(images):
         raise click.UsageError(f"texts and pictures are pairs: got {len(every)} texts and {len(images)} pictures")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    artifacts = open_artifacts(directory, format_name)
-    found = embedding.embedded(artifacts, embedding.rows(every, images), batch)
+    if prompt is not None and prompt_name is not None:
+        raise click.UsageError("--prompt and --prompt-name both say what stands before a text: give one of them")
+    before = {"prompt": prompt, "prompt_name": prompt_name}
+    artifacts = open_artifacts(directory, format_name, verify=True)
+    found = embedding.embedded(artifacts, embedding.rows(every, images), batch, before, strict=strict)
     embedding.write(found, artifacts.width, out)
+
+
+@main.command()
+@directory_argument
+@click.option(
+    "--format", "format_name", help="onnx, orbax, saved-model or stablehlo; default the first that runs here."
+)
+@click.option("--pair", "pairs", multiple=True, nargs=2, metavar="QUERY TEXT", help="Two texts. Repeatable.")
+@click.option("--query", help="Score each of the texts against this one, and give the best first.")
+@click.option("--text", "texts", multiple=True, help="A text: with --query its passage, else by itself. Repeatable.")
+@click.option("--texts", "lines", metavar="FILE", help="A file with a text per line; - for standard input.")
+@click.option("--strict", is_flag=True, help="Refuse texts that are longer than the limit, instead of cutting them.")
+@click.option(
+    "--activation", help="What makes scores of logits: identity, sigmoid, tanh, softmax; default the folder's."
+)
+@click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
+def score(
+    directory: Path,
+    format_name: str | None,
+    pairs: tuple[tuple[str, str], ...],
+    query: str | None,
+    texts: tuple[str, ...],
+    lines: str | None,
+    activation: str | None,
+    batch: int,
+    strict: bool,
+) -> None:
+    """Score pairs of texts, or texts, by the reranker or classifier of DIR: JSON lines on standard output."""
+    from .use import scoring
+    from .use.artifacts import open_artifacts
+    from .use.embedding import read_lines
+
+    if not pairs and not texts and lines is None:
+        raise click.UsageError("nothing to score: give --pair, --text or --texts")
+    every = [*texts, *(read_lines(lines) if lines else ())]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    artifacts = open_artifacts(directory, format_name, verify=True)
+    rows = [*pairs, *(every if query is None else [(query, text) for text in every])]
+    for line in scoring.scored(artifacts, rows, activation, batch, ranked=query is not None, strict=strict):
+        click.echo(line)
 
 
 @main.command()
@@ -435,8 +523,9 @@ def serving(directory: Path, out: Path, name: str, version: int | None, warm: tu
     type=click.Path(path_type=Path, dir_okay=False),
     help="The checkpoint to write: .safetensors by its ending, else PyTorch's container.",
 )
+@force_option
 @json_option
-def restore(directory: Path, format_name: str, out: Path, as_json: bool) -> None:
+def restore(directory: Path, format_name: str, out: Path, force: bool, as_json: bool) -> None:
     """Rebuild the source state dict from one FORMAT of DIR, every tensor proved by its digest in the ledger."""
     from .directory import RunDirectory
     from .options import chosen
@@ -446,7 +535,7 @@ def restore(directory: Path, format_name: str, out: Path, as_json: bool) -> None
     exporter = chosen(options(formats=(format_name,)))[0]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with progress(f"restore from {format_name}", as_json) as shown:
-        restored = rebuild(RunDirectory(directory), exporter, out, shown)
+        restored = rebuild(RunDirectory(directory), exporter, out, shown, force=force)
     click.echo(json.dumps(restored.to_json(), indent=1) if as_json else restored.tell())
 
 
@@ -473,8 +562,9 @@ def doctor(directory: Path, targets: tuple[str, ...], as_json: bool) -> None:
 @main.command()
 @directory_argument
 @click.argument("url")
+@force_option
 @json_option
-def publish(directory: Path, url: str, as_json: bool) -> None:
+def publish(directory: Path, url: str, force: bool, as_json: bool) -> None:
     """Copy the proven DIR to URL (s3://..., gs://..., any file system of fsspec's) and read every byte back."""
     from .directory import RunDirectory
     from .report.terminal import progress
@@ -483,7 +573,7 @@ def publish(directory: Path, url: str, as_json: bool) -> None:
     run = RunDirectory(directory)
     with progress("publish", as_json) as shown:
         shown.begin(sum(entry["bytes"] for entry in run.manifest()["files"].values()))
-        sent = copy(run, url, shown.advance)
+        sent = copy(run, url, shown.advance, force=force)
     files = len(run.manifest()["files"]) + 2
     if as_json:
         click.echo(json.dumps({"url": url, "files": files, "sent": sent + 2}, indent=1))
@@ -542,14 +632,15 @@ def families(as_json: bool) -> None:
     type=click.Choice(["float32", "float16", "bfloat16"]),
     help="Of the stored weights.",
 )
-def fixture(family_name: str, out: Path, size: str, seed: int, dtype: str) -> None:
+@force_option
+def fixture(family_name: str, out: Path, size: str, seed: int, dtype: str, force: bool) -> None:
     """Write a seeded checkpoint of FAMILY in the upstream layout, and the documents that lie beside such a one.
 
     The checkpoint is safetensors by its ending, else PyTorch's container.
     """
     from .use.fixture import write_fixture
 
-    nbytes = write_fixture(family_name, size, seed, dtype, out)
+    nbytes = write_fixture(family_name, size, seed, dtype, out, force=force)
     click.echo(f"{out}: {nbytes / 1e6:.1f} MB, {family_name} {size}, seed {seed}, {dtype}")
 
 
@@ -557,7 +648,7 @@ def options(**given: Any) -> Any:
     """Collect what was given on the command line."""
     from .options import Options
 
-    named = ("checkpoint", "tokenizer", "via", "pooling", "module", "inputs")
+    named = ("checkpoint", "tokenizer", "via", "pooling", "pairs", "tower", "module", "inputs")
     texts = {k: "" if v is None else str(v) for k, v in given.items() if k in named}
     configs = tuple(str(path) for path in given.pop("configs", ()))
     return Options(**(given | texts), configs=configs)

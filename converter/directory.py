@@ -64,10 +64,10 @@ class RunDirectory:
         try:
             manifest = read_json(file)
             version = manifest["format_version"]
-            problem = "" if version != FORMAT_VERSION else _misshapen(manifest)
+            problem = "" if version != FORMAT_VERSION else misshapen(manifest)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(
-                f"{self.path} is not a run directory (no {MANIFEST}); make one with `bgevis-convert load`"
+                f"{self.path} is not a run directory (no {MANIFEST}); make one with `bgevis-convert all CKPT --out DIR`"
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} is not a manifest: {error!r}") from error
@@ -103,7 +103,7 @@ class RunDirectory:
         try:
             shutil.rmtree(staged.out, ignore_errors=True)
             staged.out.mkdir(parents=True)
-            self.update(lambda manifest: self._forget(manifest, name))
+            self.update(lambda manifest: self._begin(manifest, name))
             yield staged
             self._commit(name, staged, reads, "pass")
         except GateError:
@@ -134,9 +134,17 @@ class RunDirectory:
 
         self.update(record)
 
+    def _begin(self, manifest: Manifest, name: str) -> None:
+        """Take away what an earlier run of a stage left, and the verdict on all of the run, which holds no longer."""
+        if not name.startswith("validate") and "validate" in manifest["verdicts"]:
+            self._forget(manifest, "validate")
+        self._forget(manifest, name)
+
     def _forget(self, manifest: Manifest, name: str) -> None:
         """Take a stage out of the manifest, then delete the files that it had made."""
         record = manifest["stages"].pop(name, {"files": []})
+        if name == "validate":
+            manifest["proof"] = {}
         manifest["verdicts"].pop(name, None)
         for relative in record["files"]:
             manifest["files"].pop(relative, None)
@@ -151,7 +159,10 @@ class RunDirectory:
                     (self.path / folder).rmdir()
 
     def forget(self, names: Iterable[str]) -> None:
-        """Undo stages: their verdicts and the files that they made."""
+        """Undo stages: their verdicts and the files that they made. Of none, nothing is touched."""
+        names = list(names)
+        if not names:
+            return
 
         def change(manifest: Manifest) -> None:
             for name in names:
@@ -167,8 +178,10 @@ class RunDirectory:
             return False
         return not any(True for _ in self.damaged(record["files"], manifest))
 
-    def damaged(self, files: list[str] | None = None, manifest: Manifest | None = None) -> Iterator[str]:
-        """Name the files that are missing or differ from the manifest, and say how."""
+    def damaged(
+        self, files: list[str] | None = None, manifest: Manifest | None = None, *, contents: bool = True
+    ) -> Iterator[str]:
+        """Name the files that are missing or differ from the manifest, and say how; without `contents`, by size."""
         manifest = manifest or self.manifest()
         for relative in manifest["files"] if files is None else files:
             wanted, file = manifest["files"].get(relative), self.path / relative
@@ -184,7 +197,7 @@ class RunDirectory:
                 yield f"{file} is not in the manifest"
             elif size != wanted["bytes"]:
                 yield f"{file} has {size} bytes, the manifest says {wanted['bytes']}"
-            elif sha256(file) != wanted["sha256"]:
+            elif contents and sha256(file) != wanted["sha256"]:
                 yield f"{file} was altered: its sha256 is not the manifest's"
 
     def reads(self, *parts: object) -> str:
@@ -270,9 +283,11 @@ def refuse_outside(path: Path, files: Iterable[str]) -> None:
             raise InputError(f"{path / folder} is a link: a run directory must hold its files itself")
 
 
-def _misshapen(manifest: Manifest) -> str:
+def misshapen(manifest: Manifest) -> str:
     """Say which part of a manifest is missing or not of its form; "" if none."""
     parts = ("tool", "source", "config", "entry_points", "files", "stages", "verdicts")
+    if not isinstance(manifest["family"], str):
+        return "family is not a text"
     for part in parts:
         if not isinstance(manifest[part], dict):
             return f"{part} is not an object"
@@ -292,7 +307,7 @@ def _described(out: Path) -> dict[str, dict[str, Any]]:
     """Give size and digest of each file below `out` as the manifest states them; meanwhile they go to the disk."""
     paths = sorted(path for path in out.rglob("*") if path.is_file())
     with ThreadPoolExecutor(1) as disk:
-        synced = disk.map(_sync, paths)
+        synced = disk.map(sync, paths)
         files = {str(p.relative_to(out)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in paths}
         for _ in synced:
             pass  # here is raised what the disk refused
@@ -331,7 +346,7 @@ def _disown(manifest: Manifest, files: Iterable[str]) -> None:
 def _move(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     source.replace(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _write_json(file: Path, aside: Path, document: Mapping[str, Any]) -> None:
@@ -345,10 +360,10 @@ def write_atomically(file: Path, text: str, aside: Path) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     aside.replace(file)
-    _sync(file.parent)
+    sync(file.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have a file, or the entries of a folder, on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

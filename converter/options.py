@@ -1,14 +1,18 @@
 """What the command line says, and which formats that asks for."""
 
 import dataclasses
+import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..exporters.base import Exporter, exporters
+from ..exporters.onnx import OPSETS, VIA_TENSORFLOW
 from ..exporters.precisions import FLOAT32
 from ..model.documents import JSON, Given
-from ..validation.errors import InputError
+from ..model.family import families
+from ..validation.errors import InputError, UsageFailure
 from .checkpoint.format_error import FormatError
 from .checkpoint.strict_json import parse
 
@@ -30,11 +34,17 @@ class Options:
     precisions: tuple[str, ...] = ()
     pooling: str = ""
     normalize: bool | None = None
+    pairs: str = ""
+    """How pairs of texts are cut, one of `PAIRS`."""
     sets: tuple[str, ...] = ()
     """Fields of the configuration, each "part.field=value"."""
     ignore: tuple[str, ...] = ()
     """Fields of documents to pass over, each "document:field"."""
+    tower: str = ""
+    """Which of several networks in one checkpoint: what its names begin with."""
     no_tokenizer: bool = False
+    force: bool = False
+    """Whether another checkpoint's proven run may be replaced."""
     module: str = ""
     """package.module:function that makes the module, where no family is meant."""
     transformers: bool = False
@@ -58,6 +68,8 @@ class Options:
             found["pooling"] = Given(self.pooling, "--pooling")
         if self.normalize is not None:
             found["normalize"] = Given(self.normalize, "--normalize" if self.normalize else "--no-normalize")
+        if self.pairs:
+            found["pairs"] = Given(self.pairs, "--pairs")
         for text in self.sets:
             field, equals, value = text.partition("=")
             if not equals or not field.strip():
@@ -70,8 +82,9 @@ class Options:
     def stated(self) -> dict[str, Any]:
         """Give what the manifest records of these: whatever decides how the folder is read."""
         given = {field: each.value for field, each in self.given.items()}
+        tower = {"tower": self.tower} if self.tower else {}
         traced = {"module": self.module} if self.module else {"transformers": True} if self.transformers else {}
-        return {"set": given, "ignore": sorted(self.ignore), "tokenizer": not self.no_tokenizer} | traced
+        return {"set": given, "ignore": sorted(self.ignore), "tokenizer": not self.no_tokenizer} | tower | traced
 
     def to_json(self) -> str:
         """Serialize for another process."""
@@ -97,18 +110,61 @@ def chosen(options: Options) -> list[Exporter]:
     """Give the exporters that were asked for; by default all that are neither optional nor a layout.
 
     Raises:
-        InputError: a format or a precision that does not exist, or a precision of a format that has none.
+        UsageFailure: a format that does not exist, or an option that none of the formats has.
     """
     known = exporters()
-    unknown = [name for name in (*options.formats, *options.layouts) if name not in known]
-    if unknown:
-        raise InputError(f"there is no format {unknown[0]!r} (formats: {', '.join(known)})")
-    if options.precisions and options.formats and "onnx" not in options.formats:
-        raise InputError(f"--precision is for the format onnx; {', '.join(options.formats)} was asked for")
-    names = options.formats or [name for name, exporter in known.items() if not (exporter.optional or exporter.layout)]
+    formats = tuple(
+        spelled("format", name, {e.key: n for n, e in known.items()} | {n: n for n in known})
+        for name in options.formats
+    )
+    if options.precisions and formats and "onnx" not in formats:
+        raise UsageFailure(f"--precision is for the format onnx; {', '.join(formats)} was asked for")
+    names = formats or [name for name, exporter in known.items() if not (exporter.optional or exporter.layout)]
     if options.precisions:
         names = [each for name in names for each in (_in_precisions(options) if name == "onnx" else [name])]
     return [known[name] for name in dict.fromkeys([*names, *options.layouts])]
+
+
+def spelled(kind: str, name: str, known: Mapping[str, str]) -> str:
+    """Find what a name means, in any spelling.
+
+    Args:
+        kind: what it names.
+        name: as it was given.
+        known: spelling -> name.
+
+    Raises:
+        UsageFailure: nothing is called so; names what is meant, or all there is.
+    """
+    plain = {spelling.lower().replace("_", "-"): each for spelling, each in known.items()}
+    given = name.lower().replace("_", "-")
+    if given in plain:
+        return plain[given]
+    close = difflib.get_close_matches(given, plain, 1)
+    meant = f"; did you mean {plain[close[0]]}?" if close else ""
+    several = {"family": "families"}.get(kind, f"{kind}s")
+    raise UsageFailure(f"there is no {kind} {name!r}{meant} ({several}: {', '.join(dict.fromkeys(known.values()))})")
+
+
+def check(options: Options) -> None:
+    """Refuse what cannot be done, before any work: formats, the family, ONNX's opset, sizes that no format has.
+
+    Raises:
+        UsageFailure: naming the option.
+    """
+    formats = chosen(options)
+    if options.family:
+        spelled("family", options.family, {name: name for name in families()})
+    if options.opset is not None:
+        opsets = VIA_TENSORFLOW if options.via else OPSETS
+        if options.opset not in opsets:
+            way = f" via {options.via}" if options.via else ""
+            raise UsageFailure(f"--opset {options.opset} is not supported{way}: choose {opsets[0]} to {opsets[-1]}")
+    if options.static and "stablehlo" not in {exporter.name for exporter in formats}:
+        raise UsageFailure(
+            "--static is for the format stablehlo, which is not asked for: "
+            f"{', '.join(exporter.name for exporter in formats)}"
+        )
 
 
 def _in_precisions(options: Options) -> list[str]:

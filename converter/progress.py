@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+WARNING = "warning: "
+"""How a note begins that a terminal keeps in sight; others are gone with the bar."""
+
 
 class Progress(Protocol):
     """Listens to one stage."""

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..model.pipeline import module_place
-from ..model.steps import PLACE, LayerNorm, Step, Steps, step_to_json, steps_from_json
 from ..validation.entry_point import EntryPoint, TensorSpec
 from ..validation.errors import InputError
 from ..validation.runner import Arrays, Runner
@@ -23,6 +21,8 @@ from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Request
 
 if TYPE_CHECKING:
     import onnx
+
+    from ..model.steps import Step, Steps
 
 FOLDER = "sentence_transformers"
 DATA = "model.onnx_data"
@@ -36,6 +36,7 @@ def _write(request: Request) -> dict[str, Description]:
     Raises:
         InputError: the family is none of these clients', or the run has no tokenizer.
     """
+    from ..model.steps import step_to_json
     from .onnx.write import write
 
     model = request.hugging_face
@@ -64,6 +65,7 @@ def _write(request: Request) -> dict[str, Description]:
         "ir_version": program["ir_version"],
         "weights": f"{FOLDER}/onnx/{DATA}",
         "inputs": [spec.name for spec in entry.inputs],
+        "width": entry.outputs[0].shape[-1],
         "pipeline": [step_to_json(step) for step in model.pipeline],
         "modules": modules,
     }
@@ -135,7 +137,7 @@ def _signatures(artifact: Artifact) -> dict[str, EntryPoint]:
         entry = artifact.entry_points[name]
         shape = entry.inputs[0].shape
         inputs = tuple(TensorSpec(given, "int32", shape) for given in program["inputs"])
-        states = TensorSpec("last_hidden_state", "float32", (*shape, entry.outputs[0].shape[-1]))
+        states = TensorSpec("last_hidden_state", "float32", (*shape, program["width"]))
         found[name] = dataclasses.replace(entry, inputs=inputs, outputs=(states,))
     return found
 
@@ -146,9 +148,12 @@ def _runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
     return Pooled(OnnxRunner(artifact, factors), artifact, factors)
 
 
-def _write_modules(request: Request, pipeline: Steps) -> Iterator[tuple[str, str]]:
+def _write_modules(request: Request, pipeline: "Steps") -> Iterator[tuple[str, str]]:
     """Write the weights of each module that has some; give the file's place, and the module's in the network."""
     from safetensors.numpy import save_file
+
+    from ..model.pipeline import module_place
+    from ..model.steps import PLACE
 
     for i, step in enumerate(pipeline):
         tensors: dict[str, np.ndarray] = {}
@@ -164,8 +169,10 @@ def _write_modules(request: Request, pipeline: Steps) -> Iterator[tuple[str, str
             yield f"{FOLDER}/{file}", place
 
 
-def _leaf(name: str, step: Step) -> str:
+def _leaf(name: str, step: "Step") -> str:
     """Give the leaf of a module's tensor, relative to the module; its axes are the tensor's, turned."""
+    from ..model.steps import LayerNorm
+
     layer, _, kind = name.rpartition(".")
     return f"{layer}.{kind if kind == 'bias' else 'scale' if isinstance(step, LayerNorm) else 'kernel'}"
 
@@ -173,6 +180,8 @@ def _leaf(name: str, step: Step) -> str:
 def _module_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
     """Read the weights of the modules as the clients do; give them by the names and in the axes of leaves."""
     from safetensors.numpy import load_file
+
+    from ..model.steps import steps_from_json
 
     for program in artifact.programs.values():
         steps = steps_from_json(program["pipeline"])
@@ -193,13 +202,14 @@ class Pooled:
 
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute an entry point."""
+        from ..model.pooling import embedded
+        from ..model.steps import PLACE, steps_from_json
+
         program = self._artifact.programs[entry_point]
         ids, mask, *prompt = inputs.values()
         fed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         (states,) = self._states.run(entry_point, {name: fed[name] for name in program["inputs"]}).values()
         weights = {leaf[leaf.index(f"{PLACE}.") :]: array for leaf, array in self._weights.items()}
-        from ..model.pooling import embedded
-
         embedding = np.asarray(embedded(steps_from_json(program["pipeline"]), weights, states, mask, *prompt))
         return {self._artifact.entry_points[entry_point].outputs[0].name: embedding}
 
@@ -207,8 +217,9 @@ class Pooled:
 def _read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
     from .onnx.read import read_weights
 
-    yield from read_weights(artifact)
-    yield from _module_weights(artifact)
+    modules = dict(_module_weights(artifact))
+    yield from read_weights(artifact, modules)
+    yield from modules.items()
 
 
 EXPORTER = Exporter(

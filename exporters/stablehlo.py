@@ -44,10 +44,10 @@ def write(request: Request) -> dict[str, Description]:
 def trace(plan: Plan) -> dict[str, dict[str, "Exported"]]:
     """Make the programs: entry point -> label of the sizes that are fixed, "" where none is -> program."""
     entries = plan.network.entry_points.items()
-    variants = {name: {"": {}, **_variants(entry, plan.static)} for name, entry in entries}
+    several = {name: {"": {}, **variants(entry, plan.static)} for name, entry in entries}
     return {
         name: {label: lowered(plan.network, name, tuple(sizes.items())) for label, sizes in labelled.items()}
-        for name, labelled in variants.items()
+        for name, labelled in several.items()
     }
 
 
@@ -140,17 +140,17 @@ def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
         yield leaf, file[leaf]
 
 
-def _variants(entry: EntryPoint, requested: tuple[Mapping[str, int], ...]) -> dict[str, dict[str, int]]:
+def variants(entry: EntryPoint, requested: tuple[Mapping[str, int], ...]) -> dict[str, dict[str, int]]:
     """Give the fixed sizes that concern an entry point, by label: "batch=1,tokens=32".
 
     Raises:
         InputError: a size is out of bounds, or an axis of the entry point has none.
     """
-    variants = {}
+    found = {}
     for sizes in requested:
         own = {axis: _checked(entry, axis, sizes) for axis in entry.axes}
-        variants[",".join(f"{axis}={size}" for axis, size in own.items())] = own
-    return variants
+        found[",".join(f"{axis}={size}" for axis, size in own.items())] = own
+    return found
 
 
 def _checked(entry: EntryPoint, axis: str, sizes: Mapping[str, int]) -> int:

@@ -114,6 +114,12 @@ class Merge:
 Rules = tuple[Rule | Tie | Drop | Split | Merge, ...]
 
 
+LONGEST_FIRST, QUERY_FIRST = "longest-first", "flag-reranker"
+PAIRS = (LONGEST_FIRST, QUERY_FIRST)
+"""How a pair of texts that is too long is cut: token by token from the one that is longer, as transformers does; or the
+first text to three quarters of the limit and then the second, as FlagEmbedding's FlagReranker does."""
+
+
 @dataclass(frozen=True)
 class TextRules:
     """What is done to a raw text before it is the network's ids.
@@ -124,6 +130,7 @@ class TextRules:
         prompts: what may stand before a text, by name.
         default_prompt: the name of what stands before every text, if nothing else is said; "" for nothing.
         lowercase: whether capitals are made small before the tokenizer's own rules.
+        pairs: how two texts that are read together are cut, one of `PAIRS`; "" for a network that reads single ones.
     """
 
     limit: int | None = None
@@ -131,6 +138,7 @@ class TextRules:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str = ""
     lowercase: bool = False
+    pairs: str = ""
 
     @property
     def prefix(self) -> str:
@@ -225,8 +233,11 @@ class Family:
         images: how pictures become the input, as preprocess.json states it (docs/pack.md), or that nobody says and
             why; None for families without pictures.
         embeddings: what the outputs are: {"pooling": ["cls"], "normalize": True}, for preprocess.json.
+        scores: what a classifier's outputs are: {"labels": ["LABEL_0"], "activation": "sigmoid"}, for preprocess.json.
         hugging_face: what Hugging Face's clients need; None for families that they do not know.
         encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
+        beside: what stands before the names of further tensors -> the file beside the checkpoint that holds them; they
+            are read where all of these files lie there.
         anchor: a name that each checkpoint of the family has; what stands before it is a wrapper's prefix.
         documents: what upstream writes beside such a checkpoint, by place, as JSON.
         texts: what is done to raw texts before they are ids; None where nothing but each entry point's bound is known.
@@ -246,9 +257,11 @@ class Family:
     sizes: Mapping[str, Config]
     images: Callable[[Config], Mapping[str, Any] | None] = lambda config: None
     embeddings: Callable[[Config], Mapping[str, Any]] = lambda config: {}
+    scores: Callable[[Config], Mapping[str, Any]] | None = None
     hugging_face: Callable[[Config], HuggingFace] | None = None
     encode: Callable[[Config, "Original", "Reference"], Mapping[str, "Encode"]] | None = None
     anchor: str = ""
+    beside: Mapping[str, str] = field(default_factory=dict)
     documents: Callable[[Config], Mapping[str, JSON]] = lambda config: {}
     texts: Callable[[Config], TextRules] | None = None
     cases: Callable[[Config], tuple[Case, ...]] = lambda config: ()

@@ -58,7 +58,7 @@ class Original:
 
 
 class Encode(Protocol):
-    """Upstream's own way from raw texts to embeddings.
+    """Upstream's own way from raw texts to embeddings, or to scores, of pairs of texts too.
 
     `name` says whose, with versions; `note` what of it disagrees with itself, "" if nothing.
     """
@@ -66,8 +66,8 @@ class Encode(Protocol):
     name: str
     note: str
 
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode texts: (texts, width), in the dtype that is computed in."""
+    def __call__(self, texts: Sequence[Any]) -> np.ndarray:
+        """Encode texts, or score texts and pairs: (rows, width), in the dtype that is computed in."""
         ...
 
 

@@ -5,6 +5,7 @@ upstream's business; what it leaves unfilled or unused is told by `Reference.che
 """
 
 import copy
+import inspect
 import json
 import os
 import tempfile
@@ -271,10 +272,7 @@ class SentenceEncoder:
             self.note, exact = exact_tokenizer(self.model.tokenizer, inner, lowers=lowers)
         for i, module in enumerate(modules, 1):
             self.model[i] = module
-        first = self.model[0]
-        holder = first if hasattr(first, "processor") else self.model
-        setattr(holder, "processor" if holder is first else "tokenizer", exact)
-        setattr(first, "model" if hasattr(first, "model") else "auto_model", encoder)
+        _exchange(self.model, exact, encoder)
         self.name = f"{versions('sentence-transformers', 'transformers')}: encode"
 
     def _open(self, folder: Path, original: Original, modules: Sequence[nn.Module]) -> Any:
@@ -300,6 +298,50 @@ class SentenceEncoder:
         """Encode raw texts: (texts, width), in the dtype that is computed in."""
         found = self.model.encode(list(texts), convert_to_numpy=False, convert_to_tensor=True, show_progress_bar=False)
         return found.detach().numpy()
+
+
+def _exchange(model: Any, tokenizer: Any, network: Any) -> None:
+    """Put tokenizer and network into the place of those that sentence-transformers opened."""
+    first = model[0]
+    holder = first if hasattr(first, "processor") else model
+    setattr(holder, "processor" if holder is first else "tokenizer", tokenizer)
+    setattr(first, "model" if hasattr(first, "model") else "auto_model", network)
+
+
+class PairScorer:
+    """sentence-transformers' `CrossEncoder.predict` on a folder, from raw texts and pairs of them, to logits.
+
+    Args:
+        original: what was trained.
+        network: transformers' class, loaded.
+        labels: how many it gives.
+    """
+
+    def __init__(self, original: Original, network: Any, labels: int):
+        library, options = sentence_transformers(), {"dtype": torch.float32, "attn_implementation": "eager"}
+        with tempfile.TemporaryDirectory() as scratch:
+            inner = _documents(Path(scratch), original, network, ())
+            try:
+                self.model: Any = library.CrossEncoder(
+                    scratch, device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs=options
+                )
+            except Exception as error:  # whatever upstream raises, it cannot open the folder
+                raise InputError(f"sentence-transformers cannot open {original.folder}: {_reason(error)}") from error
+            self.note, exact = exact_tokenizer(self.model.tokenizer, inner)
+        _exchange(self.model, exact, network)
+        self.network, self.tokenizer, self.labels = network, exact, labels
+        self.name = f"{versions('sentence-transformers', 'transformers')}: CrossEncoder.predict"
+
+    def __call__(self, texts: Sequence[Any]) -> np.ndarray:
+        """Score raw texts, or pairs of them: (rows, labels), in the dtype that is computed in."""
+        if any(isinstance(text, str) for text in texts):  # which predict() would take for pairs
+            batch = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+            known = inspect.signature(self.network.forward).parameters
+            with torch.inference_mode():
+                return self.network(**{n: t for n, t in batch.items() if n in known}).logits.numpy()
+        pairs = [list(pair) for pair in texts]
+        found = self.model.predict(pairs, activation_fn=nn.Identity(), convert_to_tensor=True, show_progress_bar=False)
+        return found.detach().numpy().reshape(len(pairs), self.labels)
 
 
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "added_tokens.json")
@@ -388,6 +430,7 @@ def exact_tokenizer(rebuilt: Any, folder: Path, *, lowers: bool = False) -> tupl
         return "", rebuilt
     exact = transformers(0).PreTrainedTokenizerFast.from_pretrained(str(folder))
     exact.model_max_length = rebuilt.model_max_length  # where sentence-transformers keeps its own limit
+    exact.model_input_names = rebuilt.model_input_names  # whether it tells two texts apart
     if lowers:
         from tokenizers import normalizers
 

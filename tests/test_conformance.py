@@ -315,6 +315,71 @@ def test_the_real_minilm_agrees(oracles, minilm):
         close(model("encode_text", path["input_ids"], path["attention_mask"]), path[f"emb_{pooling}"])
 
 
+@pytest.mark.parametrize("container", ["model.safetensors", "pytorch_model.bin"])
+def test_mpnet_agrees(oracles, container):
+    """Short texts, padding on either side, and one so long that the distances' buckets end."""
+    folder = oracles / "mpnet" / "mpnet_st"
+    goldens, model = np.load(folder / "golden.npz"), Converted(folder / container)
+    assert model.config.pipeline == plain(["mean"])
+    close(model("encode_text", goldens["input_ids"], goldens["attention_mask"]), goldens["st_embeddings_f64"])
+
+    def states(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        network = model.family.hugging_face(model.config).network
+        function = jax.jit(network.function("token_states"))
+        return np.asarray(function(model.weights, as_input(ids), as_input(mask))["last_hidden_state"])
+
+    for side in ("short", "left"):
+        ids, mask = goldens[f"{side}_input_ids"], goldens[f"{side}_attention_mask"]
+        counts = mask[..., None] == 1
+        close(states(ids, mask) * counts, goldens[f"{side}_last_hidden"] * counts)
+    ids = goldens["long_input_ids"]
+    close(states(ids, np.ones_like(ids))[0, goldens["long_rows"]], goldens["long_last_hidden_rows"])
+
+
+def test_buckets_of_distances_are_upstreams():
+    """At every distance, the borders of the logarithm too."""
+    import torch
+    from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+
+    from bgevis.model.mpnet.modeling import buckets
+
+    places = torch.arange(513)
+    wanted = MPNetEncoder.relative_position_bucket(places[None, :] - places[:, None])
+    np.testing.assert_array_equal(buckets(513), wanted)
+
+
+def test_the_real_mpnet_agrees(oracles, mpnet):
+    goldens = np.load(oracles / "real" / "all-mpnet-base-v2_golden" / "golden.npz")
+    model = Converted(mpnet / "model.safetensors")
+    assert (model.config.pipeline, model.config.text_limit) == (plain(["mean"]), 384)
+    close(model("encode_text", goldens["input_ids"], goldens["attention_mask"]), goldens["embeddings_f64"])
+
+
+@pytest.mark.parametrize("container", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("name", ["bert_crossencoder_1", "xlmr_reranker_1"])
+def test_rerankers_agree(oracles, name, container):
+    folder = oracles / "rerankers" / name
+    goldens, model = np.load(folder / "golden.npz"), Converted(folder / container)
+    (entry,) = model.network.entry_points.values()
+    inputs = [goldens[spec.name] for spec in entry.inputs]
+    close(model("score", *inputs), goldens["logits_f64"])
+    close(model("score", inputs[0], np.ones_like(inputs[1]), *inputs[2:]), goldens["logits_no_mask"])
+    if "token_type_ids" in goldens:
+        close(model("score", *inputs[:2], np.zeros_like(inputs[2])), goldens["logits_types_zero"])
+
+
+@pytest.mark.parametrize("container", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("batch", ["b0", "b1"])
+def test_the_three_heads_of_bge_m3_agree(oracles, container, batch):
+    folder = oracles / "bge_m3" / "m3_three_heads"
+    goldens, model = np.load(folder / "golden.npz"), Converted(folder / container)
+    ids, mask = goldens[f"{batch}_input_ids"], goldens[f"{batch}_attention_mask"]
+    got = jax.jit(model.network.function("encode_text"))(model.weights, as_input(ids), as_input(mask))
+    wanted = {"dense_vecs": "dense", "sparse_vecs": "token_weights", "colbert_vecs": "colbert"}
+    for name, golden in wanted.items():
+        close(np.asarray(got[name]), goldens[f"{batch}_forward_{golden}"])
+
+
 def test_full_size_layouts_are_upstreams(oracles):
     """Names and shapes of the published sizes, against listings made by constructing the upstream modules."""
     family = families()["visualized_bge"]

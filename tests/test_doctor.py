@@ -18,7 +18,7 @@ from bgevis.converter.stages import export
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters import releases
 from bgevis.exporters.base import exporters
-from bgevis.exporters.onnx.write import OPSETS
+from bgevis.exporters.onnx import OPSETS
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,19 @@ def test_what_it_says_to_do_is_what_the_release_takes(finished, tmp_path, versio
     opset = int(refused.output.partition("--opset ")[2].split("`")[0])
     export.perform(RunDirectory(run), Options(opset=opset), Silent(), exporters()["onnx"])
     assert asked(run, f"onnxruntime=={version}").exit_code == 0
+
+
+def test_what_it_says_to_do_for_another_precision_is_done_and_it_is_said_once(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    export.perform(RunDirectory(run), Options(opset=18), Silent(), exporters()["onnx"])
+    export.perform(RunDirectory(run), Options(), Silent(), exporters()["onnx-int8"])
+    refused = asked(run, "onnxruntime==1.17")
+    assert refused.exit_code == 1
+    assert refused.output.count("encode_text.int8.onnx: it asks") == 1
+    advice = refused.output.partition("run `bgevis-convert ")[2].partition("`")[0].split()
+    assert advice[:3] == ["export", "onnx-int8", str(run)]
+    assert CliRunner().invoke(main, advice).exit_code == 0
+    assert asked(run, "onnxruntime==1.17").exit_code == 0
 
 
 def test_the_programs_themselves_are_asked_not_the_manifest(finished, tmp_path):

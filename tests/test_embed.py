@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from vocabularies import filled
 
 from bgevis.converter import load_module, open_artifacts
 from bgevis.converter.directory import RunDirectory
@@ -30,7 +31,7 @@ from bgevis.exporters.base import exporters
 from bgevis.validation.errors import ConvertError, InputError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
+WORDS = filled(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)])
 TEXTS = ["a longer text than all", "", "b", "one two three", "word " * 50, "b"]
 CLOSE = 2e-6
 
@@ -232,8 +233,8 @@ def test_files(ending, directory, pictures, wanted, tmp_path):
         (("--text", "a", "--image", "b", "--image", "c"), 2, "are pairs: got 1 texts and 2 pictures"),
         (("--image", "no.png"), 3, "no.png does not exist"),
         (("--texts", "no.txt"), 3, "no.txt does not exist"),
-        (("--text", "a", "--format", "tflite"), 3, "no format 'tflite'"),
-        (("--text", "a", "--out", "/no/folder/x.npy"), 4, "No such file"),
+        (("--text", "a", "--format", "tflite"), 2, "no format 'tflite'"),
+        (("--text", "a", "--out", "/no/folder/x.npy"), 3, "does not exist; make it first"),
     ],
 )
 def test_refusals_of_the_shell(arguments, code, message, directory):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from in_process import convert, in_this_process
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tiny_tokenizer import tokenizer
 
 from bgevis.converter.directory import RunDirectory
 from bgevis.converter.manifest import artifact
@@ -20,23 +20,6 @@ from bgevis.converter.stages import pack, validate
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
 from bgevis.model.family import TextRules, families
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'-"
-WORDS = ["[PAD]", "[UNK]", *LETTERS, *(f"##{letter}" for letter in LETTERS), "the", "fox", "quick", "##ick", "##s"]
-
-
-def tokenizer(config) -> Tokenizer:
-    """Make a small tokenizer whose special tokens are the network's."""
-    words = {config.cls_token_id: "[CLS]", config.sep_token_id: "[SEP]"}
-    free = (i for i in range(config.vocab_size) if i not in words)
-    vocabulary = dict(zip(WORDS, free, strict=False)) | {word: i for i, word in words.items()}
-    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    made.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
-    made.normalizer = normalizers.BertNormalizer(lowercase=True)
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = [(word, i) for i, word in words.items()]
-    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
-    return made
 
 
 def folder(place: Path) -> Path:

@@ -19,7 +19,7 @@ from bgevis.converter.manifest import artifact
 from bgevis.converter.options import Options
 from bgevis.converter.proof import yardsticks
 from bgevis.converter.proof.again import again_rows
-from bgevis.converter.proof.documents import check_manifest
+from bgevis.converter.proof.documents import believable, check_manifest
 from bgevis.converter.proof.weights import weight_rows
 from bgevis.converter.stages import documents
 from bgevis.converter.use.fixture import write_fixture
@@ -35,6 +35,9 @@ ONLY_STATED = {
         r"tokenizer\.files\..*",
         r"proof\..*",
         r"stages\..*\.reads",
+        r"stages\..*\.options\.(ops|via|static)",  # of ONNX: what has no part in it
+        r"config\.(default_prompt|max_seq_length)",  # a prompt that no name leads to, a limit beyond the positions
+        r"files\.reports/(junit\.xml|report\.html|validate.*)\..*",  # written anew
         r"verdicts\.validate.*|verdicts\.documents",
     ),
     "ledger.json": (r"tensors\.[^/]*pooler.*\.(dtype|shape\[\d+\]|sha256)", r"notes"),
@@ -95,7 +98,7 @@ def refused(run: Path) -> str:
     """Do what validate does before it executes an artifact, and what it does to the manifest's programs."""
     try:
         directory = RunDirectory(run)
-        with directory.locked():
+        with directory.locked(), believable(run):
             (run / ".tmp").mkdir()
             provenance.check(directory)
             check_manifest(directory)
@@ -108,6 +111,8 @@ def refused(run: Path) -> str:
 def of_the_artifact(run: RunDirectory) -> Iterator[Row]:
     """Hold the weights to the ledger, and the programs to what is exported again."""
     onnx = exporters()["onnx"]
+    kept = [file for file in run.manifest()["files"] if not file.startswith("reports/")]  # those are written anew
+    yield from (Row("all", "files", "", False, damage) for damage in run.damaged(kept))
     yield from weight_rows(onnx, artifact(run, onnx), Ledger.read(run.path / "ledger.json"))
     yield from again_rows(run, onnx)
 

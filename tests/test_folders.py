@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib.metadata
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,10 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from bgevis.converter.options import Options
+from bgevis.converter.pack.preprocessor import Preprocessor
+from bgevis.converter.progress import Silent
 from bgevis.converter.source.identify import identify, open_given
+from bgevis.converter.stages import build, load, pack, remap, verify
 from bgevis.converter.use.fixture import write_documents, write_fixture
 from bgevis.model.bert import FAMILY as BERT
 from bgevis.model.bert.config import UPSTREAM_DEFAULTS
@@ -430,10 +434,49 @@ def test_lower_casing_before_the_tokenizer_is_read(folder, stated):
     assert BERT.documents(config)["sentence_bert_config.json"]["do_lower_case"] is stated
 
 
-def test_a_tokenizer_that_needs_its_own_program_is_an_error(folder):
+@pytest.fixture
+def cache(tmp_path_factory, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    return Path(os.environ["XDG_CACHE_HOME"])
+
+
+def test_a_tokenizer_that_needs_its_own_program_and_cannot_be_converted_is_an_error(folder, cache, monkeypatch):
     (folder / "vocab.txt").rename(folder / "sentencepiece.bpe.model")
-    refused(folder, r"cannot be read here: sentencepiece.bpe.model .*--no-tokenizer")
+    refused(folder, "transformers' BertTokenizer does not read sentencepiece.bpe.model; .*--no-tokenizer")
+    change(folder, "tokenizer_config.json", tokenizer_class="XLMRobertaTokenizer")
+    refused(folder, r"transformers cannot convert its tokenizer \(sentencepiece.bpe.model\): .*--no-tokenizer")
     assert identify(folder, Options(no_tokenizer=True)).config.cls_token_id == 101
+
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    refused(folder, r"cannot be read here: sentencepiece.bpe.model without tokenizer.json; pip install .*upstream")
+    assert [*cache.rglob("tokenizer.json")] == []
+
+
+def test_a_slow_tokenizer_is_converted_as_upstream_does_it(folder, cache):
+    from tokenizers.implementations import ByteLevelBPETokenizer
+    from transformers import RobertaTokenizer
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    made = ByteLevelBPETokenizer()
+    made.train_from_iterator(["the ship", "a ship in the harbour"] * 9, vocab_size=290, special_tokens=special)
+    (folder / "vocab.txt").unlink()
+    made.save_model(str(folder))
+    settings = dict.fromkeys(("do_lower_case",), REMOVED)
+    change(folder, "tokenizer_config.json", tokenizer_class="RobertaTokenizer", **settings)
+    change(folder, "config.json", model_type="roberta", pad_token_id=1, bos_token_id=0, eos_token_id=2)
+    run = load.perform(folder / "run", Options(checkpoint=str(folder)), Silent())
+    described = run.manifest()["tokenizer"]
+    assert described["converted"]["by"].endswith("RobertaTokenizer")
+    assert set(described["converted"]["of"]) == {"vocab.json", "merges.txt"}
+    for stage in (remap, verify, build, pack):
+        stage.perform(run, Options(), Silent())
+    texts = ["The ship", "", "harbour in a ship?", "l'été 日本"]
+    got = Preprocessor(run.path).ids("encode_text", texts)
+    assert got == RobertaTokenizer.from_pretrained(str(folder))(texts)["input_ids"]
+    assert len([*cache.rglob("tokenizer.json")]) == 1
 
 
 # config.json.
@@ -702,7 +745,12 @@ def test_several_networks_are_listed(folder):
     tensors = load_file(folder / "model.safetensors")
     both = {f"{tower}.{name}": tensor for tower in ("query", "passage") for name, tensor in tensors.items()}
     save_file(both, folder / "both.safetensors")
-    refused(folder / "both.safetensors", "2 networks of the family bert, behind (passage., query.|query., passage.)")
+    refused(folder / "both.safetensors", "2 networks .*, behind (passage., query.|query., passage.): .*--tower")
+    refused(folder / "both.safetensors", "--tower other: .* holds no network behind it", tower="other")
+    checkpoint = identify(folder / "both.safetensors", Options(tower="query")).checkpoint
+    assert (checkpoint.wrappers, checkpoint.tower) == (("query.",), "query.")
+    assert checkpoint.ignored == (f"passage.* ({len(tensors)} tensors)",)
+    assert set(checkpoint.tensors) == set(tensors)
 
 
 def test_the_names_behind_two_prefixes_may_not_meet(folder):

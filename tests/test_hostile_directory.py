@@ -16,6 +16,7 @@ import pytest
 from in_process import convert, in_this_process, judge
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
+from vocabularies import filled
 
 from bgevis.converter.directory import RunDirectory, sha256
 from bgevis.converter.options import Options
@@ -26,7 +27,7 @@ from bgevis.exporters.base import exporters
 from bgevis.validation.errors import GateError, InputError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
+WORDS = filled(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)])
 KERNEL = "text.layers.1.attention.key.kernel"
 
 

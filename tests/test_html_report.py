@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from html import unescape
@@ -295,3 +296,29 @@ def test_snippets_run_as_they_are_printed(name, language, tmp_path, monkeypatch)
     inputs = {spec.name: np.ones(spec.resolve({"batch": 1, "tokens": 8}), spec.dtype) for spec in entry.inputs}
     want = exporter.open(artifact).run("encode_text", inputs)["embeddings"]
     np.testing.assert_allclose(found["embeddings"], want, rtol=0, atol=1e-6)
+
+
+def test_names_that_move_text_are_spelled_out():
+    told = manifest()
+    told["source"] = {**told["source"], "file": "model\x1b[31m\u202egnp.pth"}
+    html = page(told)
+    assert "\x1b" not in html
+    assert "\u202e" not in html
+    assert "model\\x1b[31m\\u202egnp.pth" in html
+
+
+def test_says_cosine_and_neighbours_and_how_far_apart_the_lines_are():
+    rows = [
+        Row("encode_text", "ragged batch", "embeddings", True, "", 1e-7, 1e-6, 1e-7, 0.9999999),
+        Row("encode_text", "neighbours of 27 vectors", "embeddings", True),
+    ]
+    html = page(reports_={**reports(), "onnx": report("onnxruntime", *rows)})
+    assert "Lowest cosine to the original: 0.999999900." in html
+    assert "Neighbours of 27 vectors: the same order." in html
+    assert "from one line to the next it is ten times more" in html or "100 times more" in html
+
+
+@pytest.mark.parametrize(("low", "high"), [(-9, -3), (-12, 0), (-3, -2), (-20, 1)])
+def test_lines_are_as_far_apart_as_is_said(low, high):
+    ticks = Scale(low, high).ticks
+    assert {b - a for a, b in itertools.pairwise(ticks)} <= {Scale(low, high).step}

@@ -9,10 +9,11 @@ import sys
 import threading
 
 import pytest
+from vocabularies import filled
 
 COMMAND = [sys.executable, "-m", "bgevis.converter"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
+WORDS = filled(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)])
 FILES = {"/org/model/resolve/main/vocab.txt": "\n".join(WORDS).encode(), "/org/empty/resolve/main/other": b""}
 COMMIT = "0" * 40
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
+from bgevis.exporters.onnx import OPSETS
 from bgevis.exporters.onnx.registry import TABLE
-from bgevis.exporters.onnx.write import OPSET, OPSETS
+from bgevis.exporters.onnx.write import OPSET
 from bgevis.model.ops import native_operators
 from bgevis.validation.errors import GateError
 

@@ -17,6 +17,7 @@ import preprocess_documents
 import pytest
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from vocabularies import filled
 
 from bgevis.converter.directory import RunDirectory
 from bgevis.converter.manifest import entry_points
@@ -612,7 +613,7 @@ def tiny(tmp_path):
 
 def vocabulary(folder: Path, words=WORDS, **settings) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(filled(words)) + "\n", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
@@ -898,3 +899,12 @@ def test_missing_packages_are_named(module, package, tmp_path, monkeypatch):
 def test_pictures_that_cannot_be_used(source, message, pack):
     with pytest.raises(InputError, match=message):
         pictures.images([source], pack.preprocessor.rules["images"])
+
+
+def test_a_tokenizer_of_far_fewer_tokens_is_another_networks(tiny, tmp_path):
+    few = vocabulary(tmp_path / "few")
+    (few / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    with pytest.raises(
+        InputError, match=rf"vocab.txt has {len(WORDS)} tokens, but the network knows 300: .*--tokenizer DIR"
+    ):
+        packed(tiny, tmp_path / "run", few)

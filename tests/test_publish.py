@@ -14,12 +14,12 @@ from bgevis.validation.errors import EnvironmentFailure, GateError, InputError
 MEMORY = fsspec.filesystem("memory")
 
 
-def make_run(folder, files: dict[str, bytes]) -> RunDirectory:
+def make_run(folder, files: dict[str, bytes], sha256_="1") -> RunDirectory:
     """Make a run directory by hand: publishing reads no more of it than the manifest."""
     manifest = {
         "format_version": 1,
         "tool": {"name": "t", "version": "1", "sha256": "0", "packages": {}},
-        "source": {"file": "ckpt.pth", "sha256": "1", "bytes": 3},
+        "source": {"file": "ckpt.pth", "sha256": sha256_, "bytes": 3},
         "family": "bert",
         "config": {},
         "entry_points": {},
@@ -79,6 +79,65 @@ def test_another_run_replaces_the_first_and_leaves_nothing_of_it(run, url, tmp_p
     other = make_run(tmp_path / "other", {"ledger.json": b"{}", "orbax/a": b"a"})
     assert publish(other, url) == 1
     assert arrived(url) == content(other)
+
+
+def test_another_checkpoints_run_is_replaced_only_when_that_is_said(run, url, tmp_path):
+    publish(run, url)
+    other = make_run(tmp_path / "other", {"ledger.json": b"{}"}, sha256_="2")
+    with pytest.raises(InputError, match=r"holds the run of another checkpoint, 'ckpt.pth'; choose .* or say --force"):
+        publish(other, url)
+    assert arrived(url) == content(run)
+    publish(other, url, force=True)
+    assert arrived(url) == content(other)
+
+
+@pytest.mark.parametrize("place", ["run", "link", "run/inside", "."])
+def test_a_run_is_not_published_onto_itself(run, tmp_path, place):
+    (tmp_path / "link").symlink_to(run.path)
+    before = content(run)
+    for url in (str(tmp_path / place), f"file://{tmp_path / place}"):
+        with pytest.raises(InputError, match=r"is the run directory .* itself, or in it, or around it"):
+            publish(run, url)
+    assert content(run) == before
+
+
+STRANGERS = {
+    "files alone": {"files": {"report.txt": {"bytes": 1, "sha256": "x"}}},
+    "files as a list": {"format_version": 1, "files": ["report.txt"], "source": []},
+    "another format": {"format_version": "2024", "files": {"report.txt": {}}, "source": {"sha256": "1", "file": "a"}},
+    "no statement": {"format_version": 1, "files": {"report.txt": {}}, "source": {"sha256": "1", "file": "a"}},
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_a_manifest_of_somebody_else_gives_no_right_to_delete(run, tmp_path, name):
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "report.txt").write_text("x")
+    (place / "manifest.json").write_text(json.dumps(STRANGERS[name]))
+    before = {p.name: p.read_bytes() for p in place.iterdir()}
+    with pytest.raises(InputError, match="is not a run's manifest"):
+        publish(run, str(place))
+    assert {p.name: p.read_bytes() for p in place.iterdir()} == before
+
+
+@pytest.mark.parametrize("linked", ["ledger.json", "programs", "manifest.json"])
+def test_nothing_is_written_through_a_link(run, tmp_path, linked):
+    publish(run, str(tmp_path / "place"))
+    (tmp_path / "place" / linked).rename(tmp_path / "victim")
+    (tmp_path / "place" / linked).symlink_to(tmp_path / "victim")
+    files = lambda: {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}  # noqa: E731
+    before = files()
+    with pytest.raises(InputError, match="is a link"):
+        publish(run, str(tmp_path / "place"))
+    assert files() == before
+
+
+@pytest.mark.parametrize("url", ["data:,x", "file:///", "/", "memory://"])
+def test_what_is_no_place_for_a_folder(run, url):
+    with pytest.raises((InputError, EnvironmentFailure)) as refused:
+        publish(run, url)
+    assert url in str(refused.value)
 
 
 @pytest.mark.parametrize("after", range(5))
@@ -144,7 +203,7 @@ def test_what_belongs_to_somebody_else_is_left_alone(run, url, name, data):
 def test_a_manifest_that_points_elsewhere_removes_nothing(run, url):
     MEMORY.pipe_file("/bucket/precious", b"precious")
     MEMORY.pipe_file("/bucket/model/manifest.json", b'{"files": {"../precious": {"bytes": 8, "sha256": ""}}}')
-    with pytest.raises(InputError, match="not a file of the run directory"):
+    with pytest.raises(InputError, match=r"not a file of the run directory|is not a run's manifest"):
         publish(run, url)
     assert MEMORY.cat_file("/bucket/precious") == b"precious"
 

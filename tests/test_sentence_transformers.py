@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from vocabularies import filled
 
 from bgevis.converter import load_module
 from bgevis.converter.directory import RunDirectory
@@ -29,7 +30,7 @@ from bgevis.validation.errors import InputError
 
 LAYOUT = "sentence-transformers"
 ROOT = Path(__file__).parents[1]
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two", "three", "##s", "a"]
+WORDS = filled(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two", "three", "##s", "a"])
 
 
 TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"

@@ -2,20 +2,26 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bgevis.converter import open_artifacts
+from bgevis.converter.certificate.ledger import Ledger
+from bgevis.converter.directory import RunDirectory
 from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
 from bgevis.converter.stages import build, export, load, pack, remap, verify
+from bgevis.converter.stages.validate import artifact, weight_rows
 from bgevis.converter.use.artifacts import Artifacts
 from bgevis.exporters.base import exporters
 from bgevis.validation.errors import GateError, InputError
 
 CLOSE = 5e-6
+LAYOUT = "sentence-transformers"
 
 REFUSED = {
     "japanese": "BertJapaneseTokenizer",
@@ -109,3 +115,88 @@ def test_a_prompt_that_is_not_there_is_named(tmp_path, oracles):
         model.embed(["a"], prompt_name="query", prompt="b")
     assert not np.allclose(model.embed(["rain"], prompt="query : "), model.embed(["rain"]))
     same(model.embed(["rain"], prompt="query : "), model.embed(["rain"], prompt_name="query"))
+
+
+def test_a_text_that_is_cut_says_so(tmp_path, oracles):
+    case = oracles / "st_zoo" / "max_seq_length_12"
+    model, long = converted(case, tmp_path / "run"), [len(text.split()) > 9 for text in texts(case)]
+    model.embed(texts(case))
+    assert model.limit == 12
+    assert {row for row, longer in enumerate(long) if longer} <= set(model.cut) < set(range(len(long)))
+    with pytest.raises(
+        InputError, match=rf"{len(model.cut)} of 6 texts are longer than 12 tokens, the first is number"
+    ):
+        model.embed(texts(case), strict=True)
+    assert model.embed(["rain"], strict=True).shape == (1, 24)
+    assert model.cut == ()
+
+
+def embed(run: Path, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "bgevis.converter", "embed", str(run), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_warns_of_texts_that_are_cut_and_refuses_them_if_asked(tmp_path, oracles):
+    converted(oracles / "st_zoo" / "prompt_included_default", tmp_path / "run")
+    given = ("--text", "rain", "--text", "rain " * 60)
+    done = embed(tmp_path / "run", *given)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+    assert "warning: 1 of 2 text is longer than 48 tokens, the first is number 1 from 0; they were cut" in done.stderr
+    done = embed(tmp_path / "run", *given, "--strict")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "1 of 2 text is longer than 48 tokens" in done.stderr
+
+
+def test_the_command_takes_prompts(tmp_path, oracles):
+    model = converted(oracles / "st_zoo" / "prompt_excluded", tmp_path / "run")
+    wanted = model.embed(["rain"], prompt_name="query")
+    for said in (("--prompt-name", "query"), ("--prompt", "query : ")):
+        done = embed(tmp_path / "run", "--text", "rain", *said)
+        np.testing.assert_allclose(json.loads(done.stdout)["embedding"], wanted[0], atol=1e-6)
+    done = embed(tmp_path / "run", "--text", "rain", "--prompt-name", "other")
+    assert done.returncode == 3
+    assert "has no prompt 'other'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["dense_tanh", "dense_identity_nobias", "pool_lasttoken", "pool_cls_mean"])
+def test_upstreams_own_modules_open_the_folder_that_is_written(name, tmp_path, oracles):
+    """sentence-transformers' classes from modules.json, on the states that model.onnx gives."""
+    import onnxruntime
+    import torch
+
+    upstream = pytest.importorskip("bgevis.model.upstream")
+    upstream.sentence_transformers()
+    from sentence_transformers.util import import_from_string
+
+    case, golden = oracles / "st_zoo" / name, np.load(oracles / "st_zoo" / name / "golden.npz")
+    converted(case, tmp_path / "run", layouts=(LAYOUT,))
+    run, exporter = RunDirectory(tmp_path / "run"), exporters()[LAYOUT]
+    export.perform(run, Options(), Silent(), exporter)
+    folder = run.path / "sentence_transformers"
+    ids, mask = (golden[key] for key in ("input_ids", "attention_mask"))
+    fed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    (states,) = onnxruntime.InferenceSession(folder / "onnx/model.onnx").run(None, fed)
+    features = {"token_embeddings": torch.from_numpy(states), "attention_mask": torch.from_numpy(mask)}
+    for described in json.loads((folder / "modules.json").read_text())[1:]:
+        module = import_from_string(described["type"]).load(str(folder), subfolder=described["path"])
+        features = module(features)
+    same(features["sentence_embedding"].detach().numpy(), golden["embeddings"])
+    opened = artifact(run, exporter)
+    given = {key: fed[key].astype(np.int32) for key in ("input_ids", "attention_mask")}
+    same(exporter.open(opened).run("encode_text", given)["embeddings"], golden["embeddings"])
+    assert all(row.passed for row in weight_rows(exporter, opened, Ledger.read(run.path / "ledger.json")))
+
+
+def test_the_folder_that_is_written_says_what_the_source_said(tmp_path, oracles):
+    converted(oracles / "st_zoo_old" / "lower_case_maxlen", tmp_path / "lower", layouts=(LAYOUT,))
+    converted(oracles / "st_zoo" / "prompt_excluded", tmp_path / "prompt", layouts=(LAYOUT,))
+    for name in ("lower", "prompt"):
+        export.perform(RunDirectory(tmp_path / name), Options(), Silent(), exporters()[LAYOUT])
+
+    def read(name: str, file: str) -> dict:
+        return json.loads((tmp_path / name / "sentence_transformers" / file).read_text())
+
+    assert read("lower", "sentence_bert_config.json") == {"max_seq_length": 16, "do_lower_case": True}
+    assert read("lower", "tokenizer_config.json")["model_max_length"] == 16
+    assert read("prompt", "1_Pooling/config.json")["include_prompt"] is False
+    assert read("prompt", "config_sentence_transformers.json")["prompts"]["query"] == "query : "

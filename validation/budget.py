@@ -24,6 +24,11 @@ CEILING = 2.0**-10
 much, the inputs would prove nothing, and goldens that say so were altered."""
 
 
+FEW = 8
+"""Numbers below which what float32 costs them is one draw of luck: of two draws of one number, the one is more than
+four times the other in three of twenty."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """The greatest absolute difference that one output of one case may have to float64.

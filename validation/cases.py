@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .budget import FEW
 from .domains import Draft, domain_of, padded
 from .entry_point import EntryPoint, TensorSpec
 from .kept import kept_shape
@@ -210,10 +211,17 @@ def tapped_entries(entries: Iterable[EntryPoint]) -> list[EntryPoint]:
 
 
 def tap_case(entry: EntryPoint, seed: int = 7) -> Case:
-    """Draw the small case on which intermediate values are compared: one padded row."""
+    """Draw the small case on which intermediate values are compared: one padded row.
+
+    Where an output has fewer numbers a row than can be measured on, such as one score, there are more.
+    """
     widths = {axis: entry.axes[axis].clip(9) for axis in padded(entry)}
     lengths = {axis: [max(width - 3, 1)] for axis, width in widths.items()}
-    return Case(entry.name, "intermediates", _inputs(Draft(entry, _sizes(entry, 1) | widths, lengths), seed))
+    sizes = _sizes(entry, 1) | widths
+    least = min(math.prod(spec.resolve(sizes)) for spec in entry.outputs)
+    if entry.rows is not None and least < FEW:
+        sizes = _sizes(entry, -(-FEW // least)) | widths
+    return Case(entry.name, "intermediates", _inputs(Draft(entry, sizes, lengths), seed))
 
 
 def probe_cases(probe: str, entry: EntryPoint) -> list[Case]:

@@ -1,4 +1,4 @@
-"""Dimensions: a number, a dynamic axis, or a sum of these such as "past + tokens".
+"""Dimensions: a number, a dynamic axis, or a sum or difference of these such as "past + tokens" or "tokens - 1".
 
 An output's may also be computed otherwise: "floordiv(samples - 10, 5)", see `sizes.py`.
 """
@@ -15,6 +15,9 @@ Dim = int | str
 TERM = re.compile(r"(?:(\d+)\*)?([A-Za-z_]\w*)|(\d+)")
 
 
+SIGNED = re.compile(r"([+-])([^+-]*)")
+
+
 @functools.cache
 def terms(dim: Dim) -> tuple[tuple[str, int], ...]:
     """Give a dimension as (axis, how often) in the order written, a number as ("", number).
@@ -25,11 +28,12 @@ def terms(dim: Dim) -> tuple[tuple[str, int], ...]:
     if isinstance(dim, int):
         return (("", dim),)
     found: list[tuple[str, int]] = []
-    for term in dim.split("+"):
+    for sign, term in SIGNED.findall(dim if dim.lstrip()[:1] == "-" else f"+{dim}"):
         match = TERM.fullmatch(term.strip())
         if match is None:
             raise ValueError(f"the dimension {dim!r} is no sum of axes and numbers, such as 'past + tokens'")
-        found.append(("", int(match[3])) if match[3] else (match[2], int(match[1] or 1)))
+        axis, count = ("", int(match[3])) if match[3] else (match[2], int(match[1] or 1))
+        found.append((axis, -count if sign == "-" else count))
     return tuple(found)
 
 

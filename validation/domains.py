@@ -268,6 +268,11 @@ class Integers(Domain):
 
 
 @dataclass(frozen=True)
+class TokenTypes(Integers):
+    """Of each token, which of two texts it is of: 0 or 1, where a network tells so many apart. Cases draw any."""
+
+
+@dataclass(frozen=True)
 class PromptTokens(Domain):
     """How many tokens at the beginning of each text of `ids` are its prompt's: (rows,), fewer than there are."""
 

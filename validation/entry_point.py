@@ -40,7 +40,8 @@ class TensorSpec:
     """One input or output.
 
     Args:
-        shape: a dimension is a fixed size, the name of a dynamic axis, or a sum of these: "past + tokens".
+        shape: a dimension is a fixed size, the name of a dynamic axis, or a sum of these: "past + tokens"; of an
+            output, a difference too: "tokens - 1".
         domain: of an input: what it holds, and how it is drawn.
         kind: of an output: what it is, which decides how it is judged.
     """
@@ -78,6 +79,9 @@ class EntryPoint:
                 if axis not in self.axes or axis not in fed:
                     where = "has no bounds" if axis not in self.axes else "is an axis of no input"
                     raise ValueError(f"{self.name}: {spec.name} is of shape {spec.shape}, but {axis} {where}")
+        taken = [dim for spec in self.inputs for dim in spec.shape if any(count < 0 for _, count in dims.terms(dim))]
+        if taken:
+            raise ValueError(f"{self.name}: an input's dimension is {taken[0]!r}: only outputs have differences")
         ranks = {spec.name: len(spec.shape) for spec in self.inputs}
         if len(ranks) < len(self.inputs) or len({spec.name for spec in self.outputs}) < len(self.outputs):
             raise ValueError(f"{self.name}: two inputs or two outputs have one name")

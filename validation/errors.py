@@ -19,6 +19,12 @@ class InputError(ConvertError):
     exit_code = 3
 
 
+class UsageFailure(InputError):
+    """What was asked for does not exist, or does not go together. Exit code 2."""
+
+    exit_code = 2
+
+
 class EnvironmentFailure(ConvertError):
     """The machine cannot do it: a missing package, a full disk, no permission. Exit code 4."""
 

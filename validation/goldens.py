@@ -7,8 +7,8 @@ module path, and the inputs that they belong to: `taps/<entry point>.safetensors
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from .budget import Budget, largest, measure
+from .budget import FEW, Budget, largest, measure
 from .cases import Case, take_rows, tap_case
 from .compare import Golden
 from .entry_point import EntryPoint
@@ -285,6 +285,22 @@ def golden(entry: EntryPoint, case: Case, exact: Arrays, float32: Arrays) -> Gol
     wanted, measured = kept(entry, case.inputs, exact), kept(entry, case.inputs, float32)
     budgets = {name: measure(array, measured[name]) for name, array in wanted.items()}
     return Golden(case, wanted, budgets, chosen_positions(entry, case.inputs, exact))
+
+
+def pooled(found: Sequence[Golden]) -> list[Golden]:
+    """Measure outputs of a few numbers, such as a score, on all cases of their entry point together."""
+    whole: dict[tuple[str, str], Budget] = {}
+    for each in found:
+        for name, budget in each.budgets.items():
+            key = each.case.entry_point, name
+            other = whole.get(key, budget)
+            whole[key] = Budget(max(other.yardstick, budget.yardstick), max(other.scale, budget.scale))
+
+    def budgets(each: Golden) -> dict[str, Budget]:
+        few = {name for name in each.budgets if each.outputs[name].size < FEW}
+        return {n: whole[each.case.entry_point, n] if n in few else b for n, b in each.budgets.items()}
+
+    return [replace(each, budgets=budgets(each)) for each in found]
 
 
 def golden_rows(entry: EntryPoint, case: Case, whole: Golden) -> Golden:

@@ -70,9 +70,10 @@ class Scores(Output):
 
 @dataclass(frozen=True)
 class TokenWeights(Output):
-    """A number a position."""
+    """A number a position, a product of two vectors as a score is."""
 
     word: ClassVar[str] = "token weights"
+    sums: ClassVar[bool] = True
     valid: str = ""
 
 

@@ -37,7 +37,7 @@ def assign(names: Iterable[str], rules: Rules, leaves: Iterable[str]) -> Assignm
     for name in found.waiting:
         found.assign(name)
     problems = [*found.problems, *found.unmerged()]
-    problems += _check_targets(found.entries, set(leaves))
+    problems += _check_targets(found.entries, set(leaves), rules)
     problems += [
         f"rule {_told(rule)}: matches no tensor of the checkpoint"
         for rule in rules
@@ -158,7 +158,7 @@ def _entry(rule: Word, role: str, fields: Mapping[str, str]) -> Entry:
             return Entry("merged", rule=_told(rule), target=target, layout=layout)
 
 
-def _check_targets(entries: Mapping[str, Entry], leaves: set[str]) -> Iterator[str]:
+def _check_targets(entries: Mapping[str, Entry], leaves: set[str], rules: Rules) -> Iterator[str]:
     sources: dict[str, list[str]] = {}
     for name, entry in entries.items():
         if entry.status == "mapped":
@@ -166,12 +166,32 @@ def _check_targets(entries: Mapping[str, Entry], leaves: set[str]) -> Iterator[s
         elif entry.status == "tied" and entries.get(entry.target, entry).status not in ("mapped", "split"):
             yield f"tensor {name}: tied to {entry.target}, which the checkpoint does not hold as a mapped tensor"
     for leaf in sorted(leaves - set(sources)):
-        yield f"parameter {leaf}: no tensor of the checkpoint fills it"
+        expected = _expected(leaf, rules)
+        yield f"parameter {leaf}: no tensor of the checkpoint fills it" + (f"; {expected} would" if expected else "")
     for leaf, filling in sources.items():
         if leaf not in leaves:
             yield f"tensor {filling[0]}: its rule targets {leaf}, which the model does not have"
         if len(filling) > 1:
             yield f"parameter {leaf}: filled {len(filling)} times, by {', '.join(filling)}"
+
+
+def _expected(leaf: str, rules: Rules) -> str:
+    """Name the tensor that would fill a leaf, in the first spelling that a rule knows; "" if no rule does."""
+    for rule in (rule for rule in rules if isinstance(rule, Rule)):
+        if match := _pattern(_as_in_source(rule)).fullmatch(leaf):
+            return _named(rule.source, match.groupdict())
+    return ""
+
+
+def _as_in_source(rule: Rule) -> str:
+    """Write a rule's target with the words that its fields may be, which only its source says."""
+    words = {field[1]: field[0] for field in FIELD.finditer(rule.source)}
+    return FIELD.sub(lambda field: words.get(field[1], field[0]), rule.target)
+
+
+def _named(source: str, fields: Mapping[str, str]) -> str:
+    """Fill a source; what no field says is its first word."""
+    return FIELD.sub(lambda field: fields.get(field[1]) or (field[2] or "").split("|")[0], source)
 
 
 @functools.cache

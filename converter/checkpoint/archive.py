@@ -148,6 +148,8 @@ def _entry(fields: tuple[int, ...], name: bytes, extra: bytes) -> _Entry:
     _, made, _, flags, method, _, _, crc, packed, size, _, _, _, disk, _, attributes, header = fields
     if flags & ~(DESCRIPTOR_FLAG | UTF8_FLAG):
         raise FormatError(f"record {_name(name)} is encrypted or has flags that torch never sets")
+    if method and b"/code/" in name:
+        raise FormatError("is a TorchScript archive, a program with its weights", SAVE_AGAIN)
     if method:
         raise FormatError(f"record {_name(name)} is compressed, which torch never does", SAVE_AGAIN)
     if made >> 8 == UNIX and stat.S_IFMT(attributes >> 16) not in (0, stat.S_IFREG):

@@ -1,6 +1,7 @@
 """`open_checkpoint`: whatever the container, a list of tensors and where each one's bytes are."""
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,8 @@ class Checkpoint:
     unwrapped, outermost first, such as ("model_state_dict", "module."). tensors: by name after unwrapping, in the
     order of the file. ignored: key paths of what is no tensor of the state dict, such as "optimizer_state_dict". facts:
     what of these is plain (texts, numbers, lists and dictionaries of them), by key path. modules: checkpoints of
-    further modules, by what stands before the names of their tensors, see `joined`.
+    further modules, by what stands before the names of their tensors, see `joined`. tower: the wrapper that only some
+    of the tensors were behind, see `within`; "" if there is none.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Checkpoint:
         self.facts: Mapping[str, object] = {key: fact for part in parts for key, fact in part.facts.items()}
         self.tensors: Mapping[str, Tensor] = MappingProxyType(renamed)
         self.modules: Mapping[str, Checkpoint] = {}
+        self.tower = ""
         self._parts = {part.file.path: part for part in parts}
         for part in parts:
             part.file.close()
@@ -67,6 +70,17 @@ class Checkpoint:
         made.wrappers, made.tensors = (*self.wrappers, prefix), MappingProxyType(renamed)
         return made
 
+    def within(self, prefix: str) -> "Checkpoint":
+        """Give the tensors behind a prefix alone, as one of several networks; what else there is counts as ignored."""
+        made = copy.copy(self)
+        kept = (prefix, *self.modules)
+        made.tensors = {name: tensor for name, tensor in self.tensors.items() if name.startswith(kept)}
+        others = Counter(name.partition(".")[0] for name in self.tensors if name not in made.tensors)
+        made.ignored = (*self.ignored, *(f"{first}.* ({count} tensors)" for first, count in sorted(others.items())))
+        made = made.behind(prefix)
+        made.tower = prefix
+        return made
+
     def joined(self, prefix: str, module: "Checkpoint") -> "Checkpoint":
         """Give the same checkpoint with the tensors of another one too, behind a prefix.
 
@@ -85,7 +99,11 @@ class Checkpoint:
     @property
     def named_files(self) -> Mapping[str, Path]:
         """Give every file, the modules' too, by its place relative to the folder."""
-        inner = {prefix + name: file for prefix, m in self.modules.items() for name, file in m.named_files.items()}
+        inner = {
+            f"{prefix if prefix.endswith('/') else ''}{name}": file  # else it lies in the same folder
+            for prefix, module in self.modules.items()
+            for name, file in module.named_files.items()
+        }
         return {**{file.name: file for file in self.files}, **inner}
 
     def read(self, name: str) -> np.ndarray:

@@ -28,6 +28,10 @@ LARGEST = 100_000_000
 """Most samples of a resized picture: a thin line, its shorter side made 224, would take gigabytes."""
 
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read as a picture. Pillow knows more, some of which start other programs, as EPS does."""
+
+
 def open_(source: Source) -> "Image.Image":
     """Open a picture and read its first frame.
 
@@ -48,7 +52,9 @@ def open_(source: Source) -> "Image.Image":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else Path(source))
+            if not isinstance(source, bytes) and not Path(source).is_file() and Path(source).exists():
+                raise InputError(f"{name} is no regular file: a picture is read more than once")
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else Path(source), formats=FORMATS)
             image.load()
     except FileNotFoundError as error:
         raise InputError(f"{name} does not exist") from error

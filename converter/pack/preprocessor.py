@@ -4,11 +4,13 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ...model.family import LONGEST_FIRST
 from ...validation.domains import BEFORE
 from ...validation.entry_point import EntryPoint, TensorSpec, TokenIds
 from ...validation.errors import InputError
@@ -20,6 +22,9 @@ from .steps import NULL_OR_OBJECT, Rules, one_of
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+
+Raw: TypeAlias = str | tuple[str, str]
+"""A text, or two that are read together."""
 
 CHUNK = 1024
 """Texts that are encoded at once: the library keeps more than ids of each."""
@@ -57,13 +62,26 @@ class Modality(ABC):
         """Make its inputs of an entry point, for one batch."""
 
 
+@dataclass(frozen=True)
+class Row:
+    """The tokens of a text, or of two that are read together.
+
+    Args:
+        ids: special ones included, not padded.
+        types: which of the two texts each is of.
+    """
+
+    ids: list[int]
+    types: list[int]
+
+
 class Texts(Modality):
-    """Texts to ids and mask, by tokenizer.json."""
+    """Texts to ids and mask, by tokenizer.json; pairs of texts too, where the network reads such."""
 
     check = staticmethod(steps.texts)
     _opened: "Tokenizer | None" = None
-    cut = 0
-    """How many of the texts that were read last were longer than they may be."""
+    cut: tuple[int, ...] = ()
+    """Which of the texts that were read last were longer than they may be."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,10 +92,12 @@ class Texts(Modality):
         """Describe ids, mask, and how many tokens are the prompt's."""
         return "int32", ("texts",) if name == self.rules["inputs"].get("prompt") else ("texts", "tokens")
 
-    def inputs(self, entry_point: str, raw: Sequence[str]) -> Arrays:
+    def inputs(self, entry_point: str, raw: Sequence[Raw]) -> Arrays:
         """Make the inputs of an entry point, for one batch."""
-        prompt = self.prompt()
-        return self.padded(self.ids(entry_point, raw, prompt), prompt_tokens=self.prompt_tokens(entry_point, prompt))
+        if any(not isinstance(text, str) for text in raw):
+            return self.padded_rows(self.rows(entry_point, raw))
+        prompt, texts = self.prompt(), [text for text in raw if isinstance(text, str)]
+        return self.padded(self.ids(entry_point, texts, prompt), prompt_tokens=self.prompt_tokens(entry_point, prompt))
 
     def prompt(self, name: str | None = None) -> str:
         """Give the prompt of a name; without one, the default.
@@ -96,12 +116,44 @@ class Texts(Modality):
         opened = self._tokenizer(entry_point)
         tokenizer.truncate(opened, self.rules["max_tokens"][entry_point], self.rules["truncation"])
         found: list[list[int]] = []
-        self.cut = 0
+        cut: list[int] = []
         for start in range(0, len(texts), CHUNK):
             encoded = opened.encode_batch([prompt + text for text in texts[start : start + CHUNK]])
             found += [each.ids for each in encoded]
-            self.cut += sum(bool(each.overflowing) for each in encoded)
+            cut += [start + i for i, each in enumerate(encoded) if each.overflowing]
+        self.cut = tuple(cut)
         return found
+
+    def rows(self, entry_point: str, raw: Sequence[Raw]) -> list[Row]:
+        """Give the tokens of texts, or of pairs of them, truncated, not padded.
+
+        Raises:
+            InputError: pairs are given to a network that reads single texts.
+        """
+        texts = {at: text for at, text in enumerate(raw) if isinstance(text, str)}
+        pairs = {at: text for at, text in enumerate(raw) if not isinstance(text, str)}
+        if pairs and "pairs" not in self.rules:
+            raise InputError(f"{self.directory}: this network takes single texts, no pairs")
+        ids = self.ids(entry_point, [*texts.values()])
+        found = {at: Row(row, [0] * len(row)) for at, row in zip(texts, ids, strict=True)}
+        cut = {[*texts][i] for i in self.cut}
+        for start in range(0, len(pairs), CHUNK):
+            several = dict([*pairs.items()][start : start + CHUNK])
+            for at, (row, short) in zip(several, self._encoded(entry_point, [*several.values()]), strict=True):
+                found[at] = row
+                cut |= {at} if short else set()
+        self.cut = tuple(sorted(cut))
+        return [found[at] for at in range(len(raw))]
+
+    def _encoded(self, entry_point: str, pairs: Sequence[tuple[str, str]]) -> list[tuple[Row, bool]]:
+        """Give the tokens of pairs, and whether they were cut."""
+        opened, limit = self._tokenizer(entry_point), self.rules["max_tokens"][entry_point]
+        if self.rules["pairs"] == steps.CUT[LONGEST_FIRST] or limit is None:
+            tokenizer.truncate(opened, limit, self.rules["truncation"])
+            several = [(each, bool(each.overflowing)) for each in opened.encode_batch([*pairs])]
+        else:
+            several = tokenizer.query_first(opened, pairs, limit, self.rules["truncation"])
+        return [(Row(each.ids, each.type_ids), short) for each, short in several]
 
     def prompt_tokens(self, entry_point: str, prompt: str) -> int:
         """Count the tokens of a prompt, special ones before it included, as sentence-transformers does."""
@@ -130,7 +182,28 @@ class Texts(Modality):
         for row, real, text in zip(ids, mask, rows, strict=True):
             row[real] = text
         made = {"ids": ids, "mask": mask.astype(np.int32), "prompt": np.full(len(rows), prompt_tokens, np.int32)}
+        made["types"] = np.zeros_like(ids)
         return {name: made[kind] for kind, name in self.rules["inputs"].items()}
+
+    def padded_rows(self, rows: Sequence[Row], tokens: int = 0) -> dict[str, np.ndarray]:
+        """Pad the tokens of texts or pairs, see `padded`; with their types where these are taken."""
+        made = self.padded([row.ids for row in rows], tokens)
+        if name := self.rules["inputs"].get("types"):
+            for at, real, row in zip(made[name], self._real(made, rows), rows, strict=True):
+                at[real] = row.types
+        return made
+
+    def _real(self, made: Mapping[str, np.ndarray], rows: Sequence[Row]) -> list[slice]:
+        """Say where in the padded rows the tokens are."""
+        width = made[self.rules["inputs"]["ids"]].shape[1]
+        before = self.rules["padding"] == tokenizer.PADDING[BEFORE]
+        return [slice(width - len(row.ids), width) if before else slice(0, len(row.ids)) for row in rows]
+
+    def special_ids(self, entry_point: str) -> set[int]:
+        """Give the ids that stand for no word: the first and the last token, padding, and what is unknown."""
+        stated = {self.rules[key] for key in ("first_id", "last_id", "pad_id")} - {None}
+        unknown = tokenizer.unknown_id(self._tokenizer(entry_point))
+        return stated if unknown is None else stated | {unknown}
 
     def _tokenizer(self, entry_point: str) -> "Tokenizer":
         """Open the tokenizer that reads texts for an entry point, which is one for all of them."""
@@ -182,7 +255,8 @@ def check(document: Any, where: str) -> None:
     if version is not None and not one_of(FORMAT_VERSION).legal(version):
         again = "; run `bgevis-convert pack DIR` again with this version" if one_of(1, 2).legal(version) else ""
         raise InputError(f"{where}: format_version is {version}, this program reads {FORMAT_VERSION}{again}")
-    parts = dict.fromkeys((*MODALITIES, "embeddings"), NULL_OR_OBJECT)
+    scored = {"scores": steps.OBJECT} if "scores" in document else {}
+    parts = {**dict.fromkeys((*MODALITIES, "embeddings"), NULL_OR_OBJECT), **scored}
     steps.hold(where, document, {"format_version": one_of(FORMAT_VERSION), **parts})
     there = [name for name in MODALITIES if document[name] is not None]
     names: list[str] = []
@@ -195,6 +269,10 @@ def check(document: Any, where: str) -> None:
         if not there:
             raise InputError(f"{where}: embeddings is an object; known: null where {', '.join(MODALITIES)} are")
         steps.embeddings(f"{where}: embeddings", document["embeddings"])
+    if scored:
+        if not there or document["embeddings"] is not None:
+            raise InputError(f"{where}: scores are stated beside embeddings, or without texts; known: one of them")
+        steps.scores(f"{where}: scores", document["scores"])
 
 
 def read(text: str) -> Any:
@@ -261,18 +339,21 @@ class Preprocessor:
 
     @property
     def _outputs(self) -> Mapping[str, str]:
-        return self.rules["embeddings"]["outputs"] if self.rules["embeddings"] else {}
+        stated = self.rules["embeddings"] or self.rules.get("scores")
+        return stated["outputs"] if stated else {}
 
     def _embedding(self, entries: Mapping[str, EntryPoint], name: str, output: str) -> EntryPoint:
-        """Give the entry point that preprocess.json says gives an embedding, of the width that it states."""
-        where, stated = self.directory / PREPROCESS, self.rules["embeddings"]
+        """Give the entry point that preprocess.json says gives an embedding or scores, of the width that it states."""
+        where, part = self.directory / PREPROCESS, "embeddings" if self.rules["embeddings"] else "scores"
+        stated = self.rules[part]
+        width = stated["width"] if part == "embeddings" else len(stated["labels"])
         if name not in entries:
-            raise InputError(f"{where}: embeddings.outputs names {name}; the network has {', '.join(entries)}")
+            raise InputError(f"{where}: {part}.outputs names {name}; the network has {', '.join(entries)}")
         for spec in entries[name].outputs:
-            if spec.name == output and (spec.dtype, *spec.shape[1:]) == (stated["dtype"], stated["width"]):
+            if spec.name == output and (spec.dtype, *spec.shape[1:]) == (stated["dtype"], width):
                 return entries[name]
-        wanted, gives = f"{output}[rows, {stated['width']}] {stated['dtype']}", map(_told, entries[name].outputs)
-        raise InputError(f"{where}: embeddings are {wanted}; {name} gives {', '.join(gives)}")
+        wanted, gives = f"{output}[rows, {width}] {stated['dtype']}", map(_told, entries[name].outputs)
+        raise InputError(f"{where}: {part} are {wanted}; {name} gives {', '.join(gives)}")
 
     def _hold_limits(self, concerned: Iterable[EntryPoint]) -> None:
         """Hold max_tokens to the entry points that read text."""

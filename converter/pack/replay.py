@@ -17,7 +17,7 @@ from ...validation.report import Row
 from ..directory import RunDirectory
 from . import INDEX, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES
 from .pictures import pixels, values
-from .preprocessor import Preprocessor
+from .preprocessor import Preprocessor, Raw
 
 WITHIN = 1e-6
 """How far a normalised byte may lie from the golden's: runtimes divide and multiply in their own order."""
@@ -46,6 +46,7 @@ class Pack:
             self._index = read_json(path)
             self.texts: dict[str, dict[str, Any]] = {text["name"]: text for text in self._index["texts"]}
             self.pictures: dict[str, dict[str, Any]] = {image["name"]: image for image in self._index["images"]}
+            self.pairs: dict[str, dict[str, Any]] = {pair["name"]: pair for pair in self._index.get("pairs", ())}
             self._cases: dict[str, dict[str, dict[str, list[str]]]] = self._index["cases"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} cannot be read ({error!r}); run `bgevis-convert pack {directory}`") from error
@@ -54,9 +55,14 @@ class Pack:
         """Read a picture's file."""
         return (self.folder / self.pictures[name]["file"]).read_bytes()
 
-    def texts_of(self, case: Case) -> list[str]:
-        """Give the raw texts of a case, in its order."""
-        return [self.texts[name]["text"] for name in self._cases[case.entry_point][case.name]["texts"]]
+    def texts_of(self, case: Case) -> list[Raw]:
+        """Give the raw texts of a case, or the pairs of them, in its order."""
+        rows = self._cases[case.entry_point][case.name]
+        return [self._pair(name) for name in rows.get("pairs", ())] or [self.texts[n]["text"] for n in rows["texts"]]
+
+    def _pair(self, name: str) -> Raw:
+        first, second = self.pairs[name]["texts"]
+        return first, second
 
     def cases(self, entries: Mapping[str, EntryPoint]) -> Iterator[Case]:
         """Make the raw cases, from texts and pictures to ready inputs."""
@@ -64,6 +70,7 @@ class Pack:
         raw: Mapping[str, Callable[[str], Any]] = {
             "texts": lambda name: self.texts[name]["text"],
             "images": self.picture,
+            "pairs": self._pair,
         }
         for entry, several in self._cases.items():
             for name, rows in several.items():
@@ -71,11 +78,13 @@ class Pack:
                     samples = {kind: [raw[kind](sample) for sample in named] for kind, named in rows.items()}
                 except KeyError as error:
                     raise InputError(f"{self.folder}: the case {name!r} names {error}, which is not there") from error
+                if "pairs" in samples:
+                    samples["texts"] = samples.pop("pairs")
                 yield Case(entry, name, self.preprocessor.inputs(entries[entry], samples))
 
     def rows(self) -> list[Row]:
         """Judge ids and bytes of every sample, exactly."""
-        found = list(self._text_rows())
+        found = [*self._text_rows(), *self._pair_rows()]
         return [*found, *self._picture_rows()] if self.pictures else found
 
     def _text_rows(self) -> Iterator[Row]:
@@ -86,6 +95,15 @@ class Pack:
             wrong = [name for (name, ids), have in zip(wanted.items(), got, strict=True) if ids != have]
             problem = f"other ids for the texts {', '.join(wrong)}" if wrong else ""
             yield Row("all", f"ids of {len(wanted)} raw texts for {entry}", "ids", not wrong, problem)
+
+    def _pair_rows(self) -> Iterator[Row]:
+        for entry in dict.fromkeys(entry for pair in self.pairs.values() for entry in pair["ids"]):
+            wanted = {n: (pair["ids"][entry], pair["types"][entry]) for n, pair in self.pairs.items()}
+            got = self.preprocessor.texts.rows(entry, [self._pair(name) for name in wanted])
+            rows = zip(wanted.items(), got, strict=True)
+            wrong = [name for (name, ids), have in rows if ids != (have.ids, have.types)]
+            problem = f"other ids for the pairs {'; '.join(wrong)}" if wrong else ""
+            yield Row("all", f"ids of {len(wanted)} raw pairs of texts for {entry}", "ids", not wrong, problem)
 
     def _picture_rows(self) -> Iterator[Row]:
         rules, goldens = self.preprocessor.rules["images"], read_arrays(self.folder / Path(PIXELS).name)

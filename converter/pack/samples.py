@@ -28,6 +28,11 @@ TEXTS = {
     "special": "this [SEP] is </s> no [CLS] end [MASK] of <mask> text [UNK]",
     "empty": "",
 }
+PAIRED = (
+    *(("plain", "numbers"), ("plain", "cjk"), ("empty", "casing"), ("special", "empty"), ("accents", "spaces")),
+    *((LONG, "plain"), ("plain", LONG), (LONG, LONG)),
+)
+"""Texts that are read together: neither, the first, the second or both are longer than the limit; one is empty."""
 WORDS = "one small step for some long and winding texts that go on till nobody can read what they were about at all"
 
 

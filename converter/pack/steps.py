@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
+
+from ...model.family import LONGEST_FIRST, QUERY_FIRST
 from ...model.steps import MODES
 from ...validation.errors import InputError
 from .tokenizer import PADDING, TRUNCATION
@@ -89,6 +92,21 @@ LONGER: Mapping[str, Callable[[float], int]] = {"floor": math.floor, "round": ro
 """The longer side, from what it would be exactly."""
 POOLING = (*MODES, "first end of text", "last token")
 """What of the states of a text's tokens became the embedding; several of these stood side by side."""
+CUT = {
+    LONGEST_FIRST: "token by token from the longer one",
+    QUERY_FIRST: "the first to three quarters of max_tokens, then the second",
+}
+"""How a pair of texts that is too long is cut, by the family's word for it."""
+SCORED: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "identity": lambda x: x,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+    "softmax": lambda x: (
+        np.exp(x - x.max(axis=-1, keepdims=True))
+        / np.exp(x - x.max(axis=-1, keepdims=True)).sum(axis=-1, keepdims=True)
+    ),
+}
+"""What makes scores of logits, (rows, labels)."""
 SIMILARITIES = ("dot", "cosine", "euclidean", "manhattan")
 FILTERS = ("bicubic", "bilinear")
 ALPHA = ("dropped", "over white")
@@ -111,7 +129,10 @@ TEXTS: Keys = {
 IDS: Keys = {"ids": NAME}
 MASK: Keys = {"mask": NAME}
 PROMPT: Keys = {"prompt": NAME}
-"""Both there where an entry point takes one."""
+TYPES: Keys = {"types": NAME}
+"""Each there where an entry point takes one."""
+PAIRS: Keys = {"pairs": one_of(*CUT.values())}
+"""There for a network that reads two texts together."""
 MISSING: Keys = {"missing": NAME}
 """Why there is no tokenizer, for people: there if and only if `tokenizer` is null."""
 
@@ -136,6 +157,16 @@ EMBEDDINGS: Keys = {
     "pooling": some_of(*POOLING),
     "normalize": one_of(True, False),
     "similarity": one_of(*SIMILARITIES),
+}
+
+SCORES: Keys = {
+    "outputs": OBJECT,
+    "labels": Word(
+        "a list of one text or more",
+        lambda given: isinstance(given, list) and given != [] and all(isinstance(label, str) for label in given),
+    ),
+    "dtype": one_of("float32"),
+    "activation": one_of(*SCORED),
 }
 
 RESIZE: Keys = {
@@ -196,8 +227,9 @@ def _shown(value: Any) -> str:
 
 def texts(where: str, rules: Rules) -> None:
     """Check the rules of texts."""
-    hold(where, rules, TEXTS | (MISSING if rules.get("tokenizer") is None else {}))
-    more = [keys for keys in (MASK, PROMPT) for key in keys if key in rules["inputs"]]
+    pairs = PAIRS if "pairs" in rules else {}
+    hold(where, rules, TEXTS | pairs | (MISSING if rules.get("tokenizer") is None else {}))
+    more = [keys for keys in (MASK, PROMPT, TYPES) for key in keys if key in rules["inputs"]]
     hold(f"{where}.inputs", rules["inputs"], {key: word for keys in (IDS, *more) for key, word in keys.items()})
     hold(f"{where}.prompts", rules["prompts"], dict.fromkeys(rules["prompts"], TEXT))
     default = rules["default_prompt"]
@@ -260,4 +292,10 @@ def images(where: str, rules: Rules) -> None:
 def embeddings(where: str, rules: Rules) -> None:
     """Check what is said of the outputs."""
     hold(where, rules, EMBEDDINGS)
+    _by_entry_point(where, "outputs", rules, NAME)
+
+
+def scores(where: str, rules: Rules) -> None:
+    """Check what is said of a classifier's outputs."""
+    hold(where, rules, SCORES)
     _by_entry_point(where, "outputs", rules, NAME)

@@ -6,13 +6,14 @@ Its truncation and padding become what the network means.
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ...validation.domains import AFTER, BEFORE
 from ...validation.entry_point import EntryPoint, TokenIds
 from ...validation.errors import InputError
+from ..source.slow import CONVERTED
 from . import need
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ TRUNCATION = {
 
 PADDING = {side: f"{side} the text, to the longest of the batch" for side in (AFTER, BEFORE)}
 """Where padding stands, and how preprocess.json says it."""
+
+
+FEWEST = 2
+"""A network has not so many times more tokens than its tokenizer: what is added for round sizes is a few."""
 
 
 class Unusable(InputError):
@@ -55,7 +60,10 @@ def state(folder: Path, domain: TokenIds) -> dict[str, Any]:
         raise InputError(
             f"{error}; pass --tokenizer DIR with the network's own, or say --no-tokenizer if no raw texts are wanted"
         ) from error
-    return {"files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(folder)}}
+    described = {"files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(folder)}}
+    if (folder / CONVERTED).is_file():
+        described["converted"] = json.loads((folder / CONVERTED).read_text())
+    return described
 
 
 def missing(reason: str) -> dict[str, Any]:
@@ -84,6 +92,9 @@ def read(folder: Path, domain: TokenIds) -> "Tokenizer":
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= domain.vocab_size:
         raise Unusable(f"{path} gives ids up to {largest}, but the network knows {domain.vocab_size} tokens")
+    count = tokenizer.get_vocab_size(with_added_tokens=True)
+    if count * FEWEST < domain.vocab_size:
+        raise Unusable(f"{path} has {count} tokens, but the network knows {domain.vocab_size}: it is another's")
     wanted, empty = domain.empty, tokenizer.encode("").ids
     if empty != wanted:
         raise Unusable(f"{path} makes {empty} of the empty text, but the network's first and last tokens are {wanted}")
@@ -163,6 +174,31 @@ def truncate(tokenizer: "Tokenizer", limit: int | None, truncation: str) -> None
         tokenizer.no_truncation()
     else:
         tokenizer.enable_truncation(limit, direction=side)
+
+
+def unknown_id(tokenizer: "Tokenizer") -> int | None:
+    """Give the id of what is in no vocabulary; None where everything is in one."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    return None if model.get("unk_token") is None else tokenizer.token_to_id(model["unk_token"])
+
+
+def query_first(
+    tokenizer: "Tokenizer", pairs: Sequence[tuple[str, str]], limit: int, truncation: str
+) -> list[tuple[Any, bool]]:
+    """Encode pairs, cutting the first text to three quarters of the limit, then the second; say which were cut."""
+    side = next(side for side, words in TRUNCATION.items() if words == truncation)
+    special = tokenizer.num_special_tokens_to_add(True)
+    tokenizer.no_truncation()
+    parts = [tokenizer.encode_batch(list(texts), add_special_tokens=False) for texts in zip(*pairs, strict=True)]
+    found = []
+    for first, second in zip(*parts, strict=True):
+        whole = len(first.ids) + len(second.ids)
+        first.truncate(limit * 3 // 4, direction=side)
+        second.truncate(max(0, limit - special - len(first.ids)), direction=side)
+        found.append((tokenizer.post_process(first, second), len(first.ids) + len(second.ids) < whole))
+    return found
 
 
 def settle(tokenizer: "Tokenizer", limit: int | None, truncation: str, ids: TokenIds) -> None:

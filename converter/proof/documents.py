@@ -1,9 +1,11 @@
 """The manifest held against the family, which knows what it must say, before anything of the run is opened."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from ...validation.errors import GateError
+from ...validation.errors import ConvertError, GateError, InputError, raised
 from ..directory import RunDirectory
 from ..manifest import family_and_config
 
@@ -11,12 +13,30 @@ VERDICTS = ("load", "remap", "verify", "build", "pack", "reference", "parity")
 """What must have passed before an artifact is validated: a fixed list, of which a run cannot leave one out."""
 
 
+@contextlib.contextmanager
+def believable(directory: Path) -> Iterator[None]:
+    """Turn what nobody foresaw, inside, into one error that blames the directory, whose documents are read there.
+
+    Raises:
+        InputError: something was raised that is neither an error of this tool nor the machine's.
+    """
+    try:
+        yield
+    except (ConvertError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{directory} holds what this program does not write ({raised(error)}): it was altered, or this is a fault "
+            "of bgevis-convert"
+        ) from error
+
+
 def check_manifest(run: RunDirectory) -> None:
     """Hold what the manifest says about the network against the family, which knows its entry points.
 
     Raises:
-        GateError: an entry point is missing or another one, a stage has failed or not run, or a program is not
-            among the files.
+        GateError: an entry point is missing or another one, a stage has failed, or a program is not among the files.
+        InputError: a stage has not run.
     """
     family, config = family_and_config(run)
     manifest = run.manifest()
@@ -31,7 +51,7 @@ def check_manifest(run: RunDirectory) -> None:
     for stage in VERDICTS:
         if stage not in manifest["verdicts"]:
             command = "parity" if stage == "reference" else stage
-            raise GateError(f"{stage} has not run; run `bgevis-convert {command}` before the artifacts are validated")
+            raise InputError(f"{stage} has not run; run `bgevis-convert {command}` before the artifacts are validated")
     exported = {record.get("key") for record in manifest["stages"].values()}
     for name, entry in manifest["entry_points"].items():
         for key in entry["programs"].keys() - exported:

@@ -8,7 +8,7 @@ converted knows: docs/trust.md lists it.
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..certificate.assign import assign
 from ..certificate.check import restated as restated_ledger
 from ..certificate.ledger import FLOAT32, Ledger
 from ..directory import LOCK, MANIFEST, PROVENANCE, SOURCE, RunDirectory
-from ..manifest import END_TO_END, GOLDENS, JUDGE, LEDGER, PROBES, WEIGHTS_PATH, family_and_config, network
+from ..manifest import END_TO_END, GOLDENS, JUDGE, LEDGER, PARITY, PROBES, WEIGHTS_PATH, family_and_config, network
 from .documents import VERDICTS
 
 OWN = (LOCK, SOURCE, MANIFEST, PROVENANCE)
@@ -32,6 +32,12 @@ OWN = (LOCK, SOURCE, MANIFEST, PROVENANCE)
 
 SHOWN = 120
 """Characters of a value that is shown."""
+
+OPTIONS = ("static", "opset", "ops", "via")
+"""What shapes exported programs, as each export states it."""
+
+FILES = {"remap": [LEDGER], "verify": [LEDGER], "build": [WEIGHTS_PATH], "parity": [PARITY]}
+"""What stages write that write one file."""
 
 KEYS = (
     *("format_version", "tool", "source", "family", "config", "origins", "documents", "unread", "given", "stored"),
@@ -123,6 +129,10 @@ def manifest_problems(run: RunDirectory, ledger: Ledger) -> Iterator[str]:
             yield f"stages.{name} is no stage"
         elif (set(record) - ({"options"} if key else set()), record.get("key")) != ({"reads", "files", "key"}, key):
             yield f"stages.{name} is not as this program writes it"
+        elif name.startswith("export-") and set(record.get("options", OPTIONS)) != set(OPTIONS):
+            yield f"stages.{name}.options is not as this program writes it"
+        elif record["files"] != FILES.get(name, record["files"]):
+            yield f"stages.{name}.files is not {FILES[name]}"
         elif manifest["verdicts"].get(name) is None:
             yield f"stages.{name} has no verdict"
     made = {file for record in manifest["stages"].values() for file in record["files"]}
@@ -176,7 +186,7 @@ def golden_problems(run: RunDirectory, alike: bool) -> Iterator[tuple[str, str]]
     manifest = run.manifest()
     family, config = family_and_config(run)
     entries, weights = family.entry_points(config), Ledger.read(run.path / LEDGER).numbers
-    folders: dict[str, Callable[[EntryPoint], Sequence[Case]]] = {
+    folders: dict[str, Callable[[EntryPoint], Iterable[Case]]] = {
         GOLDENS: functools.partial(family.all_cases, config, weights=weights)
     }
     files = {JUDGE}

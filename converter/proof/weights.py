@@ -1,7 +1,6 @@
 """The weights of an artifact, read back and led to the source's tensors, bit for bit."""
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,7 @@ EXPLAINED = 8
 def rounding_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[Row]:
     """Lead the exact weights back to the source, and hold each stored number to what rounding them gives."""
     assert exporter.rounding
-    exact = dataclasses.replace(exporter, read_weights=lambda opened: _exact(opened.directory))
-    rows = weight_rows(exact, opened, ledger)
+    rows = file_rows(opened.directory, ledger)
     seen = 0
     try:
         for leaf, problem in exporter.rounding(opened):
@@ -42,8 +40,18 @@ def _exact(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
     return ((leaf, file[leaf]) for leaf in file.tensors)
 
 
+def file_rows(directory: Path, ledger: Ledger) -> list[Row]:
+    """Lead every weight of the weights file back to its source tensor."""
+    return _rows(lambda: _exact(directory), ledger)
+
+
 def weight_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[Row]:
-    """Read every weight out of the artifact, lead it back to its source tensor, and compare the digests.
+    """Read every weight out of the artifact, lead it back to its source tensor, and compare the digests."""
+    return _rows(lambda: exporter.read_weights(opened), ledger)
+
+
+def _rows(read: Callable[[], Iterator[tuple[str, np.ndarray]]], ledger: Ledger) -> list[Row]:
+    """Compare the digests.
 
     What a runtime raises over a damaged artifact is a finding, whatever its type.
     """
@@ -51,7 +59,7 @@ def weight_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[Ro
     rows: list[Row] = []
     seen: set[str] = set()
     try:
-        for leaf, array in exporter.read_weights(opened):
+        for leaf, array in read():
             seen.add(leaf)
             explain = len(rows) < EXPLAINED
             problem = _weight_problem(ledger, leaf, array, explain) if leaf in wanted else "is no parameter"

@@ -20,6 +20,7 @@ from ...model.family import dotted
 from ...validation.report import Report, Row, describe
 from ..certificate.ledger import FATES, Ledger
 from ..directory import Manifest
+from ..printable import printable
 
 TEMPLATE = "report.html.j2"
 TITLES = {
@@ -53,6 +54,17 @@ class Verdict:
     def title(self) -> str:
         """Give the name that people know it by."""
         return TITLES.get(self.key, self.key)
+
+    @property
+    def cosine(self) -> float | None:
+        """Give the lowest cosine between an embedding and the original's."""
+        rows = self.report.rows if self.report else ()
+        return min((row.cosine for row in rows if row.cosine is not None), default=None)
+
+    @property
+    def neighbours(self) -> list[Row]:
+        """Give the verdicts on who is nearest to whom."""
+        return [row for row in (self.report.rows if self.report else ()) if row.case.startswith("neighbours of ")]
 
     @property
     def state(self) -> str:
@@ -101,9 +113,14 @@ class Scale:
         return round(100 * min(max(share, 0.0), 1.0), 2)
 
     @property
+    def step(self) -> int:
+        """Say how many decades lie between two labels, of which there are about six."""
+        return math.ceil((self.high - self.low) / 6)
+
+    @property
     def ticks(self) -> list[int]:
-        """Give about six decades to label."""
-        return list(range(self.low, self.high + 1, math.ceil((self.high - self.low) / 6)))
+        """Give the decades to label."""
+        return list(range(self.low, self.high + 1, self.step))
 
 
 def render(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report], directory: Path) -> bytes:
@@ -113,6 +130,7 @@ def render(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report], di
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # markup is this page's own
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -8,6 +8,7 @@ from typing import Any
 from ...model.documents import USED
 from ...model.family import config_to_json, dotted
 from ...validation.errors import InputError
+from ...validation.files import read_json
 from ..certificate.ledger import Ledger
 from ..checkpoint import Checkpoint
 from ..directory import Manifest, RunDirectory
@@ -22,6 +23,11 @@ WIDEST = 48
 def describe(path: Path, options: Options) -> dict[str, Any]:
     """Say what a checkpoint holds; an unknown family is an answer, not a failure."""
     checkpoint = open_given(path)
+    for config in options.configs:  # what is named must be there; what is unknown is an answer
+        try:
+            read_json(Path(config))
+        except (OSError, ValueError) as error:
+            raise InputError(f"--config {config}: {getattr(error, 'strerror', None) or error}") from error
     try:
         identified = identify(path, options)
         checkpoint = identified.checkpoint

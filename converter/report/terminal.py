@@ -2,12 +2,13 @@
 
 import contextlib
 import json
+import shlex
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -17,14 +18,19 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.text import Text
 
-from ..directory import RunDirectory
+from ..directory import Manifest, RunDirectory
+from ..printable import printable
+from ..progress import WARNING
 from ..progress import Progress as Listener
-from ..proof.verdicts import tell
+from ..proof.verdicts import NOT_CHECKED, tell
 
 SHARES = {"prepare": 5, "pack": 1, "reference": 12, "parity": 8, "export": 3, "documents": 2, "validate": 6}
 """Roughly how the time of `all` is spent, so that the time left means something from the start."""
+
+
+STYLES = {"pass": "green", "fail": "bold red", "skipped": "yellow"}
 
 
 def share(task: str) -> int:
@@ -53,15 +59,15 @@ class Lines:
 
     def note(self, task: str, text: str) -> None:
         """Show what a task says."""
-        self.console.print(f"  {task}: {text}", highlight=False, markup=False, soft_wrap=True)
+        style = "yellow" if text.startswith(WARNING) else None
+        self.console.print(f"  {task}: {printable(text)}", style=style, highlight=False, markup=False, soft_wrap=True)
 
     def end(self, task: str, verdict: str, seconds: float, peak: int) -> None:
         """Show the verdict, with time and memory."""
         memory = f", {peak / 1e9:.2f} GB" if peak else ""
         at = time.monotonic() - self._begun
-        self.console.print(
-            f"[{at:6.1f} s] {task}: {verdict} ({seconds:.1f} s{memory})", highlight=False, markup=False, soft_wrap=True
-        )
+        line = Text(f"[{at:6.1f} s] {task}: ").append(verdict, STYLES.get(verdict, ""))
+        self.console.print(line.append(f" ({seconds:.1f} s{memory})"), highlight=False, soft_wrap=True)
 
 
 class Bars(Lines):
@@ -93,7 +99,9 @@ class Bars(Lines):
 
     def note(self, task: str, text: str) -> None:
         """Show what the task says beside its bar."""
-        self.bars.update(self.tasks[task], said=text[:60])
+        self.bars.update(self.tasks[task], said=printable(text)[:60])
+        if text.startswith(WARNING):
+            super().note(task, text)
 
     def end(self, task: str, verdict: str, seconds: float, peak: int) -> None:
         """Replace the bar by a line."""
@@ -163,20 +171,49 @@ def report(run: RunDirectory, as_json: bool) -> None:
         print(json.dumps({"directory": str(run.path), **summary(manifest)}, indent=1))
         return
     console = Console(highlight=False)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("entry point", "inputs", "programs"):
-        table.add_column(heading, header_style="bold")
+    for line, style in lines(run.path, manifest):
+        console.print(printable(line), style=style, markup=False, soft_wrap=True)
+
+
+def lines(path: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Say what a run directory holds, what of it is proved, what is not, and what comes next; each with its style."""
     for name, entry in manifest["entry_points"].items():
         inputs = ", ".join(f"{t['name']}{t['shape']}" for t in entry["inputs"]).replace("'", "")
-        table.add_row(name, escape(inputs), ", ".join(sorted(entry["programs"])) or "none yet")
-    console.print(table)
+        yield f"{name}({inputs})", "bold"
+        for key, program in sorted(entry["programs"].items()):
+            yield f"  {key}: {path / program['path']}", ""
     size = sum(entry["bytes"] for entry in manifest["files"].values())
-    said = " ".join(f"{stage} {verdict}" for stage, verdict in manifest["verdicts"].items())
-    text = f"{run.path}: {manifest['family']}, {len(manifest['files'])} files, {size / 1e6:.1f} MB"
-    console.print(text, markup=False, soft_wrap=True)
-    console.print(said, style="dim", markup=False, soft_wrap=True)
-    for line in tell(manifest.get("proof", {})):
-        console.print(line, markup=False, soft_wrap=True)
+    yield f"{path}: {manifest['family']}, {len(manifest['files'])} files, {size / 1e6:.1f} MB", ""
+    verdicts, stages = manifest["verdicts"], manifest["stages"]
+    made = [stage.removeprefix("export-") for stage in stages if stage.startswith("export-")]
+    proved = [name for name in made if verdicts.get(f"validate-{name}") == "pass"]
+    failed = sorted(stage for stage, verdict in verdicts.items() if verdict != "pass")
+    waiting = [name for name in made if f"validate-{name}" not in verdicts]
+    for text in tell(manifest.get("proof", {})):
+        yield text, "yellow" if NOT_CHECKED in text or text.startswith("  note") else ""
+    if "reports/report.html" in manifest["files"]:
+        yield f"report: {path / 'reports/report.html'}", ""
+    if failed:
+        yield f"FAILED: {', '.join(failed)}", "bold red"
+        return
+    if waiting:
+        yield f"not validated: {', '.join(sorted(waiting))}", "yellow"
+    if made and not waiting and verdicts.get("validate") == "pass":
+        yield f"PROVED: {', '.join(sorted(proved))}: the same network", "bold green"
+    yield f"next: bgevis-convert {_next(path, manifest, bool(made), bool(waiting))}", ""
+
+
+def _next(path: Path, manifest: Manifest, made: bool, waiting: bool) -> str:
+    """Name the command that most people want next."""
+    place = shlex.quote(str(path))
+    for stage in ("remap", "verify", "build", "pack", "parity"):
+        if stage not in manifest["verdicts"]:
+            return f"{stage} {place}"
+    if not made:
+        return f"export onnx {place}"
+    if waiting or "validate" not in manifest["verdicts"]:
+        return f"validate {place}"
+    return f"embed {place} --text hello" if "tokenizer.json" in manifest["files"] else f"doctor {place}"
 
 
 def summary(manifest: dict[str, Any]) -> dict[str, Any]:

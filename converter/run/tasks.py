@@ -23,14 +23,21 @@ from typing import IO, Protocol
 
 from ...exporters.base import PROGRAMS, Exporter, exporters
 from ...exporters.precisions import FLOAT32
-from ...validation.errors import ConvertError, EnvironmentFailure, GateError, InputError, Unexpected
+from ...validation.errors import (
+    ConvertError,
+    EnvironmentFailure,
+    GateError,
+    InputError,
+    Unexpected,
+    UsageFailure,
+)
 from ..certificate import provenance
 from ..certificate.ledger import SOURCE
 from ..checkpoint import open_checkpoint
-from ..directory import STAGING, RunDirectory, hold
+from ..directory import PROVENANCE, STAGING, RunDirectory, hold
 from ..manifest import artifact
-from ..options import Options, chosen
-from ..proof.documents import check_manifest
+from ..options import Options, check, chosen
+from ..proof.documents import believable, check_manifest
 from ..stages import BY_NAME, PREPARE, STAGES, Stage, validate
 from .nursery import Nursery
 from .worker import DEBUG
@@ -47,7 +54,7 @@ CHUNK = 1 << 16
 PATIENCE = 10
 """Seconds that a worker has for cleaning up when it is told to end."""
 
-BY_CODE = {error.exit_code: error for error in (GateError, InputError, EnvironmentFailure, Unexpected)}
+BY_CODE = {error.exit_code: error for error in (GateError, UsageFailure, InputError, EnvironmentFailure, Unexpected)}
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,7 @@ def _longest_first(formats: Sequence[Exporter]) -> list[Exporter]:
 
 def convert_all(directory: Path, options: Options, display: Display, jobs: int) -> RunDirectory:
     """Do everything: from the checkpoint to proven artifacts."""
+    check(options)
     formats = chosen(options)
     for exporter in formats:
         exporter.require(options.via)
@@ -191,7 +199,9 @@ def convert_all(directory: Path, options: Options, display: Display, jobs: int) 
             Path(options.checkpoint), directory, formats, options.dtype
         )  # now that nobody else moves files in it
         errors = run_tasks(tasks_for_all(formats), directory, options, display, jobs)
-        conclude(directory, formats, errors)
+        judged = all(error.exit_code == GateError.exit_code for error in errors)
+        others = standing(RunDirectory(directory), formats) if judged else []
+        conclude(directory, [*formats, *others], errors)
     return RunDirectory(directory)
 
 
@@ -204,20 +214,34 @@ def validate_all(run: RunDirectory, options: Options, display: Display, jobs: in
         raise InputError(f"{run.path} holds no artifacts; run `bgevis-convert export FORMAT {run.path}` first")
     for exporter in formats:  # before anything is touched: nobody's proof goes because something is not installed here
         exporter.require()
-    provenance.check(run)
-    check_manifest(run)
-    for exporter in formats:
-        artifact(run, exporter)
+    with believable(run.path):
+        provenance.check(run)
+        check_manifest(run)
+        for exporter in formats:
+            artifact(run, exporter)
+    proven = (run.path / PROVENANCE).exists()
     run.forget(["validate", "documents", *(f"validate-{e.name}" for e in formats)])  # what is asked for is done anew
     tasks = [Task("documents"), *(Task(f"validate:{e.name}", ("documents",), 1) for e in formats)]
     errors = run_tasks(tasks, run.path, dataclasses.replace(options, again=True), display, jobs)
-    conclude(run.path, formats, errors)
+    others = [] if options.formats and not proven else standing(run, formats)
+    conclude(run.path, [*formats, *others], errors)
+
+
+def standing(run: RunDirectory, formats: Sequence[Exporter]) -> list[Exporter]:
+    """Give the other formats that a run holds and whose proof stands: they are part of its verdict."""
+    manifest, asked = run.manifest(), {exporter.name for exporter in formats}
+    there = [e for e in exporters().values() if f"export-{e.name}" in manifest["stages"] and e.name not in asked]
+    whole = [e for e in there if run.is_current(f"validate-{e.name}", validate.reads(run, Options(), e))]
+    run.forget([f"validate-{e.name}" for e in there if e not in whole and f"validate-{e.name}" in manifest["verdicts"]])
+    return whole
 
 
 def conclude(directory: Path, formats: Sequence[Exporter], errors: list[ConvertError]) -> None:
     """Join the reports on the formats, if each has one, and raise all that failed."""
     others = [error for error in errors if not str(error).startswith("validate ")]
-    if all((directory / validate.report_path(e)).exists() for e in formats):
+    if any(error.exit_code != GateError.exit_code for error in errors):
+        others = errors  # not everything was judged: what was proved before stays as it is
+    elif all((directory / validate.report_path(e)).exists() for e in formats):
         try:
             validate.conclude(RunDirectory(directory), formats)
         except GateError as error:

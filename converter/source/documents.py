@@ -27,9 +27,6 @@ PLACES = (
 )
 """Where documents are looked for beside a checkpoint; further ones where modules.json says."""
 
-SLOW = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.json", "merges.txt", "bpe.codes")
-"""Files of tokenizers that need a program of their own."""
-
 LARGEST = 64 << 20
 """Bytes; neither a configuration nor a vocabulary is larger."""
 
@@ -241,7 +238,7 @@ def _tokens(folder: Path, digests: dict[str, str], *, named: bool) -> Tokens | N
     """Read the tokenizer's own file.
 
     Raises:
-        InputError: it is malformed, or there are only files that need a program of their own.
+        InputError: it is malformed.
     """
     for name in TOKENIZER:
         path = folder / name
@@ -257,13 +254,6 @@ def _tokens(folder: Path, digests: dict[str, str], *, named: bool) -> Tokens | N
         return Tokens(name, str(path), _ids(document, path), document.get("normalizer"))
     if named:
         raise InputError(f"{folder} holds neither tokenizer.json nor vocab.txt")
-    slow = [name for name in SLOW if (folder / name).is_file()]
-    if slow:
-        raise InputError(
-            f"{folder} holds a tokenizer that cannot be read here: {', '.join(slow)} without tokenizer.json; write one "
-            "with transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...), pass --tokenizer DIR, or say "
-            "--no-tokenizer if no raw texts are wanted"
-        )
     return None
 
 

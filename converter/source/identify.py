@@ -1,5 +1,6 @@
 """Which family a checkpoint belongs to, and its configuration. Reads no weights."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,16 @@ from ...model.family import Config, Family, Source, config_to_json, dotted, fami
 from ...validation.errors import InputError
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.sharded import SINGLE_FILES
-from ..options import Options
+from ..options import Options, spelled
 from . import architecture
 from .documents import Found, read_documents
 from .folder import explain_empty, rest
 from .module import configured as traced_config
 from .module import trace
+from .slow import converted
+
+HUB = re.compile(r"[\w.-]+/[\w.-]+")
+"""What looks like a model's name on the hub."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,11 @@ def identify(path: Path, options: Options) -> Identified:
         return _traced(path, checkpoint, options)
     found = read_folder(path, options)
     given = options.given
-    checkpoint = _with_modules(checkpoint, found)
+    checkpoint = _with_beside(_with_modules(checkpoint, found), path if path.is_dir() else path.parent)
     unread = rest(path, checkpoint, found.digests)
     if options.transformers:
         return _architecture(path, checkpoint, found, options, unread)
-    checkpoint, family = _recognised(checkpoint, found, given, options.family)
+    checkpoint, family = _recognised(checkpoint, found, given, options.family, options.tower)
     configured = family.configure(source(checkpoint, found, given))
     _settled(family, configured, found, given)
     return Identified(checkpoint, family, configured, found, unread)
@@ -97,12 +102,28 @@ def _with_modules(checkpoint: Checkpoint, found: Found) -> Checkpoint:
     return checkpoint
 
 
+def _with_beside(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """Join the files that a family has beside its checkpoint, where all of them lie there."""
+    for family in families().values():
+        files = {prefix: folder / name for prefix, name in family.beside.items()}
+        there = any(tensor.startswith(tuple(files)) for tensor in checkpoint.tensors)
+        if files and not there and all(file.is_file() for file in files.values()):
+            for prefix, file in files.items():
+                checkpoint = checkpoint.joined(prefix, open_checkpoint(file))
+    return checkpoint
+
+
 def open_given(path: Path) -> Checkpoint:
     """Open a checkpoint as the user gave it: a file, or a folder with one.
 
     Raises:
         InputError: it cannot be read; of a folder without one, with what lies there in its place.
     """
+    if not path.exists() and HUB.fullmatch(str(path)):
+        raise InputError(
+            f"{path} is no file and no folder here; a model of the hub is fetched first: "
+            f"hf download {path} --local-dir {path.name}"
+        )
     try:
         return open_checkpoint(path)
     except InputError as error:
@@ -120,6 +141,9 @@ def read_folder(path: Path, options: Options) -> Found:
     tokenizer = Path(options.tokenizer) if options.tokenizer else None
     if tokenizer and options.no_tokenizer:
         raise InputError("--tokenizer names one, and --no-tokenizer wants none: say one of them")
+    if not options.no_tokenizer:
+        made = converted(tokenizer or folder)
+        tokenizer = made if made != folder else tokenizer
     return read_documents(
         folder, map(Path, options.configs), tokenizer, options.ignore, tokens=not options.no_tokenizer
     )
@@ -138,29 +162,39 @@ def source(checkpoint: Checkpoint, found: Found, given: dict[str, Given]) -> Sou
     )
 
 
-def _recognised(checkpoint: Checkpoint, found: Found, given: dict[str, Given], named: str) -> tuple[Checkpoint, Family]:
+def _recognised(
+    checkpoint: Checkpoint, found: Found, given: dict[str, Given], named: str, tower: str
+) -> tuple[Checkpoint, Family]:
     """Find the one family that a checkpoint belongs to, and take away the prefix that its names stand behind."""
     known = families()
-    if named and named not in known:
-        raise InputError(f"there is no family {named!r} (families: {', '.join(known)})")
+    named = named and spelled("family", named, {name: name for name in known})
     fitting: list[tuple[Checkpoint, Family, str]] = []
+    towers: list[str] = []
     for family in [known[named]] if named else known.values():
         several = [
             (stripped, reason)
             for prefix in _prefixes(checkpoint, family.anchor)
-            if (reason := family.recognise(source(stripped := _behind(checkpoint, prefix), found, given)))
+            if (reason := family.recognise(source(stripped := _behind(checkpoint, prefix, tower), found, given)))
         ]
+        prefixes = [stripped.wrappers[-1] if stripped is not checkpoint else "" for stripped, _ in several]
+        towers += prefixes
+        if tower:
+            several = [each for each, prefix in zip(several, prefixes, strict=True) if prefix.startswith(f"{tower}.")]
         if len(several) > 1:
-            places = ", ".join(
-                stripped.wrappers[-1] if stripped is not checkpoint else "no prefix" for stripped, _ in several
-            )
+            places = ", ".join(prefix or "no prefix" for prefix in prefixes)
+            wanted = next(prefix for prefix in prefixes if prefix).rstrip(".")
             raise InputError(
                 f"{checkpoint.path} holds {len(several)} networks of the family {family.name}, behind {places}: "
-                "save the tensors of the one that is wanted alone"
+                f"choose one with --tower, as in --tower {wanted}"
             )
         fitting += [(stripped, family, reason) for stripped, reason in several]
     if len(fitting) == 1:
         return fitting[0][:2]
+    if tower and not fitting:
+        raise InputError(
+            f"--tower {tower}: {checkpoint.path} holds no network behind it (those that are there: "
+            f"{', '.join(prefix or 'one without a prefix' for prefix in towers) or 'none'})"
+        )
     if named and not fitting:
         return checkpoint, known[named]
     if fitting:
@@ -183,8 +217,10 @@ def _prefixes(checkpoint: Checkpoint, anchor: str) -> Iterator[str]:
             yield prefix
 
 
-def _behind(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
-    return checkpoint.behind(prefix) if prefix else checkpoint
+def _behind(checkpoint: Checkpoint, prefix: str, tower: str) -> Checkpoint:
+    if not prefix:
+        return checkpoint
+    return checkpoint.within(prefix) if tower else checkpoint.behind(prefix)
 
 
 def _settled(family: Family, configured: Configured, found: Found, given: dict[str, Given]) -> None:

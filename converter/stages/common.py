@@ -15,8 +15,9 @@ SHOWN = 12
 
 
 def state(checkpoint: Checkpoint) -> list[list[int]]:
-    """Give size and time of each file, to notice that a checkpoint was changed between two stages."""
-    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in checkpoint.named_files.values()]
+    """Give what tells that a file was changed or replaced between two stages, of each; nobody can set its ctime."""
+    states = [file.stat() for file in checkpoint.named_files.values()]
+    return [[s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for s in states]
 
 
 def reopen(run: RunDirectory) -> Checkpoint:
@@ -33,20 +34,22 @@ def reopen(run: RunDirectory) -> Checkpoint:
     source = json.loads(note.read_text())
     wrappers = tuple(run.manifest()["source"]["wrappers"])
     modules = tuple((prefix, Path(path)) for prefix, path in source["modules"].items())
-    checkpoint = _opened(Path(source["checkpoint"]), modules, wrappers, json.dumps(source["state"]))
+    checkpoint = _opened(Path(source["checkpoint"]), modules, wrappers, source["tower"], json.dumps(source["state"]))
     if state(checkpoint) != source["state"]:
         raise InputError(f"{checkpoint.path} was changed after it was loaded; run `bgevis-convert load` again")
     return checkpoint
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(path: Path, modules: tuple[tuple[str, Path], ...], wrappers: tuple[str, ...], state: str) -> Checkpoint:
+def _opened(
+    path: Path, modules: tuple[tuple[str, Path], ...], wrappers: tuple[str, ...], tower: str, state: str
+) -> Checkpoint:
     """Open a checkpoint in a certain state once for all stages of a process, as `load` found it."""
     checkpoint = open_checkpoint(path)
     for prefix, module in modules:
         checkpoint = checkpoint.joined(prefix, open_checkpoint(module))
     for prefix in wrappers[len(checkpoint.wrappers) :]:
-        checkpoint = checkpoint.behind(prefix)
+        checkpoint = checkpoint.within(prefix) if prefix == tower else checkpoint.behind(prefix)
     return checkpoint
 
 

@@ -12,16 +12,17 @@ from pathlib import Path
 
 from ...model.family import dotted
 from ...model.traced import NETWORK
-from ...validation.errors import ConvertError, GateError, raised
+from ...validation.errors import GateError
 from ...validation.files import read_json
 from ...validation.report import Report, Row
 from ..certificate.ledger import Ledger
 from ..directory import MANIFEST, STAGING, RunDirectory
-from ..manifest import GOLDENS, LEDGER, WEIGHTS_PATH, family_and_config
+from ..manifest import GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, family_and_config
 from ..options import Options
 from ..pack import INDEX, PREPROCESS, RAW, TOKENIZER, tokenizer
 from ..pack.tokenizer import token_ids
 from ..progress import Progress
+from ..proof.documents import believable
 from ..proof.restated import (
     difference,
     golden_problems,
@@ -30,6 +31,7 @@ from ..proof.restated import (
     strays,
     weights_problems,
 )
+from ..proof.weights import file_rows
 from ..proof.yardsticks import yardstick_problems
 from .load import tool
 from .pack import preprocessing, samples
@@ -39,6 +41,7 @@ RUN = "run directory"
 """What reports call it."""
 
 SHARED = (LEDGER, WEIGHTS_PATH, TOKENIZER, PREPROCESS, NETWORK)
+STRAYS = "files are the run's own"
 LAYERS = re.compile(r"layer|depth|block")
 
 
@@ -66,24 +69,22 @@ def reads(run: RunDirectory, options: Options) -> str:
 def judge(run: RunDirectory, options: Options) -> Report:
     """Give a row for each thing that is compared; the first problem ends it, since what follows builds on it."""
     rows: list[Row] = []
-    for case, problems in _checks(run, options):
-        try:
+    with believable(run.path):
+        for case, problems in _checks(run, options):
             problem = next(problems, "")
-        except (ConvertError, OSError, MemoryError):
-            raise
-        except Exception as error:  # a document of another form than anybody foresaw
-            problem = f"cannot be compared ({raised(error)}): it was altered, or this is a fault of bgevis-convert"
-        rows.append(Row("all", case, "", not problem, problem))
-        if problem:
-            break
+            if problem or case != STRAYS:  # `all` and `validate` say the same where nothing is wrong
+                rows.append(Row("all", case, "", not problem, problem))
+            if problem:
+                break
     return Report(RUN, tuple(rows))
 
 
 def _checks(run: RunDirectory, options: Options) -> Iterator[tuple[str, Iterator[str]]]:
     """Give what is compared, and what is wrong with it."""
     if options.again:  # in `all` others are at work, whose files are there before the manifest names them
-        yield "files are the run's own", strays(run)
-    shared = [file for file in run.manifest()["files"] if file.startswith(f"{GOLDENS}/") or file in SHARED]
+        yield STRAYS, strays(run)
+    named = (*SHARED, PARITY) if options.again else SHARED  # in `all` parity is at work beside this
+    shared = [file for file in run.manifest()["files"] if file.startswith(f"{GOLDENS}/") or file in named]
     yield "files as the manifest states them", run.damaged(shared)
     ledger = Ledger.read(run.path / LEDGER)
     yield "the network is of this size", _size_problems(run, ledger)
@@ -95,7 +96,14 @@ def _checks(run: RunDirectory, options: Options) -> Iterator[tuple[str, Iterator
     yield RAW, _raw_problems(run)
     alike = _same(run, "numpy")
     yield "goldens", (f"{place}: {problem}" for place, problem in golden_problems(run, alike))
-    yield "yardsticks", yardstick_problems(run)
+    yield "yardsticks", _yardstick_problems(run, ledger)
+
+
+def _yardstick_problems(run: RunDirectory, ledger: Ledger) -> Iterator[str]:
+    """Where the NNX model is not the goldens', say of wrong weights first that they are wrong."""
+    for problem in yardstick_problems(run):
+        yield from (row.problem for row in file_rows(run.path, ledger) if not row.passed)
+        yield problem
 
 
 def _named(file: str, problems: Iterator[str]) -> Iterator[str]:

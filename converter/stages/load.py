@@ -9,18 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ...exporters.stablehlo import variants
 from ...model import traced
 from ...model.family import Family, config_to_json, families
-from ...validation.errors import InputError
+from ...validation.errors import InputError, UsageFailure
 from ..certificate.assign import assign
 from ..certificate.check import DTYPES
 from ..certificate.ledger import FLOAT32, Ledger, dtype_of
 from ..checkpoint import Checkpoint
-from ..directory import FORMAT_VERSION, SOURCE, Manifest, RunDirectory, sha256
+from ..checkpoint.format_error import shown
+from ..directory import FORMAT_VERSION, PROVENANCE, SOURCE, Manifest, RunDirectory, sha256
 from ..options import Options, chosen
 from ..pack import tokenizer
 from ..progress import Progress
 from ..source.identify import Identified, identify
+from ..source.slow import converted
 from .common import state
 
 PACKAGES = (
@@ -52,6 +55,11 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
         progress.note(f"runs the code of {options.module}; the checkpoint is read inertly")
     identified = identify(path, options)
     checkpoint = identified.checkpoint
+    for entry in identified.family.entry_points(identified.config):
+        try:
+            variants(entry, options.static)
+        except InputError as error:
+            raise UsageFailure(f"--static: {error}") from error
     folder = tokenizer_folder(path, options)
     tokens = describe_tokenizer(identified, folder, options)
     _refuse_layouts(identified.family, tokens, options)
@@ -62,6 +70,8 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
         check.result()
     manifest = new_manifest(identified, source) | {"tokenizer": tokens, "given": options.stated()}
     manifest |= {"stored": describe_stored(identified, options)}
+    if not options.force:
+        _refuse_another(out, manifest)
     run = _resume(out, manifest) or RunDirectory.create(out, manifest)
     if identified.network and not run.is_current("load", run.reads("load")):
         with run.stage("load", run.reads("load")) as staged:
@@ -69,6 +79,7 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     note = {
         "checkpoint": str(path.resolve()),
         "modules": {prefix: str(module.path.resolve()) for prefix, module in checkpoint.modules.items()},
+        "tower": checkpoint.tower,
         "state": state(checkpoint),
         "folder": str((path if path.is_dir() else path.parent).resolve()),
         "tokenizer": str(folder.resolve()),
@@ -77,6 +88,8 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     }
     (out / SOURCE).write_text(json.dumps(note) + "\n")
     progress.note(f"{identified.family.name}, {source['container']}, {len(checkpoint.tensors)} tensors")
+    if tokens and "converted" in tokens:
+        progress.note(f"tokenizer.json made of {', '.join(tokens['converted']['of'])} by {tokens['converted']['by']}")
     return run
 
 
@@ -98,7 +111,8 @@ def describe_source(checkpoint: Checkpoint, progress: Progress) -> dict[str, Any
 
 def tokenizer_folder(path: Path, options: Options) -> Path:
     """Say where a tokenizer is looked for: where the user says, else beside the checkpoint."""
-    return Path(options.tokenizer) if options.tokenizer else path if path.is_dir() else path.parent
+    folder = Path(options.tokenizer) if options.tokenizer else path if path.is_dir() else path.parent
+    return folder if options.no_tokenizer else converted(folder)
 
 
 def describe_tokenizer(identified: Identified, folder: Path, options: Options) -> dict[str, Any] | None:
@@ -155,6 +169,22 @@ def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
         "verdicts": {"load": "pass"},
         "proof": {},
     }
+
+
+def _refuse_another(out: Path, manifest: Manifest) -> None:
+    """Refuse to take away a proven run of another checkpoint.
+
+    Raises:
+        InputError: one is there.
+    """
+    if not (out / PROVENANCE).exists():
+        return
+    before, now = RunDirectory(out).manifest()["source"], manifest["source"]
+    if before["sha256"] != now["sha256"]:
+        raise InputError(
+            f"{out} holds the proven run of another checkpoint, {shown(str(before['file']))}; this is "
+            f"{shown(str(now['file']))}: choose another --out, or say --force to replace it"
+        )
 
 
 def _resume(out: Path, manifest: Manifest) -> RunDirectory | None:

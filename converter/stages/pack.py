@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from ...model.family import Config, Family, TextRules
 from ...validation.cases import LONGEST
-from ...validation.domains import Domain, PromptTokens
+from ...validation.domains import Domain, PromptTokens, TokenTypes
 from ...validation.entry_point import EntryPoint, PaddingMask, Pixels, TokenIds
 from ...validation.errors import InputError
 from ..directory import SOURCE, Manifest, RunDirectory
@@ -19,9 +19,10 @@ from ..options import Options
 from ..pack import FORMAT_VERSION, INDEX, INDEX_VERSION, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES, need, tokenizer
 from ..pack.pictures import longer_side, open_, pixels, values
 from ..pack.preprocessor import Preprocessor
-from ..pack.samples import LONG, pictures, texts
+from ..pack.samples import LONG, PAIRED, pictures, texts
+from ..pack.steps import CUT
 from ..pack.tokenizer import token_ids
-from ..progress import Progress
+from ..progress import WARNING, Progress
 
 PAIR = ("plain", "casing")
 SEEN = ("wide", "tall")
@@ -41,7 +42,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
             _tokenizer(run, entries, rules["texts"]).save(str(staged.out / TOKENIZER), pretty=False)
         samples(staged.out, staged.out, rules, entries)
         for text in notes(rules):
-            progress.note(text)
+            progress.note(WARNING + text)
 
 
 def reads(run: RunDirectory, options: Options) -> str:
@@ -65,7 +66,15 @@ def preprocessing(family: Family, config: Config, manifest: Manifest) -> dict[st
         "texts": _text_rules(reading, manifest, family.texts(config) if family.texts else TextRules()),
         "images": manifest["images"] or _unstated(entries),
         "embeddings": embeddings,
+        **({"scores": _score_rules(entries, family.scores(config))} if family.scores else {}),
     }
+
+
+def _score_rules(entries: Sequence[EntryPoint], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what a classifier's logits are, and what makes scores of them."""
+    (entry,) = entries
+    (output,) = entry.outputs
+    return {"outputs": {entry.name: output.name}, "dtype": output.dtype, **stated}
 
 
 def _embedding_rules(entries: Sequence[EntryPoint], stated: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -93,7 +102,8 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRu
     reading = [entry for entry, spec in given if spec.name == given[0][1].name]
     masks = (spec for entry in reading for spec in entry.inputs if _means_padding(spec.domain))
     prompts = (spec for entry in reading for spec in entry.inputs if isinstance(spec.domain, PromptTokens))
-    names = {"ids": given[0][1], "mask": next(masks, None), "prompt": next(prompts, None)}
+    types = (spec for entry in reading for spec in entry.inputs if isinstance(spec.domain, TokenTypes))
+    names = {"ids": given[0][1], "mask": next(masks, None), "prompt": next(prompts, None), "types": next(types, None)}
     missing = manifest["tokenizer"].get("missing")
     return {
         "tokenizer": None if missing else TOKENIZER,
@@ -108,6 +118,7 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRu
         "padding": tokenizer.PADDING[ids.padded],
         "prompts": dict(rules.prompts),
         "default_prompt": rules.default_prompt or None,
+        **({"pairs": CUT[rules.pairs]} if rules.pairs else {}),
     }
 
 
@@ -143,10 +154,8 @@ def _names(entry: EntryPoint) -> dict[type[Domain], str]:
 
 def _from_raw(entry: EntryPoint) -> bool:
     """Say whether texts and pictures are all that an entry point takes, each once."""
-    readable = (
-        isinstance(spec.domain, TokenIds | Pixels | PromptTokens) or _means_padding(spec.domain)
-        for spec in entry.inputs
-    )
+    made = TokenIds | Pixels | PromptTokens | TokenTypes
+    readable = (isinstance(spec.domain, made) or _means_padding(spec.domain) for spec in entry.inputs)
     once = len(_names(entry)) == len(entry.inputs)
     return once and all(readable) and any(entry.input_of(kind) for kind in (TokenIds, Pixels))
 
@@ -186,6 +195,8 @@ def samples(out: Path, pack: Path, rules: dict[str, Any], entries: Sequence[Entr
     index: dict[str, Any] = {"format_version": INDEX_VERSION, "texts": [], "images": []}
     if rules["texts"] and rules["texts"]["tokenizer"]:
         index["texts"] = _texts(Preprocessor(pack), rules["texts"]["max_tokens"])
+        if "pairs" in rules["texts"]:
+            index["pairs"] = _pairs(Preprocessor(pack), rules["texts"]["max_tokens"])
     if rules["images"] and "missing" not in rules["images"]:
         index["images"] = _images(folder, rules["images"])
     limits = rules["texts"]["max_tokens"] if rules["texts"] else {}
@@ -199,6 +210,21 @@ def _texts(preprocessor: Preprocessor, limits: dict[str, int | None]) -> list[di
         {"name": name, "text": text, "ids": {entry: preprocessor.ids(entry, [text])[0] for entry in limits}}
         for name, text in texts(longest).items()
     ]
+
+
+def _pairs(preprocessor: Preprocessor, limits: dict[str, int | None]) -> list[dict[str, Any]]:
+    """Give pairs of the texts, each with the ids that it becomes, and which text each is of."""
+    longest = None if None in limits.values() else max(limit for limit in limits.values() if limit)
+    raw = texts(longest)
+    described = []
+    for first, second in PAIRED:
+        if first not in raw or second not in raw:
+            continue
+        rows = {entry: preprocessor.texts.rows(entry, [(raw[first], raw[second])])[0] for entry in limits}
+        name, pair = f"{first}, {second}", [raw[first], raw[second]]
+        ids, types = ({entry: getattr(row, part) for entry, row in rows.items()} for part in ("ids", "types"))
+        described.append({"name": name, "texts": pair, "ids": ids, "types": types})
+    return described
 
 
 def _images(folder: Path, rules: dict[str, Any]) -> list[dict[str, Any]]:
@@ -235,6 +261,11 @@ def _cases(entry: EntryPoint, index: dict[str, Any], limit: int | None) -> dict[
     if sees:
         return {"raw pictures": {"images": list(SEEN)}}
     cases = {"raw texts": {"texts": [name for name in names if name != LONG]}}
+    pairs = [pair["name"] for pair in index.get("pairs", ())]
+    if whole := [name for name in pairs if LONG not in name.split(", ")]:
+        cases["raw pairs of texts"] = {"pairs": whole}
+    if limit and limit <= LONGEST and len(pairs) > len(whole):
+        cases["raw long pairs of texts"] = {"pairs": [name for name in pairs if name not in whole]}
     if LONG in names and limit and limit <= LONGEST:
         cases["raw long text"] = {"texts": [LONG]}
     return cases

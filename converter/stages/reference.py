@@ -31,6 +31,7 @@ from ..manifest import END_TO_END, GOLDENS, JUDGE, LEDGER, PROBES, family_and_co
 from ..options import Options
 from ..pack.replay import Pack, packed
 from ..progress import Progress
+from ..proof.verdicts import judged
 from .common import reopen, require
 
 MEASURED = 32
@@ -101,14 +102,15 @@ def end_to_end(
     if not pack.texts:
         return {"not_checked": (pack.preprocessor.rules["texts"] or {}).get("missing", "there are no raw texts")}
     encodes = family.encode(config, original, reference)
+    if not encodes:
+        return {"not_checked": f"upstream's programs do not do with raw texts what {family.name} was asked for"}
     entries = {entry.name: entry for entry in family.entry_points(config)}
     exact = reference.in_dtype("float64")
     found, notes = [], []
     for case in pack.cases(entries):
         if case.entry_point in encodes:
             encode, texts = encodes[case.entry_point], pack.texts_of(case)
-            output = entries[case.entry_point].embedding
-            assert output  # what is encoded is embedded
+            output = judged(entries[case.entry_point])
             with reference.computing():
                 float32 = encode(texts)
             with exact.computing():
@@ -117,7 +119,7 @@ def end_to_end(
                 goldens.golden(entries[case.entry_point], case, {output.name: float64}, {output.name: float32})
             )
             notes += [encode.note] if encode.note and encode.note not in notes else []
-    goldens.write(out / END_TO_END, found, {})
+    goldens.write(out / END_TO_END, goldens.pooled(found), {})
     return {"judge": next(iter(encodes.values())).name, "notes": notes}
 
 
@@ -205,7 +207,9 @@ def unwrap(state: Mapping[str, Any], checkpoint: "Checkpoint") -> "State":
     import torch
 
     for wrapper in checkpoint.wrappers:
-        if wrapper.endswith("."):
+        if wrapper == checkpoint.tower:
+            state = {name.removeprefix(wrapper): tensor for name, tensor in state.items() if name.startswith(wrapper)}
+        elif wrapper.endswith("."):
             state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
         elif wrapper in state:
             state = state[wrapper]
@@ -242,7 +246,7 @@ def write_goldens(
                 outputs = [each.run(entry.name, case.inputs) for each in (exact, reference)]
                 base[case.name] = goldens.golden(entry, case, *outputs)
         found += base.values()
-    goldens.write(out, found, taps)
+    goldens.write(out, goldens.pooled(found), taps)
 
 
 def write_probe(

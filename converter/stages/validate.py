@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...exporters.base import PROGRAMS, Exporter
 from ...exporters.precisions import FLOAT32
-from ...validation.errors import ConvertError, GateError
+from ...validation.errors import ConvertError, GateError, InputError
 from ...validation.files import read_json
 from ...validation.goldens import Goldens
 from ...validation.report import Report, Row, junit
@@ -19,8 +19,9 @@ from ..certificate.ledger import Ledger
 from ..directory import RunDirectory
 from ..manifest import GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, artifact
 from ..options import Options
+from ..output import refuse_place, written
 from ..pack.replay import Pack, packed
-from ..progress import Progress
+from ..progress import WARNING, Progress
 from ..proof.again import again_rows, other_versions
 from ..proof.programs import MODULES, judge, more_rows, numbers, places, probe_rows, procedure_rows, tapped_rows
 from ..proof.verdicts import NOT_CHECKED, PREFIX, end_to_end_rows, verdicts
@@ -32,6 +33,8 @@ from .load import tool
 VALIDATE = "reports/validate.json"
 JUNIT = "reports/junit.xml"
 HTML = "reports/report.html"
+SUITES = b'<testsuites name="bgevis-convert"'
+"""How a JUnit report of this tool begins."""
 
 BEFORE = {"parity": PARITY, documents.RUN: documents.REPORT}
 """Reports on what every artifact is held against."""
@@ -50,7 +53,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress, exporter: E
         file.write_text(json.dumps(report.to_json(), indent=1) + "\n")
         progress.note(report.summary())
         for text in report.notes if report.passed else ():
-            progress.note(text)
+            progress.note(WARNING + text)
         if not report.passed:
             raise GateError(f"validate {exporter.name}: {told(report)}")
 
@@ -135,10 +138,24 @@ def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
             raise GateError(f"validate: {count}{reasons}")
 
 
+def refuse_junit(directory: Path, file: Path) -> None:
+    """Refuse, before any work, to write a JUnit report over anything else than one of this tool's.
+
+    Raises:
+        InputError: something else is there, or the place is in the run directory.
+    """
+    if directory.resolve() in file.resolve().parents:
+        raise InputError(f"--junit {file} lies inside the run directory {directory}; choose another place")
+    refuse_place(file, "--junit", force=True)
+    if file.exists() and file.stat().st_size and SUITES not in file.read_bytes()[:200]:
+        raise InputError(f"--junit {file} exists and is no JUnit report of bgevis-convert; choose another place")
+
+
 def write_junit(directory: Path, file: Path, error: ConvertError | None = None) -> None:
     """Copy the JUnit report; where the gate said no before there was one, write why in its place."""
-    if error is None or RunDirectory(directory).manifest()["verdicts"].get("validate") == "fail":
-        shutil.copyfile(directory / JUNIT, file)
-    else:
-        refused = Row("all", "can be validated", "", False, str(error))
-        file.write_text(junit({"run directory": Report("bgevis-convert", (refused,))}))
+    with written(file) as aside:
+        if error is None or RunDirectory(directory).manifest()["verdicts"].get("validate") == "fail":
+            shutil.copyfile(directory / JUNIT, aside)
+        else:
+            refused = Row("all", "can be validated", "", False, str(error))
+            aside.write_text(junit({"run directory": Report("bgevis-convert", (refused,))}))

@@ -1,9 +1,9 @@
 """A finished run directory from Python: raw texts and pictures to embeddings through any format, or the NNX module."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,13 +11,17 @@ from ...exporters.base import Exporter, exporters
 from ...exporters.weights import WeightsFile
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import ConvertError, EnvironmentFailure, InputError, raised
+from ...validation.outputs import States, TokenWeights
 from ...validation.runner import Arrays
 from ..directory import RunDirectory
 from ..manifest import WEIGHTS_PATH, artifact, network
 from ..options import Options, chosen
+from ..pack import PREPROCESS, TOKENIZER
 from ..pack.pictures import Source
-from ..pack.preprocessor import Preprocessor
+from ..pack.preprocessor import Preprocessor, Raw
+from ..pack.steps import SCORED
 from ..stages.common import require
+from .hybrid import Hybrid, lexical_weights, scores
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -44,27 +48,37 @@ def load_module(directory: Path | str) -> "nnx.Module":
     return net.module(jax.device_put({name: weights[name] for name in net.leaves}))
 
 
-def open_artifacts(directory: Path | str, format: str | None = None) -> "Artifacts":  # noqa: A002 - as on the command line
+def open_artifacts(
+    directory: Path | str,
+    format: str | None = None,  # noqa: A002 - as on the command line
+    *,
+    verify: bool = False,
+) -> "Artifacts":
     """Open one format of a run directory.
 
     Args:
         directory: the run directory.
         format: onnx, stablehlo, saved-model or orbax; by default the first that is there and can be run here.
+        verify: hold each file that is opened to its sha256 in the manifest, not to its size alone.
 
     Raises:
         InputError: no such directory or format, or it cannot be opened.
         EnvironmentFailure: the format's runtime is not installed.
     """
-    return Artifacts(RunDirectory(Path(directory)), format)
+    return Artifacts(RunDirectory(Path(directory)), format, verify=verify)
 
 
 class Artifacts:
     """One format of a run directory, open, with the tokenizer and the preprocessing of its pack."""
 
-    def __init__(self, run: RunDirectory, format: str | None = None):  # noqa: A002 - as on the command line
+    def __init__(self, run: RunDirectory, format: str | None = None, *, verify: bool = False):  # noqa: A002 - as on the command line
         exporter = chosen(Options(formats=(format,)))[0] if format else _first(run)
         exporter.require()
         opened = artifact(run, exporter)
+        files = run.manifest()["stages"].get(f"export-{exporter.name}", {"files": []})["files"]
+        shared = [f for f in (TOKENIZER, PREPROCESS, WEIGHTS_PATH) if f in run.manifest()["files"]]
+        for damage in run.damaged([*files, *shared], contents=verify):
+            raise InputError(f"{damage}; get the run directory again, or convert again")
         try:
             self._runner = exporter.open(opened)
         except ConvertError:
@@ -75,8 +89,10 @@ class Artifacts:
         self.format = exporter.name
         self.runner = self._runner.name
         self.entry_points = opened.entry_points
-        self.cut = 0
-        """How many of the texts that were embedded last were cut, being longer than they may be."""
+        self.cut: tuple[int, ...] = ()
+        """Which of the texts that were embedded last were cut, being longer than `limit`."""
+        self.limit: int | None = None
+        """The most tokens of these, special ones and the prompt's included; None for no limit."""
         self._compiles = exporter.compiles
         self._preprocessor = Preprocessor(run.path)
         self._preprocessor.hold_to(self.entry_points)
@@ -107,12 +123,14 @@ class Artifacts:
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
+        strict: bool = False,
         batch_size: int = BATCH,
         progress: bool = False,
     ) -> np.ndarray:
         """Embed texts, pictures, or pairs of both: (rows, width) float32, in the order given.
 
-        Texts that are longer than the network's limit lose their end. Rows are run in batches of like length.
+        Texts that are longer than the folder's limit are cut, at the end that it says; `cut` tells which they were.
+        Rows are run in batches of like length.
 
         Args:
             texts: any strings, the empty one too.
@@ -120,11 +138,13 @@ class Artifacts:
                 the folder says, if any.
             prompt: that prompt itself, instead of its name; "" for none.
             images: files, their bytes, arrays (height, width, 3) of uint8, or Pillow's pictures.
+            strict: refuse texts that would be cut.
             batch_size: most rows at once; longer texts come in fewer.
             progress: show a bar on standard error.
 
         Raises:
-            InputError: the network does not take these, gives no embeddings of them, or a picture cannot be read.
+            InputError: the network does not take these, gives no embeddings of them, has no such prompt, a picture
+                cannot be read, or a text is too long for `strict`.
             EnvironmentFailure: a package that reads them is missing, or the runtime failed.
         """
         for name, given in (("texts", texts), ("images", images)):
@@ -137,14 +157,173 @@ class Artifacts:
         count = len(texts if texts is not None else images or ())
         embeddings = np.zeros((count, width), np.float32)
         ids, leading = None, 0
+        self.cut = ()
         if texts is not None:
             before = self._prompt(prompt_name, prompt)
             leading = self._preprocessor.texts.prompt_tokens(entry.name, before)
             ids = self._preprocessor.ids(entry.name, texts, before)
-            self.cut = self._preprocessor.texts.cut
+            self._note_cut(entry.name, count, strict=strict)
+
+        def made(rows: list[int], tokens: int) -> Arrays:
+            pixels = {} if images is None else self._preprocessor.image_inputs([images[row] for row in rows])
+            if ids is None:
+                return pixels
+            given = [ids[row] for row in rows]
+            return pixels | self._preprocessor.text_inputs(given, tokens, prompt_tokens=leading)
+
         for rows in _shown(_batches(count, ids, batch_size), count, progress):
-            embeddings[rows] = self._run(entry, rows, ids, images, leading)[output]
+            embeddings[rows] = self._run(entry, rows, ids, made)[output]
         return embeddings
+
+    def score(
+        self,
+        pairs: Sequence[Raw],
+        *,
+        activation: str | None = None,
+        strict: bool = False,
+        batch_size: int = BATCH,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Score pairs of texts, a query and a passage each, or single texts: (rows,) float32, in the order given.
+
+        With several labels, (rows, labels), in the order of `labels`. Texts that are longer than the network's limit
+        are cut as preprocess.json says.
+
+        Args:
+            pairs: two texts each, or one.
+            activation: what makes scores of logits: identity, sigmoid, tanh, softmax; by default what the folder says.
+            strict: refuse texts that would be cut.
+            batch_size: most rows at once; longer texts come in fewer.
+            progress: show a bar on standard error.
+
+        Raises:
+            InputError: the network gives no scores of texts, or takes no pairs.
+            EnvironmentFailure: a package that reads texts is missing, or the runtime failed.
+        """
+        rules = self._scores()
+        function = SCORED.get(rules["activation"] if activation is None else activation)
+        if function is None:
+            raise InputError(f"activation is {activation!r}, expected one of {', '.join(SCORED)}")
+        if isinstance(pairs, str | bytes):
+            raise TypeError(f"pairs must be a list, got one {type(pairs).__name__}")
+        for at, pair in enumerate(pairs):
+            several = [pair] if isinstance(pair, str) else pair
+            if not isinstance(several, list | tuple) or not all(isinstance(text, str) for text in several):
+                raise InputError(f"row {at} is {pair!r}, expected a text or two of them")
+            if not isinstance(pair, str) and len(several) != 2:
+                raise InputError(f"row {at} has {len(several)} texts, expected a text or two of them")
+        ((name, output),) = rules["outputs"].items()
+        texts = self._preprocessor.texts
+        encoded = texts.rows(name, [pair if isinstance(pair, str) else (pair[0], pair[1]) for pair in pairs])
+        self._note_cut(name, len(pairs), strict=strict)
+        ids = [row.ids for row in encoded]
+
+        def made(rows: list[int], tokens: int) -> Arrays:
+            return texts.padded_rows([encoded[row] for row in rows], tokens)
+
+        logits = np.zeros((len(pairs), len(rules["labels"])), np.float32)
+        for rows in _shown(_batches(len(pairs), ids, batch_size), len(pairs), progress):
+            logits[rows] = self._run(self.entry_points[name], rows, ids, made)[output]
+        found = function(logits)
+        return found[:, 0] if len(rules["labels"]) == 1 else found
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        strict: bool = False,
+        batch_size: int = BATCH,
+        progress: bool = False,
+    ) -> Hybrid:
+        """Give all that a network like bge-m3 gives of texts: dense vectors, lexical weights, and a vector a token.
+
+        Args:
+            texts: any strings, the empty one too.
+            prompt_name: see `embed`.
+            prompt: see `embed`.
+            strict: see `embed`.
+            batch_size: most rows at once; longer texts come in fewer.
+            progress: show a bar on standard error.
+
+        Raises:
+            InputError: the network gives no weights or vectors of tokens.
+            EnvironmentFailure: a package that reads texts is missing, or the runtime failed.
+        """
+        if isinstance(texts, str | bytes):
+            raise TypeError(f"texts must be a list, got one {type(texts).__name__}")
+        width = self.width
+        entry, dense = self._entry(True, False)
+        named = {type(spec.kind): spec.name for spec in reversed(entry.outputs)}
+        if not {TokenWeights, States} <= named.keys():
+            raise InputError(f"{self.path}: this network gives no weights and vectors of tokens ({self._told()})")
+        reader = self._preprocessor.texts
+        before = self._prompt(prompt_name, prompt)
+        leading, ids = reader.prompt_tokens(entry.name, before), reader.ids(entry.name, texts, before)
+        special, count = reader.special_ids(entry.name), len(ids)
+        self._note_cut(entry.name, count, strict=strict)
+        vectors = np.zeros((count, width), np.float32)
+        weights: list[dict[str, float]] = [{}] * count
+        tokens = [np.zeros((0, 0), np.float32)] * count
+
+        def made(rows: list[int], length: int) -> Arrays:
+            return self._preprocessor.text_inputs([ids[row] for row in rows], length, prompt_tokens=leading)
+
+        for rows in _shown(_batches(count, ids, batch_size), count, progress):
+            outputs = self._run(entry, rows, ids, made)
+            vectors[rows] = outputs[dense]
+            for at, row in enumerate(rows):
+                own = len(ids[row])
+                weights[row] = lexical_weights(ids[row], outputs[named[TokenWeights]][at, :own, 0], special)
+                tokens[row] = outputs[named[States]][at, : own - 1]
+        return Hybrid(vectors, weights, tokens)
+
+    def compute_score(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        *,
+        batch_size: int = BATCH,
+    ) -> dict[str, np.ndarray]:
+        """Score pairs by what `encode` gives of both texts, (rows,) each: dense, sparse, colbert, and their means.
+
+        Args:
+            pairs: a query and a passage each.
+            weights: of the dense, the sparse and ColBERT's scores in the means.
+            batch_size: see `encode`.
+
+        Raises:
+            InputError: see `encode`.
+        """
+        queries = self.encode([query for query, _ in pairs], batch_size=batch_size)
+        return scores(queries, self.encode([passage for _, passage in pairs], batch_size=batch_size), weights)
+
+    @property
+    def labels(self) -> list[str]:
+        """Give what a classifier's scores are of.
+
+        Raises:
+            InputError: the network gives none.
+        """
+        return list(self._scores()["labels"])
+
+    def _scores(self) -> Mapping[str, Any]:
+        rules = self._preprocessor.rules.get("scores")
+        if rules is None:
+            raise InputError(f"{self.path}: this network gives no scores of texts ({self._told()})")
+        return rules
+
+    def _note_cut(self, entry_point: str, count: int, *, strict: bool) -> None:
+        """Keep which of the texts that were just read were cut.
+
+        Raises:
+            InputError: some were, and that is refused.
+        """
+        texts = self._preprocessor.texts
+        self.cut, self.limit = texts.cut, texts.rules["max_tokens"][entry_point]
+        if strict and self.cut:
+            raise InputError(f"{told_cut(self.cut, count, self.limit)}; shorten them, or go without strict")
 
     @property
     def prompts(self) -> Mapping[str, str]:
@@ -174,24 +353,31 @@ class Artifacts:
         entry: EntryPoint,
         rows: list[int],
         ids: list[list[int]] | None,
-        images: Sequence[Source] | None,
-        prompt_tokens: int,
+        made: Callable[[list[int], int], Arrays],
     ) -> Arrays:
-        """Run one batch. Where each shape costs a compilation, sizes are rounded up, so that there are few."""
+        """Run one batch. Where each shape costs a compilation, sizes are rounded up, so that there are few.
+
+        `made` gives the inputs of some rows, padded to so many tokens.
+        """
         size = 1 << (len(rows) - 1).bit_length() if self._compiles else len(rows)
         filled = [*rows, *rows[-1:] * (size - len(rows))]
-        made = {} if images is None else self._preprocessor.image_inputs([images[row] for row in filled])
+        tokens = 0
         if ids is not None:
             longest = max(len(ids[row]) for row in rows)
             limit = self._preprocessor.rules["texts"]["max_tokens"][entry.name]
             tokens = _rounded(longest, limit) if self._compiles else longest
-            filled_ids = [ids[row] for row in filled]
-            made |= self._preprocessor.text_inputs(filled_ids, tokens, prompt_tokens=prompt_tokens)
+        inputs = made(filled, tokens)
         try:
-            outputs = self._runner.run(entry.name, {spec.name: made[spec.name] for spec in entry.inputs})
+            outputs = self._runner.run(entry.name, {spec.name: inputs[spec.name] for spec in entry.inputs})
         except Exception as error:  # each runtime has its own
             raise EnvironmentFailure(f"{self.runner} could not compute {entry.name}: {raised(error)}") from error
         return {name: array[: len(rows)] for name, array in outputs.items()}
+
+
+def told_cut(cut: Sequence[int], count: int, limit: int | None) -> str:
+    """Say how many of some texts are longer than they may be."""
+    verb = "text is" if len(cut) == 1 else "texts are"
+    return f"{len(cut)} of {count} {verb} longer than {limit} tokens, the first is number {cut[0]} from 0"
 
 
 def _first(run: RunDirectory) -> Exporter:

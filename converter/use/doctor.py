@@ -1,8 +1,10 @@
 """Which runtimes open the artifacts? Said before anybody ships: by what each file asks, and what each release takes."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from ...exporters.base import Exporter, exporters
@@ -10,6 +12,9 @@ from ...exporters.releases import ALIASES, DISTRIBUTIONS, Need, release
 from ...validation.errors import GateError, InputError
 from ..directory import RunDirectory
 from ..manifest import artifact
+
+INSTALLED = "(installed)"
+"""After the name of a runtime of this environment."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +38,15 @@ class Verdict:
         """Say whether it does."""
         return self.need.opened_by(self.target.version)
 
-    def tell(self) -> str:
-        """Say it in words."""
+    def tell(self, directory: Path) -> str:
+        """Say it in words, with commands for this run directory."""
         need, said = self.need, self.target.said
         if self.opens:
             return f"{said} opens {need.file}"
         newest = "no release that was tried" if need.since == "999" else f"{need.runtime} {need.since} or newer"
         asked = f"it asks for {need.asks}, which {newest} takes"
-        return f"{said} cannot open {need.file}: {asked}; {need.remedy(self.target.version)}"
+        remedy = need.remedy(self.target.version).replace(" DIR", f" {shlex.quote(str(directory))}")
+        return f"{said} cannot open {need.file}: {asked}; {remedy}"
 
 
 def parse(text: str) -> Target:
@@ -88,7 +94,7 @@ def examine(run: RunDirectory, targets: Sequence[str]) -> dict[str, Any]:
         InputError: a target is not understood, or DIR holds no artifacts.
     """
     wanted = [parse(text) for text in targets]
-    present = [Target(runtime, number, f"{runtime} {number} (installed)") for runtime, number in installed().items()]
+    present = [Target(runtime, number, f"{runtime} {number} {INSTALLED}") for runtime, number in installed().items()]
     found = needs(run)
     if not found:
         raise InputError(f"{run.path} holds no artifacts; run `bgevis-convert export FORMAT {run.path}` first")
@@ -99,7 +105,7 @@ def examine(run: RunDirectory, targets: Sequence[str]) -> dict[str, Any]:
         "files": [{"file": n.file, "runtime": n.runtime, "asks": n.asks, "since": n.since} for n in found],
         "installed": installed(),
         "targets": [
-            {"target": v.target.said, "file": v.need.file, "opens": v.opens, "said": v.tell()} for v in verdicts
+            {"target": v.target.said, "file": v.need.file, "opens": v.opens, "said": v.tell(run.path)} for v in verdicts
         ],
         "without": [t.said for t in wanted if all(n.runtime != t.runtime for n in found)],
     }
@@ -109,7 +115,7 @@ def gate(examined: dict[str, Any], targets: Sequence[str]) -> None:
     """Raise GateError when a named target does not open a file, or nothing here is for it."""
     named = {parse(text).said for text in targets}
     refused = [row["said"] for row in examined["targets"] if row["target"] in named and not row["opens"]]
-    refused += [f"{said}: DIR holds nothing that this runtime opens" for said in examined["without"]]
+    refused += [f"{said}: the run directory holds nothing that this runtime opens" for said in examined["without"]]
     if refused:
         raise GateError("doctor: " + "\n  ".join(dict.fromkeys(refused)))
 
@@ -120,6 +126,7 @@ def tell(examined: dict[str, Any]) -> str:
     for row in examined["files"]:
         opens = "no release that was tried" if row["since"] == "999" else f"{row['runtime']} {row['since']} or newer"
         lines.append(f"{row['file']}: {row['asks']}; {opens}")
-    lines += [row["said"] for row in examined["targets"]]
+    # What a named target refuses is said once, by `gate`.
+    lines += [row["said"] for row in examined["targets"] if row["opens"] or row["target"].endswith(INSTALLED)]
     missing = sorted(set(DISTRIBUTIONS) - examined["installed"].keys() - {"stablehlo"})
     return "\n".join(lines + [f"{runtime} is not installed here" for runtime in missing])

@@ -3,20 +3,24 @@
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from ...validation.errors import EnvironmentFailure, InputError
-from .artifacts import Artifacts
+from ..output import written
+from .artifacts import Artifacts, told_cut
 
 CHUNK = 4096
 """Rows that are embedded before the first of them is written."""
 
 Row = dict[str, str]
 """What one embedding is of: {"text": ...}, {"image": ...} or both."""
+
+Writer = Callable[[Iterator[tuple[Row, np.ndarray]], int, IO[bytes]], None]
+"""Takes rows with their embeddings, how many numbers one has, and the file."""
 
 
 def read_lines(name: str) -> list[str]:
@@ -44,18 +48,34 @@ def rows(texts: Sequence[str], images: Sequence[str]) -> list[Row]:
     return [{"text": text, "image": image} for text, image in zip(texts, images, strict=True)]
 
 
-def embedded(artifacts: Artifacts, given: Sequence[Row], batch: int) -> Iterator[tuple[Row, np.ndarray]]:
-    """Embed rows, a chunk at a time."""
-    for start in range(0, len(given), CHUNK):
-        chunk = given[start : start + CHUNK]
+def embedded(
+    artifacts: Artifacts, given: Sequence[Row], batch: int, before: Mapping[str, str | None], *, strict: bool = False
+) -> Iterator[tuple[Row, np.ndarray]]:
+    """Embed rows, a chunk at a time; say at the end on standard error how many texts were cut.
+
+    Args:
+        artifacts: opened.
+        given: rows.
+        batch: most of them at once.
+        before: which prompt stands before texts, as `Artifacts.embed` takes it.
+        strict: see `Artifacts.embed`; the rows are one chunk then, so that nothing is written before all are read.
+    """
+    cut: list[int] = []
+    size = len(given) if strict else CHUNK
+    for start in range(0, len(given), size):
+        chunk = given[start : start + size]
         columns = {key: [row[key] for row in chunk] for key in chunk[0]}
         texts, images = columns.get("text"), columns.get("image")
-        found = artifacts.embed(texts, images, batch_size=batch, progress=sys.stderr.isatty())
+        shown = sys.stderr.isatty()
+        found = artifacts.embed(texts, images, **before, strict=strict, batch_size=batch, progress=shown)
+        cut += [start + i for i in artifacts.cut]
         yield from zip(chunk, found, strict=True)
+    if cut:
+        print(f"warning: {told_cut(cut, len(given), artifacts.limit)}; they were cut", file=sys.stderr)
 
 
 def write(found: Iterator[tuple[Row, np.ndarray]], width: int, out: Path | None) -> None:
-    """Write embeddings: JSON lines, or by the ending of `out` .npy or .parquet. A file is written whole or not at all.
+    """Write embeddings by the ending of `out`, else as JSON lines. A file is written whole or not at all.
 
     Raises:
         EnvironmentFailure: Parquet was asked for and pyarrow is missing.
@@ -63,24 +83,22 @@ def write(found: Iterator[tuple[Row, np.ndarray]], width: int, out: Path | None)
     if out is None:
         _json_lines(found, width, sys.stdout.buffer)
         return
-    aside = out.with_name(f".{out.name}.part")
-    try:
-        with aside.open("wb") as file:
-            writer(out)(found, width, file)
-        aside.replace(out)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written(out) as aside, aside.open("wb") as file:
+        writer(out)(found, width, file)
 
 
-def writer(out: Path) -> Callable[[Iterator[tuple[Row, np.ndarray]], int, IO[bytes]], None]:
+def writer(out: Path) -> Writer:
     """Choose how a file is written; refuses before any work is done.
 
     Raises:
+        InputError: nobody knows what a file of this ending holds.
         EnvironmentFailure: Parquet was asked for and pyarrow is missing.
     """
+    if out.suffix not in WRITERS:
+        raise InputError(f"--out {out}: its ending says nothing of what to write; known: {', '.join(WRITERS)}")
     if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise EnvironmentFailure(f"{out} needs the Python package pyarrow: pip install 'bgevis-convert[parquet]'")
-    return {".npy": _npy, ".parquet": _parquet}.get(out.suffix, _json_lines)
+    return WRITERS[out.suffix]
 
 
 def _json_lines(found: Iterator[tuple[Row, np.ndarray]], width: int, file: IO[bytes]) -> None:
@@ -103,3 +121,7 @@ def _parquet(found: Iterator[tuple[Row, np.ndarray]], width: int, file: IO[bytes
     flat = np.array([embedding for _, embedding in several], np.float32).reshape(-1)
     columns["embedding"] = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(flat), width)
     parquet.write_table(pyarrow.table(columns), file)
+
+
+WRITERS: Mapping[str, Writer] = {".npy": _npy, ".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines}
+"""By the ending of the file."""

@@ -13,13 +13,15 @@ from ...model.documents import JSON
 from ...model.family import families
 from ...validation.errors import EnvironmentFailure, InputError
 from ..certificate.ledger import numpy_dtype
+from ..output import refuse_place, written
 
 
-def write_fixture(family_name: str, size: str, seed: int, dtype: str, out: Path) -> int:
+def write_fixture(family_name: str, size: str, seed: int, dtype: str, out: Path, *, force: bool = True) -> int:
     """Write a checkpoint, and beside it the documents that upstream writes; give the checkpoint's size in bytes.
 
     Raises:
-        InputError: no such family or size, or another document is in the place of one.
+        InputError: no such family or size, or another document is in the place of one, or something in that
+            of `out` (a file only without `force`).
         EnvironmentFailure: PyTorch's container was asked for and PyTorch is missing.
     """
     known = families()
@@ -28,8 +30,7 @@ def write_fixture(family_name: str, size: str, seed: int, dtype: str, out: Path)
     family = known[family_name]
     if size not in family.sizes:
         raise InputError(f"{family_name} has no size {size!r} (sizes: {', '.join(family.sizes)})")
-    if not out.absolute().parent.is_dir() or (out.exists() and not out.is_file()):
-        raise InputError(f"{out} cannot be written: its folder must exist, and nothing but a file may be in its place")
+    refuse_place(out, force=force)
     config = family.sizes[size]
     write_documents(out.parent, family.documents(config))
     part = family.part(config)
@@ -39,12 +40,8 @@ def write_fixture(family_name: str, size: str, seed: int, dtype: str, out: Path)
         else draw(name, shape, seed, part.draws).astype(numpy_dtype(dtype))
         for name, shape in part.checkpoint_shapes.items()
     }
-    aside = out.with_name(f".{out.name}.part")
-    try:
+    with written(out) as aside:
         _save(arrays, aside, safetensors=out.suffix == ".safetensors")
-        aside.replace(out)
-    finally:
-        aside.unlink(missing_ok=True)
     return out.stat().st_size
 
 

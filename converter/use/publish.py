@@ -7,21 +7,37 @@ what was proved.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from ...validation.errors import EnvironmentFailure, GateError, InputError
+from ...validation.errors import EnvironmentFailure, GateError, InputError, raised
+from ...validation.files import parse_json
 from ..certificate import provenance
-from ..directory import CHUNK, MANIFEST, PROVENANCE, Manifest, RunDirectory, refuse_outside, sha256
+from ..checkpoint.format_error import shown
+from ..directory import (
+    CHUNK,
+    FORMAT_VERSION,
+    MANIFEST,
+    PROVENANCE,
+    Manifest,
+    RunDirectory,
+    misshapen,
+    refuse_outside,
+    sha256,
+)
 
 LEAVING = "leaving"
 """In the manifest of a place that is being written: files of this run or an earlier one that may be there."""
 
 
-def publish(run: RunDirectory, url: str, advance: Callable[[int], None] = lambda nbytes: None) -> int:
+def publish(
+    run: RunDirectory, url: str, advance: Callable[[int], None] = lambda nbytes: None, *, force: bool = False
+) -> int:
     """Copy a run directory to `url`; give the number of files that had to be sent.
 
-    What the place already has, by its own manifest and size, is not sent again, but read back all the same.
+    What the place already has, by its own manifest and size, is not sent again, but read back all the same. Another
+    checkpoint's run is replaced only with `force`.
 
     Raises:
         EnvironmentFailure: the file system is not installed, or refuses.
@@ -38,9 +54,11 @@ def publish(run: RunDirectory, url: str, advance: Callable[[int], None] = lambda
     last = {name: sha256(run.path / name) for name in (MANIFEST, PROVENANCE)}
     try:
         place = _Place(url)
-        there = place.manifest()
+        place.refuse_own(run.path)
+        there = place.manifest(manifest["source"], force)
         old = {*there["files"], *there.get(LEAVING, [])}
-        place.empty(old | set(digests))
+        place.refuse_links(old | set(digests))
+        place.empty(manifest, old | set(digests))
         new = [name for name, digest in digests.items() if place.digest(there, name) != digest]
         for name in new:
             place.send(run, name)
@@ -53,8 +71,10 @@ def publish(run: RunDirectory, url: str, advance: Callable[[int], None] = lambda
             place.send(run, name)
             if place.sha256(name, advance) != digest:
                 raise GateError(f"{url}/{name} did not arrive as it was sent; run the command again")
-    except OSError as error:
-        raise EnvironmentFailure(f"{url}: {error}; run the command again to go on") from error
+    except ValueError as error:
+        raise InputError(f"{url}: {error}") from error
+    except (OSError, NotImplementedError) as error:
+        raise EnvironmentFailure(f"{url}: {error or raised(error)}; run the command again to go on") from error
     return len(new)
 
 
@@ -64,6 +84,7 @@ class _Place:
     def __init__(self, url: str):
         try:
             import fsspec
+            from fsspec.implementations.local import LocalFileSystem
         except ModuleNotFoundError as error:
             raise EnvironmentFailure(
                 "publish needs the Python package fsspec, which is not installed: pip install 'bgevis-convert[remote]'"
@@ -72,30 +93,64 @@ class _Place:
             self.fs, self.root = fsspec.url_to_fs(url)
         except ImportError as error:  # fsspec knows the scheme, the package for it is missing
             raise EnvironmentFailure(f"{url}: {error}") from error
-        except ValueError as error:
-            raise InputError(f"{url}: {error}") from error
+        except Exception as error:  # each file system has its own way to say that it has no such place
+            raise InputError(f"{url}: {raised(error)}") from error
+        if not self.root.strip("/"):
+            raise InputError(f"{url} names no folder; name the one that the run shall be")
         self.url = url
+        self.local = Path(self.root) if isinstance(self.fs, LocalFileSystem) else None
+        """The folder, where the place is one of this machine."""
 
-    def manifest(self) -> Manifest:
+    def refuse_own(self, directory: Path) -> None:
+        """Refuse the run's own directory, by whatever name, and what lies in it or around it."""
+        if self.local is None:
+            return
+        own, there = directory.resolve(), self.local.resolve()
+        if own == there or own in there.parents or there in own.parents:
+            raise InputError(f"{self.url} is the run directory {directory} itself, or in it, or around it")
+
+    def refuse_links(self, files: set[str]) -> None:
+        """Refuse to write through a link."""
+        if self.local is None:
+            return
+        for file in (MANIFEST, PROVENANCE, *sorted(files)):
+            for path in (Path(file), *Path(file).parents[:-1]):
+                if (self.local / path).is_symlink():
+                    raise InputError(f"{self.local / path} is a link: what it leads to would be replaced")
+
+    def manifest(self, source: Mapping[str, Any], force: bool) -> Manifest:
         """Read what the place says that it holds; no files for an empty one."""
         if not self.fs.exists(self._path(MANIFEST)):
-            if self.fs.exists(self.root) and self.fs.find(self.root):
+            if self.fs.exists(self.root) and self.fs.ls(self.root, detail=False):
                 raise InputError(f"{self.url} holds something that is not a run directory; choose another place")
             return {"files": {}}
         try:
-            manifest: Manifest = json.loads(self.fs.cat_file(self._path(MANIFEST)))
+            manifest: Manifest = parse_json(self.fs.cat_file(self._path(MANIFEST)))
             refuse_outside(Path(self.url), [*manifest["files"], *manifest.get(LEAVING, [])])
-        except (ValueError, KeyError, TypeError) as error:
+            if manifest["format_version"] != FORMAT_VERSION:
+                raise ValueError(f"format_version is {manifest['format_version']}")
+            if LEAVING not in manifest and (problem := misshapen(manifest)):
+                raise ValueError(problem)
+            before = manifest["source"]
+            another = before["sha256"] != source["sha256"]
+            name = str(before["file"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{self.url}/{MANIFEST} is not a run's manifest ({error}); choose another place"
             ) from error
+        if another and not force:
+            raise InputError(
+                f"{self.url} holds the run of another checkpoint, {shown(name)}; choose another place, or say --force "
+                "to replace it"
+            )
         return manifest
 
-    def empty(self, leaving: set[str]) -> None:
+    def empty(self, manifest: Manifest, leaving: set[str]) -> None:
         """State that the place holds no run, but may hold these files of one."""
         self.fs.makedirs(self.root, exist_ok=True)
         self.remove(PROVENANCE)
-        self.fs.pipe_file(self._path(MANIFEST), json.dumps({"files": {}, LEAVING: sorted(leaving)}).encode())
+        stated = {"format_version": FORMAT_VERSION, "source": manifest["source"], "files": {}, LEAVING: sorted(leaving)}
+        self.fs.pipe_file(self._path(MANIFEST), json.dumps(stated).encode())
 
     def digest(self, manifest: Manifest, name: str) -> str | None:
         """Give the digest that the place states for a file that has the stated size."""

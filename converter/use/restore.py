@@ -8,7 +8,6 @@ of the artifact and the ledger, neither the checkpoint nor, for safetensors, PyT
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from ...validation.errors import EnvironmentFailure, GateError, InputError, rais
 from ..certificate.ledger import Entry, Ledger, numpy_dtype
 from ..directory import RunDirectory
 from ..manifest import LEDGER, artifact
+from ..output import refuse_place, written
 from ..progress import Progress
 
 
@@ -60,8 +60,10 @@ def _example(names: tuple[str, ...]) -> str:
     return f"{names[0]}, ..." if len(names) > 1 else names[0]
 
 
-def restore(run: RunDirectory, exporter: Exporter, out: Path, progress: Progress) -> Restored:
+def restore(run: RunDirectory, exporter: Exporter, out: Path, progress: Progress, *, force: bool = False) -> Restored:
     """Rebuild the source state dict from one format, as .safetensors or in PyTorch's container.
+
+    A file that is in the place of `out` is replaced only with `force`.
 
     Raises:
         GateError: a tensor is missing, or its bytes are not those that the ledger certifies.
@@ -75,6 +77,7 @@ def restore(run: RunDirectory, exporter: Exporter, out: Path, progress: Progress
         )
     if run.path.resolve() in out.resolve().parents:
         raise InputError(f"{out} lies inside the run directory {run.path}; choose another --out")
+    refuse_place(out, force=force)
     safetensors = out.suffix == ".safetensors"
     if not safetensors:
         require_torch()
@@ -87,12 +90,8 @@ def restore(run: RunDirectory, exporter: Exporter, out: Path, progress: Progress
     nbytes = sum(_nbytes(entry) for entry in kept.values())
     progress.begin(nbytes)
     tensors = proved(run, exporter, ledger, progress.advance)
-    aside = out.with_name(f".{out.name}.part")
-    try:
+    with written(out) as aside:
         (_write_safetensors if safetensors else _write_torch)(aside, kept, tensors)
-        _commit(aside, out)
-    finally:
-        aside.unlink(missing_ok=True)
     gone = {name: entry for name, entry in ledger.entries.items() if not entry.made and name not in kept}
     adapters = tuple(name for name, entry in gone.items() if entry.status == "merged")
     dropped = tuple(name for name in gone if name not in adapters)
@@ -276,14 +275,3 @@ def _write_torch(file: Path, kept: dict[str, Entry], tensors: Iterator[tuple[str
     names = _names(kept)
     found = {each: tensor for name, array in tensors for tensor in [tensor_of(array)] for each in names[name]}
     torch.save({name: found[name] for name in kept}, file)
-
-
-def _commit(aside: Path, out: Path) -> None:
-    with aside.open("rb") as handle:
-        os.fsync(handle.fileno())
-    aside.replace(out)
-    folder = os.open(out.absolute().parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

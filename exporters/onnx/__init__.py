@@ -15,6 +15,10 @@ from ..base import PROGRAMS, Artifact, Description, Exporter, Plan, Request
 from ..precisions import FLOAT32, PRECISIONS
 from ..releases import Need
 
+OPSETS = range(17, 27)
+VIA_TENSORFLOW = range(17, 19)
+"""Opsets that can be written, by our own lowering and by the way through TensorFlow."""
+
 
 def _write(request: Request) -> dict[str, Description]:
     from .write import write

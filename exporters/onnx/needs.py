@@ -1,5 +1,6 @@
 """What a program asks of onnxruntime: versions of its file format and operators, operators of other domains."""
 
+import functools
 from collections.abc import Iterator
 
 import onnx
@@ -26,8 +27,10 @@ def needs(artifact: Artifact) -> Iterator[Need]:
             raise GateError(f"{path} is not an ONNX program: {error}") from error
         opset = max((entry.version for entry in model.opset_import if entry.domain in OWN), default=0)
         foreign = sorted({f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain not in OWN})
+        precision = program.get("precision", "")
+        told = functools.partial(remedy, format_name=f"onnx-{precision}" if precision else "onnx")
         asks = ", ".join([f"opset {opset}", f"IR version {model.ir_version}", *foreign])
-        yield Need(program["path"], "onnxruntime", asks, since(opset, model.ir_version), remedy)
+        yield Need(program["path"], "onnxruntime", asks, since(opset, model.ir_version), told)
 
 
 def since(opset: int, ir: int) -> str:
@@ -36,9 +39,9 @@ def since(opset: int, ir: int) -> str:
     return fit[0] if fit else "999"
 
 
-def remedy(version: str) -> str:
-    """Say which opset a release takes."""
+def remedy(version: str, format_name: str = "onnx") -> str:
+    """Say which opset a release takes, and how the format is made for it."""
     found = row(ONNXRUNTIME, version)
     if not isinstance(found, Opset):
         return f"no release before {next(iter(ONNXRUNTIME))} was tried: ask for that one or a newer one"
-    return f"run `bgevis-convert export onnx DIR --opset {found.ran}`, then `bgevis-convert validate DIR`"
+    return f"run `bgevis-convert export {format_name} DIR --opset {found.ran}`, then `bgevis-convert validate DIR`"

@@ -141,8 +141,12 @@ def _told(dtype: str, shape: Sequence[Dim]) -> str:
     return f"{dtype} ({', '.join(map(str, shape))})"
 
 
-def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+def read_weights(artifact: Artifact, elsewhere: Collection[str] = ()) -> Iterator[tuple[str, np.ndarray]]:
     """Read each leaf that a program uses from each place where one says that it lies: once, unless they disagree.
+
+    Args:
+        artifact: with the programs.
+        elsewhere: leaves that are used by another program, which runs after these.
 
     Raises:
         UnreadableWeight: a program does not use a leaf that its entry point has.
@@ -160,7 +164,7 @@ def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
                     seen.add(place)
                 array = array_of(tensor, path)
                 yield leaf, array.reshape(leaves[leaf].shape) if leaf in leaves else array
-        for leaf in sorted(set(network.used_weights(name)) - _reached(graph)):
+        for leaf in sorted(set(network.used_weights(name)) - _reached(graph) - set(elsewhere)):
             raise UnreadableWeight(leaf, f"{path.name} does not use it")
 
 

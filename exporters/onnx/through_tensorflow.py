@@ -22,7 +22,6 @@ from ..lowering.trace import Program
 from ..weights import WeightsFile
 from .serialize import conversion, external, fed, packaged
 
-OPSETS = range(17, 19)
 """The newest is the newest that tf2onnx 1.17 writes."""
 
 

@@ -11,21 +11,20 @@ from ...validation.errors import GateError, InputError
 from ..base import PROGRAMS, WEIGHTS, Description, Request
 from ..lowering.trace import Program, Specs, trace, trace_modules
 from ..weights import WeightsFile
-from . import through_tensorflow
+from . import OPSETS, VIA_TENSORFLOW, through_tensorflow
 from .graph import Graph, Value
 from .lower import Lowering
 from .narrow import narrow
 from .routes import Disagreement, first_disagreement
 from .serialize import fed, model
 
-OPSETS = range(17, 27)
 OPSET = 23
 """The default: the newest that runtimes of 2025 open."""
 
 
 def write(request: Request) -> dict[str, Description]:
     """Write `<entry point>.onnx` for each entry point."""
-    opsets = through_tensorflow.OPSETS if request.via else OPSETS
+    opsets = VIA_TENSORFLOW if request.via else OPSETS
     opset = min(OPSET, opsets[-1]) if request.opset is None else request.opset
     if opset not in opsets:
         way = f" via {request.via}" if request.via else ""

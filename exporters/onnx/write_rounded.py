@@ -7,10 +7,11 @@ from ..base import PROGRAMS, Description, Request
 from ..lowering.trace import trace
 from ..weights import Location, WeightsFile, plan
 from ..weights import write as write_weights
+from . import OPSETS
 from .build import Builder
 from .precision import Tensor, arrays, rewrite
 from .serialize import model
-from .write import OPSET, OPSETS, lower
+from .write import OPSET, lower
 
 
 def write(request: Request, precision: str) -> dict[str, Description]:

@@ -15,13 +15,20 @@ from .config import CONFIG, SIZES, BertConfig, configure
 if TYPE_CHECKING:
     from ..network import Network
     from ..reference import Encode, Original, Reference
+    from ..upstream import SentenceModules
 
 
 ANCHOR = "embeddings.word_embeddings.weight"
+HEADS = ("pooler.dense", "classifier"), ("classifier.dense", "classifier.out_proj")
+"""Layers of a head that classifies sequences: BERT's goes through its pooler, RoBERTa's has a layer of its own."""
 
 
 def _recognise(source: Source) -> str:
     layer = "encoder.layer.0.attention.self.query.weight"
+    if any(all(f"{name}.weight" in source.shapes for name in head) for head in HEADS):
+        return ""  # a classifier
+    if all(f"{head}.weight" in source.shapes for head in ("sparse_linear", "colbert_linear")):
+        return ""  # bge-m3 with its heads
     return f"names {ANCHOR} and {layer}" if {ANCHOR, layer} <= source.shapes.keys() else ""
 
 
@@ -34,10 +41,10 @@ def text_inputs(config: BertConfig) -> tuple[TensorSpec, TensorSpec]:
     )
 
 
-def embeddings_output(config: BertConfig) -> tuple[TensorSpec]:
+def embeddings_output(config: BertConfig, name: str = "embeddings") -> tuple[TensorSpec]:
     """Describe the embeddings, (batch, width)."""
     width, unit = steps.width(config.pipeline, config.hidden_size), steps.unit(config.pipeline)
-    return (TensorSpec("embeddings", "float32", ("batch", width), kind=Embedding(unit)),)
+    return (TensorSpec(name, "float32", ("batch", width), kind=Embedding(unit)),)
 
 
 def embeddings(config: BertConfig) -> Mapping[str, Any]:
@@ -61,16 +68,21 @@ def _network(config: BertConfig) -> "Network":
 
 def documents(config: BertConfig) -> Mapping[str, Any]:
     """Give the documents beside such a checkpoint: transformers' config.json, and those of sentence-transformers."""
+    architecture = "BertModel" if config.model_type == "bert" else "XLMRobertaModel"
+    return {CONFIG: described(config, architecture), **sentence_documents(config)}
+
+
+def described(config: BertConfig, architecture: str) -> Mapping[str, Any]:
+    """Give transformers' config.json."""
     bert = config.model_type == "bert"
     ids = {} if bert else {"bos_token_id": config.cls_token_id, "eos_token_id": config.sep_token_id}
-    document = {
-        "architectures": ["BertModel" if bert else "XLMRobertaModel"],
+    return {
+        "architectures": [architecture],
         **{name: getattr(config, name) for name in STATED},
         "pad_token_id": config.pad_token_id,
         **ids,
         "position_embedding_type": "absolute",
     }
-    return {CONFIG: document, **sentence_documents(config)}
 
 
 STATED = (
@@ -80,30 +92,35 @@ STATED = (
 """Fields of the configuration whose names are Hugging Face's."""
 
 
-def _hugging_face(config: BertConfig) -> HuggingFace:
+def token_states(config: BertConfig, *more: TensorSpec) -> EntryPoint:
+    """Describe the entry point of clients that pool themselves, of ids, mask and what else they feed."""
+    shape = ("batch", "tokens", config.hidden_size)
+    states = TensorSpec("last_hidden_state", "float32", shape, kind=States("attention_mask"))
+    axes = encode_text(config).axes
+    return EntryPoint("token_states", (*text_inputs(config), *more), (states,), axes, rows="batch")
+
+
+def hugging_face(config: BertConfig) -> HuggingFace:
     """Describe the encoder to transformers' BertModel and XLMRobertaModel. The latter's texts have no types."""
     from ..network import Network
     from .modeling import Bert
 
-    inputs = text_inputs(config)
     types = (TensorSpec("token_type_ids", "int32", ("batch", "tokens")),) if config.model_type == "bert" else ()
-    shape = ("batch", "tokens", config.hidden_size)
-    states = TensorSpec("last_hidden_state", "float32", shape, kind=States("attention_mask"))
-    entry = EntryPoint("token_states", (*inputs, *types), (states,), encode_text(config).axes, rows="batch")
-    return HuggingFace(documents(config), config.pipeline, Network(lambda rngs: Bert(config, rngs=rngs), (entry,)))
+    network = Network(lambda rngs: Bert(config, rngs=rngs), (token_states(config, *types),))
+    return HuggingFace(documents(config), config.pipeline, network)
 
 
-def _reference(config: BertConfig, original: "Original") -> "Reference":
-    """Take transformers' class for the encoder, and sentence-transformers' modules for what makes one vector of it."""
+def reference(config: BertConfig, original: "Original", usual: Mapping[str, Any]) -> "Reference":
+    """Take transformers' class for the encoder, and sentence-transformers' modules for what makes one vector of it.
+
+    `usual` is the config.json where none lies beside the checkpoint.
+    """
     from torch import Tensor, nn
 
     from .. import upstream
     from ..reference import Reference
 
-    state = upstream.inside(original.state, "embeddings.word_embeddings.weight")
-    stated = original.documents.get(CONFIG) or documents(config)[CONFIG]
-    encoder = upstream.text_encoder(stated, state, add_pooling_layer=False)
-    after = upstream.SentenceModules(original, config.hidden_size, config.pipeline)
+    encoder, after = upstreams(config, original, usual)
 
     def encode_text(
         input_ids: Tensor, attention_mask: Tensor, prompt_tokens: Tensor | None = None
@@ -116,7 +133,16 @@ def _reference(config: BertConfig, original: "Original") -> "Reference":
     return Reference(name, nn.ModuleList([encoder, *after.modules]), {"encode_text": encode_text}, original.state)
 
 
-def _encode(config: BertConfig, original: "Original", reference: "Reference") -> Mapping[str, "Encode"]:
+def upstreams(config: BertConfig, original: "Original", usual: Mapping[str, Any]) -> "tuple[Any, SentenceModules]":
+    """Load upstream's encoder, and what is done with its states, see `reference`."""
+    from .. import upstream
+
+    state = upstream.inside(original.state, ANCHOR)
+    encoder = upstream.text_encoder(original.documents.get(CONFIG) or usual, state, add_pooling_layer=False)
+    return encoder, upstream.SentenceModules(original, config.hidden_size, config.pipeline)
+
+
+def encode(config: BertConfig, original: "Original", reference: "Reference") -> Mapping[str, "Encode"]:
     """Let sentence-transformers encode raw texts with the network that the reference has loaded."""
     from .. import upstream
 
@@ -134,11 +160,11 @@ FAMILY = Family(
     part=rules.whole,
     entry_points=lambda config: (encode_text(config),),
     network=_network,
-    reference=_reference,
+    reference=lambda config, original: reference(config, original, documents(config)[CONFIG]),
     sizes=SIZES,
     embeddings=embeddings,
-    hugging_face=_hugging_face,
-    encode=_encode,
+    hugging_face=hugging_face,
+    encode=encode,
     anchor=ANCHOR,
     documents=documents,
     texts=text_rules,

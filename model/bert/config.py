@@ -178,7 +178,9 @@ SIZES = {**PUBLISHED, "tiny": BertConfig(300, 32, 2, 4, 64, 40, 2)}
 NUMBERS = re.compile(r"layer\.(\d+)\.")
 
 
-def sizes_from_shapes(shapes: Shapes, embeddings: str, encoder: str) -> dict[str, tuple[int, str]]:
+def sizes_from_shapes(
+    shapes: Shapes, embeddings: str, encoder: str, tables: Mapping[str, str] = OF_SHAPES
+) -> dict[str, tuple[int, str]]:
     """Read what the tensors' shapes show and where, given the prefixes of the embedding's and the encoder's names.
 
     Raises:
@@ -201,7 +203,7 @@ def sizes_from_shapes(shapes: Shapes, embeddings: str, encoder: str) -> dict[str
         raise GateError(f"no tensor is called {encoder}layer.{missing}.*, but there is a layer {max(layers)}")
     inner = f"{encoder}layer.0.intermediate.dense.weight"
     seen = {"num_hidden_layers": (len(layers), f"names {encoder}layer.*")}
-    for field, name in OF_SHAPES.items():
+    for field, name in tables.items():
         seen[field] = shape(embeddings + name, 2)[field == "hidden_size"], f"shape of {embeddings}{name}"
     return seen | {"intermediate_size": (shape(inner, 2)[0], f"shape of {inner}")}
 

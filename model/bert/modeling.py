@@ -37,9 +37,7 @@ class Embeddings(nnx.Module):
         if self.config.model_type == "bert":
             positions = tapped("position", self.position.first, input_ids.shape[1])
         else:
-            counts = (input_ids != self.config.pad_token_id).astype(jnp.int32)
-            ids = jnp.cumsum(counts, axis=1) * counts + self.config.pad_token_id
-            positions = tapped("position", self.position, ids)
+            positions = tapped("position", self.position, counted(input_ids, self.config.pad_token_id))
         return self.embed(input_ids, positions, token_types)
 
     def embed(
@@ -56,6 +54,12 @@ class Embeddings(nnx.Module):
         return tapped("norm", self.norm, words + (positions + types))
 
 
+def counted(input_ids: Int[Array, "batch tokens"], padding: int) -> Int[Array, "batch tokens"]:
+    """Give each token its place among those that are no padding, from `padding` + 1; padding gets `padding`."""
+    counts = (input_ids != padding).astype(jnp.int32)
+    return jnp.cumsum(counts, axis=1) * counts + padding
+
+
 class TextEncoder(nnx.Module):
     """Embeddings, layers and pooling.
 
@@ -66,7 +70,7 @@ class TextEncoder(nnx.Module):
 
     def __init__(self, config: BertConfig, *, masked_score: float = MASKED_SCORE, remat: bool = False, rngs: nnx.Rngs):
         self.embeddings = Embeddings(config, rngs=rngs)
-        self.layers = nnx.List([_layer(config, rngs) for _ in range(config.num_hidden_layers)])
+        self.layers = nnx.List([layer(config, rngs) for _ in range(config.num_hidden_layers)])
         self.pipeline = pipeline(config.pipeline, rngs=rngs)
         self.config = config
         self.masked_score = masked_score
@@ -109,7 +113,8 @@ class TextEncoder(nnx.Module):
         return embed(self.pipeline, x, attention_mask, prompt_tokens)
 
 
-def _layer(config: BertConfig, rngs: nnx.Rngs) -> PostNormLayer:
+def layer(config: BertConfig, rngs: nnx.Rngs) -> PostNormLayer:
+    """Make a layer."""
     width = config.hidden_size
     attention = Attention(width, config.num_attention_heads, rngs=rngs)
     return PostNormLayer(attention, width, config.intermediate_size, config.hidden_act, config.layer_norm_eps, rngs)

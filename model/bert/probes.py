@@ -9,6 +9,10 @@ from .config import BertConfig
 ALIKE = -40
 """Power of two that leaves nothing of an embedding beside the epsilon of its norm: all tokens become the same."""
 
+NEARLY = -10
+"""Power of two, beside the epsilon's: tokens differ by a ten-thousandth. Were they the same, what float32 costs a
+trained network, in which a few numbers are far larger than the others, would be one draw of luck."""
+
 LOUDER = 8
 """Power of two for queries: scores near 1 become hundreds, where exp() overflows."""
 
@@ -30,9 +34,8 @@ def low_variance(config: BertConfig) -> Exponents:
 
 
 def loud(config: BertConfig) -> Exponents:
-    """Make all tokens alike and their scores large."""
-    del config
-    return {"embeddings.*.embedding": ALIKE, "layers.*.attention.query.*": LOUDER}
+    """Make all tokens nearly alike and their scores large."""
+    return {"embeddings.*.embedding": exponent(config.layer_norm_eps) + NEARLY, "layers.*.attention.query.*": LOUDER}
 
 
 def masked(config: BertConfig) -> Exponents:

@@ -3,6 +3,8 @@
 Axes: v vocabulary, p positions, y token types, e embedding width, d head width, m inner width.
 """
 
+from collections.abc import Mapping
+
 from .. import steps
 from ..family import Drop, Rule, Rules, Shapes
 from ..parts import Part, join
@@ -13,12 +15,19 @@ NORM = ((".{:weight|gamma}", ".scale"), (".{:bias|beta}", ".bias"))
 """Old checkpoints, converted from TensorFlow, say gamma and beta."""
 
 HEADS = Drop("{:cls|lm_head}.{:*}", "a pre-training head: sentence embeddings do not pass through it")
+M3_HEADS = Drop("{:sparse_linear|colbert_linear}.{:*}", "a head of bge-m3, which dense embeddings do not pass")
+BUFFERS = Drop("embeddings.{:position_ids|token_type_ids}", "a buffer that counts 0, 1, 2, ...; it holds no weights")
+POOLER = Drop("pooler.dense.{:weight|bias}", "the next-sentence pooler: sentence embeddings do not pass through it")
 
 
 def whole(config: BertConfig) -> Part:
     """Declare a BERT checkpoint on its own."""
-    after = steps.part(config.pipeline)
-    return join(*(part.mounted(target="text.", axes="") for part in (text(config), after)), Part((HEADS,), {}, {}))
+    return join(encoder(config), Part((HEADS, M3_HEADS), {}, {}))
+
+
+def encoder(config: BertConfig) -> Part:
+    """Declare the text encoder of a network, and what makes one vector of its states."""
+    return join(*(part.mounted(target="text.", axes="") for part in (text(config), steps.part(config.pipeline))))
 
 
 def text(config: BertConfig) -> Part:
@@ -54,11 +63,8 @@ def _rules() -> Rules:
         Rule(layer + "output.dense.weight", target + "down.kernel", "e m -> m e"),
         Rule(layer + "output.dense.bias", target + "down.bias", "e"),
         *(Rule(f"{layer}output.LayerNorm{s}", f"{target}down_norm{t}", "e") for s, t in NORM),
-        Drop("embeddings.{:position_ids|token_type_ids}", "a buffer that counts 0, 1, 2, ...; it holds no weights"),
-        Drop(
-            "pooler.dense.{:weight|bias}",
-            "the next-sentence pooler: sentence embeddings do not pass through it",
-        ),
+        BUFFERS,
+        POOLER,
     )
 
 
@@ -75,8 +81,14 @@ def _shapes(config: BertConfig) -> Shapes:
     dense: dict[str, tuple[int, ...]] = {f"attention.self.{p}": (width, width) for p in ("query", "key", "value")}
     dense |= {"attention.output.dense": (width, width), "attention.output.LayerNorm": ()}
     dense |= {"intermediate.dense": (inner, width), "output.dense": (width, inner), "output.LayerNorm": ()}
+    return shapes | layer_shapes(config, dense) | {"pooler.dense.weight": (width, width), "pooler.dense.bias": (width,)}
+
+
+def layer_shapes(config: BertConfig, dense: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Give names and shapes of the layers, each with the same linear layers and, where the shape is (), norms."""
+    shapes: dict[str, tuple[int, ...]] = {}
     for i in range(config.num_hidden_layers):
         for name, shape in dense.items():
-            shapes[f"encoder.layer.{i}.{name}.weight"] = shape or (width,)
-            shapes[f"encoder.layer.{i}.{name}.bias"] = (shape[0] if shape else width,)
-    return shapes | {"pooler.dense.weight": (width, width), "pooler.dense.bias": (width,)}
+            shapes[f"encoder.layer.{i}.{name}.weight"] = shape or (config.hidden_size,)
+            shapes[f"encoder.layer.{i}.{name}.bias"] = (shape[0] if shape else config.hidden_size,)
+    return shapes

@@ -50,13 +50,13 @@ def _of_bools(c: Lowering, eqn: JaxprEqn, op: str) -> Value:
     return c.cast(c.reduce(op, c.cast(value, np.int32), eqn.params["axes"]), BOOL)
 
 
-@primitive("argmax", emits="ArgMax")
+@primitive("argmax", emits="ArgMax Cast")
 def argmax(c: Lowering, eqn: JaxprEqn) -> Value:
     """Find the first greatest."""
     return _arg(c, eqn, "ArgMax")
 
 
-@primitive("argmin", emits="ArgMin")
+@primitive("argmin", emits="ArgMin Cast")
 def argmin(c: Lowering, eqn: JaxprEqn) -> Value:
     """Find the first least."""
     return _arg(c, eqn, "ArgMin")
@@ -64,6 +64,7 @@ def argmin(c: Lowering, eqn: JaxprEqn) -> Value:
 
 def _arg(c: Lowering, eqn: JaxprEqn, op: str) -> Value:
     value, (axis,) = c.full(eqn.invars[0]), eqn.params["axes"]
+    value = c.cast(value, np.int32) if value.dtype == BOOL else value  # no runtime orders bools
     return c.emit(op, value, shape=shape_of(eqn.outvars[0]), dtype=INT64, axis=axis, keepdims=0)
 
 

@@ -1,0 +1,115 @@
+"""A tokenizer in files of its own program, turned into tokenizer.json by upstream's own conversion.
+
+As with a tokenizer from the hub, what comes of it lies in a cache, as a folder that is read like any other.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...model.tokenizer import FAST, WORD_PIECES
+from ...validation.errors import EnvironmentFailure, InputError
+from .hub import FILES
+
+SLOW = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.json", "merges.txt", "bpe.codes")
+"""Files of tokenizers that need a program of their own."""
+
+CONVERTED = "converted.json"
+"""Beside a tokenizer.json that was made: of which files, and by whom."""
+
+ADVICE = (
+    "write a tokenizer.json with transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...), pass "
+    "--tokenizer DIR, or say --no-tokenizer if no raw texts are wanted"
+)
+QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def converted(folder: Path) -> Path:
+    """Give the folder whose tokenizer is read: this one, or the cache's with what upstream makes of its files.
+
+    Raises:
+        InputError: upstream cannot read the files, or makes no tokenizer.json of them.
+        EnvironmentFailure: the cache cannot be written.
+    """
+    named = _needed(folder)
+    if not named:
+        return folder
+    try:
+        version = importlib.metadata.version("transformers")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError(
+            f"{folder} holds a tokenizer that cannot be read here: {', '.join(named)} without tokenizer.json; "
+            f"pip install 'bgevis-convert[upstream]' to have it converted, or {ADVICE}"
+        ) from error
+    read = sorted({*named, *(name for name in (*FILES, "config.json") if (folder / name).is_file())})
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in read}
+    key = hashlib.sha256(json.dumps([version, digests]).encode()).hexdigest()[:32]
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bgevis-convert" / "tokenizers"
+    if not (root / key / CONVERTED).is_file():
+        text, kind = _convert(folder, named)
+        note = {"by": f"transformers {version}: {kind}", "of": {name: digests[name] for name in named}}
+        try:
+            _store(root, key, folder, text, note)
+        except OSError as error:
+            raise EnvironmentFailure(f"{root} cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
+    return root / key
+
+
+def _needed(folder: Path) -> list[str]:
+    """Name the files that only a program of theirs reads; none where tokenizer.json or BERT's words are there."""
+    if (folder / "tokenizer.json").is_file():
+        return []
+    if (folder / "vocab.txt").is_file():
+        return ["vocab.txt"] if _class(folder) in FAST and _class(folder) not in WORD_PIECES else []
+    return [name for name in SLOW if (folder / name).is_file()]
+
+
+def _class(folder: Path) -> str:
+    """Read the tokenizer's class; "" where that is not stated. What is malformed is told by who reads all of it."""
+    try:
+        stated = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        return str(stated.get("tokenizer_class") or "")
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _convert(folder: Path, named: list[str]) -> tuple[str, str]:
+    """Let transformers read the files; give tokenizer.json, and the class that made it."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    import transformers
+
+    files = ", ".join(named)
+    try:
+        made = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever upstream raises, it cannot read them
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{folder}: transformers cannot convert its tokenizer ({files}): {reason}; {ADVICE}"
+        ) from error
+    backend, kind = getattr(made, "backend_tokenizer", None), type(made).__name__
+    unread = [name for name in named if name not in type(made).vocab_files_names.values()]
+    if unread:  # of what is not there it makes a tokenizer without words, and says nothing
+        raise InputError(f"{folder}: transformers' {kind} does not read {', '.join(unread)}; {ADVICE}")
+    if backend is None:
+        raise InputError(f"{folder}: transformers' {kind} has no tokenizer.json that {files} could become; {ADVICE}")
+    return backend.to_str(), kind
+
+
+def _store(root: Path, key: str, folder: Path, text: str, note: Mapping[str, object]) -> None:
+    """Put the folder into the cache, whole or not at all."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as scratch:
+        made = Path(scratch) / key
+        made.mkdir()
+        for name in FILES:
+            if (folder / name).is_file() and name not in ("vocab.txt", "tokenizer.json"):
+                shutil.copyfile(folder / name, made / name)
+        (made / "tokenizer.json").write_text(text, encoding="utf-8")
+        (made / CONVERTED).write_text(json.dumps(note) + "\n")
+        if not (root / key).exists():
+            made.replace(root / key)

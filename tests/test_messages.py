@@ -1,0 +1,183 @@
+"""What a person reads when something is wrong: what it is about, what was expected, and what to do."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from in_process import convert, in_this_process
+from safetensors.numpy import load_file, save_file
+
+from bgevis.converter import open_artifacts
+from bgevis.converter.cli import main
+from bgevis.converter.directory import RunDirectory
+from bgevis.converter.options import Options
+from bgevis.converter.printable import printable
+from bgevis.converter.progress import Silent
+from bgevis.converter.report.terminal import lines
+from bgevis.converter.stages import export
+from bgevis.converter.use.fixture import write_fixture
+from bgevis.exporters.base import exporters
+from bgevis.validation.errors import InputError
+
+KEY_BIAS = "encoder.layer.1.attention.self.key.bias"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_fixture("bert", "tiny", 9, "float32", folder / "tiny.safetensors")
+    return folder / "tiny.safetensors"
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoint, tmp_path_factory) -> Path:
+    with in_this_process():
+        return convert(checkpoint, tmp_path_factory.mktemp("finished") / "run", ("onnx",))
+
+
+def said(code: int, *arguments: object) -> str:
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    assert done.exit_code == code, done.output
+    assert "Traceback" not in done.output
+    return done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--format", "onxx"), ["no format 'onxx'; did you mean onnx?"]),
+        (("--format", "save_model"), ["did you mean saved-model?"]),
+        (("--family", "berts"), ["no family 'berts'; did you mean bert?"]),
+        (("--opset", "99"), ["--opset 99 is not supported: choose 17 to 26"]),
+        (("--opset", "20", "--via", "tf2onnx"), ["--opset 20 is not supported via tf2onnx: choose 17 to 18"]),
+        (("--static", "tokens=32", "--format", "onnx"), ["--static is for the format stablehlo", "onnx"]),
+        (("--precision", "int8", "--format", "orbax"), ["--precision is for the format onnx"]),
+        (
+            (
+                "--precision",
+                "fp16",
+            ),
+            ["there is no precision 'fp16'"],
+        ),
+    ],
+)
+def test_usage_is_refused_before_any_work(checkpoint, tmp_path, arguments, words):
+    output = said(2, "all", checkpoint, "--out", tmp_path / "run", *arguments)
+    assert all(word in output for word in words), output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("spelling", ["ONNX", "saved_model", "Saved-Model"])
+def test_formats_are_known_in_every_spelling(spelling):
+    from bgevis.converter.options import chosen
+
+    (exporter,) = chosen(Options(formats=(spelling,)))
+    assert exporter.name == spelling.lower().replace("_", "-")
+
+
+def test_a_failure_is_json_too_and_debug_keeps_the_code(tmp_path):
+    output = said(3, "all", tmp_path / "none.pth", "--out", tmp_path / "run", "--json", "--format", "onnx")
+    assert json.loads(output[output.index("{") :])["exit_code"] == 3
+    done = CliRunner().invoke(main, ["--debug", "doctor", str(tmp_path)])
+    assert (done.exit_code, "Traceback" in done.output) == (3, True)
+
+
+def test_a_missing_tensor_is_named_as_the_checkpoint_would_have_it(checkpoint, tmp_path):
+    tensors = load_file(checkpoint)
+    del tensors[KEY_BIAS]
+    shutil.copytree(checkpoint.parent, tmp_path / "folder")
+    save_file(tensors, tmp_path / "folder" / "tiny.safetensors")
+    with in_this_process(), pytest.raises(Exception, match="no tensor of the checkpoint fills it") as refused:
+        convert(tmp_path / "folder" / "tiny.safetensors", tmp_path / "run", ("onnx",))
+    assert f"; {KEY_BIAS} would" in str(refused.value)
+
+
+def test_a_torchscript_archive_is_called_so(tmp_path):
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "jit.pt")
+    assert "is a TorchScript archive" in said(3, "inspect", tmp_path / "jit.pt")
+
+
+def test_inspect_wants_the_configuration_that_is_named(checkpoint, tmp_path):
+    assert "--config nothere.json: No such file" in said(3, "inspect", checkpoint, "--config", "nothere.json")
+    (tmp_path / "bad.json").write_text("{")
+    assert "is not valid JSON" in said(3, "inspect", checkpoint, "--config", tmp_path / "bad.json")
+
+
+def test_names_of_the_hub_get_a_hint(checkpoint, tmp_path):
+    output = said(2, "all", checkpoint, "--out", tmp_path / "run", "--tokenizer", "BAAI/bge-base-en-v1.5")
+    assert "hf:BAAI/bge-base-en-v1.5" in output
+    assert "hub" in said(3, "inspect", "BAAI/bge-base-en-v1.5")
+
+
+@pytest.mark.parametrize("gone", ["programs/encode_text.onnx", "programs/weights.safetensors"])
+def test_what_is_missing_is_called_missing(finished, tmp_path, gone):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / gone).unlink()
+    with pytest.raises(InputError, match=f"{Path(gone).name} is missing; get the run directory again"):
+        open_artifacts(run)
+
+
+def test_damaged_weights_are_not_used(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    data = bytearray((run / "programs" / "weights.safetensors").read_bytes())
+    data[-400:] = bytes(400)
+    (run / "programs" / "weights.safetensors").write_bytes(data)
+    with pytest.raises(InputError, match="was altered: its sha256 is not the manifest's"):
+        open_artifacts(run, verify=True)
+    assert "was altered" in said(3, "embed", run, "--text", "a")
+    os_ = bytes(data[:-1])
+    (run / "programs" / "weights.safetensors").write_bytes(os_)
+    with pytest.raises(InputError, match="bytes, the manifest says"):
+        open_artifacts(run)
+
+
+def test_no_run_directory_says_what_makes_one(tmp_path):
+    assert "make one with `bgevis-convert all CKPT --out DIR`" in said(3, "validate", tmp_path)
+
+
+def test_the_end_says_what_is_proved_where_it_is_and_what_comes_next(finished, tmp_path):
+    run = RunDirectory(shutil.copytree(finished, tmp_path / "run"))
+    text = "\n".join(line for line, _ in lines(run.path, run.manifest()))
+    assert "PROVED: onnx: the same network" in text
+    assert f"onnx: {run.path}/programs/encode_text.onnx" in text
+    assert f"report: {run.path}/reports/report.html" in text
+    assert "end to end: not checked: neither tokenizer.json nor vocab.txt" in text
+    assert f"next: bgevis-convert doctor {run.path}" in text
+
+
+def test_one_more_format_takes_the_verdict_and_the_page_with_it(finished, tmp_path):
+    run = RunDirectory(shutil.copytree(finished, tmp_path / "run"))
+    export.perform(run, Options(), Silent(), exporters()["onnx-int8"])
+    text = "\n".join(line for line, _ in lines(run.path, run.manifest()))
+    assert "PROVED" not in text
+    assert "not validated: onnx-int8" in text
+    assert f"next: bgevis-convert validate {run.path}" in text
+    assert not (run.path / "reports" / "report.html").exists()
+    assert not (run.path / "provenance.json").exists()
+    assert run.manifest()["proof"] == {}
+
+
+def test_fewer_formats_leave_the_proof_of_the_others_and_are_told_with_them(checkpoint, tmp_path):
+    with in_this_process():
+        run = convert(checkpoint, tmp_path / "run", ("onnx", "orbax"))
+        before = (run / "provenance.json").read_bytes()
+        convert(checkpoint, run, ("onnx",))
+    assert (run / "provenance.json").read_bytes() == before
+    assert set(json.loads((run / "reports" / "validate.json").read_text())) == {"onnx", "orbax"}
+
+
+def test_a_missing_runtime_takes_nobodys_proof_away(finished, tmp_path, monkeypatch):
+    run = shutil.copytree(finished, tmp_path / "run")
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != ".lock"}
+    monkeypatch.setattr("bgevis.exporters.base._installed", lambda module: module != "onnxruntime")
+    assert "needs the Python package onnxruntime" in said(4, "validate", run)
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != ".lock"} == before
+
+
+def test_names_cannot_move_the_cursor():
+    assert printable("a\x1b[31mb\u202ec\ud800\n") == "a\\x1b[31mb\\u202ec\\ud800\n"
+    assert printable("größe 猫 bge-m3") == "größe 猫 bge-m3"
