@@ -275,7 +275,8 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         "Made by `make census` (`python -m benchmarks.census`): each architecture of transformers with a tiny "
         "configuration and seeded weights, axes of rows and tokens free, held against transformers on a padded batch "
         f"and on the longest text, in {', '.join(_formats(found))}. Differences are relative to the largest number of "
-        f"the output; {ALLOWED:g} are allowed.\n",
+        f"the output; {ALLOWED:g} are allowed. {len(found)} of the {sum(map(len, KINDS.values()))} that the census "
+        "names have run.\n",
     ]
     for kind in KINDS:
         chosen = {name: each for name, each in found.items() if each["kind"] == kind}
