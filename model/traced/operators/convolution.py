@@ -156,10 +156,10 @@ def _windows(
     padded = jnp.pad(x, widths, constant_values=filler)
     found = []
     for place in itertools.product(*map(range, kernel)):
-        cut: list[Any] = [slice(None)] * (x.ndim - places)
-        for at, count, s, d in zip(place, counts, stride, dilation, strict=True):
-            cut.append(slice(at * d, at * d + (count - 1) * s + 1, s))
-        found.append(padded[tuple(cut)])
+        lead = x.ndim - places
+        starts = [0] * lead + [at * d for at, d in zip(place, dilation, strict=True)]
+        ends = [at + (count - 1) * s + 1 for at, count, s in zip(starts[lead:], counts, stride, strict=True)]
+        found.append(jax.lax.slice(padded, starts, [*padded.shape[:lead], *ends], [1] * lead + list(stride)))
     return found
 
 

@@ -216,7 +216,12 @@ def _range(x: Array, dim: int, start: Size, end: Size, step: int = 1) -> Array:
     dim %= x.ndim
     if isinstance(start, int) and start == 0 and end is x.shape[dim] and step == 1:
         return x
-    return x[(*[slice(None)] * dim, slice(start, end, step))]
+    if step == 1:
+        return x[(*[slice(None)] * dim, slice(start, end))]
+    # By steps, indexing becomes a gather where another axis is symbolic, for which ONNX has no word.
+    starts, limits, steps = [0] * x.ndim, list(x.shape), [1] * x.ndim
+    starts[dim], limits[dim], steps[dim] = start, end, step
+    return jax.lax.slice(x, starts, limits, steps)
 
 
 @operator("aten.select", "aten.select_copy")
