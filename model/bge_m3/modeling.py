@@ -4,6 +4,7 @@ Source: Chen et al. 2024 (arXiv:2402.03216); what the paper leaves open is FlagE
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int
 
@@ -12,6 +13,9 @@ from .. import ops, steps
 from ..bert.modeling import TextEncoder, check_text
 from ..layers import Linear, tapped
 from .config import M3Config
+
+MASKED_SCORE = float(np.finfo(np.float32).min)
+"""Added to the score of a masked token, as transformers does in float32: no score makes up for it."""
 
 
 class M3(nnx.Module):
@@ -24,7 +28,7 @@ class M3(nnx.Module):
 
     def __init__(self, config: M3Config, *, remat: bool = False, rngs: nnx.Rngs):
         width = (config.hidden_size,)
-        self.text = TextEncoder(config, remat=remat, rngs=rngs)
+        self.text = TextEncoder(config, masked_score=MASKED_SCORE, remat=remat, rngs=rngs)
         self.sparse = Linear(width, (1,), rngs=rngs)
         self.colbert = Linear(width, (config.colbert_dim,), rngs=rngs)
         self.config = config

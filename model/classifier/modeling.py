@@ -5,6 +5,7 @@ RobertaForSequenceClassification. Dropout is left out.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -12,6 +13,9 @@ from ...validation.taps import scope
 from ..bert.modeling import TextEncoder, check_text
 from ..layers import Linear, tapped
 from .config import ClassifierConfig
+
+MASKED_SCORE = float(np.finfo(np.float32).min)
+"""Added to the score of a masked token, as transformers does in float32: no score makes up for it."""
 
 
 class Classifier(nnx.Module):
@@ -24,7 +28,7 @@ class Classifier(nnx.Module):
 
     def __init__(self, config: ClassifierConfig, *, remat: bool = False, rngs: nnx.Rngs):
         width = (config.hidden_size,)
-        self.text = TextEncoder(config, remat=remat, rngs=rngs)
+        self.text = TextEncoder(config, masked_score=MASKED_SCORE, remat=remat, rngs=rngs)
         self.dense = Linear(width, width, rngs=rngs)
         self.out = Linear(width, (len(config.labels),), rngs=rngs)
         self.config = config

@@ -5,6 +5,7 @@ Axes of the head: a what its first layer takes, b what it gives, l labels.
 
 from dataclasses import replace
 
+from ...validation.probe import LOW_VARIANCE
 from ..bert import rules as bert
 from ..family import Rule
 from ..parts import Part, join
@@ -16,8 +17,11 @@ def whole(config: ClassifierConfig) -> Part:
     text = bert.text(config)
     own = {name: shape for name, shape in text.checkpoint_shapes.items() if not name.startswith("pooler.")}
     kept = tuple(rule for rule in text.rules if config.head != POOLED or rule != bert.POOLER)
+    # The head reads what the last norm gives: were that tiny too, its bias alone would be seen.
+    low = {**text.probes[LOW_VARIANCE], f"layers.{config.num_hidden_layers - 1}.down_norm.*": 0}
+    probes = {**text.probes, LOW_VARIANCE: low}
     return join(
-        replace(text, rules=kept, checkpoint_shapes=own).mounted(target="text.", axes=""),
+        replace(text, rules=kept, checkpoint_shapes=own, probes=probes).mounted(target="text.", axes=""),
         _head(config),
         Part((bert.HEADS,), {}, {}),
     )

@@ -5,15 +5,19 @@ Source: Song et al. 2020 (arXiv:2004.09297); the buckets of distances are those 
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ...validation.taps import scope
 from ..attention import mask_bias, padding
-from ..bert.modeling import MASKED_SCORE, check_text, counted, layer
+from ..bert.modeling import check_text, counted, layer
 from ..layers import Embedding, LayerNorm, Size, in_turn, tapped
 from ..pooling import embed, pipeline
 from .config import BUCKETS, EXACT, PADDING, MPNetConfig
+
+MASKED_SCORE = float(np.finfo(np.float32).min)
+"""Added to the score of a masked token, as transformers does in float32: no score makes up for it."""
 
 LARGER = (12, 16, 23, 32, 46, 64, 91)
 """Distances at which the buckets behind the exact ones begin: 8 · 2^(k/2), rounded up; the first of them at 8."""

@@ -28,6 +28,9 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "prompts": ((("query", "query: "),),),
     "default_prompt": ("query",),
     "resample": ("bicubic", "bilinear"),
+    "labels": (("other", "names", "too"),),
+    "activation": ("identity", "sigmoid"),
+    "pairs": ("longest-first", "flag-reranker"),
 }
 """Field -> its values, where these are no numbers or not any number."""
 
@@ -36,6 +39,10 @@ DRAWN = "cases are drawn with it; no network computes with it"
 EQUIVALENT = {
     "pretrained_grid": "the rotary tables are taken from the checkpoint, not computed",
     "embed_dim": "the width of a head that no embedding passes through",
+    "pipeline": "a classifier's head reads the first token's state itself",
+    **dict.fromkeys(("model_type", "type_vocab_size"), "of a network that has no types and one way of positions"),
+    "labels": "what a classifier's numbers are called",
+    **dict.fromkeys(("activation", "pairs"), "of raw pairs and their scores, which `test_classifier.py` holds"),
     **dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "last_token_id"), DRAWN),
     **dict.fromkeys(("max_seq_length", "truncation_side", "do_lower_case", "similarity"), PACK),
     **dict.fromkeys(("prompts", "default_prompt"), PACK),
