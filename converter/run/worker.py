@@ -5,7 +5,6 @@ frameworks print goes to standard error, which the parent keeps back unless the 
 the task at the first byte of its standard input, and ends at once when that is closed.
 """
 
-import contextlib
 import importlib
 import json
 import os
@@ -90,13 +89,15 @@ def warm_up(tasks: Sequence[str], directory: Path, options: Options, go: threadi
     new = [task for task in tasks if task.replace(":", "-") not in done]  # else it is probably current
     formats = [exporters()[task.removeprefix("export:")] for task in new if task.startswith("export:")]
     modules = [module for exporter in formats for module in exporter.modules] + ["torch"] * ("reference" in new)
-    with contextlib.suppress(Exception):  # the task itself says what is missing or wrong
+    try:
         for module in modules:
             importlib.import_module(module)
         while formats and not ((directory / "manifest.json").exists() or go.wait(0.01)):
             pass  # for the configuration, which is known long before the weights are
         for exporter in formats:
             trace(RunDirectory(directory), exporter, options)
+    except Exception:
+        traceback.print_exc()  # into the log: the task itself says what is missing or wrong, unless it goes well then
 
 
 def _await_parent(go: threading.Event) -> None:
