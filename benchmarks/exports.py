@@ -98,6 +98,6 @@ def converted(model: Model, entry: str) -> tuple["Network", dict[str, Any]]:
     from bgevis.exporters.weights import WeightsFile
 
     run = RunDirectory(model.exports("ours"))
-    net = network(run.manifest())
+    net = network(run)
     file = WeightsFile(run.path / WEIGHTS_PATH)
     return net, {name: jnp.asarray(file[name]) for name in net.used_weights(entry)}

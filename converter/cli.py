@@ -97,6 +97,12 @@ def out_option(command: Command) -> Command:
 def source_options(command: Command) -> Command:
     """Add what helps to identify a checkpoint."""
     command = click.option("--family", default="", help="Skip detection: see `bgevis-convert families`.")(command)
+    help_text = "What the module takes: 'ids: int64[batch, tokens <= 512], mask: int64[batch, tokens]', or a file."
+    command = click.option("--inputs", metavar="SPEC", help=help_text)(command)
+    help_text = "Trace the class of transformers that config.json names, where no family knows it."
+    command = click.option("--transformers", is_flag=True, help=help_text)(command)
+    help_text = "The function that makes your own module, which is traced. Its code is run; CKPT is read inertly."
+    command = click.option("--module", metavar="PACKAGE.MODULE:FUNCTION", help=help_text)(command)
     command = click.option(
         "--config",
         "configs",
@@ -642,7 +648,7 @@ def options(**given: Any) -> Any:
     """Collect what was given on the command line."""
     from .options import Options
 
-    named = ("checkpoint", "tokenizer", "via", "pooling", "pairs", "tower")
+    named = ("checkpoint", "tokenizer", "via", "pooling", "pairs", "tower", "module", "inputs")
     texts = {k: "" if v is None else str(v) for k, v in given.items() if k in named}
     configs = tuple(str(path) for path in given.pop("configs", ()))
     return Options(**(given | texts), configs=configs)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..exporters.base import PROGRAMS, WEIGHTS, Artifact, Exporter
+from ..model import traced
 from ..model.family import Config, Family, config_from_json, families
+from ..model.traced.graph import digest
 from ..validation import outputs
 from ..validation.entry_point import Axis, EntryPoint, TensorSpec
 from ..validation.errors import GateError, InputError
@@ -26,8 +28,16 @@ JUDGE = f"{GOLDENS}/judge.json"
 PARITY = "reports/parity.json"
 
 
-def family_and_config(manifest: Manifest) -> tuple[Family, Config]:
-    """Give the family and the configuration that a manifest states."""
+def family_and_config(run: RunDirectory) -> tuple[Family, Config]:
+    """Give the family and the configuration that a run's manifest states; a traced network is in a file of its own.
+
+    Raises:
+        InputError: there is no such family, or another network lies there.
+    """
+    manifest = run.manifest()
+    if manifest["family"] in traced.CONFIGS:
+        config = config_from_json(traced.CONFIGS[manifest["family"]], manifest["config"])
+        return traced.family(_network_text(run, config.network), manifest["family"]), config
     known = families()
     if manifest["family"] not in known:
         raise InputError(
@@ -37,10 +47,21 @@ def family_and_config(manifest: Manifest) -> tuple[Family, Config]:
     return family, config_from_json(family.config, manifest["config"])
 
 
-def network(manifest: Manifest) -> "Network":
+def _network_text(run: RunDirectory, wanted: str) -> str:
+    file = run.path / traced.NETWORK
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); run `bgevis-convert load` again") from error
+    if digest(text) != wanted:
+        raise InputError(f"{file} was altered: its sha256 is not the manifest's")
+    return text
+
+
+def network(run: RunDirectory) -> "Network":
     """Give the NNX model that a manifest describes, without weights; leaves have the types they are stored as."""
-    family, config = family_and_config(manifest)
-    leaves = manifest.get("stored", {}).get("leaves", {})  # before there was a choice, it was float32
+    family, config = family_and_config(run)
+    leaves = run.manifest().get("stored", {}).get("leaves", {})  # before there was a choice, it was float32
     return _built(family.network, config, tuple(sorted(leaves.items())))
 
 
@@ -95,7 +116,7 @@ def artifact(run: RunDirectory, exporter: Exporter) -> Artifact:
     missing = sorted(manifest["entry_points"].keys() - programs.keys())
     if missing:
         raise GateError(f"the manifest has no {exporter.name} program of {', '.join(missing)}: it was altered")
-    return Artifact(run.path, entry_points(manifest), programs, lambda: network(run.manifest()))
+    return Artifact(run.path, entry_points(manifest), programs, lambda: network(run))
 
 
 def probe_folders(directory: Path) -> list[Path]:

@@ -45,6 +45,12 @@ class Options:
     no_tokenizer: bool = False
     force: bool = False
     """Whether another checkpoint's proven run may be replaced."""
+    module: str = ""
+    """package.module:function that makes the module, where no family is meant."""
+    transformers: bool = False
+    """The class that config.json names is traced, where no family is meant."""
+    inputs: str = ""
+    """What the module takes: a text, or a file."""
     again: bool = False
     """Whether programs are exported again and compared; not said on the command line: `validate` does."""
     dtype: str = "float32"
@@ -77,7 +83,8 @@ class Options:
         """Give what the manifest records of these: whatever decides how the folder is read."""
         given = {field: each.value for field, each in self.given.items()}
         tower = {"tower": self.tower} if self.tower else {}
-        return {"set": given, "ignore": sorted(self.ignore), "tokenizer": not self.no_tokenizer, **tower}
+        traced = {"module": self.module} if self.module else {"transformers": True} if self.transformers else {}
+        return {"set": given, "ignore": sorted(self.ignore), "tokenizer": not self.no_tokenizer} | tower | traced
 
     def to_json(self) -> str:
         """Serialize for another process."""

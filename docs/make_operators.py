@@ -9,6 +9,7 @@ from bgevis.exporters.lowering.walk import CALLS, NOTHING
 from bgevis.exporters.onnx.registry import TABLE as ONNX
 from bgevis.exporters.onnx.write import OPSETS
 from bgevis.exporters.tensorflow_ops.registry import TABLE as TENSORFLOW
+from bgevis.model.traced.operators import table as aten
 
 PAGE = Path(__file__).with_name("operators.md")
 INTRODUCTION = """# Operators
@@ -47,6 +48,18 @@ a bias added to the positions), and what is not there cannot be led back to the 
 """
 
 
+ATEN = """
+## Operators of torch
+
+What `--module` and `--transformers` trace is made of these ([network.md](network.md)); `model/traced/operators/` has
+one function each, held against torch's own over shapes, types and sizes that are symbolic. A name without an overload
+stands for all of its overloads that have the same arguments.
+
+| ATen | what it computes |
+| --- | --- |
+"""
+
+
 def page() -> str:
     """Give the page as it should be."""
     ONNX.load()
@@ -57,7 +70,21 @@ def page() -> str:
         rows = [f"| `{name}` | {_onnx(name, kind)} | {_emits(TENSORFLOW, name, kind)} |" for name in _names(entries)]
         sections.append(f"## {title}\n\n| JAX | ONNX | TensorFlow |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n")
     sections.append(f"Inlined: {_listed(CALLS)}. Nothing at inference: {_listed(NOTHING)}.\n")
-    return "\n".join(sections) + OTHER_READERS
+    return "\n".join(sections) + OTHER_READERS + ATEN + "\n".join(_of_torch()) + "\n"
+
+
+def _of_torch() -> list[str]:
+    """Give a row for each function that computes operators of torch."""
+    names: dict[object, list[str]] = {}
+    for name, function in aten().items():
+        names.setdefault(function, []).append(name)
+    rows = []
+    for function, several in names.items():
+        told = (function.__doc__ or "").strip().splitlines()
+        own = getattr(function, "__module__", "").startswith("bgevis") and told
+        what = told[0].removesuffix(".") if own else f"`{getattr(function, '__name__', function)}` of JAX"
+        rows.append(f"| {', '.join(f'`{name}`' for name in sorted(several))} | {what} |")
+    return sorted(rows)
 
 
 def _names(tables: list[dict]) -> list[str]:

@@ -303,7 +303,7 @@ def families() -> dict[str, Family]:
         if not info.ispkg:
             continue
         module = importlib.import_module(f".{info.name}", __package__)
-        for family in getattr(module, "FAMILIES", ()) or (module.FAMILY,):
+        for family in module.FAMILIES if hasattr(module, "FAMILIES") else (module.FAMILY,):
             if family.name in found:
                 raise ValueError(f"two families are called {family.name}")
             found[family.name] = family

@@ -47,12 +47,14 @@ class Original:
         documents: JSON beside the checkpoint, by its place ("config.json", "1_Pooling/config.json").
         folder: where the documents lie, for upstream's modules, which read their own.
         tokenizer: where the tokenizer lies.
+        code: where Python looks for the user's own module, if one was traced.
     """
 
     state: State
     documents: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
     tokenizer: Path = Path()
+    code: Path = Path()
 
 
 class Encode(Protocol):

@@ -26,7 +26,7 @@ sys.path.append(str(ROOT))
 
 import torch
 
-from benchmarks import convert, exports, models, network, plot, report
+from benchmarks import census, convert, exports, models, network, plot, report
 from benchmarks.measure import Usage, last_words
 from benchmarks.models import Model
 from bgevis.model.reference import Original
@@ -192,3 +192,7 @@ def test_a_quick_run_is_not_published(tmp_path):
     )
     assert done.returncode == 2
     assert "--quick" in done.stderr
+
+
+def test_the_page_of_coverage_is_made_of_the_census():
+    assert census.PAGE.read_text() == census.page(json.loads(census.NUMBERS.read_text()))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from corruptions import seal
 from in_process import convert, in_this_process
 from safetensors.numpy import load_file, save_file
 from tiny_tokenizer import tokenizer
@@ -242,5 +243,6 @@ def test_words_of_scores_are_held(part, change, message, reranker, tmp_path):
     place = tmp_path / "run" / "preprocess.json"
     rules = json.loads(place.read_text())
     place.write_text(json.dumps({**rules, part: {**rules[part], **change}}))
+    seal(tmp_path / "run")
     with pytest.raises(InputError, match=message):
         open_artifacts(tmp_path / "run")

@@ -374,7 +374,7 @@ def judged(run: RunDirectory, arrays, of=FAMILY, config=CONFIG):
         state = {name: torch.from_numpy(array).to(dtype) for name, array in arrays.items()}
         outputs.append({"embeddings": original(state, config, torch.from_numpy(inputs["x"]).to(dtype)).numpy()})
     with known(of):
-        runner = NNXRunner(network(run.manifest()), WeightsFile(run.path / WEIGHTS_PATH))
+        runner = NNXRunner(network(run), WeightsFile(run.path / WEIGHTS_PATH))
     return compare(runner, {entry.name: entry}, [golden(entry, Case(entry.name, "drawn", inputs), *outputs)])
 
 

@@ -35,6 +35,9 @@ ONLY_STATED = {
         r"tokenizer\.files\..*",
         r"proof\..*",
         r"stages\..*\.reads",
+        r"stages\..*\.options\.(ops|via|static)",  # of ONNX: what has no part in it
+        r"config\.(default_prompt|max_seq_length)",  # a prompt that no name leads to, a limit beyond the positions
+        r"files\.reports/(junit\.xml|report\.html|validate.*)\..*",  # written anew
         r"verdicts\.validate.*|verdicts\.documents",
     ),
     "ledger.json": (r"tensors\.[^/]*pooler.*\.(dtype|shape\[\d+\]|sha256)", r"notes"),
@@ -98,7 +101,7 @@ def refused(run: Path) -> str:
         with directory.locked(), believable(run):
             (run / ".tmp").mkdir()
             provenance.check(directory)
-            check_manifest(directory.manifest())
+            check_manifest(directory)
             report = documents.judge(directory, Options(again=True))
             return next((row.problem for row in (*report.failures, *of_the_artifact(directory)) if not row.passed), "")
     except ConvertError as error:
@@ -108,6 +111,8 @@ def refused(run: Path) -> str:
 def of_the_artifact(run: RunDirectory) -> Iterator[Row]:
     """Hold the weights to the ledger, and the programs to what is exported again."""
     onnx = exporters()["onnx"]
+    kept = [file for file in run.manifest()["files"] if not file.startswith("reports/")]  # those are written anew
+    yield from (Row("all", "files", "", False, damage) for damage in run.damaged(kept))
     yield from weight_rows(onnx, artifact(run, onnx), Ledger.read(run.path / "ledger.json"))
     yield from again_rows(run, onnx)
 

@@ -99,7 +99,7 @@ def test_a_size_that_nobody_published_is_converted_and_proved(tmp_path, size, fo
     manifest = json.loads((run / "manifest.json").read_text())
     assert set(manifest["verdicts"].values()) == {"pass"}
     stated = {"max_seq_length": config.max_tokens} if family == "bert" else {}
-    assert family_and_config(manifest)[1] == dataclasses.replace(config, **stated)
+    assert family_and_config(RunDirectory(run))[1] == dataclasses.replace(config, **stated)
     assert (run / "provenance.json").exists()
 
 

@@ -134,7 +134,7 @@ def test_the_routes_agree_on_every_oracle(oracles, tmp_path, pattern):
         pytest.skip(f"no {pattern} in {oracles}")
     for i, checkpoint in enumerate(checkpoints):
         run = RunDirectory(converted(checkpoint, tmp_path / f"run {i}"))
-        net = network(run.manifest())
+        net = network(run)
         weights = WeightsFile(run.path / WEIGHTS_PATH)
         runners = []
         for via in ("", "tf2onnx"):

@@ -815,6 +815,7 @@ def written(folder: Path, entries: tuple[EntryPoint, ...], *, images=None, state
     family = SimpleNamespace(
         entry_points=lambda config: entries,
         texts=None,
+        scores=None,
         embeddings=lambda config: states or {"pooling": ["first end of text"], "normalize": True},
     )
     manifest = {"tokenizer": {"files": {}, "missing": "none"}, "images": images}

@@ -155,7 +155,7 @@ def test_it_is_written_only_when_asked_for():
 
 
 def test_what_has_no_such_folder(tmp_path):
-    with pytest.raises(InputError, match="its clients open the families bert; this is visualized_bge"):
+    with pytest.raises(InputError, match="its clients open the families bert, mpnet; this is visualized_bge"):
         exported(tmp_path / "visualized", "visualized_bge")
     run = exported(tmp_path / "bert")
     (tmp_path / "bert" / "vocab.txt").unlink()

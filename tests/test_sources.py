@@ -121,7 +121,7 @@ def test_every_layout_gives_the_same_weights_and_reference(state, weights, besid
     run = built(layout(state, tmp_path), tmp_path / "run", beside)
     file = WeightsFile(run.path / WEIGHTS_PATH)
     assert {name: file[name].tobytes() for name in file.tensors} == weights
-    family, config = family_and_config(run.manifest())
+    family, config = family_and_config(run)
     reference = family.reference(config, read_original(run, Silent()))
     entry = family.entry_points(config)[0]
     case = cases(entry)[0]
@@ -139,7 +139,7 @@ def test_half_precision_is_widened_without_loss_and_agrees(state, beside, dtype,
     for leaf, name in ledger.leaves.items():
         want = half[name].view(torch.int16).numpy()
         assert np.array_equal(ledger.source(name, file[leaf]).view(np.int16), want)
-    family, config = family_and_config(run.manifest())
+    family, config = family_and_config(run)
     reference = family.reference(config, read_original(run, Silent()))
     exact = reference.in_dtype("float64")
     entries = {entry.name: entry for entry in family.entry_points(config)[:1]}
@@ -148,5 +148,5 @@ def test_half_precision_is_widened_without_loss_and_agrees(state, beside, dtype,
         golden(entries[c.entry_point], c, exact.run(c.entry_point, c.inputs), reference.run(c.entry_point, c.inputs))
         for c in drawn
     ]
-    report = compare(NNXRunner(network(run.manifest()), file), entries, goldens)
+    report = compare(NNXRunner(network(run), file), entries, goldens)
     assert report.passed, report.summary()

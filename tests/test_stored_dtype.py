@@ -70,7 +70,7 @@ def outputs(run: RunDirectory, name: str) -> np.ndarray:
 
 
 def inputs(run: RunDirectory):
-    return tap_case(network(run.manifest()).entry_points["encode_text"]).inputs
+    return tap_case(network(run).entry_points["encode_text"]).inputs
 
 
 def test_all_passes_in_every_format_and_says_what_it_stores(proven):
@@ -78,7 +78,7 @@ def test_all_passes_in_every_format_and_says_what_it_stores(proven):
     assert set(manifest["verdicts"].values()) == {"pass"}
     assert {f"validate-{name}" for name in FORMATS} <= set(manifest["verdicts"])
     assert manifest["stored"]["dtype"] == json.loads((proven.path / "ledger.json").read_text())["stored"] == "source"
-    leaves = network(manifest).leaves
+    leaves = network(proven).leaves
     assert manifest["stored"]["leaves"] == dict.fromkeys(leaves, "bfloat16")
     assert {leaf.dtype for leaf in leaves.values()} == {BFLOAT16}
     assert {location.dtype for location in WeightsFile(proven.path / WEIGHTS_PATH).tensors.values()} == {BFLOAT16}
@@ -98,7 +98,7 @@ def test_every_weight_leads_back_bit_for_bit(proven, checkpoint, tmp_path, name)
 
 @pytest.mark.parametrize("folder", ["programs/weights.safetensors", "orbax", "saved_model/variables"])
 def test_the_weights_take_half_the_bytes(proven, plain, folder):
-    numbers = sum(leaf.size for leaf in network(plain.manifest()).leaves.values())
+    numbers = sum(leaf.size for leaf in network(plain).leaves.values())
     half, whole = (weighed(run.path / folder) for run in (proven, plain))
     assert whole - half == pytest.approx(2 * numbers, rel=0.02)
 
@@ -169,7 +169,7 @@ def test_each_leaf_keeps_its_own_type(mixed_run, mixed, name):
 @pytest.mark.parametrize("name", ["onnx-int8", "onnx-float16"])
 def test_smaller_numbers_are_rounded_from_what_is_stored(mixed_run, name):
     found = list(KNOWN[name].rounding(artifact(mixed_run, KNOWN[name])))
-    assert len(found) == len(network(mixed_run.manifest()).leaves)
+    assert len(found) == len(network(mixed_run).leaves)
     assert [problem for _, problem in found if problem] == []
 
 

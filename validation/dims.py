@@ -1,9 +1,14 @@
-"""Dimensions: a number, a dynamic axis, or a sum or difference of these such as "past + tokens" or "tokens - 1"."""
+"""Dimensions: a number, a dynamic axis, or a sum or difference of these such as "past + tokens" or "tokens - 1".
+
+An output's may also be computed otherwise: "floordiv(samples - 10, 5)", see `sizes.py`.
+"""
 
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from . import sizes as texts
 
 Dim = int | str
 
@@ -34,13 +39,20 @@ def terms(dim: Dim) -> tuple[tuple[str, int], ...]:
 
 def axes_of(dim: Dim) -> tuple[str, ...]:
     """Name the axes that a dimension depends on."""
-    return tuple(axis for axis, _ in terms(dim) if axis)
+    try:
+        return tuple(axis for axis, _ in terms(dim) if axis)
+    except ValueError:
+        return tuple(sorted(texts.names(dim)))
 
 
 def size(dim: Dim, sizes: Mapping[str, Any]) -> Any:
     """Compute a dimension from the sizes of the axes, which may be symbolic."""
     total: Any = 0
-    for axis, count in terms(dim):
+    try:
+        summands = terms(dim)
+    except ValueError:
+        return texts.computed(dim, sizes)
+    for axis, count in summands:
         total = total + (count if not axis else sizes[axis] if count == 1 else count * sizes[axis])
     return total
 

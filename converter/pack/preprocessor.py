@@ -255,7 +255,7 @@ def check(document: Any, where: str) -> None:
     if version is not None and not one_of(FORMAT_VERSION).legal(version):
         again = "; run `bgevis-convert pack DIR` again with this version" if one_of(1, 2).legal(version) else ""
         raise InputError(f"{where}: format_version is {version}, this program reads {FORMAT_VERSION}{again}")
-    scored = {"scores": steps.OBJECT} if "scores" in document else {}
+    scored = {"scores": steps.OBJECT} if isinstance(document, dict) and "scores" in document else {}
     parts = {**dict.fromkeys((*MODALITIES, "embeddings"), NULL_OR_OBJECT), **scored}
     steps.hold(where, document, {"format_version": one_of(FORMAT_VERSION), **parts})
     there = [name for name in MODALITIES if document[name] is not None]

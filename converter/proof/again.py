@@ -27,10 +27,10 @@ def request(run: RunDirectory, exporter: Exporter, out: Path, options: dict[str,
     """Say what to export into `out`, with these options, which shape the programs."""
     shaped = dict(options)
     if exporter.layout:
-        family, config = family_and_config(run.manifest())
+        family, config = family_and_config(run)
         model = family.hugging_face(config) if family.hugging_face else None
         shaped |= {"directory": run.path, "hugging_face": model}
-    return Request(network(run.manifest()), WeightsFile(run.path / WEIGHTS_PATH), out, **given, **shaped)
+    return Request(network(run), WeightsFile(run.path / WEIGHTS_PATH), out, **given, **shaped)
 
 
 def other_versions(manifest: Manifest, exporter: Exporter, here: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...validation.errors import ConvertError, GateError, InputError, raised
-from ..directory import Manifest
+from ..directory import RunDirectory
 from ..manifest import family_and_config
 
 VERDICTS = ("load", "remap", "verify", "build", "pack", "reference", "parity")
@@ -31,14 +31,15 @@ def believable(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def check_manifest(manifest: Manifest) -> None:
+def check_manifest(run: RunDirectory) -> None:
     """Hold what the manifest says about the network against the family, which knows its entry points.
 
     Raises:
         GateError: an entry point is missing or another one, a stage has failed, or a program is not among the files.
         InputError: a stage has not run.
     """
-    family, config = family_and_config(manifest)
+    family, config = family_and_config(run)
+    manifest = run.manifest()
     wanted = {entry.name: entry.to_json() for entry in family.entry_points(config)}
     stated = {n: {k: v for k, v in e.items() if k != "programs"} for n, e in manifest["entry_points"].items()}
     for name in sorted(wanted.keys() | stated.keys()):

@@ -126,7 +126,7 @@ def _within(traced: Intermediates) -> Intermediates:
 
 def procedure_rows(run: RunDirectory, runner: Runner, compiles: bool) -> list[Row]:
     """Run the family's procedures; a runtime that compiles each step for its shapes does the first few."""
-    family, config = family_and_config(run.manifest())
+    family, config = family_and_config(run)
     entries = {entry.name: entry for entry in family.entry_points(config)}
     return [
         procedure.judge(

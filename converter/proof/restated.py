@@ -23,8 +23,8 @@ from ...validation.goldens import Goldens
 from ..certificate.assign import assign
 from ..certificate.check import restated as restated_ledger
 from ..certificate.ledger import FLOAT32, Ledger
-from ..directory import LOCK, MANIFEST, PROVENANCE, SOURCE, Manifest, RunDirectory
-from ..manifest import END_TO_END, GOLDENS, JUDGE, LEDGER, PROBES, WEIGHTS_PATH, family_and_config, network
+from ..directory import LOCK, MANIFEST, PROVENANCE, SOURCE, RunDirectory
+from ..manifest import END_TO_END, GOLDENS, JUDGE, LEDGER, PARITY, PROBES, WEIGHTS_PATH, family_and_config, network
 from .documents import VERDICTS
 
 OWN = (LOCK, SOURCE, MANIFEST, PROVENANCE)
@@ -32,6 +32,12 @@ OWN = (LOCK, SOURCE, MANIFEST, PROVENANCE)
 
 SHOWN = 120
 """Characters of a value that is shown."""
+
+OPTIONS = ("static", "opset", "ops", "via")
+"""What shapes exported programs, as each export states it."""
+
+FILES = {"remap": [LEDGER], "verify": [LEDGER], "build": [WEIGHTS_PATH], "parity": [PARITY]}
+"""What stages write that write one file."""
 
 KEYS = (
     *("format_version", "tool", "source", "family", "config", "origins", "documents", "unread", "given", "stored"),
@@ -95,9 +101,10 @@ def _strays(path: Path, relative: str, named: set[str]) -> Iterator[str]:
         yield f"{path} is a file that the manifest does not name; take it away"
 
 
-def manifest_problems(manifest: Manifest, ledger: Ledger) -> Iterator[str]:
+def manifest_problems(run: RunDirectory, ledger: Ledger) -> Iterator[str]:
     """Hold what the manifest says of configuration, stages and files to what follows from it."""
-    family, config = family_and_config(manifest)
+    manifest = run.manifest()
+    family, config = family_and_config(run)
     leaves = {leaf: ledger.entries[name].dtype for leaf, name in ledger.leaves.items()}
     stored = {"dtype": ledger.stored} | ({} if ledger.stored == FLOAT32 else {"leaves": leaves})
     images = family.images(config)
@@ -122,6 +129,10 @@ def manifest_problems(manifest: Manifest, ledger: Ledger) -> Iterator[str]:
             yield f"stages.{name} is no stage"
         elif (set(record) - ({"options"} if key else set()), record.get("key")) != ({"reads", "files", "key"}, key):
             yield f"stages.{name} is not as this program writes it"
+        elif name.startswith("export-") and set(record.get("options", OPTIONS)) != set(OPTIONS):
+            yield f"stages.{name}.options is not as this program writes it"
+        elif record["files"] != FILES.get(name, record["files"]):
+            yield f"stages.{name}.files is not {FILES[name]}"
         elif manifest["verdicts"].get(name) is None:
             yield f"stages.{name} has no verdict"
     made = {file for record in manifest["stages"].values() for file in record["files"]}
@@ -142,8 +153,8 @@ def plain(value: Any) -> Any:
 def ledger_problems(run: RunDirectory, ledger: Ledger) -> Iterator[str]:
     """Hold the ledger to the family's rules: what they say of each name, and what follows from types and shapes."""
     manifest = run.manifest()
-    family, config = family_and_config(manifest)
-    net = network(manifest)
+    family, config = family_and_config(run)
+    net = network(run)
     real = [name for name, entry in ledger.entries.items() if entry.made is None]
     found = assign(real, family.rules(config), net.leaves)
     names = Ledger(
@@ -158,7 +169,7 @@ def ledger_problems(run: RunDirectory, ledger: Ledger) -> Iterator[str]:
 
 def weights_problems(run: RunDirectory, ledger: Ledger) -> Iterator[str]:
     """Hold the weights file's header to the network's leaves."""
-    leaves = {name: (leaf.dtype, leaf.shape) for name, leaf in network(run.manifest()).leaves.items()}
+    leaves = {name: (leaf.dtype, leaf.shape) for name, leaf in network(run).leaves.items()}
     metadata = {"format": "bgevis", "family": ledger.family, "source_sha256": run.manifest()["source"]["sha256"]}
     header, _ = plan(leaves, metadata)
     if WeightsFile(run.path / WEIGHTS_PATH).header != header:
@@ -173,7 +184,7 @@ def golden_problems(run: RunDirectory, alike: bool) -> Iterator[tuple[str, str]]
         alike: inputs are drawn here as where the goldens were made; else only their shapes are compared.
     """
     manifest = run.manifest()
-    family, config = family_and_config(manifest)
+    family, config = family_and_config(run)
     entries, weights = family.entry_points(config), Ledger.read(run.path / LEDGER).numbers
     folders: dict[str, Callable[[EntryPoint], Iterable[Case]]] = {
         GOLDENS: functools.partial(family.all_cases, config, weights=weights)
@@ -188,7 +199,7 @@ def golden_problems(run: RunDirectory, alike: bool) -> Iterator[tuple[str, str]]
         folder = f"{PROBES}/{probe.folder_name(name)}"
         folders[folder] = functools.partial(probe_cases, name)
         files.add(f"{folder}/{probe.FACTORS}")
-        factors = probe.factors(exponents, network(manifest).leaves)
+        factors = probe.factors(exponents, network(run).leaves)
         if found := difference(dict(probe.read_factors(run.path / folder)), dict(factors)):
             yield f"{folder}/{probe.FACTORS}", found
     for folder, draw in folders.items():

@@ -28,7 +28,7 @@ def yardstick_problems(run: RunDirectory) -> Iterator[str]:
     import jax
 
     with jax.default_matmul_precision("highest"):
-        runner = NNXRunner(network(run.manifest()), WeightsFile(run.path / WEIGHTS_PATH))
+        runner = NNXRunner(network(run), WeightsFile(run.path / WEIGHTS_PATH))
         for folder in (run.path / GOLDENS, *probe_folders(run.path)):
             factors = probe.read_factors(folder) if folder.name != GOLDENS else {}
             scaled = {n: jax.device_put(np.asarray(runner.weights[n]) * np.float32(f)) for n, f in factors.items()}

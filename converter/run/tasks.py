@@ -216,7 +216,7 @@ def validate_all(run: RunDirectory, options: Options, display: Display, jobs: in
         exporter.require()
     with believable(run.path):
         provenance.check(run)
-        check_manifest(run.manifest())
+        check_manifest(run)
         for exporter in formats:
             artifact(run, exporter)
     proven = (run.path / PROVENANCE).exists()

@@ -96,7 +96,7 @@ def warm_up(tasks: Sequence[str], directory: Path, options: Options, go: threadi
         while formats and not ((directory / "manifest.json").exists() or go.wait(0.01)):
             pass  # for the configuration, which is known long before the weights are
         for exporter in formats:
-            trace(RunDirectory(directory).manifest(), exporter, options)
+            trace(RunDirectory(directory), exporter, options)
 
 
 def _await_parent(go: threading.Event) -> None:

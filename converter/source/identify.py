@@ -5,14 +5,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...model import traced
 from ...model.documents import Configured, Given
 from ...model.family import Config, Family, Source, config_to_json, dotted, families
 from ...validation.errors import InputError
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.sharded import SINGLE_FILES
 from ..options import Options, spelled
+from . import architecture
 from .documents import Found, read_documents
 from .folder import explain_empty, rest
+from .module import configured as traced_config
+from .module import trace
 from .slow import converted
 
 HUB = re.compile(r"[\w.-]+/[\w.-]+")
@@ -29,6 +33,8 @@ class Identified:
     found: Found
     unread: Mapping[str, str]
     """What else lies beside the checkpoint, and why nothing was read from it."""
+    network: str = ""
+    """Of a traced network, what network.json holds."""
 
     @property
     def config(self) -> Config:
@@ -37,20 +43,54 @@ class Identified:
 
 
 def identify(path: Path, options: Options) -> Identified:
-    """Open a checkpoint, find its family and complete its configuration. Reads no weights.
+    """Open a checkpoint, find its family and complete its configuration. Reads no weights, but where it traces.
 
     Raises:
         InputError: it belongs to no family or to several, or not all of its folder is accounted for.
     """
     checkpoint = open_given(path)
+    if options.module:
+        return _traced(path, checkpoint, options)
     found = read_folder(path, options)
     given = options.given
     checkpoint = _with_beside(_with_modules(checkpoint, found), path if path.is_dir() else path.parent)
     unread = rest(path, checkpoint, found.digests)
+    if options.transformers:
+        return _architecture(path, checkpoint, found, options, unread)
     checkpoint, family = _recognised(checkpoint, found, given, options.family, options.tower)
     configured = family.configure(source(checkpoint, found, given))
     _settled(family, configured, found, given)
     return Identified(checkpoint, family, configured, found, unread)
+
+
+def _traced(path: Path, checkpoint: Checkpoint, options: Options) -> Identified:
+    """Trace the user's own module. Nothing of the folder is read but the checkpoint.
+
+    Raises:
+        InputError: an option that is for families, or what is given cannot be traced.
+    """
+    for option, stated in (("--family", options.family), ("--config", options.configs), ("--ignore", options.ignore)):
+        if stated:
+            raise InputError(f"{option} is for checkpoints of families; --module says which network this is")
+    for given in options.given.values():
+        raise InputError(f"{given.option} is for checkpoints of families; --module says which network this is")
+    text = trace(checkpoint, options, Path.cwd())
+    unread = rest(path, checkpoint, ())
+    return Identified(
+        checkpoint, traced.family(text), traced_config(options.module, text), Found({}, None, {}), unread, text
+    )
+
+
+def _architecture(
+    path: Path, checkpoint: Checkpoint, found: Found, options: Options, unread: Mapping[str, str]
+) -> Identified:
+    """Trace the class of transformers that the folder is of."""
+    folder = path if path.is_dir() else path.parent
+    place = Path(options.tokenizer) if options.tokenizer else folder
+    text, configured = architecture.trace(source(checkpoint, found, options.given), checkpoint, folder, place)
+    family = traced.family(text, traced.TRANSFORMERS)
+    _settled(family, configured, found, options.given)
+    return Identified(checkpoint, family, configured, found, unread, text)
 
 
 def _with_modules(checkpoint: Checkpoint, found: Found) -> Checkpoint:

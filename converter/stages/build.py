@@ -16,7 +16,7 @@ from .common import reopen, require
 def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     """Write the weights file: every leaf in its place, streamed, one tensor in memory at a time."""
     require(run, "verify")
-    ledger, net = Ledger.read(run.path / LEDGER), network(run.manifest())
+    ledger, net = Ledger.read(run.path / LEDGER), network(run)
     tensors = Tensors(reopen(run), ledger)
     leaves = {name: (leaf.dtype, leaf.shape) for name, leaf in net.leaves.items()}
     metadata = {"format": "bgevis", "family": ledger.family, "source_sha256": run.manifest()["source"]["sha256"]}

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...model.family import dotted
+from ...model.traced import NETWORK
 from ...validation.errors import GateError
 from ...validation.files import read_json
 from ...validation.report import Report, Row
 from ..certificate.ledger import Ledger
 from ..directory import MANIFEST, STAGING, RunDirectory
-from ..manifest import GOLDENS, LEDGER, WEIGHTS_PATH, family_and_config
+from ..manifest import GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, family_and_config
 from ..options import Options
 from ..pack import INDEX, PREPROCESS, RAW, TOKENIZER, tokenizer
 from ..pack.tokenizer import token_ids
@@ -39,7 +40,7 @@ REPORT = "reports/validate/documents.json"
 RUN = "run directory"
 """What reports call it."""
 
-SHARED = (LEDGER, WEIGHTS_PATH, TOKENIZER, PREPROCESS)
+SHARED = (LEDGER, WEIGHTS_PATH, TOKENIZER, PREPROCESS, NETWORK)
 STRAYS = "files are the run's own"
 LAYERS = re.compile(r"layer|depth|block")
 
@@ -82,12 +83,13 @@ def _checks(run: RunDirectory, options: Options) -> Iterator[tuple[str, Iterator
     """Give what is compared, and what is wrong with it."""
     if options.again:  # in `all` others are at work, whose files are there before the manifest names them
         yield STRAYS, strays(run)
-    shared = [file for file in run.manifest()["files"] if file.startswith(f"{GOLDENS}/") or file in SHARED]
+    named = (*SHARED, PARITY) if options.again else SHARED  # in `all` parity is at work beside this
+    shared = [file for file in run.manifest()["files"] if file.startswith(f"{GOLDENS}/") or file in named]
     yield "files as the manifest states them", run.damaged(shared)
     ledger = Ledger.read(run.path / LEDGER)
     yield "the network is of this size", _size_problems(run, ledger)
     yield LEDGER, _named(LEDGER, ledger_problems(run, ledger))
-    yield MANIFEST, _named(MANIFEST, manifest_problems(run.manifest(), ledger))
+    yield MANIFEST, _named(MANIFEST, manifest_problems(run, ledger))
     yield WEIGHTS_PATH, _named(WEIGHTS_PATH, weights_problems(run, ledger))
     yield PREPROCESS, _named(PREPROCESS, _preprocessing_problems(run))
     yield TOKENIZER, _named(TOKENIZER, _tokenizer_problems(run))
@@ -123,7 +125,7 @@ def _size_problems(run: RunDirectory, ledger: Ledger) -> Iterator[str]:
 
 def _preprocessing_problems(run: RunDirectory) -> Iterator[str]:
     manifest = run.manifest()
-    family, config = family_and_config(manifest)
+    family, config = family_and_config(run)
     stated = read_json(run.path / PREPROCESS)
     wanted = json.loads(json.dumps(preprocessing(family, config, manifest)))
     if found := difference(stated, wanted):
@@ -139,7 +141,7 @@ def _tokenizer_problems(run: RunDirectory) -> Iterator[str]:
     """Hold truncation and padding to the network's; the words are what the checkpoint's folder said."""
     if TOKENIZER not in run.manifest()["files"]:
         return
-    family, config = family_and_config(run.manifest())
+    family, config = family_and_config(run)
     ids, file = token_ids(family.entry_points(config)), run.path / TOKENIZER
     assert ids  # else no tokenizer was wanted
     rules = read_json(run.path / PREPROCESS)["texts"]
@@ -154,7 +156,7 @@ def _tokenizer_problems(run: RunDirectory) -> Iterator[str]:
 
 def _raw_problems(run: RunDirectory) -> Iterator[str]:
     """Make the raw samples again; the bytes of pictures are those of the same version of Pillow."""
-    family, config = family_and_config(run.manifest())
+    family, config = family_and_config(run)
     with tempfile.TemporaryDirectory(dir=run.path / STAGING) as folder:
         out = Path(folder)
         samples(out, run.path, read_json(run.path / PREPROCESS), family.entry_points(config))

@@ -4,7 +4,7 @@ from typing import Any
 
 from ...exporters.base import Exporter, Plan
 from ...exporters.weights import WeightsFile
-from ..directory import Manifest, RunDirectory
+from ..directory import RunDirectory
 from ..manifest import WEIGHTS_PATH, network
 from ..options import Options
 from ..pack import PREPROCESS, TOKENIZER
@@ -30,10 +30,10 @@ def perform(run: RunDirectory, options: Options, progress: Progress, exporter: E
         staged.key = exporter.key
 
 
-def trace(manifest: Manifest, exporter: Exporter, options: Options) -> None:
+def trace(run: RunDirectory, exporter: Exporter, options: Options) -> None:
     """Do what of an export needs no weights."""
     if exporter.trace:
-        exporter.trace(Plan(network(manifest), **shaping(options)))
+        exporter.trace(Plan(network(run), **shaping(options)))
 
 
 def shaping(options: Options) -> dict[str, Any]:

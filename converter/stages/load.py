@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...exporters.stablehlo import variants
+from ...model import traced
 from ...model.family import Family, config_to_json, families
 from ...validation.errors import InputError, UsageFailure
 from ..certificate.assign import assign
@@ -50,6 +51,8 @@ DISTRIBUTION = "bgevis-convert"
 def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     """Open the checkpoint safely, detect the family, and make the run directory with what was found."""
     path = Path(options.checkpoint)
+    if options.module:
+        progress.note(f"runs the code of {options.module}; the checkpoint is read inertly")
     identified = identify(path, options)
     checkpoint = identified.checkpoint
     for entry in identified.family.entry_points(identified.config):
@@ -70,6 +73,9 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     if not options.force:
         _refuse_another(out, manifest)
     run = _resume(out, manifest) or RunDirectory.create(out, manifest)
+    if identified.network and not run.is_current("load", run.reads("load")):
+        with run.stage("load", run.reads("load")) as staged:
+            (staged.out / traced.NETWORK).write_text(identified.network, encoding="utf-8")
     note = {
         "checkpoint": str(path.resolve()),
         "modules": {prefix: str(module.path.resolve()) for prefix, module in checkpoint.modules.items()},
@@ -77,6 +83,7 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
         "state": state(checkpoint),
         "folder": str((path if path.is_dir() else path.parent).resolve()),
         "tokenizer": str(folder.resolve()),
+        "code": str(Path.cwd()) if identified.network else "",
         "documents": {place: str(Path(d.origin).resolve()) for place, d in identified.found.documents.items()},
     }
     (out / SOURCE).write_text(json.dumps(note) + "\n")
@@ -111,6 +118,8 @@ def tokenizer_folder(path: Path, options: Options) -> Path:
 def describe_tokenizer(identified: Identified, folder: Path, options: Options) -> dict[str, Any] | None:
     """State the tokenizer's files, or why there is none; None for a network that reads no text."""
     ids = tokenizer.token_ids(identified.family.entry_points(identified.config))
+    if ids and options.module and not options.tokenizer:
+        return tokenizer.missing("nothing says how texts become the ids that the module takes")
     if ids and options.no_tokenizer:
         return tokenizer.missing("--no-tokenizer said that none is wanted; convert again without it")
     return tokenizer.state(folder, ids) if ids else None

@@ -32,7 +32,7 @@ SEEN = ("wide", "tall")
 def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     """Write tokenizer.json, preprocess.json and the raw samples."""
     manifest = run.manifest()
-    family, config = family_and_config(manifest)
+    family, config = family_and_config(run)
     entries = family.entry_points(config)
     with run.stage("pack", reads(run, options)) as staged:
         rules = preprocessing(family, config, manifest)
@@ -59,11 +59,13 @@ def notes(rules: dict[str, Any]) -> list[str]:
 def preprocessing(family: Family, config: Config, manifest: Manifest) -> dict[str, Any]:
     """Make the document preprocess.json."""
     entries = family.entry_points(config)
+    embeddings = _embedding_rules(entries, family.embeddings(config))
+    reading = concerned(entries, embedding=embeddings is not None)
     return {
         "format_version": FORMAT_VERSION,
-        "texts": _text_rules(entries, manifest, family.texts(config) if family.texts else TextRules()),
+        "texts": _text_rules(reading, manifest, family.texts(config) if family.texts else TextRules()),
         "images": manifest["images"] or _unstated(entries),
-        "embeddings": _embedding_rules(entries, family.embeddings(config)),
+        "embeddings": embeddings,
         **({"scores": _score_rules(entries, family.scores(config))} if family.scores else {}),
     }
 
@@ -78,7 +80,7 @@ def _score_rules(entries: Sequence[EntryPoint], stated: Mapping[str, Any]) -> di
 def _embedding_rules(entries: Sequence[EntryPoint], stated: Mapping[str, Any]) -> dict[str, Any] | None:
     """Say what the embeddings are; None for a network that gives none of raw texts and pictures."""
     outputs = {entry.name: entry.embedding for entry in concerned(entries) if _from_raw(entry) and entry.embedding}
-    if not outputs:
+    if not outputs or "pooling" not in stated:  # nothing is known of how they come about
         return None
     first = next(iter(outputs.values()))
     stated = dict(stated)
@@ -96,7 +98,7 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRu
     ids = token_ids(entries)
     if ids is None:
         return None
-    given = [(entry, spec) for entry in concerned(entries) if (spec := entry.input_of(TokenIds))]
+    given = [(entry, spec) for entry in entries if (spec := entry.input_of(TokenIds))]
     reading = [entry for entry, spec in given if spec.name == given[0][1].name]
     masks = (spec for entry in reading for spec in entry.inputs if _means_padding(spec.domain))
     prompts = (spec for entry in reading for spec in entry.inputs if isinstance(spec.domain, PromptTokens))
@@ -134,10 +136,10 @@ def limit(entry: EntryPoint) -> int | None:
     return entry.most(ids.shape[-1])
 
 
-def concerned(entries: Sequence[EntryPoint]) -> list[EntryPoint]:
+def concerned(entries: Sequence[EntryPoint], *, embedding: bool = True) -> list[EntryPoint]:
     """Give the entry points that the pack is for: what embeds raw inputs, else what takes no others, else all."""
     raw = [entry for entry in entries if _from_raw(entry)]
-    raw = [entry for entry in raw if entry.embedding] or raw
+    raw = [entry for entry in raw if entry.embedding and embedding] or raw
     names: dict[type[Domain], str] = {}
     for entry in raw:
         names = _names(entry) | names
@@ -179,7 +181,7 @@ def _tokenizer(run: RunDirectory, entries: Sequence[EntryPoint], rules: dict[str
         where = folder or "its place, which this directory does not know,"
         raise InputError(f"the tokenizer in {where} is not the one that was loaded; run `bgevis-convert load` again")
     found = tokenizer.read(folder, ids)
-    family, config = family_and_config(run.manifest())
+    family, config = family_and_config(run)
     if family.texts and family.texts(config).lowercase:
         tokenizer.lower(found)
     tokenizer.settle(found, next(iter(rules["max_tokens"].values())), rules["truncation"], ids)

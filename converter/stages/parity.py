@@ -37,7 +37,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     import jax
 
     require(run, "build", "reference")
-    net, ledger = network(run.manifest()), Ledger.read(run.path / LEDGER)
+    net, ledger = network(run), Ledger.read(run.path / LEDGER)
     with run.stage("parity", reads(run, options)) as staged:
         with jax.default_matmul_precision("highest"):
             runner = NNXRunner(net, WeightsFile(run.path / WEIGHTS_PATH))

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     """Run the PyTorch original and write the goldens."""
     require(run, "verify")
-    family, config = family_and_config(run.manifest())
+    family, config = family_and_config(run)
     entries, ledger = family.entry_points(config), Ledger.read(run.path / LEDGER)
     original = read_original(run, progress)
     # Of a tensor that is split or merged no module's value is a leaf's: it is used, and not tapped.
@@ -76,7 +76,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
             procedure.write(staged.out / GOLDENS, greedy, generated)
         for name, exponents in family.probes(config).items():
             progress.note(name)
-            factors = probe.factors(exponents, network(run.manifest()).leaves)
+            factors = probe.factors(exponents, network(run).leaves)
             state = scaled(original.state, source_scales(ledger, factors))
             probed = family.reference(config, dataclasses.replace(original, state=state))
             folder = staged.out / PROBES / probe.folder_name(name)
@@ -93,7 +93,7 @@ def end_to_end(
 
     Says who judged, or why nobody did.
     """
-    _, config = family_and_config(run.manifest())
+    _, config = family_and_config(run)
     if family.encode is None:
         return {"not_checked": f"no installable program of upstream's goes from raw inputs to {family.name}'s outputs"}
     if not packed(run):
@@ -148,7 +148,8 @@ def read_original(run: RunDirectory, progress: Progress) -> "Original":
     folder = places.get("modules.json", Path(note["folder"]))
     if {"pooling", "normalize"} & run.manifest()["given"]["set"].keys():
         documents.pop("modules.json", None)  # what the user says stands in its place
-    return Original(read_state(checkpoint, progress), documents, folder, Path(note["tokenizer"]))
+    code = Path(note.get("code", ""))
+    return Original(read_state(checkpoint, progress), documents, folder, Path(note["tokenizer"]), code)
 
 
 def scaled(state: Mapping[str, "torch.Tensor"], scales: Mapping[str, Factor]) -> "State":

@@ -12,9 +12,9 @@ from .common import gate, reopen
 def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     """Names -> ledger."""
     manifest = run.manifest()
-    family, config = family_and_config(manifest)
+    family, config = family_and_config(run)
     checkpoint = reopen(run)
-    net = network(manifest)
+    net = network(run)
     found = assign(checkpoint.tensors, family.rules(config), net.leaves)
     unread = [f"parameter {leaf}: no entry point reads it: drop it or add an entry point" for leaf in net.unread()]
     stored = manifest["stored"]["dtype"]

@@ -17,9 +17,9 @@ from .load import describe_source
 def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     """Check every tensor; the ledger becomes the certificate."""
     manifest = run.manifest()
-    family, config = family_and_config(manifest)
+    family, config = family_and_config(run)
     checkpoint = reopen(run)
-    leaves = {name: leaf.shape for name, leaf in network(manifest).leaves.items()}
+    leaves = {name: leaf.shape for name, leaf in network(run).leaves.items()}
     before = reads(run, options)
     found = assign(checkpoint.tensors, family.rules(config), leaves)
     stored = manifest["stored"]["dtype"]

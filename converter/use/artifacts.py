@@ -44,7 +44,7 @@ def load_module(directory: Path | str) -> "nnx.Module":
 
     run = RunDirectory(Path(directory))
     require(run, "build")
-    net, weights = network(run.manifest()), WeightsFile(run.path / WEIGHTS_PATH)
+    net, weights = network(run), WeightsFile(run.path / WEIGHTS_PATH)
     return net.module(jax.device_put({name: weights[name] for name in net.leaves}))
 
 

@@ -85,9 +85,9 @@ class Bench:
             stage(self.run, options, silent)
         self.options = options
         self.checkpoint = reopen(self.run)
-        self.config = family_and_config(self.run.manifest())[1]
+        self.config = family_and_config(self.run)[1]
         self.rules = self.family.rules(self.config)
-        self.net = network(self.run.manifest())
+        self.net = network(self.run)
         self.shapes = {name: leaf.shape for name, leaf in self.net.leaves.items()}
         self.ledger = Ledger.read(self.run.path / "ledger.json")
         file = WeightsFile(self.run.path / WEIGHTS_PATH)

@@ -1,0 +1,278 @@
+"""A folder whose config.json names a class of transformers that no family knows: read, loaded, traced."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...model import pipeline
+from ...model.documents import USED, Configured, Document
+from ...model.family import Source, Tokens
+from ...model.steps import Steps, unit
+from ...model.tokenizer import FAST, SETTINGS, SPECIAL, settle_tokenizer
+from ...model.traced.config import TransformersConfig
+from ...model.traced.graph import Graph, digest
+from ...model.traced.wanted import Wanted
+from ...validation.domains import AFTER, BEFORE, Floats, PaddingMask, TokenIds
+from ...validation.entry_point import Axis, TensorSpec
+from ...validation.errors import EnvironmentFailure, InputError
+from ...validation.outputs import Embedding, Logits, Output, States
+from ..checkpoint import Checkpoint
+from .module import checked, read_tensors
+
+if TYPE_CHECKING:
+    from ...model.reference import Original
+    from ...model.traced.architecture import Architecture
+
+CONFIG = "config.json"
+
+LIMITS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
+"""Fields of configurations that say how many places a network has."""
+
+SHORTEST_SOUND = 400
+"""Samples of a waveform's one frame: the window of the encoders of sound."""
+
+SUGGESTED = re.compile(r"(\w+) = Dim\('\w+',.*?max=(\d+)\)")
+TRIES = 4
+
+
+def trace(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path) -> tuple[str, Configured]:
+    """Load the class, trace it; give network.json and what the manifest says.
+
+    Args:
+        source: documents, tokens and what the command line says.
+        checkpoint: opened.
+        folder: the checkpoint's.
+        tokenizer: the tokenizer's folder.
+
+    Raises:
+        InputError: there is no config.json, transformers cannot load it, or torch cannot trace it.
+    """
+    document = source.document(CONFIG)
+    if document is None:
+        raise InputError(f"--transformers: no {CONFIG} lies beside the checkpoint; pass it with --config FILE")
+    try:
+        from ...model.traced import architecture, capture
+    except ModuleNotFoundError as error:
+        raise EnvironmentFailure(
+            f"--transformers needs PyTorch and transformers ({error.name}): pip install 'bgevis-convert[upstream]'"
+        ) from error
+    for name in document.fields:
+        document.note(name, USED)  # by upstream's own class
+    original = _original(source, checkpoint, folder, tokenizer)
+    settled = source.settled()
+    config = architecture.upstream.configuration(original.documents[CONFIG])
+    width = getattr(config.get_text_config(), "hidden_size", 0)
+    pooled = pipeline.MODULES in source.documents or any(option in source.given for option in pipeline.OPTIONS)
+    if pooled:
+        pipeline.settle_pipeline(settled, source, width)
+        _refuse_prompts(settled.values["pipeline"], source)
+    built = architecture.build(original, settled.values.get("pipeline", ()))
+    whole = built.whole
+    from ...model.reference import Reference
+
+    tensors = Reference("", whole, {}, original.state).tensors()
+    missing = [path for path, _ in whole.named_parameters() if path not in tensors]
+    if missing:
+        raise InputError(
+            f"the checkpoint does not fill {built.name}: {len(missing)} parameter(s) without a tensor: "
+            f"{', '.join(missing[:8])}"
+        )
+    architecture.attend_in_one(built.network)
+    wanted = _wanted(built, source, tokenizer, settled.values.get("pipeline", ()))
+    graph = _traced(capture, whole, wanted, tensors, built, original)
+    text = checked(graph)
+    settled.put("architecture", type(built.network).__name__, CONFIG)
+    settled.put("network", digest(text), "the traced network, network.json")
+    _settle_texts(settled, source, graph, pooled)
+    fields = {field.name: field.default for field in dataclasses.fields(TransformersConfig)}
+    for name in fields.keys() - settled.values.keys():
+        settled.put(name, fields[name], "nothing is pooled")
+    return text, Configured(TransformersConfig(**settled.values), settled.origins)
+
+
+def _refuse_prompts(steps: Steps, source: Source) -> None:
+    """Refuse to leave the tokens of a prompt out: upstream takes them by numbers, which cannot be traced."""
+    if pipeline.prompt_input(steps):
+        place = source.documents[pipeline.MODULES].origin if pipeline.MODULES in source.documents else "--pooling"
+        raise InputError(f"{place}: a pooling without the prompt's tokens is not traced; say include_prompt: true")
+
+
+def _original(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path) -> "Original":
+    from ...model.reference import Original
+
+    documents = {place: document.content for place, document in source.documents.items()}
+    if set(pipeline.OPTIONS) & source.given.keys():
+        documents.pop(pipeline.MODULES, None)
+    return Original(read_tensors(checkpoint), documents, folder, tokenizer)
+
+
+def _wanted(built: "Architecture", source: Source, tokenizer: Path, steps: Steps) -> Wanted:
+    """State the entry point: by what the class takes first."""
+    config = built.network.config
+    main = built.network.main_input_name
+    outputs: dict[str, Output] = {built.output: Logits() if built.output == "logits" else States()}
+    name = "forward"
+    if main == "input_ids":
+        return _text(built, source, tokenizer, steps)
+    if main == "pixel_values":
+        vision = getattr(config, "vision_config", config)
+        size = getattr(vision, "image_size", 224)
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        shape: tuple[int | str, ...] = ("batch", getattr(vision, "num_channels", 3), height, width)
+        axes = {"batch": Axis()}
+    elif main == "input_values":
+        shape, axes = ("batch", "samples"), {"batch": Axis(), "samples": Axis(SHORTEST_SOUND)}
+    else:
+        raise InputError(
+            f"--transformers: {built.name} takes {main} first, of which this tool does not know what it holds; write a "
+            "function that makes the module, and pass --module and --inputs"
+        )
+    spec = TensorSpec(main, "float32", shape, Floats())
+    return Wanted(name, (spec,), axes, outputs=outputs, call=_call)
+
+
+def _call(module: Any, **inputs: Any) -> Any:
+    return module(**inputs)
+
+
+def _text(built: "Architecture", source: Source, tokenizer: Path, steps: Steps) -> Wanted:
+    config = built.network.config.get_text_config()
+    first, last = _ends(source.tokens, tokenizer)
+    settings = source.documents.get(SETTINGS)
+    side = (settings.content if settings else {}).get("padding_side", "right")
+    pad = _pad(config, source)
+    ids = TokenIds(config.vocab_size, pad, first, last, padded=BEFORE if side == "left" else AFTER)
+    shape = ("batch", "tokens")
+    inputs = [TensorSpec("input_ids", "int32", shape, ids)]
+    masked = built.takes("attention_mask")
+    if masked:
+        inputs.append(TensorSpec("attention_mask", "int32", shape, PaddingMask("input_ids")))
+    limits = [n for field in LIMITS if isinstance(n := getattr(config, field, None), int) and n > 0]
+    axes = {"batch": Axis(), "tokens": Axis(1, min(limits, default=None))}
+    if steps:
+        outputs: dict[str, Output] = {"embeddings": Embedding(unit(steps))}
+    else:
+        valid = "attention_mask" if masked else ""
+        per_text = built.output == "logits" and type(built.network).__name__.endswith("ForSequenceClassification")
+        outputs = {built.output: Logits("" if per_text else valid) if built.output == "logits" else States(valid)}
+    name = "encode_text" if steps else "classify" if built.output == "logits" else "token_states"
+    return Wanted(name, tuple(inputs), axes, outputs=outputs, call=_call)
+
+
+def _pad(config: Any, source: Source) -> int:
+    """Give the id of padding: the configuration's, else the tokenizer's, else any: it is masked."""
+    stated = getattr(config, "pad_token_id", None)
+    if isinstance(stated, int) and 0 <= stated < config.vocab_size:
+        return stated
+    for place in (SETTINGS, SPECIAL):
+        document = source.documents.get(place)
+        stated = document.fields.get("pad_token") if document else None
+        text = stated.get("content") if isinstance(stated, dict) else stated
+        if source.tokens and isinstance(text, str) and text in source.tokens.ids:
+            return source.tokens.ids[text]
+    return 0
+
+
+def _ends(tokens: Tokens | None, folder: Path) -> tuple[int | None, int | None]:
+    """Give the ids that a tokenizer puts before and behind each text."""
+    if tokens is None or not tokens.wanted:
+        return None, None
+    if tokens.name == "vocab.txt":
+        return tokens.ids.get("[CLS]"), tokens.ids.get("[SEP]")
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError as error:
+        raise EnvironmentFailure(
+            f"the tokenizer in {folder} needs tokenizers: pip install 'bgevis-convert[embed]'"
+        ) from error
+    try:
+        opened = Tokenizer.from_str((folder / tokens.name).read_text(encoding="utf-8"))
+        opened.no_truncation()
+        opened.no_padding()
+        empty, some = opened.encode("").ids, opened.encode("a").ids
+    except Exception as error:  # the library raises Exception itself
+        raise InputError(f"{folder / tokens.name} is no tokenizer: {error}") from error
+    if len(empty) == 2:
+        return empty[0], empty[1]
+    if len(empty) == 1:
+        return (empty[0], None) if some[:1] == empty else (None, empty[0])
+    if not empty:
+        return None, None
+    raise InputError(f"{folder / tokens.name} makes {empty} of the empty text: at most one token before and behind it")
+
+
+def _traced(
+    capture: Any, whole: Any, wanted: Wanted, tensors: Mapping[str, str], built: "Architecture", original: "Original"
+) -> Graph:
+    """Trace; where the network's own tables are shorter than the configuration says, its texts are."""
+    from ...model.traced.bounds import TooLong, hold_to_tables
+    from ...model.traced.load import computing_in_float32
+
+    module = computing_in_float32(whole)
+    for _ in range(TRIES):
+        try:
+            graph = capture.capture(module, [wanted], tensors, f"transformers:{type(built.network).__name__}")
+            hold_to_tables(graph)
+        except TooLong as error:
+            wanted = _shorter(wanted, error.axis, error.longest)
+        except InputError as error:
+            found = SUGGESTED.search(str(error))
+            if found is None or found[1] not in wanted.axes:
+                raise
+            wanted = _shorter(wanted, found[1], int(found[2]))
+        else:
+            return dataclasses.replace(graph, **_unread(graph, original))
+    raise InputError(f"{built.name}: no length of text is found that fits all of its tables")
+
+
+def _shorter(wanted: Wanted, axis: str, longest: int) -> Wanted:
+    low = wanted.axes[axis].low
+    if longest < low:
+        raise InputError(f"{wanted.name}: the network's tables leave no place for {axis}")
+    return dataclasses.replace(wanted, axes={**wanted.axes, axis: Axis(low, longest)})
+
+
+def _unread(graph: Graph, original: "Original") -> dict[str, Any]:
+    """Say what became of the tensors that no parameter of the class is: the same as one that is, or no part of it."""
+    known = {p.tensor for p in graph.parameters.values()} | graph.tied.keys() | graph.dropped.keys()
+    state = original.state
+    tied, dropped = dict(graph.tied), dict(graph.dropped)
+    read = {p.tensor: state[p.tensor] for p in graph.parameters.values()}
+    for name, tensor in state.items():
+        if name in known:
+            continue
+        same = [n for n, t in read.items() if t.shape == tensor.shape and t.dtype == tensor.dtype and t.equal(tensor)]
+        if same:
+            tied[name] = same[0]
+        else:
+            dropped[name] = f"no parameter of {graph.origin.partition(':')[2]}"
+    return {"tied": tied, "dropped": dropped}
+
+
+def _settle_texts(settled: Any, source: Source, graph: Graph, pooled: bool) -> None:
+    """Settle what is done to raw texts; of a tokenizer whose class does more than its file says, upstream is judge."""
+    (entry,) = graph.entry_points
+    if not entry.input_of(TokenIds):
+        return
+    settings = source.document(SETTINGS)
+    stated = (settings.content if settings else {}).get("tokenizer_class", "PreTrainedTokenizerFast")
+    if stated in FAST:
+        settle_tokenizer(source, "PreTrainedTokenizerFast")
+    else:
+        for document in filter(None, (settings, source.document(SPECIAL), source.document("added_tokens.json"))):
+            _note(document, f"read by transformers' own {stated}, which judges end to end")
+    if pooled:
+        most = entry.axes["tokens"].high
+        pipeline.settle_texts(settled, source, most or 1 << 20, left_padding=True)
+
+
+def _note(document: Document, fate: str) -> None:
+    for name in document.fields:
+        if name not in ("padding_side", "truncation_side", "model_max_length"):
+            document.note(name, fate)
+        elif name == "padding_side":
+            document.note(name, USED)
+        else:
+            document.note(name, "what cuts texts, where they are embedded")

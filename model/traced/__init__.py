@@ -1,0 +1,96 @@
+"""Any module that torch.export can trace, as a family made at run time of the traced network."""
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...validation.errors import InputError
+from .. import steps
+from ..family import Config, Drop, Family, Rule, Source, Tie
+from ..parts import Part
+from ..pipeline import text_rules
+from .config import NAME, NETWORK, TRANSFORMERS, TracedConfig, TransformersConfig
+from .graph import Graph
+
+if TYPE_CHECKING:
+    from ..network import Network
+
+__all__ = ["CONFIGS", "FAMILIES", "NAME", "NETWORK", "TRANSFORMERS", "TracedConfig", "TransformersConfig", "family"]
+
+CONFIGS: Mapping[str, Any] = {NAME: TracedConfig, TRANSFORMERS: TransformersConfig}
+"""Name of the family in a manifest -> what its configuration is."""
+
+FAMILIES = ()
+"""None that is known before a module is traced."""
+
+
+@functools.lru_cache(maxsize=2)
+def family(text: str, name: str = NAME) -> Family:
+    """Make the family of one traced network, of what its network.json holds.
+
+    Raises:
+        InputError: that is no such document.
+    """
+    graph = Graph.from_json(text)
+
+    def network(config: Config) -> "Network":
+        from ..network import Network
+        from .module import build
+
+        del config
+        return Network(lambda rngs: build(graph), graph.entry_points)
+
+    own = Family(
+        name=name,
+        summary="a module of one's own, traced by torch.export",
+        recognise=lambda source: "",
+        configure=_not_configured,
+        config=TracedConfig,
+        part=lambda config: part(graph),
+        entry_points=lambda config: graph.entry_points,
+        network=network,
+        reference=lambda config, original: _module("reference").reference(config, graph, original),
+        sizes={},
+    )
+    if name == NAME:
+        return own
+    pooled = any(entry.embedding for entry in graph.entry_points)
+    return dataclasses.replace(
+        own,
+        summary="an architecture of transformers that no family knows, traced by torch.export",
+        config=TransformersConfig,
+        reference=lambda config, original: _module("architecture").reference(config, graph, original),
+        embeddings=_embeddings,
+        encode=(lambda config, *given: _module("architecture").encode(config, graph, *given)) if pooled else None,
+        texts=text_rules,
+    )
+
+
+def _module(name: str) -> Any:
+    """Import a file of this folder that needs torch."""
+    return importlib.import_module(f".{name}", __package__)
+
+
+def _embeddings(config: TransformersConfig) -> Mapping[str, Any]:
+    return {**steps.described(config.pipeline), "similarity": config.similarity} if config.pipeline else {}
+
+
+def _not_configured(source: Source) -> Any:
+    raise InputError("a traced network is configured by --module or --transformers")
+
+
+def part(graph: Graph) -> Part:
+    """Give each tensor its fate: a leaf as it is, a tie, or dropped with the reason. Axes are named by their sizes."""
+    rules: list[Rule | Tie | Drop] = []
+    sizes: dict[str, int] = {}
+    shapes = {}
+    for leaf, parameter in graph.parameters.items():
+        axes = [f"{'abcdefgh'[i]}{size}" for i, size in enumerate(parameter.shape)]
+        sizes |= dict(zip(axes, parameter.shape, strict=True))
+        shapes[parameter.tensor] = parameter.shape
+        rules.append(Rule(parameter.tensor, leaf, " ".join(axes)))
+    rules += [Tie(name, first, "the module has one parameter under both names") for name, first in graph.tied.items()]
+    rules += [Drop(name, reason) for name, reason in graph.dropped.items()]
+    return Part(tuple(rules), sizes, shapes)

@@ -1,0 +1,166 @@
+"""A class of transformers that no family knows, with what the folder does after it: built, called, judged.
+
+One function, `build`, makes what is traced and what judges: the judge attends as transformers' "eager" code does, what
+is traced as its "sdpa" does where the class has it, which is one operator.
+"""
+
+import contextlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ...validation.errors import InputError
+from .. import upstream
+from ..reference import Original, Reference
+from ..steps import Steps
+from .config import TransformersConfig
+from .graph import Graph
+from .reference import judged, wanted
+
+if TYPE_CHECKING:
+    from ..reference import Encode
+
+CONFIG = "config.json"
+
+HEADS = (
+    *("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForCausalLM", "ForImageClassification"),
+    *("ForAudioClassification", "ForCTC"),
+)
+"""Endings of classes that give `logits`."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of transformers.
+
+    Args:
+        network: transformers' class, loaded.
+        after: sentence-transformers' modules, if embeddings are made of the states.
+        output: what is taken of what the class gives: "last_hidden_state" or "logits".
+    """
+
+    network: Any
+    after: upstream.SentenceModules | None
+    output: str
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """Give the modules that come after the class."""
+        return self.after.modules if self.after else ()
+
+    @property
+    def whole(self) -> nn.Module:
+        """Everything that holds parameters, as one module."""
+        return Whole(self)
+
+    @property
+    def name(self) -> str:
+        """Name the classes."""
+        return ", ".join(type(m).__name__ for m in (self.network, *self.modules))
+
+    def takes(self, name: str) -> bool:
+        """Say whether the class has an input of this name."""
+        return name in inspect.signature(self.network.forward).parameters
+
+
+class Whole(nn.Module):
+    """The class and what comes after it."""
+
+    def __init__(self, parts: Architecture):
+        super().__init__()
+        self.network = parts.network
+        self.modules_after = nn.ModuleList(parts.modules)
+        self.after = parts.after
+        self.taken = parts.output
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """Inputs by name -> {"embeddings"}, or what the class gives."""
+        given = self.network(**inputs, return_dict=True)
+        if self.after is None:
+            return {self.taken: given[self.taken]}
+        return {"embeddings": self.after(given[self.taken], inputs["attention_mask"])}
+
+
+def build(original: Original, steps: Steps) -> Architecture:
+    """Load the class that config.json names, and what comes after it.
+
+    Args:
+        original: the checkpoint's tensors and the documents.
+        steps: what makes one vector of the states; none where the states are given as they are.
+
+    Raises:
+        InputError: transformers does not know the class, or cannot load the checkpoint into it.
+    """
+    library = upstream.transformers()
+    document = original.documents[CONFIG]
+    config = upstream.configuration(document)
+    cls, output = _class(library, config, document, bool(steps))
+    if hasattr(config, "use_cache"):
+        config.use_cache = False  # what generation needs: it is no part of what is computed
+    options = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(cls).parameters else {}
+    own = {name: tensor for name, tensor in original.state.items() if "/" not in name}  # not those of the modules after
+    network = upstream.load(cls, config, own, **options)
+    after = upstream.SentenceModules(original, _width(config), steps) if steps else None
+    return Architecture(network, after, output)
+
+
+def _width(config: Any) -> int:
+    return int(config.get_text_config().hidden_size)
+
+
+def _class(library: Any, config: Any, document: Mapping[str, Any], pooled: bool) -> tuple[Any, str]:
+    """Choose the class: that with a head where the folder is of one, else the one that gives states."""
+    stated = [str(name) for name in document.get("architectures") or []]
+    for name in stated:
+        if not pooled and name.endswith(HEADS) and hasattr(library, name):
+            return getattr(library, name), "logits"
+    found = next((getattr(library, n) for n in stated if n.endswith("EncoderModel") and hasattr(library, n)), None)
+    if found is None and type(config) in library.MODEL_MAPPING:
+        found = library.MODEL_MAPPING[type(config)]
+    if found is None:
+        raise InputError(
+            f"{CONFIG}: transformers {library.__version__} has no class of states for {type(config).__name__}"
+        )
+    if isinstance(found, tuple | list):
+        found = found[0]
+    if getattr(config, "is_encoder_decoder", False) and not found.__name__.endswith("EncoderModel"):
+        encoder = getattr(library, found.__name__.removesuffix("Model") + "EncoderModel", None)
+        if encoder is None:
+            raise InputError(
+                f"{CONFIG}: {found.__name__} is an encoder with a decoder, and transformers has no class of its "
+                "encoder alone; write a function that makes the module that you want, and pass --module"
+            )
+        return encoder, "last_hidden_state"
+    return found, "last_hidden_state"
+
+
+def attend_in_one(network: Any) -> None:
+    """Let a class attend by one operator, if it can; else it stays as it is."""
+    with contextlib.suppress(ValueError, ImportError, AttributeError, NotImplementedError):
+        network.set_attn_implementation("sdpa")
+
+
+def reference(config: TransformersConfig, graph: Graph, original: Original) -> Reference:
+    """Load the class again, as the judge."""
+    parts = build(original, config.pipeline)
+    whole = parts.whole
+    entries = {name: judged(whole, each) for name, each in wanted(graph).items()}
+    return Reference(_versions(parts), whole, entries, original.state)
+
+
+def _versions(parts: Architecture) -> str:
+    packages = ("torch", "transformers", *["sentence-transformers"] * bool(parts.modules))
+    return f"{upstream.versions(*packages)}: {parts.name}"
+
+
+def encode(
+    config: TransformersConfig, graph: Graph, original: Original, reference: Reference
+) -> Mapping[str, "Encode"]:
+    """Let sentence-transformers encode raw texts with the network that the reference has loaded."""
+    del config
+    whole: Any = reference.module
+    encoder = upstream.SentenceEncoder(original, whole.network, list(whole.modules_after))
+    return dict.fromkeys((p.entry.name for p in graph.programs.values() if p.entry.embedding), encoder)

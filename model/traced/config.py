@@ -1,0 +1,53 @@
+"""What the manifest says of a traced network."""
+
+from dataclasses import dataclass
+
+from ..steps import Steps
+
+NAME = "traced"
+TRANSFORMERS = "transformers"
+"""The family's name for a class of transformers that no family knows."""
+
+NETWORK = "network.json"
+"""Where the traced network lies in a run directory."""
+
+
+@dataclass(frozen=True)
+class TracedConfig:
+    """Where the module comes from, and which network was traced.
+
+    Args:
+        module: "package.module:function".
+        network: sha256 of network.json.
+    """
+
+    module: str
+    network: str
+
+
+@dataclass(frozen=True)
+class TransformersConfig:
+    """A class of transformers, what stands around it in the folder, and which network was traced.
+
+    Args:
+        architecture: the class.
+        network: sha256 of network.json.
+        pipeline: what makes one vector of the states; nothing for a network whose states are given as they are.
+        max_seq_length: the longest text, special tokens included; 0: as long as the network takes.
+        truncation_side: see `model/pipeline.py`, as for the following ones.
+    """
+
+    architecture: str
+    network: str
+    pipeline: Steps = ()
+    max_seq_length: int = 0
+    truncation_side: str = "right"
+    do_lower_case: bool = False
+    prompts: tuple[tuple[str, str], ...] = ()
+    default_prompt: str = ""
+    similarity: str = "cosine"
+
+    @property
+    def text_limit(self) -> int | None:
+        """Longest text that is embedded; None where nothing limits it."""
+        return self.max_seq_length or None

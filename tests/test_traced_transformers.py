@@ -1,0 +1,165 @@
+"""Two roads, one answer: what is traced of upstream's own module computes what the hand-written family does.
+
+And the road of `--transformers` whole: a folder whose architecture no family knows, with tokenizer and pipeline.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from in_process import convert, in_this_process
+from safetensors.numpy import load_file
+from variants import TINY
+
+from bgevis.converter.certificate.assign import assign
+from bgevis.converter.certificate.ledger import Ledger
+from bgevis.converter.directory import RunDirectory
+from bgevis.converter.options import Options
+from bgevis.converter.source.identify import identify
+from bgevis.converter.use.fixture import write_fixture
+from bgevis.model.family import families
+from bgevis.model.reference import Original, tensor_of
+from bgevis.model.traced import family as traced_family
+from bgevis.model.traced.capture import capture
+from bgevis.model.traced.wanted import Wanted
+from bgevis.validation.cases import cases
+from bgevis.validation.domains import Pixels
+from bgevis.validation.errors import InputError
+from bgevis.validation.kept import kept
+
+ENTRIES = [
+    pytest.param(name, entry.name, id=f"{name}-{entry.name}")
+    for name, family in families().items()
+    for entry in family.entry_points(family.sizes[TINY])
+    if not (name == "visualized_bge" and entry.input_of(Pixels))  # its reference knows pictures by their bytes
+]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Give for a family its tiny configuration, tensors, ledger and reference, each made once."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            family = families()[name]
+            config = family.sizes[TINY]
+            file = tmp_path_factory.mktemp(name) / "tiny.safetensors"
+            write_fixture(name, TINY, 7, "float32", file)
+            tensors = load_file(file)
+            entries = assign(tensors, family.rules(config), ()).entries
+            ledger = Ledger("", family.axis_sizes(config), entries)
+            original = Original({n: tensor_of(t) for n, t in tensors.items()}, family.documents(config), file.parent)
+            original.documents.pop("modules.json", None)
+            made[name] = family, config, tensors, ledger, family.reference(config, original)
+        return made[name]
+
+    return of
+
+
+@pytest.mark.parametrize(("name", "entry_name"), ENTRIES)
+def test_the_traced_road_gives_what_the_family_gives(tiny, name, entry_name):
+    family, config, tensors, ledger, reference = tiny(name)
+    (entry,) = [entry for entry in family.entry_points(config) if entry.name == entry_name]
+    outputs = {spec.name: spec.kind for spec in entry.outputs}
+
+    def call(module, **inputs):
+        return reference.entries[entry_name](**inputs)
+
+    wanted = Wanted(entry_name, entry.inputs, entry.axes, outputs=outputs, call=call)
+    graph = capture(reference.module, [wanted], reference.tensors(), "upstream")
+    net = traced_family(graph.to_json()).network(None)
+    weights = {leaf: tensors[parameter.tensor] for leaf, parameter in graph.parameters.items()}
+    own = family.network(config)
+    leaves = {leaf: ledger.leaf(n, _tensor(tensors, ledger, n)) for leaf, n in ledger.leaves.items() if n in tensors}
+    if leaves.keys() != own.leaves.keys():
+        leaves |= _derived(tensors, ledger, own.leaves.keys() - leaves.keys())
+    for case in [each for each in cases(entry) if each.same_as is None][:1]:
+        got = jax.jit(net.function(entry_name))(weights, *case.inputs.values())
+        want = jax.jit(own.function(entry_name))(leaves, *case.inputs.values())
+        got, want = (kept(entry, case.inputs, {n: np.asarray(x) for n, x in each.items()}) for each in (got, want))
+        for output in want:
+            scale = max(float(np.abs(want[output]).max()), 1e-6)
+            np.testing.assert_allclose(got[output], want[output], atol=3e-6 * scale, rtol=0)
+
+
+def _tensor(tensors, ledger, name):
+    return tensors[name]
+
+
+def _derived(tensors, ledger, leaves):
+    """Give the leaves that are made of parts of tensors."""
+    found = dict(tensors)
+    for name, made in ledger.derived():
+        found[name] = made.make([found[each] for each in made.ingredients], ledger.axes)
+    return {leaf: ledger.leaf(ledger.leaves[leaf], found[ledger.leaves[leaf]]) for leaf in leaves}
+
+
+def folder_of(oracles: Path, name: str, tmp_path: Path) -> Path:
+    """Copy a case, without its golden."""
+    shutil.copytree(oracles / name, tmp_path / "folder", ignore=shutil.ignore_patterns("golden*", "texts.json"))
+    return tmp_path / "folder"
+
+
+def test_an_architecture_that_no_family_knows_is_converted_from_raw_texts(oracles, tmp_path):
+    folder = folder_of(oracles, "mpnet/mpnet_st", tmp_path)
+    with in_this_process():
+        run = RunDirectory(convert(folder, tmp_path / "run", ("onnx",), transformers=True))
+    manifest = run.manifest()
+    assert set(manifest["verdicts"].values()) == {"pass"}
+    assert manifest["family"] == "transformers"
+    assert manifest["config"]["architecture"] == "MPNetModel"
+    assert manifest["config"]["max_seq_length"] == 160
+    assert manifest["proof"]["end_to_end"]["verdict"] == "pass"
+    assert manifest["entry_points"]["encode_text"]["axes"]["tokens"]["max"] == 200
+    golden = np.load(oracles / "mpnet/mpnet_st/golden.npz")
+    texts = json.loads((oracles / "mpnet/mpnet_st/texts.json").read_text())
+    from bgevis.converter.use.artifacts import open_artifacts
+
+    texts = texts["texts"] if isinstance(texts, dict) else texts
+    name = next(n for n in golden.files if golden[n].ndim == 2 and len(golden[n]) == len(texts) and "f64" not in n)
+    np.testing.assert_allclose(open_artifacts(run.path).embed(texts=texts), golden[name], atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json lies beside the checkpoint"),
+        (lambda folder: _edit(folder, model_type="nobody_knows"), "transformers .* refuses it"),
+        (lambda folder: _edit(folder, num_hidden_layers=3), "parameter.s. without a tensor: network.encoder.layer.2"),
+    ],
+    ids=["no configuration", "no such architecture", "a layer too many"],
+)
+def test_a_folder_that_does_not_fit_is_named(oracles, tmp_path, change, message):
+    folder = folder_of(oracles, "mpnet/mpnet_st", tmp_path)
+    change(folder)
+    with pytest.raises(InputError, match=message):
+        identify(folder, Options(checkpoint=str(folder), transformers=True))
+
+
+def _edit(folder: Path, **fields) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def test_the_example_does_what_it_says(tmp_path, monkeypatch):
+    example = Path(__file__).parents[1] / "examples" / "own_module"
+    if not example.is_dir():
+        pytest.skip("examples belong to a checkout, not to an installation")
+    shutil.copy(example / "net.py", tmp_path / "example_net.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import example_net
+    import torch
+
+    torch.save(example_net.make().state_dict(), tmp_path / "sentences.pt")
+    (line,) = [line for line in (example / "README.md").read_text().splitlines() if "--inputs" in line]
+    spec = line.split('"')[1]
+    with in_this_process():
+        run = convert(tmp_path / "sentences.pt", tmp_path / "run", ("onnx",), module="example_net:make", inputs=spec)
+    assert set(RunDirectory(run).manifest()["verdicts"].values()) == {"pass"}
+    sys.modules.pop("example_net", None)
