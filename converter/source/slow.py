@@ -71,8 +71,11 @@ def _needed(folder: Path) -> list[str]:
 
 def _class(folder: Path) -> str:
     """Read the tokenizer's class; "" where that is not stated. What is malformed is told by who reads all of it."""
+    settings = folder / "tokenizer_config.json"
+    if not settings.is_file():  # to read a FIFO would wait for somebody to write into it
+        return ""
     try:
-        stated = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        stated = json.loads(settings.read_text(encoding="utf-8"))
         return str(stated.get("tokenizer_class") or "")
     except (OSError, ValueError, AttributeError):
         return ""
