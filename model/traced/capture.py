@@ -5,7 +5,6 @@ written over the names of the axes; torch's symbols do not get out of here.
 """
 
 import math
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -783,7 +782,6 @@ class _silent:  # noqa: N801 - a context
         self.levels = [logger.level for logger in self.loggers]
         for logger in self.loggers:
             logger.setLevel(logging.CRITICAL)
-        os.environ.setdefault("TORCH_LOGS", "")
 
     def __exit__(self, *error: object) -> None:
         for logger, level in zip(self.loggers, self.levels, strict=True):

@@ -229,7 +229,8 @@ DOMAINS: Mapping[str, Any] = {
     cls.__name__: cls
     for cls in (
         *(domains.TokenIds, domains.PaddingMask, domains.RandomMask, domains.CausalMask, domains.Positions),
-        *(domains.Integers, domains.Floats, domains.Cache, domains.Pixels, domains.LogMel, domains.Waveform),
+        *(domains.TokenTypes, domains.PromptTokens, domains.Integers, domains.Floats, domains.Cache),
+        *(domains.Pixels, domains.LogMel, domains.Waveform),
     )
 }
 """What an input may hold, by the word that stands for it."""
