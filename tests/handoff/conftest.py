@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from vocabularies import filled
 
 LINES = pytest.StashKey[list[str]]()
 COMMAND = [sys.executable, "-m", "bgevis.converter"]
@@ -45,7 +46,7 @@ def visualized(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("visualized")
     checkpoint = folder / "ckpt.pth"
     subprocess.run([*COMMAND, "fixture", "visualized_bge", "--size", "tiny", "--out", str(checkpoint)], check=True)
-    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    (folder / "vocab.txt").write_text("\n".join(filled(WORDS)) + "\n")
     return convert(checkpoint, folder / "run", "--static", "batch=1,tokens=16")
 
 
