@@ -9,6 +9,7 @@ import numpy as np
 from ...validation.cases import Case
 from ...validation.entry_point import Axis, EntryPoint, PaddingMask, Pixels, TensorSpec, TokenIds
 from ...validation.outputs import Embedding, Scores
+from ...validation.taps import tap
 from .. import pictures
 from ..family import Family, TextRules
 from . import rules
@@ -102,6 +103,8 @@ def _reference(config: ClipConfig, original: "Original") -> "Reference":
     def similarity(images: Tensor, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         pixels = images.permute(0, 3, 1, 2)
         result = model(input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixels)
+        tap("image_embeds", result.image_embeds)
+        tap("text_embeds", result.text_embeds)
         return {"logits_per_image": result.logits_per_image}
 
     entries: dict[str, Function] = {

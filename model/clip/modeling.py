@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ...validation.taps import scope
+from ...validation.taps import scope, tap
 from .. import ops
 from ..attention import Attention, causal, mask_bias, padding
 from ..blocks import FeedForward, PreNormLayer
@@ -97,13 +97,15 @@ class Clip(nnx.Module):
         """Embed texts: (texts, tokens) ids and mask -> (texts, width), of length one."""
         with scope("text"):
             pooled = self.text(input_ids, attention_mask)
-        return ops.l2_normalize(tapped("text_projection", self.text_projection, pooled), epsilon=0.0)
+        projected = tapped("text_projection", self.text_projection, pooled)
+        return tap("text_embeds", ops.l2_normalize(projected, epsilon=0.0))
 
     def encode_image(self, images: Float[Array, "images height width_px channels"]) -> Float[Array, "images width"]:
         """Embed images: (images, height, width, channels), normalised -> (images, width), of length one."""
         with scope("vision"):
             pooled = self.vision(images)
-        return ops.l2_normalize(tapped("visual_projection", self.visual_projection, pooled), epsilon=0.0)
+        projected = tapped("visual_projection", self.visual_projection, pooled)
+        return tap("image_embeds", ops.l2_normalize(projected, epsilon=0.0))
 
     def similarity(
         self,

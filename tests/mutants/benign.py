@@ -9,7 +9,8 @@ import onnxruntime
 
 from bgevis.validation.cases import take, take_rows
 from bgevis.validation.compare import Golden, compare
-from bgevis.validation.entry_point import EntryPoint, PaddingMask, TokenIds
+from bgevis.validation.domains import Domain, PaddingMask, TokenIds, TokenTypes
+from bgevis.validation.entry_point import EntryPoint, TensorSpec
 from bgevis.validation.goldens import Goldens
 from bgevis.validation.runner import Arrays, Runner
 
@@ -79,7 +80,14 @@ class Rearranged:
         """Compute an entry point."""
         changed, rows = self.change(self.bench.net.entry_points[entry_point], inputs)
         outputs, entry = self.runner.run(entry_point, changed), self.bench.net.entry_points[entry_point]
-        return {spec.name: take_rows(entry, spec, outputs[spec.name], rows) for spec in entry.outputs}
+        return {spec.name: self._back(entry, spec, inputs, outputs[spec.name], rows) for spec in entry.outputs}
+
+    def _back(
+        self, entry: EntryPoint, spec: TensorSpec, inputs: Arrays, output: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """Take the first ones' rows, without the positions that were added."""
+        places = tuple(slice(size) for size in spec.resolve(entry.sizes(inputs)))
+        return take_rows(entry, spec, output, rows)[places]
 
 
 def _rows(entry: EntryPoint, inputs: Arrays) -> np.ndarray:
@@ -96,14 +104,20 @@ def _doubled(entry: EntryPoint, inputs: Arrays) -> tuple[Arrays, np.ndarray]:
     return take(entry, inputs, np.concatenate([rows, rows])), rows + len(rows)
 
 
+def _padding(domain: Domain) -> int:
+    if isinstance(domain, TokenIds):
+        return domain.pad
+    return int(domain.inverted) if isinstance(domain, PaddingMask) else 0
+
+
 def _padded(entry: EntryPoint, inputs: Arrays, more: int) -> tuple[Arrays, np.ndarray]:
     """Add padding after the texts, as far as there are positions."""
     lengthened = dict(inputs)
     for spec in entry.inputs:
-        if isinstance(spec.domain, TokenIds | PaddingMask):
+        if isinstance(spec.domain, TokenIds | PaddingMask | TokenTypes):
             bound = entry.most(spec.shape[-1])
             room = more if bound is None else min(more, bound - inputs[spec.name].shape[-1])
-            fill = spec.domain.pad if isinstance(spec.domain, TokenIds) else int(spec.domain.inverted)
+            fill = _padding(spec.domain)
             lengthened[spec.name] = np.pad(inputs[spec.name], [(0, 0), (0, room)], constant_values=fill)
     return lengthened, _rows(entry, inputs)
 

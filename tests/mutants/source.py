@@ -50,6 +50,9 @@ EQUIVALENT = {
     "ACTIVATIONS = ": "the activation of another network",
     "even, odd = ": "an index past the end of an axis of two is its last",
     "self.position.first, x.shape[1]": "the first rows of a table, of which there are no more",
+    "for mode in self.step.modes], axis=-1": "what one mode gives has nothing to be joined with",
+    "self.token_type.embedding[0] if": "of a network of one type, or of one that is given the types",
+    "self.cls_token.shape[0]": "it has one axis",
     "jnp.ones_like(cos[:1])": "ones and zeros of the same shape",
 }
 """Part of a statement -> why a change there may compute the same network."""
