@@ -145,7 +145,9 @@ def test_javascript_pads_and_truncates_as_it_is_stated(name, tmp_path):
     if shutil.which("node") is None:
         pytest.skip("node is not installed")
     changed, wanted = ROWS[name]
-    rules = preprocess_documents.TEXTS | {"prefix": "", "truncation": FIRST, "padding": AFTER} | changed
+    rules = (
+        preprocess_documents.TEXTS | preprocess_documents.UNPROMPTED | {"truncation": FIRST, "padding": AFTER} | changed
+    )
     rules = {"max_tokens": {"encode": 4}} | {key: rules[key] for key in rules if key != "max_tokens" or key in changed}
     script = BATCH % {
         "lib": EXAMPLES / "javascript" / "lib",
