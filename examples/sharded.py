@@ -38,7 +38,7 @@ def cut(shape: tuple[int, ...]) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*("model" if axis == largest else None for axis in range(len(shape)))))
 
 
-model = network(RunDirectory(arguments.directory).manifest())
+model = network(RunDirectory(arguments.directory))
 target: dict = {}
 for name, leaf in model.leaves.items():
     *parents, last = [*name.split("."), "value"]
