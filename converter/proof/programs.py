@@ -82,7 +82,7 @@ def probe_rows(exporter: Exporter, opened: Artifact, directory: Path) -> list[Ro
     if exporter.probe is None:
         return rows
     entries = opened.entry_points
-    silent = {spec.name for entry in entries.values() for spec in entry.outputs if spec.kind.sums}
+    silent = _silent(opened)
     for folder in probe_folders(directory):
         goldens, factors = Goldens(folder), read_factors(folder)
         found = compare(exporter.probe(opened, factors), entries, goldens.cases()).rows
@@ -104,11 +104,12 @@ def tapped_rows(exporter: Exporter, opened: Artifact, directory: Path, failed: C
     """
     if exporter.locate is None:
         return
+    silent = _silent(opened)
     for entry in sorted(opened.programs.keys() - set(failed)):
         place = ""
         for folder in (directory / GOLDENS, *probe_folders(directory)):
             factors = read_factors(folder) if (folder / FACTORS).exists() else {}
-            traced = _within(Goldens(folder).intermediates(entry))
+            traced = _within(Goldens(folder).intermediates(entry), silent if factors else ())
             try:
                 place = place or exporter.locate(opened, entry, traced, factors)
             except MemoryError:
@@ -118,9 +119,15 @@ def tapped_rows(exporter: Exporter, opened: Artifact, directory: Path, failed: C
         yield Row(entry, "intermediate values", MODULES, not place, place)
 
 
-def _within(traced: Intermediates) -> Intermediates:
+def _silent(opened: Artifact) -> set[str]:
+    """Name the outputs that tell nothing under a probe, where vectors are alike: what float32 costs them is luck."""
+    return {spec.name for entry in opened.entry_points.values() for spec in entry.outputs if spec.kind.sums}
+
+
+def _within(traced: Intermediates, silent: Collection[str]) -> Intermediates:
     """Give modules room: of each a few numbers were measured, and runtimes fuse what lies between them."""
-    room = {m: (exact, Budget(ROOM * b.yardstick, ROOM * b.scale)) for m, (exact, b) in traced.values.items()}
+    told = {module: value for module, value in traced.values.items() if module not in silent}
+    room = {m: (exact, Budget(ROOM * b.yardstick, ROOM * b.scale)) for m, (exact, b) in told.items()}
     return dataclasses.replace(traced, values=room)
 
 

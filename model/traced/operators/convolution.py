@@ -375,22 +375,15 @@ def upsample_linear(
     align_corners: bool,
     *scales: Any,
     scale_factors: Any = None,
+    cubic: bool = False,
 ) -> Array:
     """Resize by straight lines between places."""
     factors = scale_factors or (scales[0] if len(scales) == 1 and isinstance(scales[0], list) else None)
     sizes = _sizes(input, output_size, factors)
-    return _resized(input, sizes, align_corners, _scales(sizes, scales, factors), False)
+    return _resized(input, sizes, align_corners, _scales(sizes, scales, factors), cubic)
 
 
 @operator("aten.upsample_bicubic2d")
-def upsample_bicubic2d(
-    input: Array,  # noqa: A002 - ATen's name
-    output_size: Any,
-    align_corners: bool,
-    *scales: Any,
-    scale_factors: Any = None,
-) -> Array:
+def upsample_bicubic2d(*arguments: Any, **named: Any) -> Array:
     """Resize by cubic curves through four places."""
-    factors = scale_factors or (scales[0] if len(scales) == 1 and isinstance(scales[0], list) else None)
-    sizes = _sizes(input, output_size, factors)
-    return _resized(input, sizes, align_corners, _scales(sizes, scales, factors), True)
+    return upsample_linear(*arguments, **named, cubic=True)
