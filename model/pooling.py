@@ -61,21 +61,17 @@ def first_place(counts: Int[Array, "batch tokens"]) -> Int[Array, " batch"]:
     return jnp.argmax(counts, axis=1)
 
 
-def _at(x: Float[Array, "batch tokens width"], places: Int[Array, " batch"]) -> Float[Array, "batch width"]:
-    return x[jnp.arange(x.shape[0]), places]
-
-
 def _begin(x: Array, counts: Array, mask: Array) -> Array:
     return x[:, 0]
 
 
 def _first(x: Array, counts: Array, mask: Array) -> Array:
-    return _at(x, first_place(counts))
+    return layers.at(x, first_place(counts))
 
 
 def _last(x: Array, counts: Array, mask: Array) -> Array:
     last = jnp.max(jnp.arange(x.shape[1]) * (counts != 0), axis=1)
-    return _at(x * counts[..., None].astype(x.dtype), last)
+    return layers.at(x * counts[..., None].astype(x.dtype), last)
 
 
 def _max(x: Array, counts: Array, mask: Array) -> Array:

@@ -147,6 +147,12 @@ def unit(steps: Steps) -> bool:
     return isinstance(steps[-1], Normalize)
 
 
+def leading(steps: Steps) -> bool:
+    """Say whether padding may stand before a text: not where the first token is taken wherever the text begins."""
+    step = pooling(steps)
+    return "cls" not in step.modes or not step.include_prompt
+
+
 def described(steps: Steps) -> Mapping[str, Any]:
     """State what the embeddings are, in the words of preprocess.json."""
     return {"pooling": list(pooling(steps).modes), "normalize": unit(steps)}

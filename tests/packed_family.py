@@ -76,7 +76,7 @@ def rules(config: Config) -> Rules:
     )
 
 
-PROBES = {"loud": {"blocks.*.q.kernel": 3, "blocks.0.out.kernel": -2, "blocks.1.up.kernel": 2}}
+PROBES = {"loud": {"blocks.*.q.kernel": 1, "blocks.0.out.kernel": -2, "blocks.1.up.kernel": 1}}
 """A part of a packed tensor, what is merged."""
 
 

@@ -14,9 +14,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from in_process import Nothing
+from click.testing import CliRunner
+from in_process import Nothing, in_this_process
 from safetensors.numpy import load_file, save_file
 
+from bgevis.converter.cli import main
 from bgevis.converter.directory import hold
 from bgevis.converter.options import Options
 from bgevis.converter.run import tasks as pipeline
@@ -31,6 +33,13 @@ def run(*arguments, env=None, cwd=None) -> subprocess.CompletedProcess:
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=cwd, check=False
     )
+
+
+def here(*arguments) -> subprocess.CompletedProcess:
+    """Do the same in this process, where the frameworks are imported already."""
+    with in_this_process():
+        done = CliRunner().invoke(main, list(map(str, arguments)), env={"COLUMNS": "120"})
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -121,15 +130,6 @@ def test_all_again_does_nothing_and_changes_nothing(finished, checkpoint):
     assert json.loads(again.stdout)["verdicts"]["validate"] == "pass"
 
 
-def test_the_same_input_gives_the_same_bytes(finished, checkpoint, tmp_path):
-    other = tmp_path / "elsewhere" / checkpoint.name
-    shutil.copytree(checkpoint.parent, other.parent)
-    out = tmp_path / "again"
-    env = {"PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo", "LANG": "C"}
-    assert run("all", other, "--out", out, "--jobs", "1", env=env, cwd=tmp_path).returncode == 0
-    assert differences(finished, out) == []
-
-
 def differences(first: Path, second: Path) -> list[str]:
     """Name the files of two runs whose bytes differ, the manifest too."""
     files = {p.relative_to(d) for d in (first, second) for p in d.rglob("*") if p.is_file() and p.name[0] != "."}
@@ -205,23 +205,23 @@ def test_a_flipped_weight_is_named_even_when_the_manifest_agrees(finished, tmp_p
 
 def test_stages_compose_through_the_directory(checkpoint, tmp_path):
     out = tmp_path / "run"
-    refused(run("remap", out), 3, "not a run directory")
-    assert run("load", checkpoint, "--out", out).returncode == 0
-    refused(run("build", out), 3, "verify has not run")
-    refused(run("export", "onnx", out), 3, "build has not run")
-    refused(run("export", "tflite", out), 2, "no format 'tflite'", "onnx")
-    refused(run("validate", out), 3, "holds no artifacts")
+    refused(here("remap", out), 3, "not a run directory")
+    assert here("load", checkpoint, "--out", out).returncode == 0
+    refused(here("build", out), 3, "verify has not run")
+    refused(here("export", "onnx", out), 3, "build has not run")
+    refused(here("export", "tflite", out), 2, "no format 'tflite'", "onnx")
+    refused(here("validate", out), 3, "holds no artifacts")
     for stage in ("remap", "verify", "build", "pack"):
-        assert run(stage, out).returncode == 0
-    assert run("export", "onnx", out).returncode == 0
-    refused(run("validate", out), 3, "parity")
-    assert run("parity", out).returncode == 0
-    assert run("validate", out).returncode == 0
-    answer = run("why", out, "text.layers.0.attention.query.kernel", "--json")
+        assert here(stage, out).returncode == 0
+    assert here("export", "onnx", out).returncode == 0
+    refused(here("validate", out), 3, "parity")
+    assert here("parity", out).returncode == 0
+    assert here("validate", out).returncode == 0
+    answer = here("why", out, "text.layers.0.attention.query.kernel", "--json")
     assert json.loads(answer.stdout)["tensor"] == "encoder.layer.0.attention.self.query.weight"
-    assert "pooler" in run("why", out, "pooler.dense.weight").stdout
+    assert "pooler" in here("why", out, "pooler.dense.weight").stdout
     refused(
-        run("why", out, "text.layers.0.attention.query.kernl"), 3, "did you mean text.layers.0.attention.query.kernel"
+        here("why", out, "text.layers.0.attention.query.kernl"), 3, "did you mean text.layers.0.attention.query.kernel"
     )
 
 
@@ -258,7 +258,7 @@ def test_bad_tensors_are_one_clear_message(checkpoint, tmp_path, change, code, w
     if code == 1:
         shutil.copy(checkpoint.parent / "config.json", tmp_path)
     out = tmp_path / "run"
-    refused(run("all", bad, "--out", out, "--pooling", "cls", "--normalize"), code, *words)
+    refused(here("all", bad, "--out", out, "--pooling", "cls", "--normalize"), code, *words)
     artifacts = [p for p in out.rglob("*") if p.suffix in (".onnx", ".pb", ".mlirbc")] if out.exists() else []
     assert artifacts == []
     assert code == 1 or not out.exists()
@@ -278,7 +278,7 @@ def test_what_is_no_checkpoint_is_one_clear_message(tmp_path, content, words):
     path = tmp_path / "model.pth"
     if content is not None:
         path.write_bytes(content)
-    refused(run("all", path, "--out", tmp_path / "run"), 3, "model.pth", *words)
+    refused(here("all", path, "--out", tmp_path / "run"), 3, "model.pth", *words)
     assert not (tmp_path / "run").exists()
 
 
@@ -301,14 +301,14 @@ def test_a_foreign_directory_is_left_alone(checkpoint, tmp_path):
     out = tmp_path / "thesis"
     out.mkdir()
     (out / "chapter1.tex").write_text("precious")
-    refused(run("all", checkpoint, "--out", out), 3, "is not a run directory", "chapter1.tex")
+    refused(here("all", checkpoint, "--out", out), 3, "is not a run directory", "chapter1.tex")
     assert [p.name for p in out.iterdir()] == ["chapter1.tex"]
-    refused(run("all", checkpoint, "--out", out / "chapter1.tex"), 3, "not a directory")
+    refused(here("all", checkpoint, "--out", out / "chapter1.tex"), 3, "not a directory")
 
 
 def test_usage_errors_are_exit_code_2(checkpoint, tmp_path):
-    assert run("all", checkpoint).returncode == 2
-    assert run("all", checkpoint, "--out", tmp_path / "run", "--static", "batch:3").returncode == 2
+    assert here("all", checkpoint).returncode == 2
+    assert here("all", checkpoint, "--out", tmp_path / "run", "--static", "batch:3").returncode == 2
     assert run("nonsense").returncode == 2
 
 
@@ -330,14 +330,18 @@ def test_no_permission_is_exit_code_4(checkpoint, tmp_path):
     refused(run("all", checkpoint, "--out", tmp_path / "run"), 4, "no permission")
 
 
-def test_an_interruption_leaves_no_process_and_is_resumed_from(checkpoint, tmp_path, finished):
-    out = tmp_path / "run"
+def test_an_interruption_leaves_no_process_and_the_same_bytes_after_all(checkpoint, tmp_path, finished):
+    """From another folder, of another environment, in one process after another."""
+    other = tmp_path / "elsewhere" / checkpoint.name
+    shutil.copytree(checkpoint.parent, other.parent)
+    out, environment = tmp_path / "run", {"PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo", "LANG": "C"}
     process = subprocess.Popen(
-        [*COMMAND, "all", str(checkpoint), "--out", str(out)],
+        [*COMMAND, "all", str(other), "--out", str(out)],
         start_new_session=True,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env=os.environ | environment,
     )
     deadline = time.monotonic() + 60
     while not (out / "programs" / "weights.safetensors").exists() and time.monotonic() < deadline:
@@ -350,13 +354,13 @@ def test_an_interruption_leaves_no_process_and_is_resumed_from(checkpoint, tmp_p
     assert "Traceback" not in said
     assert "resume" in said
     assert not children(process.pid)
-    assert run("all", checkpoint, "--out", out).returncode == 0
+    assert run("all", other, "--out", out, "--jobs", "1", env=environment, cwd=tmp_path).returncode == 0
     assert differences(finished, out) == []
 
 
 def test_a_directory_in_use_is_refused(checkpoint, tmp_path):
     with hold(tmp_path / "run"):
-        refused(run("all", checkpoint, "--out", tmp_path / "run"), 4, "in use by another")
+        refused(here("all", checkpoint, "--out", tmp_path / "run"), 4, "in use by another")
 
 
 def test_too_small_a_disk_is_told_before_any_work_and_after_who_works_there(checkpoint, tmp_path, monkeypatch):
@@ -422,7 +426,7 @@ def test_no_framework_at_import_time():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGTERM, marks=pytest.mark.prove), signal.SIGKILL])
 def test_no_worker_outlives_its_command(checkpoint, tmp_path, how):
     """Whatever ends the command ends its workers; a killed one leaves what the next run resumes from."""
     out = tmp_path / "run"

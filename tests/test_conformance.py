@@ -113,9 +113,11 @@ def test_every_embedding_agrees(folder, goldens):
 @pytest.mark.parametrize("suffix", ["emb", "emb_unnormalized", "emb_mean", "emb_mean_unnormalized"])
 def test_pooling_and_normalisation_agree(folder, goldens, suffix):
     model = converted(folder, "mean" if "mean" in suffix else "cls", "unnormalized" not in suffix)
-    close(model("encode_text", goldens["text3/input_ids"], goldens["text3/attention_mask"]), goldens[f"text3/{suffix}"])
+    tolerance = 2 * EMBEDDING if "unnormalized" in suffix else EMBEDDING  # which shares nothing of the length's error
+    text = (goldens["text3/input_ids"], goldens["text3/attention_mask"])
+    close(model("encode_text", *text), goldens[f"text3/{suffix}"], tolerance)
     fused = (goldens["mm2/pixels"], goldens["mm2/input_ids"], goldens["mm2/attention_mask"])
-    close(model("encode_multimodal", *fused), goldens[f"mm2/{suffix}"])
+    close(model("encode_multimodal", *fused), goldens[f"mm2/{suffix}"], tolerance)
 
 
 def test_low_variance_inputs_agree(folder, goldens):
@@ -204,6 +206,7 @@ def test_gradients_of_the_contrastive_loss_agree(folder, goldens):
         assert difference.max() <= 2e-5 * max(scale * 0.1, float(np.abs(wanted[name]).max())), name
 
 
+@pytest.mark.parametrize("folder", visualized_folders()[:1], indirect=True)
 def test_rematerialisation_changes_nothing(folder, goldens):
     from bgevis.model.visualized_bge.modeling import BGEVisualized
 

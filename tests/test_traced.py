@@ -378,10 +378,11 @@ def test_guards_are_tried_for_every_size(guard, holds):
     assert guards_hold(text, inputs, axes) is holds
 
 
-MUTANTS = ("aten.add", "aten.softmax", "aten.layer_norm", "aten.linear", "aten.masked_fill.Scalar", "aten.mul")
+LATER = ("aten.layer_norm", "aten.linear", "aten.masked_fill.Scalar", "aten.mul")
+MUTANTS = ("aten.add", "aten.softmax", *(pytest.param(name, marks=pytest.mark.prove) for name in LATER))
 
 
-@pytest.mark.parametrize("name", list(MUTANTS))
+@pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_operator_is_found(own, tmp_path, monkeypatch, name):
     right = table()[name.removesuffix(".Scalar")]
     monkeypatch.setitem(table(), name, lambda *args, **kwargs: right(*args, **kwargs) * 1.001)

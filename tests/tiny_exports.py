@@ -66,11 +66,12 @@ def sizes(entry, rows: int, places: int) -> dict[str, int]:
 
 
 def cases(network):
-    """Every entry point at two sizes, one of them the static one; if alone, the smallest and longest legal too."""
+    """Every entry point at the static size and another; if alone, at the smallest and longest legal one."""
     for entry in network.entry_points.values():
-        several = [sizes(entry, 2, 6), sizes(entry, 3, 5)]
+        others = [sizes(entry, 3, 5)]
         if len(network.entry_points) == 1:
-            several += [sizes(entry, 1, 1), sizes(entry, 1, 1) | longest_sizes(entry)]
+            others = [sizes(entry, 1, 1), sizes(entry, 1, 1) | longest_sizes(entry)]
+        several = [sizes(entry, 2, 6), *others]
         for seed, one in enumerate(several):
             yield entry, inputs(entry, seed, **one)
 

@@ -27,7 +27,7 @@ class Draft:
     Args:
         sizes: of each axis.
         lengths: axis -> how many places of each row are real; the others are padding.
-        gapped: some places in the middle do not count.
+        gapped: some places in the middle do not count, nor the first ones, if that is legal.
     """
 
     entry: "EntryPoint"
@@ -51,7 +51,13 @@ class Draft:
         size = counts.shape[1]
         if self.gapped:
             counts[:, size // 2 : size // 2 + size // 4] = False
+            counts[:, : size // 8 * self._leading] = False
         return counts
+
+    @functools.cached_property
+    def _leading(self) -> bool:
+        masks = [spec.domain for spec in self.entry.inputs if isinstance(spec.domain, PaddingMask)]
+        return bool(masks) and all(mask.leading for mask in masks)
 
     @functools.cached_property
     def _sides(self) -> dict[str, str]:
@@ -163,10 +169,14 @@ class PaddingMask(Domain):
     """1 where the token of `ids` counts, 0 where it is padding; `inverted`, the other way round.
 
     It may be longer than the ids: that of "past + tokens" begins with the tokens before.
+
+    Args:
+        leading: the first token, too, may be one that does not count.
     """
 
     ids: str
     inverted: bool = False
+    leading: bool = False
 
     def pads(self, spec: "TensorSpec") -> Mapping[str, str]:
         """Give its axes."""

@@ -109,13 +109,24 @@ def open_(artifact: Artifact) -> OnnxRunner:
             onnx.checker.check_model(str(path), full_check=True)
         except (ValidationError, InferenceError) as error:
             raise GateError(f"{path} is not valid ONNX: {error}") from error
-        _check_signature(path, artifact.entry_points[name])
+        graph = onnx.load(path, load_external_data=False).graph
+        _check_signature(path, graph, artifact.entry_points[name])
+        _check_norms(path, graph)
     return OnnxRunner(artifact)
 
 
-def _check_signature(path: Path, entry: EntryPoint) -> None:
+def _check_norms(path: Path, graph: onnx.GraphProto) -> None:
+    """Hold the axes that are normalised against those of the scale: onnxruntime fuses some without looking at them."""
+    ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type in ("LayerNormalization", "RMSNormalization") and node.input[1] in ranks:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
+            if -axis != ranks[node.input[1]]:
+                raise GateError(f"{path}: {node.name} begins at axis {axis}, its scale has {ranks[node.input[1]]}")
+
+
+def _check_signature(path: Path, graph: onnx.GraphProto, entry: EntryPoint) -> None:
     """Hold the inputs and outputs that a program states against its entry point's: what clients go by."""
-    graph = onnx.load(path, load_external_data=False).graph
     for kind, stated, specs in (("input", graph.input, entry.inputs), ("output", graph.output, entry.outputs)):
         got = {v.name: _signature(v.type.tensor_type) for v in stated}
         for spec in specs:

@@ -35,9 +35,10 @@ def _recognise(source: Source) -> str:
 def text_inputs(config: BertConfig) -> tuple[TensorSpec, TensorSpec]:
     """Describe ids and mask, both (batch, tokens)."""
     ids = TokenIds(config.vocab_size, config.pad_token_id, config.cls_token_id, config.sep_token_id)
+    mask = PaddingMask(ids="input_ids", leading=steps.leading(config.pipeline))
     return (
         TensorSpec("input_ids", "int32", ("batch", "tokens"), ids),
-        TensorSpec("attention_mask", "int32", ("batch", "tokens"), PaddingMask("input_ids")),
+        TensorSpec("attention_mask", "int32", ("batch", "tokens"), mask),
     )
 
 

@@ -28,7 +28,7 @@ def _encode_text(config: M3Config) -> EntryPoint:
     mask = "attention_mask"
     weights = TensorSpec("sparse_vecs", "float32", ("batch", "tokens", 1), kind=TokenWeights(mask))
     shape = ("batch", "tokens - 1", config.colbert_dim)
-    vectors = TensorSpec("colbert_vecs", "float32", shape, kind=States(mask))
+    vectors = TensorSpec("colbert_vecs", "float32", shape, kind=States())  # 0 at padding
     axes = {"batch": Axis(), "tokens": Axis(2, config.max_tokens)}
     inputs = (*text_inputs(config), *prompt_input(config.pipeline))
     return EntryPoint("encode_text", inputs, (dense, weights, vectors), axes, rows="batch")

@@ -12,7 +12,7 @@ from ...validation.taps import scope, tap
 from .. import ops
 from ..attention import Attention, causal, mask_bias, padding
 from ..blocks import FeedForward, PreNormLayer
-from ..layers import Embedding, LayerNorm, Linear, PatchEmbedding, in_turn, tapped
+from ..layers import Embedding, LayerNorm, Linear, PatchEmbedding, at, in_turn, tapped
 from .config import HIGHEST, ClipConfig, TextConfig, TowerConfig, VisionConfig
 
 MASKED_SCORE = float(np.finfo(np.float32).min)
@@ -44,7 +44,7 @@ class TextTower(nnx.Module):
         x = words + tapped("position", self.position.first, count)
         bias = mask_bias(causal(count) * padding(attention_mask), MASKED_SCORE)
         x = tapped("norm", self.norm, in_turn(self.blocks, "blocks", x, bias, remat=self.remat))
-        return x[jnp.arange(x.shape[0]), self.end(input_ids)]
+        return at(x, self.end(input_ids))
 
     def end(self, input_ids: Int[Array, "batch tokens"]) -> Int[Array, " batch"]:
         """Say where a text first ends."""

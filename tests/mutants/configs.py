@@ -35,6 +35,7 @@ OTHERS: dict[str, tuple[Any, ...]] = {
 """Field -> its values, where these are no numbers or not any number."""
 
 PACK = "of raw texts and pictures, which `test_end_to_end.py` holds against upstream's own way"
+PAIRS = "of raw pairs and their scores, which `test_classifier.py` holds"
 DRAWN = "cases are drawn with it; no network computes with it"
 EQUIVALENT = {
     "pretrained_grid": "the rotary tables are taken from the checkpoint, not computed",
@@ -42,7 +43,7 @@ EQUIVALENT = {
     "pipeline": "a classifier's head reads the first token's state itself",
     **dict.fromkeys(("model_type", "type_vocab_size"), "of a network that has no types and one way of positions"),
     "labels": "what a classifier's numbers are called",
-    **dict.fromkeys(("activation", "pairs"), "of raw pairs and their scores, which `test_classifier.py` holds"),
+    **dict.fromkeys(("activation", "pairs", "token_types"), PAIRS),
     **dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "last_token_id"), DRAWN),
     **dict.fromkeys(("max_seq_length", "truncation_side", "do_lower_case", "similarity"), PACK),
     **dict.fromkeys(("prompts", "default_prompt"), PACK),

@@ -42,9 +42,8 @@ SIBLINGS = {
 EQUIVALENT = {
     r"Shape: end ": "the axes asked for end before",
     r"attention\.key\.Add: Sub": "a bias of the keys shifts all scores of a query alike",
-    r"Concat\w*: axis 0 -> -1": "a list has one axis",
+    r"Concat\w*: axis 0 -> -1|constant_int64_0\S* of Squeeze \+ -1": "a list has one axis",
     r"scale left out": "the operator's own scale is 1 / sqrt(width)",
-    r"LayerNormalization: axis -1 -> -2": "of the last layer, where one token is left: both axes are the last",
     r" of (Less|Where) ": "what ids outside the vocabulary give",
     r"_-65504": "exp() of either is exactly 0 in float32",
     r"_9223372036854775807 ": "to the end, however long",
@@ -52,12 +51,11 @@ EQUIVALENT = {
     r"constant_float32_9.999999717\d*e-10 of Max": "a divisor of 0 tokens: 0 / anything is 0",
     r"encode_image (Sub|Concat_4|text.embeddings.norm.Concat): operands": "the empty text has no padding, and no order",
     r"encode_image Mul: Div|encode_image .*mask left out": "the empty text has no padding",
-    r"encode_text input_ids.Less: LessOrEqual": "positions count from one more than the padding's",
+    r"encode_text input_ids.Less(_1)?: LessOrEqual": "positions count from one more than the padding's",
     r"encode_image Less: LessOrEqual": "the empty text has no id 0",
     r"_-3\.4028\d+e\+38 of Mul \+ 1": "exp() of either is exactly 0 in float32",
     r"constant_float32_0\.0 of Max \+ -1": "no length is below 0",
     r"clip\S*: .* text\.blocks\.\d\.attention\.Attention: is_causal": "the mask that it is given is causal already",
-    r"clip\S*: .* ((batch|texts)\.Add_1|input_ids\.Add): Sub": "for indices below 0, of which there are none",
 }
 """Pattern of a name -> why such a change may compute the same."""
 

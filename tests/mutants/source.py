@@ -50,6 +50,7 @@ EQUIVALENT = {
     "ACTIVATIONS = ": "the activation of another network",
     "even, odd = ": "an index past the end of an axis of two is its last",
     "self.position.first, x.shape[1]": "the first rows of a table, of which there are no more",
+    "return layers.at(x * counts": "of the last that counts, and so 1",
     "for mode in self.step.modes], axis=-1": "what one mode gives has nothing to be joined with",
     "self.token_type.embedding[0] if": "of a network of one type, or of one that is given the types",
     "self.cls_token.shape[0]": "it has one axis",
