@@ -178,7 +178,7 @@ def test_one_flipped_bit_is_found(finished, tmp_path, where):
     content[len(content) * 2 // 3] ^= 1
     file.write_bytes(content)
     name = "orbax" if where == "orbax" else "saved-model" if "saved" in where else "onnx"
-    done = run("validate", damaged, "--format", name)
+    done = here("validate", damaged, "--format", name)
     assert done.returncode == 1
     assert "altered" in done.stderr
     assert file.name in done.stderr
@@ -198,7 +198,7 @@ def test_a_flipped_weight_is_named_even_when_the_manifest_agrees(finished, tmp_p
     manifest["files"]["programs/weights.safetensors"]["sha256"] = sha256(file)
     (damaged / "manifest.json").write_text(json.dumps(manifest))
     (damaged / "provenance.json").unlink()
-    done = run("validate", damaged, "--format", "onnx")
+    done = here("validate", damaged, "--format", "onnx")
     assert done.returncode == 1
     assert "differs from the checkpoint's" in done.stderr
 
@@ -320,7 +320,7 @@ def test_a_full_disk_is_said_and_resumed_from(checkpoint, tmp_path):
     assert full.returncode == 4, full.stderr
     assert "Traceback" not in full.stderr
     assert not (out / "programs" / "weights.safetensors").exists()
-    again = run("all", checkpoint, "--out", out, "--format", "onnx")
+    again = here("all", checkpoint, "--out", out, "--format", "onnx")
     assert again.returncode == 0, again.stderr
 
 
@@ -445,4 +445,4 @@ def test_no_worker_outlives_its_command(checkpoint, tmp_path, how):
         time.sleep(0.05)
     assert not children(process.pid)
     assert (out / ".tmp").exists() == (how == signal.SIGKILL)
-    assert run("all", checkpoint, "--out", out, "--format", "onnx").returncode == 0
+    assert here("all", checkpoint, "--out", out, "--format", "onnx").returncode == 0
