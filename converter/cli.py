@@ -12,9 +12,10 @@ from typing import Any
 
 import click
 
-from ..validation.errors import ConvertError, Unexpected, raised
+from ..validation.errors import ConvertError, Unexpected
 from .printable import printable
 from .stages import BY_NAME, STAGES, Stage
+from .unexpected import DEBUG, unexpected
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -45,14 +46,13 @@ class Group(click.Group):
             self._fail(context, environment_failure(error, Path.cwd()))
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception as error:  # a fault of this tool: one message, and a traceback only when asked for
-            hint = "" if context.params.get("debug") else "\nrun again with --debug to see where"
-            self._fail(context, Unexpected(f"failed unexpectedly: {raised(error)}{hint}"))
+        except Exception as error:  # a fault of this tool
+            self._fail(context, unexpected(context.invoked_subcommand or "", error))
 
     @staticmethod
     def _fail(context: click.Context, error: ConvertError) -> None:
         """Say what went wrong, to people and with --json to programs; with --debug also where. The code is the same."""
-        if context.params.get("debug"):
+        if context.params.get("debug") and not isinstance(error, Unexpected):  # which has its own
             traceback.print_exc()
         click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(str(error))}", err=True)
         if context.meta.get(JSON):
@@ -91,7 +91,7 @@ def directory_argument(command: Command) -> Command:
 def out_option(command: Command) -> Command:
     """Add --out."""
     help_text = "The run directory to make, or to go on with."
-    return click.option("--out", required=True, type=click.Path(path_type=Path), help=help_text)(command)
+    return click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help=help_text)(command)
 
 
 def source_options(command: Command) -> Command:
@@ -238,9 +238,7 @@ def jobs_option(command: Command) -> Command:
     """Add --jobs."""
     default = min(2, os.cpu_count() or 1)
     help_text = "Processes at work at the same time."
-    return click.option("--jobs", default=default, show_default=True, type=click.IntRange(1, 8), help=help_text)(
-        command
-    )
+    return click.option("--jobs", default=default, show_default=True, type=click.IntRange(1), help=help_text)(command)
 
 
 def parse_static(text: str) -> dict[str, int]:
@@ -263,7 +261,7 @@ def main(debug: bool) -> None:
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends as Ctrl-C does: in order
     if debug:
-        os.environ["BGEVIS_DEBUG"] = "1"
+        os.environ[DEBUG] = "1"
 
 
 @main.command("all")
@@ -404,6 +402,7 @@ def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path |
 @click.option("--image", "images", multiple=True, help="A picture's file. Repeatable; with texts, pairs in this order.")
 @click.option("--texts", "lines", metavar="FILE", help="A file with a text per line; - for standard input.")
 @click.option(
+    "-o",
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write here, by its ending .npy, .parquet or .jsonl. Default: JSON lines on standard output.",
@@ -490,7 +489,9 @@ def score(
 
 @main.command()
 @directory_argument
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The server's models.")
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The server's models."
+)
 @click.option("--name", required=True, help="The model's name: its folder, and what clients ask for.")
 @click.option("--version", type=click.IntRange(min=1), help="The folder below; default the next one that is free.")
 @click.option(
@@ -518,6 +519,7 @@ def serving(directory: Path, out: Path, name: str, version: int | None, warm: tu
 @directory_argument
 @click.option("--from", "format_name", required=True, metavar="FORMAT", help="orbax, saved-model, onnx or stablehlo.")
 @click.option(
+    "-o",
     "--out",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
@@ -622,7 +624,9 @@ def families(as_json: bool) -> None:
 
 @main.command()
 @click.argument("family_name", metavar="FAMILY")
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The checkpoint to write.")
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The checkpoint to write."
+)
 @click.option("--size", default="base", show_default=True, help="A published size, or tiny.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the random weights.")
 @click.option(
@@ -642,6 +646,22 @@ def fixture(family_name: str, out: Path, size: str, seed: int, dtype: str, force
 
     nbytes = write_fixture(family_name, size, seed, dtype, out, force=force)
     click.echo(f"{out}: {nbytes / 1e6:.1f} MB, {family_name} {size}, seed {seed}, {dtype}")
+
+
+@main.command("help")
+@click.argument("command", required=False)
+@click.pass_context
+def help_command(context: click.Context, command: str | None) -> None:
+    """Show the commands, or how COMMAND is called."""
+    assert context.parent
+    if command is None:
+        click.echo(context.parent.get_help())
+        return
+    found = main.get_command(context.parent, command)
+    if found is None:
+        raise click.UsageError(f"there is no command {command!r} (commands: {', '.join(main.commands)})")
+    with click.Context(found, context.parent, command) as called:
+        click.echo(found.get_help(called))
 
 
 def options(**given: Any) -> Any:

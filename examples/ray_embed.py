@@ -77,6 +77,13 @@ def main() -> None:
     print(f"{len(parts)} parts, {len(parts) - len(todo)} done before")
     if not todo:
         return
+    ray.init()
+    asked, there = given.actors * given.cpus, int(ray.cluster_resources().get("CPU", 0))
+    if asked > there:
+        print(
+            f"{given.actors} actors of {given.cpus} CPUs ask for {asked}, the cluster has {there}: this waits until it "
+            "has grown; one that does not grow needs fewer --actors or --cpus"
+        )
     embedded = ray.data.from_items(todo, override_num_blocks=len(todo)).map(
         Embed, fn_constructor_args=(given,), concurrency=given.actors, num_cpus=given.cpus
     )

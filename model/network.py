@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr
 
 from ..validation.dims import size
 from ..validation.entry_point import Axis, EntryPoint
+from ..validation.errors import about
 
 Weights = Mapping[str, jax.Array]
 """Flat: dotted path of the leaf ("text.layers.0.attention.query.kernel") -> array, in the type that it is stored as."""
@@ -67,7 +68,8 @@ class Network:
         outputs = self.entry_points[entry_point].outputs
 
         def call(weights: Weights, *inputs: jax.Array) -> dict[str, jax.Array]:
-            result = getattr(self.module(weights), entry_point)(*inputs)
+            with about(entry_point):
+                result = getattr(self.module(weights), entry_point)(*inputs)
             return {outputs[0].name: result} if len(outputs) == 1 else result
 
         call.__name__ = entry_point

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ..validation.errors import GateError, InputError
+from ..validation.errors import GateError, InputError, about
 from ..validation.runner import Arrays
 from ..validation.taps import is_recording, record, recording
 
@@ -193,7 +193,7 @@ class Reference:
 
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute an entry point."""
-        with torch.inference_mode(), self.computing():
+        with about(entry_point), torch.inference_mode(), self.computing():
             outputs = self.entries[entry_point](**{name: self._tensor(array) for name, array in inputs.items()})
         return {name: value.numpy() for name, value in outputs.items()}
 

@@ -1,9 +1,12 @@
 """What a person reads when something is wrong: what it is about, what was expected, and what to do."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,8 +21,10 @@ from bgevis.converter.printable import printable
 from bgevis.converter.progress import Silent
 from bgevis.converter.report.terminal import lines
 from bgevis.converter.stages import export
+from bgevis.converter.unexpected import unexpected
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
+from bgevis.model.family import families
 from bgevis.validation.errors import InputError
 
 KEY_BIAS = "encoder.layer.1.attention.self.key.bias"
@@ -55,13 +60,7 @@ def said(code: int, *arguments: object) -> str:
         (("--opset", "20", "--via", "tf2onnx"), ["--opset 20 is not supported via tf2onnx: choose 17 to 18"]),
         (("--static", "tokens=32", "--format", "onnx"), ["--static is for the format stablehlo", "onnx"]),
         (("--precision", "int8", "--format", "orbax"), ["--precision is for the format onnx"]),
-        (
-            (
-                "--precision",
-                "fp16",
-            ),
-            ["there is no precision 'fp16'"],
-        ),
+        (("--precision", "fp16"), ["there is no precision 'fp16'"]),
     ],
 )
 def test_usage_is_refused_before_any_work(checkpoint, tmp_path, arguments, words):
@@ -176,6 +175,81 @@ def test_a_missing_runtime_takes_nobodys_proof_away(finished, tmp_path, monkeypa
     monkeypatch.setattr("bgevis.exporters.base._installed", lambda module: module != "onnxruntime")
     assert "needs the Python package onnxruntime" in said(4, "validate", run)
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != ".lock"} == before
+
+
+@pytest.mark.parametrize("command", ["embed", "all"])
+def test_help_is_a_command_too(command):
+    assert said(0, "help", command) == said(0, command, "--help")
+    assert f"  {command} " in said(0, "help")
+
+
+def test_help_of_no_command_lists_them():
+    assert "there is no command 'convert' (commands: all, load," in said(2, "help", "convert")
+
+
+def test_out_is_o_too_and_jobs_may_be_many(tmp_path):
+    place = tmp_path / "tiny.safetensors"
+    assert str(place) in said(0, "fixture", "bert", "--size", "tiny", "-o", place)
+    assert "--jobs" not in said(
+        3, "all", tmp_path / "none.pth", "-o", tmp_path / "run", "--jobs", "16", "--format", "onnx"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("foo==1", "RUNTIME being one of onnxruntime, tensorflow, jax, stablehlo"),
+        ("onnxruntime==new", "'new' is not a version such as 1.17"),
+    ],
+)
+def test_a_target_that_is_none_is_usage(finished, target, words):
+    output = said(2, "doctor", finished, "--target", target)
+    assert f"--target {target}: " in output
+    assert words in output
+
+
+def test_another_familys_checkpoint_names_what_is_missing(checkpoint, tmp_path):
+    write_fixture("visualized_bge", "tiny", 3, "float32", tmp_path / "vis.safetensors")
+    output = said(1, "inspect", tmp_path / "vis.safetensors", "--family", "bert")
+    assert "None" not in output
+    assert "encoder.layer.0.*" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--out", "r.csv"), "r.csv: its ending says nothing of what to write; known: .npy, .parquet, .jsonl, .ndjson"),
+        (("--out", "nodir/r.npy"), "--out nodir/r.npy: the folder "),
+        (("--image", "a.png"), "no entry point for images"),
+        (("--texts", "bad.txt"), "bad.txt is not UTF-8"),
+        (("--prompt-name", "query"), "no prompt 'query'"),
+    ],
+)
+def test_what_embed_cannot_do(finished, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.txt").write_bytes(b"a\xffb\n")
+    text = () if {"--image", "--texts"} & set(arguments) else ("--text", "a")
+    assert words in said(3, "embed", finished, *text, *arguments)
+    assert [file.name for file in tmp_path.iterdir()] == ["bad.txt"]
+
+
+def test_a_fault_of_a_command_is_one_message_with_its_name_and_place(finished, monkeypatch):
+    monkeypatch.delenv("BGEVIS_DEBUG", raising=False)  # of a test before
+    monkeypatch.setattr("bgevis.converter.use.doctor.installed", lambda: 1 // 0)
+    output = said(5, "doctor", finished)
+    assert re.search(r"error: doctor failed unexpectedly at converter/use/doctor.py:\d+: ZeroDivisionError: ", output)
+    assert "run again with --debug to see where" in output
+
+
+def test_a_fault_in_a_network_names_stage_entry_point_and_the_networks_line():
+    network = families()["bert"].network(families()["bert"].sizes["tiny"])
+    wrong = (jax.ShapeDtypeStruct((2, 3), np.float32), jax.ShapeDtypeStruct((2,), np.int32))
+    with pytest.raises((TypeError, ValueError, IndexError)) as raised:
+        network.trace(network.function("encode_text"), *wrong)
+    fault = unexpected("export:onnx", raised.value)
+    place = r"export:onnx failed unexpectedly, entry point encode_text, at model/\w+(/\w+)*.py:\d+: \w+: "
+    assert re.match(place, str(fault))
+    assert fault.exit_code == 5
 
 
 def test_names_cannot_move_the_cursor():

@@ -1,5 +1,11 @@
 """The ways in which work can end badly. The command line turns each into its exit code, never a traceback."""
 
+import contextlib
+from collections.abc import Iterator
+
+ENTRY = "entry point "
+"""How the note on an exception begins that says which entry point was at work."""
+
 
 class ConvertError(Exception):
     """A failure whose message stands alone: the file, tensor or field, what was expected, what came, what to do."""
@@ -35,6 +41,16 @@ class Unexpected(ConvertError):
     """A fault of this tool, or of a library under it: neither the input nor the machine is known to be at fault."""
 
     exit_code = 5
+
+
+@contextlib.contextmanager
+def about(entry_point: str) -> Iterator[None]:
+    """Note on what is raised here which entry point was at work."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"{ENTRY}{entry_point}")
+        raise
 
 
 def raised(error: Exception) -> str:

@@ -39,8 +39,8 @@ from ..manifest import artifact
 from ..options import Options, check, chosen
 from ..proof.documents import believable, check_manifest
 from ..stages import BY_NAME, PREPARE, STAGES, Stage, validate
+from ..unexpected import DEBUG
 from .nursery import Nursery
-from .worker import DEBUG
 
 ASIDE = 0.3
 """Disk that a run takes beside its copies of the weights, in sizes of one: goldens, programs, what is being written."""

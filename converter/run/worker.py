@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import TextIO
 
 from ...exporters.base import exporters
-from ...validation.errors import ConvertError, EnvironmentFailure, Unexpected, raised
+from ...validation.errors import ConvertError, EnvironmentFailure, Unexpected
 from ..directory import RunDirectory, environment_failure
 from ..options import Options
 from ..progress import Progress
 from ..stages import BY_NAME, PREPARE, PREPARED
 from ..stages.export import trace
-
-DEBUG = "BGEVIS_DEBUG"
-"""Set in the environment: errors come with all that is known about them."""
+from ..unexpected import unexpected
 
 
 class Lines:
@@ -127,14 +125,6 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _place(error: Exception) -> str:
-    """Say which line of this package raised, or called what raised; the networks' own lines before all others."""
-    root = Path(__file__).parents[2]
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(root)]
-    told = [f for f in frames if Path(f.filename).relative_to(root).parts[0] in ("model", "validation")] or frames
-    return f" at {Path(told[-1].filename).relative_to(root)}:{told[-1].lineno}" if told else ""
-
-
 def _do(task: str, directory: Path, options: Options, lines: Lines) -> int:
     """Do a task and say how it ended; give the exit code."""
     try:
@@ -151,9 +141,7 @@ def _do(task: str, directory: Path, options: Options, lines: Lines) -> int:
         return EnvironmentFailure.exit_code
     except Exception as error:
         traceback.print_exc()  # into the log, which is shown with --debug
-        said = f"{task} failed unexpectedly{_place(error)}: {raised(error)}"
-        said += "\n" + traceback.format_exc() if os.environ.get(DEBUG) else "\nrun again with --debug to see where"
-        lines.send(error=said, exit_code=Unexpected.exit_code)
+        lines.send(error=str(unexpected(task, error)), exit_code=Unexpected.exit_code)
         return Unexpected.exit_code
     lines.send(done=task, peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     return 0

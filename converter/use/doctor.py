@@ -9,7 +9,7 @@ from typing import Any
 
 from ...exporters.base import Exporter, exporters
 from ...exporters.releases import ALIASES, DISTRIBUTIONS, Need, release
-from ...validation.errors import GateError, InputError
+from ...validation.errors import GateError, InputError, UsageFailure
 from ..directory import RunDirectory
 from ..manifest import artifact
 
@@ -53,13 +53,18 @@ def parse(text: str) -> Target:
     """Read "onnxruntime==1.17".
 
     Raises:
-        InputError: it is not of that form, or no runtime that the tables know.
+        UsageFailure: it is not of that form, or no runtime that the tables know.
     """
     name, separator, number = text.partition("==")
     runtime = ALIASES.get(name.strip().lower(), name.strip().lower())
     if not separator or runtime not in DISTRIBUTIONS:
-        raise InputError(f"--target {text}: expected RUNTIME==VERSION, RUNTIME being one of {', '.join(DISTRIBUTIONS)}")
-    release(number.strip())
+        raise UsageFailure(
+            f"--target {text}: expected RUNTIME==VERSION, RUNTIME being one of {', '.join(DISTRIBUTIONS)}"
+        )
+    try:
+        release(number.strip())
+    except InputError as error:
+        raise UsageFailure(f"--target {text}: {error}") from error
     return Target(runtime, number.strip(), f"{name.strip()} {number.strip()}")
 
 
@@ -91,7 +96,8 @@ def examine(run: RunDirectory, targets: Sequence[str]) -> dict[str, Any]:
     """Say for each file what it asks, and whether the installed runtimes and the targets open it.
 
     Raises:
-        InputError: a target is not understood, or DIR holds no artifacts.
+        UsageFailure: a target is not understood.
+        InputError: DIR holds no artifacts.
     """
     wanted = [parse(text) for text in targets]
     present = [Target(runtime, number, f"{runtime} {number} {INSTALLED}") for runtime, number in installed().items()]

@@ -60,6 +60,9 @@ async function offer(embedder) {
   const samples = texts?.tokenizer ? await embedder.embed({ texts: SAMPLES }) : [];
   at("samples").replaceChildren(...SAMPLES.slice(0, samples.length).map(row));
   at("form").querySelector("button").disabled = false;
+  at("preview").addEventListener("error", () => {
+    at("preview").hidden = true;
+  });
   at("image").addEventListener("change", () => {
     const [file] = at("image").files;
     at("preview").hidden = !file;
@@ -82,8 +85,11 @@ async function offer(embedder) {
       const took = `${Math.round(performance.now() - begun)} ms, ${mine.length} numbers`;
       at("caption").textContent = `Similarity to these samples (${took})`;
       samples.forEach((sample, i) => show(at("samples").rows[i], similarity(mine, sample, embeddings)));
+      at("caption").className = "quiet";
     } catch (error) {
       at("caption").textContent = error.message;
+      at("caption").className = "fail";
+      [...at("samples").rows].forEach(clear); // they were those of something else
     }
     document.body.dataset.compared = String(Number(document.body.dataset.compared ?? 0) + 1);
   });
@@ -95,6 +101,11 @@ function row(sample) {
   line.cells[0].textContent = sample;
   line.cells[1].append(Object.assign(document.createElement("meter"), { min: 0, max: 1, value: 0, ariaLabel: sample }));
   return line;
+}
+
+function clear(line) {
+  line.querySelector("meter").value = 0;
+  line.cells[2].textContent = "";
 }
 
 function show(line, value) {
