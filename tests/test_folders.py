@@ -746,6 +746,18 @@ def test_a_prefix_is_found_taken_away_and_recorded(folder, prefix):
         assert np.array_equal(identified.checkpoint.read(name), tensor)
 
 
+def test_tensors_whose_weights_lie_elsewhere_are_called_so(folder):
+    empty = {name: np.zeros(0, np.float32) for name in load_file(folder / "model.safetensors")}
+    save_file(empty, folder / "zero3.safetensors")
+    words = r"zero3.safetensors: 39 of 39 tensors are empty, such as .* of shape \(0,\): DeepSpeed.*zero_to_fp32.py"
+    refused(folder / "zero3.safetensors", words)
+
+
+def test_what_is_of_no_family_may_be_traced(folder):
+    save_file({"w": np.zeros(3, np.float32)}, folder / "other.safetensors")
+    refused(folder / "other.safetensors", "belongs to no family .* 1 tensors: w, .*--transformers, .* --module")
+
+
 def test_several_networks_are_listed(folder):
     tensors = load_file(folder / "model.safetensors")
     both = {f"{tower}.{name}": tensor for tower in ("query", "passage") for name, tensor in tensors.items()}

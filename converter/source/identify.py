@@ -49,6 +49,7 @@ def identify(path: Path, options: Options) -> Identified:
         InputError: it belongs to no family or to several, or not all of its folder is accounted for.
     """
     checkpoint = open_given(path)
+    _refuse_placeholders(checkpoint)
     if options.module:
         return _traced(path, checkpoint, options)
     found = read_folder(path, options)
@@ -61,6 +62,21 @@ def identify(path: Path, options: Options) -> Identified:
     configured = family.configure(source(checkpoint, found, given))
     _settled(family, configured, found, given)
     return Identified(checkpoint, family, configured, found, unread)
+
+
+def _refuse_placeholders(checkpoint: Checkpoint) -> None:
+    """Refuse what a trainer leaves whose processes each hold a part of the weights.
+
+    Raises:
+        InputError: tensors are empty.
+    """
+    empty = [name for name, tensor in checkpoint.tensors.items() if tensor.shape == (0,)]
+    if empty:
+        raise InputError(
+            f"{checkpoint.path}: {len(empty)} of {len(checkpoint.tensors)} tensors are empty, such as {empty[0]} of "
+            "shape (0,): DeepSpeed's ZeRO-3 leaves such and has the weights in other files; run the zero_to_fp32.py "
+            "that lies beside them and give what it writes"
+        )
 
 
 def _traced(path: Path, checkpoint: Checkpoint, options: Options) -> Identified:
@@ -203,7 +219,8 @@ def _recognised(
     example = ", ".join(list(checkpoint.tensors)[:4]) or "no tensors at all"
     raise InputError(
         f"{checkpoint.path} belongs to no family that this tool knows ({', '.join(known)}); "
-        f"it holds {len(checkpoint.tensors)} tensors: {example}, ..."
+        f"it holds {len(checkpoint.tensors)} tensors: {example}, ...; an architecture of transformers is traced with "
+        "--transformers, a module of your own with --module"
     )
 
 
