@@ -25,7 +25,7 @@ from bgevis.converter.unexpected import unexpected
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
 from bgevis.model.family import families
-from bgevis.validation.errors import InputError
+from bgevis.validation.errors import GateError, InputError
 
 KEY_BIAS = "encoder.layer.1.attention.self.key.bias"
 
@@ -103,7 +103,9 @@ def test_a_torchscript_archive_is_called_so(tmp_path):
 def test_inspect_wants_the_configuration_that_is_named(checkpoint, tmp_path):
     assert "--config nothere.json: No such file" in said(3, "inspect", checkpoint, "--config", "nothere.json")
     (tmp_path / "bad.json").write_text("{")
-    assert "is not valid JSON" in said(3, "inspect", checkpoint, "--config", tmp_path / "bad.json")
+    output = said(3, "inspect", checkpoint, "--config", tmp_path / "bad.json")
+    assert "is not valid JSON" in output
+    assert "torch.save" not in output
 
 
 def test_names_of_the_hub_get_a_hint(checkpoint, tmp_path):
@@ -211,8 +213,9 @@ def test_a_target_that_is_none_is_usage(finished, target, words):
 def test_another_familys_checkpoint_names_what_is_missing(checkpoint, tmp_path):
     write_fixture("visualized_bge", "tiny", 3, "float32", tmp_path / "vis.safetensors")
     output = said(1, "inspect", tmp_path / "vis.safetensors", "--family", "bert")
-    assert "None" not in output
-    assert "encoder.layer.0.*" in output
+    assert "no tensor is called encoder.layer.0.*: the text encoder is missing" in output
+    with in_this_process(), pytest.raises(GateError, match=r"no tensor is called encoder.layer.0.\*"):
+        convert(tmp_path / "vis.safetensors", tmp_path / "run", ("onnx",), family="bert")
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,16 @@ COPY_AGAIN = f"copy or download it again, and if it is the same then, {SAVE_AGAI
 
 
 class FormatError(Exception):
-    """The bytes are not a checkpoint that this package reads. The message does not name the file: see `blame`."""
+    """The bytes are not a checkpoint that this package reads. The message does not name the file: see `blame`.
+
+    Args:
+        problem: what is wrong.
+        advice: what to do with a checkpoint; a document beside one needs another.
+    """
 
     def __init__(self, problem: str, advice: str = COPY_AGAIN) -> None:
         super().__init__(f"{problem}; {advice}")
+        self.problem = problem
 
 
 def shown(text: str) -> str:

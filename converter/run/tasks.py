@@ -34,7 +34,7 @@ from ...validation.errors import (
 from ..certificate import provenance
 from ..certificate.ledger import SOURCE
 from ..checkpoint import open_checkpoint
-from ..directory import PROVENANCE, STAGING, RunDirectory, hold
+from ..directory import MANIFEST, PROVENANCE, STAGING, RunDirectory, hold
 from ..manifest import artifact
 from ..options import Options, check, chosen
 from ..proof.documents import believable, check_manifest
@@ -199,7 +199,8 @@ def convert_all(directory: Path, options: Options, display: Display, jobs: int) 
             Path(options.checkpoint), directory, formats, options.dtype
         )  # now that nobody else moves files in it
         errors = run_tasks(tasks_for_all(formats), directory, options, display, jobs)
-        judged = all(error.exit_code == GateError.exit_code for error in errors)
+        begun = (directory / MANIFEST).exists()  # else a gate said no before there was one
+        judged = begun and all(error.exit_code == GateError.exit_code for error in errors)
         others = standing(RunDirectory(directory), formats) if judged else []
         conclude(directory, [*formats, *others], errors)
     return RunDirectory(directory)

@@ -167,7 +167,7 @@ def _json(data: bytes, path: Path) -> JSON:
     try:
         return parse(data)
     except FormatError as error:
-        raise InputError(f"{path} {error}") from error
+        raise InputError(f"{path} {error.problem}; mend it, or download it again") from error
 
 
 def _place(path: Path, content: JSON) -> str:

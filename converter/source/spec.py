@@ -17,6 +17,7 @@ from ...validation.entry_point import Axis, TensorSpec
 from ...validation.errors import EnvironmentFailure, InputError
 from ..checkpoint.format_error import FormatError
 from ..checkpoint.strict_json import parse
+from ..options import SPECS
 
 TYPES = {"float32": "float32", "int64": "int32", "int32": "int32", "bool": "bool"}
 """What a spec may say -> what programs take. Ids are 32 bits wide in every format, as those of the families."""
@@ -97,7 +98,7 @@ def read_spec(text: str) -> tuple[Wanted, ...]:
     Raises:
         InputError: naming the place, what came and what is expected.
     """
-    if text.endswith((".json", ".yaml", ".yml")):
+    if text.endswith(SPECS):
         return _entries(Path(text))
     reading = _Reading("--inputs")
     # Commas stand between inputs and between dimensions: those between inputs have a name and a colon behind them.
@@ -136,7 +137,7 @@ def _document(file: Path) -> JSON:
         try:
             return parse(data)
         except FormatError as error:
-            raise InputError(f"--inputs {file} {error}") from error
+            raise InputError(f"--inputs {file} {error.problem}; mend it") from error
     try:
         import yaml
     except ModuleNotFoundError as error:
