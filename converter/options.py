@@ -3,8 +3,10 @@
 import dataclasses
 import difflib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..exporters.base import Exporter, exporters
@@ -15,6 +17,9 @@ from ..model.family import families
 from ..validation.errors import InputError, UsageFailure
 from .checkpoint.format_error import FormatError
 from .checkpoint.strict_json import parse
+
+SPECS = (".json", ".yaml", ".yml")
+"""How the name of a file of inputs ends; what ends otherwise is the inputs' description itself."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,17 @@ class Options:
         given = {field: each.value for field, each in self.given.items()}
         tower = {"tower": self.tower} if self.tower else {}
         traced = {"module": self.module} if self.module else {"transformers": True} if self.transformers else {}
-        return {"set": given, "ignore": sorted(self.ignore), "tokenizer": not self.no_tokenizer} | tower | traced
+        read = {"set": given, "ignore": sorted(self.ignore), "tokenizer": not self.no_tokenizer}
+        return read | tower | traced | ({"named": named} if (named := self._named()) else {})
+
+    def _named(self) -> list[list[str]]:
+        """Give the options that name a family, files or inputs, as words; of files no folder: it is this machine's."""
+        words = [["--family", self.family]] if self.family else []
+        words += [["--config", Path(config).name] for config in self.configs]
+        words += [["--tokenizer", "DIR"]] if self.tokenizer else []
+        if self.inputs:
+            words.append(["--inputs", Path(self.inputs).name if self.inputs.endswith(SPECS) else self.inputs])
+        return words
 
     def to_json(self) -> str:
         """Serialize for another process."""
@@ -106,6 +121,43 @@ def _value(text: str) -> JSON:
         return text
 
 
+def command(manifest: Mapping[str, Any]) -> str:
+    """Write the command that makes such a run, of what its manifest records; DIR is a folder, which none records."""
+    given, stages = manifest.get("given", {}), manifest["stages"]
+    words = ["all", manifest["source"]["file"], *(word for option in given.get("named", ()) for word in option)]
+    words += ["--module", given["module"]] if "module" in given else []
+    words += ["--transformers"] * given.get("transformers", False)
+    words += ["--tower", given["tower"]] if "tower" in given else []
+    for field, value in given.get("set", {}).items():
+        if field == "normalize":
+            words.append("--normalize" if value else "--no-normalize")
+        elif field in ("pooling", "pairs"):
+            words += [f"--{field}", value]
+        else:
+            plain = isinstance(value, str) and _value(value) == value
+            words += ["--set", f"{field}={value if plain else json.dumps(value)}"]
+    words += [word for field in given.get("ignore", ()) for word in ("--ignore", field)]
+    words += ["--no-tokenizer"] * (not given.get("tokenizer", True))
+    words += ["--dtype", "source"] * (manifest.get("stored", {}).get("dtype") == "source")
+    return shlex.join(["bgevis-convert", *words, *_formats(stages), "--out", "DIR"])
+
+
+def _formats(stages: Mapping[str, Any]) -> list[str]:
+    """Give the options that ask for the formats of a run, and for what shaped them."""
+    made = {name: each for name, each in exporters().items() if f"export-{name}" in stages}
+    shaped = {name: stages[f"export-{name}"].get("options", {}) for name in made}
+    plain = [name for name, each in made.items() if not each.layout]
+    words = [] if plain == usual() else [word for name in plain for word in ("--format", name)]
+    words += [word for name, each in made.items() if each.layout for word in ("--layout", name)]
+    onnx = shaped.get("onnx", {})
+    words += ["--opset", str(onnx["opset"])] if onnx.get("opset") else []
+    words += ["--via", onnx["via"]] if onnx.get("via") else []
+    words += ["--ops", "tensorflow"] * (shaped.get("saved-model", {}).get("ops") == "tensorflow")
+    for sizes in shaped.get("stablehlo", {}).get("static", ()):
+        words += ["--static", ",".join(f"{axis}={size}" for axis, size in sizes.items())]
+    return words
+
+
 def chosen(options: Options) -> list[Exporter]:
     """Give the exporters that were asked for; by default all that are neither optional nor a layout.
 
@@ -119,10 +171,15 @@ def chosen(options: Options) -> list[Exporter]:
     )
     if options.precisions and formats and "onnx" not in formats:
         raise UsageFailure(f"--precision is for the format onnx; {', '.join(formats)} was asked for")
-    names = formats or [name for name, exporter in known.items() if not (exporter.optional or exporter.layout)]
+    names = formats or usual()
     if options.precisions:
         names = [each for name in names for each in (_in_precisions(options) if name == "onnx" else [name])]
     return [known[name] for name in dict.fromkeys([*names, *options.layouts])]
+
+
+def usual() -> list[str]:
+    """Name the formats that are written where none is asked for."""
+    return [name for name, exporter in exporters().items() if not (exporter.optional or exporter.layout)]
 
 
 def spelled(kind: str, name: str, known: Mapping[str, str]) -> str:

@@ -686,6 +686,14 @@ def test_each_file_beside_is_named_with_the_reason(folder):
     assert unread["notes.txt"].startswith("not read: ")
 
 
+def test_names_that_are_not_utf8(folder):
+    stray, ckpt = os.fsdecode(b"notes\xff.txt"), folder / os.fsdecode(b"mo\xffdel.safetensors")
+    (folder / stray).write_text("x")
+    assert identify(folder, Options()).unread.keys() == {"notes\\udcff.txt"}
+    (folder / "model.safetensors").rename(ckpt)
+    refused(ckpt, "the name is not UTF-8, in which files of this tool name it; rename it")
+
+
 def test_a_file_among_strangers_is_read_alone(folder):
     for name in ("adapter_config.json", "adapter_model.safetensors", "another.json", "dump.pickle"):
         (folder / name).write_text("{ broken")

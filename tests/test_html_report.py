@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import re
+import shlex
 from html import unescape
 from html.parser import HTMLParser
 from importlib.util import module_from_spec, spec_from_file_location
@@ -13,10 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_tokenizer import tokenizer
 
+from bgevis.converter import cli, open_artifacts
 from bgevis.converter.certificate.ledger import Entry, Ledger
-from bgevis.converter.report.html import Scale, render
+from bgevis.converter.options import Options, chosen, command
+from bgevis.converter.pack.preprocessor import Preprocessor
+from bgevis.converter.progress import Silent
+from bgevis.converter.report.html import PAIRS, TEXTS, Scale, render
+from bgevis.converter.stages import build, export, load, pack, remap, verify
+from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
+from bgevis.model.family import families
 from bgevis.validation.report import Report, Row
 
 SPEC = spec_from_file_location("tiny_exports", Path(__file__).parent / "tiny_exports.py")
@@ -88,6 +97,7 @@ def manifest() -> dict:
         "images": {"layout": "NHWC", "mean": [0.5, 0.25]},
         "entry_points": {"encode_image": IMAGE, "encode_text": TEXT},
         "files": {"programs/weights.safetensors": {"bytes": 2_000_000, "sha256": "b" * 64}},
+        "stages": {},
     }
 
 
@@ -105,8 +115,8 @@ def reports() -> dict[str, Report]:
     return {key: report(f"{key} 1.2.3") for key in keys}
 
 
-def page(manifest_=None, ledger=LEDGER, reports_=None) -> str:
-    return render(manifest_ or manifest(), ledger, reports_ or reports(), RUN).decode()
+def page(manifest_=None, ledger=LEDGER, reports_=None, **more) -> str:
+    return render(manifest_ or manifest(), ledger, reports_ or reports(), RUN, **more).decode()
 
 
 class Elements(HTMLParser):
@@ -133,9 +143,15 @@ class Elements(HTMLParser):
         self.all.append((tag, dict(attributes)))
 
 
-def snippets(html: str) -> dict[str, str]:
+def every_snippet(html: str) -> list[tuple[str, str]]:
+    """Give language and code of each, in the order of the page."""
     found = re.findall(r"<summary><b>(.*?)</b>.*?<pre[^>]*>(.*?)</pre>", html, re.DOTALL)
-    return {unescape(language): unescape(code) for language, code in found}
+    return [(unescape(language), unescape(code)) for language, code in found]
+
+
+def snippets(html: str) -> dict[str, str]:
+    """Give the last one of each language."""
+    return dict(every_snippet(html))
 
 
 def test_shows_every_entry_point_format_case_tensor_and_version():
@@ -314,7 +330,18 @@ def test_says_cosine_and_neighbours_and_how_far_apart_the_lines_are():
     ]
     html = page(reports_={**reports(), "onnx": report("onnxruntime", *rows)})
     assert "Lowest cosine to the original: 0.999999900." in html
-    assert "Neighbours of 27 vectors: the same order." in html
+    assert "Nearest neighbours: the same order." in html
+    summary = r"ONNX</th><td[^>]*>10%</td><td[^>]*>0.999999900</td><td>the same order</td>"
+    assert re.search(summary, html)
+    rounded = [
+        Row("encode_text", "ragged batch: lowest cosine of int8", "embeddings", True, "", 1e-3, 2e-2, None, 0.999),
+        Row("encode_text", "256 inputs: same among the 10 nearest of int8", "embeddings", True, "", 0.04, 0.15),
+    ]
+    html = page(reports_={**reports(), "onnx_int8": report("onnxruntime int8", *rounded)})
+    assert re.search(r"0.999000000</td><td>96.0% same among the 10 nearest</td>", html)
+    wrong = Row("encode_text", "end to end: neighbours of 9 vectors", "embeddings", False, "2 pairs changed places")
+    html = page(reports_={**reports(), "onnx": report("onnxruntime", *rows, wrong)})
+    assert "<td>2 pairs changed places (encode_text, end to end: neighbours of 9 vectors)</td>" in html
     assert "from one line to the next it is ten times more" in html or "100 times more" in html
 
 
@@ -322,3 +349,116 @@ def test_says_cosine_and_neighbours_and_how_far_apart_the_lines_are():
 def test_lines_are_as_far_apart_as_is_said(low, high):
     ticks = Scale(low, high).ticks
     assert {b - a for a, b in itertools.pairwise(ticks)} <= {Scale(low, high).step}
+
+
+@pytest.fixture(scope="module", params=["bert", "visualized_bge", "classifier"])
+def packed(request, tmp_path_factory):
+    """A run with a tokenizer and ONNX: with a prompt that is not pooled, two limits and pictures, pairs."""
+    folder = tmp_path_factory.mktemp(request.param)
+    write_fixture(request.param, "tiny", 3, "float32", folder / "model.safetensors")
+    config = families()[request.param].sizes["tiny"]
+    tokenizer(getattr(config, "text", config)).save(str(folder / "tokenizer.json"))
+    if request.param == "bert":
+        pooling = folder / "1_Pooling" / "config.json"
+        pooling.write_text(json.dumps(json.loads(pooling.read_text()) | {"include_prompt": False}))
+        prompts = {"prompts": {"query": "the fox, \u00e4h: "}, "default_prompt_name": "query"}
+        (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    run = load.perform(folder / "run", Options(checkpoint=str(folder)), Silent())
+    for stage in (remap.perform, verify.perform, build.perform, pack.perform):
+        stage(run, Options(), Silent())
+    export.perform(run, Options(), Silent(), exporters()["onnx"])
+    return run
+
+
+def test_a_text_is_embedded_by_the_snippet_as_by_the_library(packed, monkeypatch):
+    rules = Preprocessor(packed.path).rules
+    html = page(packed.manifest(), Ledger.read(packed.path / "ledger.json"), pack=rules)
+    model = open_artifacts(packed.path)
+    pairs = "pairs" in rules["texts"]
+    want = model.score(list(PAIRS), activation="identity") if pairs else model.embed(list(TEXTS))
+    monkeypatch.chdir(packed.path)
+    shown = [code for language, code in every_snippet(html) if language == "Python, onnxruntime"]
+    tokenized = [code for code in shown if "Tokenizer.from_file" in code]
+    assert len(tokenized) == len(rules["texts"]["max_tokens"])
+    for code in tokenized:
+        found: dict = {}
+        exec(code, found)
+        if "images" not in found["inputs"]:
+            got = found["logits"] if pairs else found["embeddings"]
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+    exec(snippets(html)["Python, this package"], found := {})
+    got = found["scores"] if pairs else found["embeddings"]
+    np.testing.assert_allclose(got, model.score(list(PAIRS)) if pairs else want, rtol=0, atol=1e-6)
+
+
+def test_what_snippets_import_of_this_package_is_there():
+    for language, code in every_snippet(page()):
+        for line in code.splitlines() if language.startswith("Python") else ():
+            if line.startswith("from bgevis"):
+                exec(line, {})
+
+
+def test_says_what_is_not_covered():
+    texts = {"tokenizer": None, "missing": "no tokenizer lies there"}
+    rules = {"texts": texts, "images": {"input": "images", "missing": "nobody says how"}, "embeddings": None}
+    told = manifest()
+    told["files"]["goldens/probes/x/index.json"] = {"bytes": 1, "sha256": "c" * 64}
+    html = page(told, pack=rules, tried={"encode_text": {"batch": 3, "tokens": 24}, "encode_image": {"batch": 2}})
+    part = html[html.index('id="uncovered"') : html.index('id="what"')]
+    for text in (
+        *("<dt>Raw texts</dt><dd>no tokenizer</dd>", "nobody says how", "tokens beyond 24 (it may be 40)"),
+        *("not made: ONNX bfloat16", "OpenVINO", "<dt>Orbax</dt><dd>holds weights and no program"),
+        *("not probed in SavedModel, StableHLO", "only onnx 1.2.3, orbax 1.2.3", "doctor"),
+    ):
+        assert text in part
+    assert "No raw texts can be given to it: no tokenizer lies there." in html
+    whole = page(told, tried={"encode_text": {"tokens": 40}})
+    assert "tokens beyond" not in whole
+
+
+def test_checks_of_the_whole_artifact_are_called_so():
+    wrong = Row("all", "weights", "b.kernel", False, "b.kernel is missing")
+    html = page(
+        reports_=reports()
+        | {"onnx": report("onnx", Row("all", "normalised bytes", "values", True, "", 0.0, 1e-6), wrong)}
+    )
+    assert "whole artifact, weights: b.kernel is missing" in html
+    assert re.search(r"<h3 id=\"error-\d+\">whole artifact</h3>", html)
+    assert not re.search(r">all(</h3>|</td>|,)", html)
+
+
+ASKED = [
+    Options(),
+    Options(formats=("onnx", "onnx-int8"), opset=20),
+    Options(formats=("saved-model", "stablehlo"), ops="tensorflow", static=({"batch": 1, "tokens": 32},)),
+    Options(formats=("onnx",), via="tf2onnx", layouts=("sentence-transformers",), dtype="source"),
+    Options(pooling="cls+max", normalize=False, pairs="flag-reranker", sets=("heads=12", "act=gelu", 'name="12"')),
+    Options(normalize=True, ignore=("config.json:auto map",), no_tokenizer=True, tower="query", family="bert"),
+    Options(module="net:make", inputs="ids: int64[batch, tokens <= 64]", configs=("config.json",)),
+    Options(transformers=True, inputs="inputs.json"),
+]
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=str)
+def test_the_command_that_is_shown_asks_for_the_same(asked):
+    stages = {f"export-{e.name}": {"options": export.shaping(asked)} for e in chosen(asked)}
+    given = {"given": asked.stated(), "stored": {"dtype": asked.dtype}, "stages": stages}
+    words = shlex.split(command(manifest() | given))
+    assert words[:3] == ["bgevis-convert", "all", "ckpt.pth"]
+    context = cli.main.commands["all"].make_context("all", words[2:])
+    names = set(context.params) - {"out", "jobs", "verify_rebuild", "as_json"}
+    again = cli.options(**{name: context.params[name] for name in names})
+    assert again.stated() == asked.stated()
+    assert {e.name for e in chosen(again)} == {e.name for e in chosen(asked)}
+    assert again.dtype == asked.dtype
+    relevant = {"opset": "onnx", "via": "onnx", "ops": "saved-model", "static": "stablehlo"}
+    for option, name in relevant.items():
+        if f"export-{name}" in stages:
+            assert getattr(again, option) == getattr(asked, option)
+
+
+def test_the_command_names_no_folder_of_this_machine():
+    asked = Options(tokenizer="/home/me/tok", configs=("/home/me/config.json",), inputs="/home/me/inputs.json")
+    shown = command(manifest() | {"given": asked.stated()})
+    assert "--config config.json --tokenizer DIR --inputs inputs.json" in shown
+    assert "/home" not in shown

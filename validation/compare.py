@@ -42,6 +42,9 @@ class Result:
     problems: Mapping[str, str] = field(default_factory=dict)
 
 
+NEIGHBOURS_OF = "neighbours of "
+"""How a case begins that holds the order of nearest neighbours."""
+
 Results = Mapping[tuple[str, str], Result]
 """(Entry point, case) -> result."""
 
@@ -135,7 +138,7 @@ def _neighbours(entry: EntryPoint, goldens: Sequence[Golden], got: Results) -> I
         slack = 4 * max(g.budgets[spec.name].allowed for g in goldens) * np.sqrt(want.shape[1])
         swapped = _swapped(want @ want.T, have @ have.T, slack)
         problem = f"{swapped} pairs of neighbours changed places" if swapped else ""
-        yield Row(entry.name, f"neighbours of {len(want)} vectors", spec.name, not swapped, problem)
+        yield Row(entry.name, f"{NEIGHBOURS_OF}{len(want)} vectors", spec.name, not swapped, problem)
 
 
 def _flat(array: np.ndarray) -> np.ndarray:

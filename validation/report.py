@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+EVERY = "all"
+"""In place of an entry point, in verdicts on the whole artifact."""
+
 ALWAYS = ("entry_point", "case", "output", "passed")
 """What every verdict says, also where it is empty."""
 
@@ -103,7 +106,7 @@ def junit(reports: Mapping[str, Report], skipped: Mapping[str, str] | None = Non
     """
     root = ElementTree.Element("testsuites", name="bgevis-convert")
     for artifact, report in reports.items():
-        rows = report.rows or (Row("all", "anything at all", "", False, "nothing was compared"),)
+        rows = report.rows or (Row(EVERY, "anything at all", "", False, "nothing was compared"),)
         failures = str(sum(not row.passed for row in rows))
         suite = ElementTree.SubElement(root, "testsuite", name=artifact, tests=str(len(rows)), failures=failures)
         for row in rows:

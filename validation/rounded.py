@@ -15,7 +15,7 @@ that are moved as rounding moves any others.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from .report import Report, Row
 from .runner import Arrays, Runner
 
 NEAREST = 10
+NEIGHBOURS = f"same among the {NEAREST} nearest"
 BEST = 5
 """Classes of a distribution that count as its best."""
 SINGLE = 16.0
@@ -101,7 +102,8 @@ def golden_rows(
         elif got[spec.name].shape != want.shape:
             yield Row(*place, False, f"expected shape {want.shape}, got {got[spec.name].shape}")
         elif spec.kind.vectors:
-            yield _row(place, float(np.min(cosines(got[spec.name], want), initial=1.0)), floors.cosine)
+            lowest = float(np.min(cosines(got[spec.name], want), initial=1.0))
+            yield replace(_row(place, lowest, floors.cosine), cosine=lowest)
         elif judged is not None:
             yardstick = judged.yardstick(spec)
             allowed = SINGLE * max((1 + floors.activations**0.5) ** 2 * yardstick, NOISE)
@@ -144,7 +146,7 @@ class _Inputs:
         case = f"{of}: mean cosine of {floors.precision}"
         yield _row((entry, case, spec.name), float(cosines(have, want).mean()), floors.mean)
         yield self._activations_row(spec, of, float(1 - cosines(have, on_rounded).mean()), floors)
-        case = f"{of}: same among the {NEAREST} nearest of {floors.precision}"
+        case = f"{of}: {NEIGHBOURS} of {floors.precision}"
         yield _row((entry, case, spec.name), shared_neighbours(have, want), floors.overlap)
 
     def _other_rows(self, spec: TensorSpec, of: str, floors: Floors) -> Iterator[Row]:

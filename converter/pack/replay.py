@@ -13,7 +13,7 @@ from ...validation.entry_point import EntryPoint
 from ...validation.errors import InputError
 from ...validation.files import read_json
 from ...validation.goldens import read_arrays
-from ...validation.report import Row
+from ...validation.report import EVERY, Row
 from ..directory import RunDirectory
 from . import INDEX, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES
 from .pictures import pixels, values
@@ -94,7 +94,7 @@ class Pack:
             got = self.preprocessor.ids(entry, [text["text"] for text in self.texts.values()])
             wrong = [name for (name, ids), have in zip(wanted.items(), got, strict=True) if ids != have]
             problem = f"other ids for the texts {', '.join(wrong)}" if wrong else ""
-            yield Row("all", f"ids of {len(wanted)} raw texts for {entry}", "ids", not wrong, problem)
+            yield Row(EVERY, f"ids of {len(wanted)} raw texts for {entry}", "ids", not wrong, problem)
 
     def _pair_rows(self) -> Iterator[Row]:
         for entry in dict.fromkeys(entry for pair in self.pairs.values() for entry in pair["ids"]):
@@ -103,17 +103,17 @@ class Pack:
             rows = zip(wanted.items(), got, strict=True)
             wrong = [name for (name, ids), have in rows if ids != (have.ids, have.types)]
             problem = f"other ids for the pairs {'; '.join(wrong)}" if wrong else ""
-            yield Row("all", f"ids of {len(wanted)} raw pairs of texts for {entry}", "ids", not wrong, problem)
+            yield Row(EVERY, f"ids of {len(wanted)} raw pairs of texts for {entry}", "ids", not wrong, problem)
 
     def _picture_rows(self) -> Iterator[Row]:
         rules, goldens = self.preprocessor.rules["images"], read_arrays(self.folder / Path(PIXELS).name)
         got = {name: pixels(self.picture(name), rules) for name in self.pictures}
         wrong = [name for name, array in got.items() if not np.array_equal(array, goldens.get(name, VALUES))]
         problem = f"other bytes for the pictures {', '.join(wrong)}" if wrong else ""
-        yield Row("all", f"bytes of {len(self.pictures)} raw pictures", "pixels", not wrong, problem)
+        yield Row(EVERY, f"bytes of {len(self.pictures)} raw pictures", "pixels", not wrong, problem)
         error = float(np.max(np.abs(values(rules) - goldens[VALUES])))
         yield Row(
-            "all", "normalised bytes", VALUES, error <= WITHIN, "" if error <= WITHIN else "differ", error, WITHIN
+            EVERY, "normalised bytes", VALUES, error <= WITHIN, "" if error <= WITHIN else "differ", error, WITHIN
         )
 
     def fed(self, goldens: Sequence[Golden], entries: Mapping[str, EntryPoint]) -> list[Golden]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...exporters.base import Exporter, Request
 from ...exporters.weights import WeightsFile
-from ...validation.report import Row
+from ...validation.report import EVERY, Row
 from ..directory import STAGING, Manifest, RunDirectory, sha256
 from ..manifest import WEIGHTS_PATH, family_and_config, network
 from .restated import difference, plain
@@ -70,4 +70,4 @@ def again_rows(run: RunDirectory, exporter: Exporter) -> Iterator[Row]:
 
 
 def _row(file: str, problem: str) -> Row:
-    return Row("all", "exported again", file, False, f"{file} {problem}" if file not in problem else problem)
+    return Row(EVERY, "exported again", file, False, f"{file} {problem}" if file not in problem else problem)

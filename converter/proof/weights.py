@@ -8,7 +8,7 @@ import numpy as np
 from ...exporters.base import Artifact, Exporter
 from ...exporters.weights import WeightsFile
 from ...validation.errors import raised
-from ...validation.report import Row
+from ...validation.report import EVERY, Row
 from ..certificate.cause import recognised
 from ..certificate.ledger import Ledger
 from ..manifest import WEIGHTS_PATH
@@ -26,13 +26,13 @@ def rounding_rows(exporter: Exporter, opened: Artifact, ledger: Ledger) -> list[
         for leaf, problem in exporter.rounding(opened):
             seen += 1
             if problem:
-                rows.append(Row("all", "rounded weights", leaf, False, f"{leaf}: {problem}"))
+                rows.append(Row(EVERY, "rounded weights", leaf, False, f"{leaf}: {problem}"))
     except MemoryError:
         raise
     except Exception as error:
-        return [*rows, Row("all", "rounded weights", "", False, f"the weights cannot be read ({raised(error)})")]
+        return [*rows, Row(EVERY, "rounded weights", "", False, f"the weights cannot be read ({raised(error)})")]
     passed = all(row.passed for row in rows)
-    return [*rows, Row("all", f"{seen} weights are the source's, rounded", "weights", True)] if passed else rows
+    return [*rows, Row(EVERY, f"{seen} weights are the source's, rounded", "weights", True)] if passed else rows
 
 
 def _exact(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -64,13 +64,13 @@ def _rows(read: Callable[[], Iterator[tuple[str, np.ndarray]]], ledger: Ledger) 
             explain = len(rows) < EXPLAINED
             problem = _weight_problem(ledger, leaf, array, explain) if leaf in wanted else "is no parameter"
             if problem:
-                rows.append(Row("all", "weights", leaf, False, f"{leaf}: {problem}"))
+                rows.append(Row(EVERY, "weights", leaf, False, f"{leaf}: {problem}"))
     except MemoryError:
         raise
     except Exception as error:
-        return [*rows, Row("all", "weights", "", False, f"the weights cannot be read ({raised(error)})")]
-    rows += [Row("all", "weights", leaf, False, f"{leaf} is missing") for leaf in sorted(set(wanted) - seen)]
-    return rows or [Row("all", f"{len(seen)} weights lead back to the source's bytes", "weights", True)]
+        return [*rows, Row(EVERY, "weights", "", False, f"the weights cannot be read ({raised(error)})")]
+    rows += [Row(EVERY, "weights", leaf, False, f"{leaf} is missing") for leaf in sorted(set(wanted) - seen)]
+    return rows or [Row(EVERY, f"{len(seen)} weights lead back to the source's bytes", "weights", True)]
 
 
 def _weight_problem(ledger: Ledger, leaf: str, array: np.ndarray, explain: bool) -> str:

@@ -17,30 +17,25 @@ from typing import Any
 
 from ...exporters.base import PROGRAMS, WEIGHTS
 from ...model.family import dotted
-from ...validation.report import Report, Row, describe
+from ...validation.compare import NEIGHBOURS_OF
+from ...validation.report import EVERY, Report, Row, describe
+from ...validation.rounded import NEIGHBOURS
 from ..certificate.ledger import FATES, Ledger
 from ..directory import Manifest
+from ..options import command
+from ..pack.tokenizer import TRUNCATION
 from ..printable import printable
+from .titles import title
+from .uncovered import Tried, uncovered
 
 TEMPLATE = "report.html.j2"
-TITLES = {
-    "parity": "JAX model",
-    "onnx": "ONNX",
-    "onnx_bfloat16": "ONNX bfloat16",
-    "onnx_float16": "ONNX float16",
-    "onnx_int8": "ONNX int8",
-    "onnx_int8_reduced": "ONNX int8, reduced",
-    "openvino": "OpenVINO",
-    "orbax": "Orbax",
-    "saved_model": "SavedModel",
-    "sentence_transformers": "sentence-transformers",
-    "stablehlo": "StableHLO",
-    "run directory": "Run directory",
-}
 RARE = ("split", "merged")
 """Fates that are shown only where there are any."""
 EXAMPLE = 8
 """Size of a bounded axis in the snippets."""
+TEXTS = ("a quick brown fox", "ein Fuchs")
+"""What the snippets embed; where a picture is needed too, only the first."""
+PAIRS = (("what do foxes eat?", "Foxes eat mice."),)
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Verdict:
     @property
     def title(self) -> str:
         """Give the name that people know it by."""
-        return TITLES.get(self.key, self.key)
+        return title(self.key)
 
     @property
     def cosine(self) -> float | None:
@@ -62,9 +57,15 @@ class Verdict:
         return min((row.cosine for row in rows if row.cosine is not None), default=None)
 
     @property
-    def neighbours(self) -> list[Row]:
-        """Give the verdicts on who is nearest to whom."""
-        return [row for row in (self.report.rows if self.report else ()) if row.case.startswith("neighbours of ")]
+    def order(self) -> str:
+        """Say whether the nearest neighbours are the same; "" where there are no vectors."""
+        rows = self.report.rows if self.report else ()
+        exact = [row for row in rows if f": {NEIGHBOURS_OF}" in f": {row.case}"]
+        shares = [row.error for row in rows if f": {NEIGHBOURS} of " in row.case and row.error is not None]
+        wrong = [f"{row.problem} ({row.entry_point}, {row.case})" for row in exact if not row.passed]
+        if shares:
+            return f"{1 - max(shares):.1%} {NEIGHBOURS}"
+        return "; ".join(wrong) or ("the same order" if exact else "")
 
     @property
     def state(self) -> str:
@@ -123,8 +124,24 @@ class Scale:
         return list(range(self.low, self.high + 1, self.step))
 
 
-def render(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report], directory: Path) -> bytes:
-    """Write the page. Paths of this machine, which failures may name, become relative to `directory`."""
+def render(
+    manifest: Manifest,
+    ledger: Ledger,
+    reports: Mapping[str, Report],
+    directory: Path,
+    pack: Mapping[str, Any] | None = None,
+    tried: Tried | None = None,
+) -> bytes:
+    """Write the page.
+
+    Args:
+        manifest: of the run.
+        ledger: of the run.
+        reports: on the JAX model and each format.
+        directory: paths of this machine, which failures may name, become relative to it.
+        pack: preprocess.json, if there is one.
+        tried: how large the cases were.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -143,10 +160,12 @@ def render(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report], di
         "share": _share,
         "size": _size,
         "shape": _shape,
-        "title": lambda key: TITLES.get(key, key),
+        "title": title,
+        "code": _code,
+        "entry": lambda name: "whole artifact" if name == EVERY else name,
     }
     own = {key: _relative(report, directory) for key, report in reports.items()}
-    html = environment.get_template(TEMPLATE).render(context(manifest, ledger, own))
+    html = environment.get_template(TEMPLATE).render(context(manifest, ledger, own, pack or {}, tried or {}))
     return html.encode("utf-8", "backslashreplace")  # a tensor's name may hold half a character
 
 
@@ -171,7 +190,9 @@ def _gives(ledger: Ledger) -> dict[str, list[str]]:
     return found
 
 
-def context(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report]) -> dict[str, Any]:
+def context(
+    manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report], pack: Mapping[str, Any], tried: Tried
+) -> dict[str, Any]:
     """Gather what the template shows."""
     verdicts = _verdicts(manifest, reports)
     rows = [row for verdict in verdicts if verdict.report for row in verdict.report.rows]
@@ -193,7 +214,11 @@ def context(manifest: Manifest, ledger: Ledger, reports: Mapping[str, Report]) -
         "groups": [group for group in groups if any(row.error is not None for _, row in group.rows)],
         "plain": [g for g in groups if all(r.error is None for _, r in g.rows) and any(r.passed for _, r in g.rows)],
         "scale": Scale.around([value for row in rows for value in (row.error, row.allowed) if value is not None]),
-        "usage": [_usage(name, entry) for name, entry in manifest["entry_points"].items()],
+        "uncovered": list(uncovered(manifest, reports, pack, tried)),
+        "command": command(manifest),
+        "pack": {"texts": None, "images": None, "embeddings": None, **pack},
+        "example": _example_rows(pack),
+        "usage": [_usage(name, entry, pack) for name, entry in manifest["entry_points"].items()],
         "config": [(name, value, origins.get(name, "")) for name, value in dotted(manifest["config"])],
         "documents": manifest.get("documents", {}),
         "unread": manifest.get("unread", {}),
@@ -217,12 +242,50 @@ def _groups(verdicts: Sequence[Verdict]) -> list[Group]:
     return [Group(*key, tuple(rows)) for key, rows in found.items()]
 
 
-def _usage(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe an entry point with inputs of a size that can be tried."""
+def _usage(name: str, entry: Mapping[str, Any], pack: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe an entry point with inputs of a size that can be tried, and how texts become them."""
     sizes = {axis: _example(bounds["min"], bounds["max"]) for axis, bounds in entry["axes"].items()}
     inputs = [tensor | {"example": [sizes.get(d, d) for d in tensor["shape"]]} for tensor in entry["inputs"]]
     counted = [tensor | {"count": math.prod(tensor["example"])} for tensor in inputs]
-    return {"name": name, **entry, "inputs": counted}
+    return {"name": name, **entry, "inputs": counted, "reads": _reads(name, entry, pack)}
+
+
+def _reads(name: str, entry: Mapping[str, Any], pack: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Say how texts become the inputs of an entry point; None where they do not, or something else is needed too.
+
+    Gives what each input is made of, the raw rows, the prompt before them, and where tokenizer.json's own limit is that
+    of another entry point, this one's.
+    """
+    texts = pack.get("texts") or {}
+    limits: Mapping[str, int | None] = texts.get("max_tokens", {})
+    if not texts.get("tokenizer") or name not in limits:
+        return None
+    made = {tensor: kind for kind, tensor in texts["inputs"].items()}
+    pictures = (pack.get("images") or {}).get("input")
+    names = [tensor["name"] for tensor in entry["inputs"]]
+    if not set(names) <= {*made, pictures}:
+        return None
+    return {
+        "made": made,
+        "rows": _example_rows(pack)[: 1 if pictures in names else None],
+        "prompt": texts["prompts"].get(texts["default_prompt"], ""),
+        "closed": texts["last_id"] is not None,
+        "limit": limits[name] if limits[name] != next(iter(limits.values())) else None,
+        "side": next(side for side, words in TRUNCATION.items() if words == texts["truncation"]),
+    }
+
+
+def _example_rows(pack: Mapping[str, Any]) -> list[Any]:
+    """Give raw texts, or pairs of them where the network reads such."""
+    return list(PAIRS if "pairs" in (pack.get("texts") or {}) else TEXTS)
+
+
+def _code(value: Any) -> str:
+    """Write a literal of Python."""
+    if isinstance(value, str):
+        return json.dumps(value) if value.isascii() else repr(value)
+    inner = ", ".join(map(_code, value))
+    return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
 
 
 def _example(low: int, high: int | None) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...validation.errors import InputError
 from ..checkpoint import Checkpoint
 from ..checkpoint.sharded import SINGLE_FILES
+from ..printable import printable
 
 CANDIDATES = 5
 """Folders that a message names."""
@@ -62,7 +63,7 @@ def rest(path: Path, checkpoint: Checkpoint, read: Collection[str]) -> dict[str,
     own = checkpoint.named_files.keys()
     modules = {place.rpartition("/")[0] for place in read if "/" in place}
     names = [name for name in _names(folder, modules) if name not in own and name not in read]
-    found = {name: _reason(name, checkpoint) for name in names[:SHOWN]}
+    found = {printable(name): _reason(name, checkpoint) for name in names[:SHOWN]}
     if len(names) > SHOWN:
         found[f"{len(names) - SHOWN} more"] = "not looked at"
     return found

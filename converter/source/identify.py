@@ -141,6 +141,10 @@ def open_given(path: Path) -> Checkpoint:
             f"hf download {path} --local-dir {path.name}"
         )
     try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: the name is not UTF-8, in which files of this tool name it; rename it") from error
+    try:
         return open_checkpoint(path)
     except InputError as error:
         inside = explain_empty(path) if path.is_dir() and not any((path / n).is_file() for n in SINGLE_FILES) else ""

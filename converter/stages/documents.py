@@ -14,7 +14,7 @@ from ...model.family import dotted
 from ...model.traced import NETWORK
 from ...validation.errors import GateError
 from ...validation.files import read_json
-from ...validation.report import Report, Row
+from ...validation.report import EVERY, Report, Row
 from ..certificate.ledger import Ledger
 from ..directory import MANIFEST, STAGING, RunDirectory
 from ..manifest import GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, family_and_config
@@ -73,7 +73,7 @@ def judge(run: RunDirectory, options: Options) -> Report:
         for case, problems in _checks(run, options):
             problem = next(problems, "")
             if problem or case != STRAYS:  # `all` and `validate` say the same where nothing is wrong
-                rows.append(Row("all", case, "", not problem, problem))
+                rows.append(Row(EVERY, case, "", not problem, problem))
             if problem:
                 break
     return Report(RUN, tuple(rows))

@@ -3,23 +3,26 @@
 Needs neither the checkpoint nor PyTorch. Each format is proved in a process of its own.
 """
 
+import contextlib
 import json
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ...exporters.base import PROGRAMS, Exporter
 from ...exporters.precisions import FLOAT32
 from ...validation.errors import ConvertError, GateError, InputError
 from ...validation.files import read_json
 from ...validation.goldens import Goldens
-from ...validation.report import Report, Row, junit
+from ...validation.report import EVERY, Report, Row, junit
 from ..certificate.ledger import Ledger
 from ..directory import RunDirectory
-from ..manifest import GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, artifact
+from ..manifest import GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, artifact, entry_points
 from ..options import Options
 from ..output import refuse_place, written
+from ..pack.preprocessor import Preprocessor
 from ..pack.replay import Pack, packed
 from ..progress import WARNING, Progress
 from ..proof.again import again_rows, other_versions
@@ -84,7 +87,7 @@ def prove(run: RunDirectory, exporter: Exporter, *, again: bool = False) -> Repo
     goldens = Goldens(run.path / GOLDENS).cases()
     files = [*run.manifest()["stages"][f"export-{exporter.name}"]["files"], *packed(run)]
     files += [WEIGHTS_PATH] if exporter.folder == PROGRAMS else []
-    damaged = [Row("all", "files as the manifest states them", damage, False, damage) for damage in run.damaged(files)]
+    damaged = [Row(EVERY, "files as the manifest states them", damage, False, damage) for damage in run.damaged(files)]
     if damaged:
         return Report(exporter.name, tuple(damaged))
     ledger = Ledger.read(run.path / LEDGER)
@@ -99,7 +102,7 @@ def prove(run: RunDirectory, exporter: Exporter, *, again: bool = False) -> Repo
     try:
         runner = exporter.open(opened)
     except GateError as error:
-        return Report(exporter.name, (*rows, Row("all", "opens", "", False, str(error))))
+        return Report(exporter.name, (*rows, Row(EVERY, "opens", "", False, str(error))))
     report = judge(exporter, runner, opened, goldens, exporter.precision)
     if not exporter.weights_only:
         rows = [*rows, *end_to_end_rows(run, exporter, runner, opened)]
@@ -129,13 +132,32 @@ def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
         skipped = {"end to end": second["why"]} if second["verdict"] == NOT_CHECKED else {}
         (staged.out / JUNIT).write_text(junit(before | reports, skipped))
         shown = run.manifest() | {"proof": staged.proof}
-        page = html_report.render(shown, Ledger.read(run.path / LEDGER), before | reports, run.path)
+        page = html_report.render(
+            shown, Ledger.read(run.path / LEDGER), before | reports, run.path, preprocessing(run), tried(run)
+        )
         (staged.out / HTML).write_bytes(page)
         failed = [report for report in reports.values() if not report.passed]
         if failed:
             reasons = "\n  ".join(map(told, failed))
             count = f"{len(failed)} of {len(reports)} artifacts failed\n  " if len(failed) > 1 else ""
             raise GateError(f"validate: {count}{reasons}")
+
+
+def preprocessing(run: RunDirectory) -> dict[str, Any]:
+    """Read preprocess.json; empty where the run has no pack."""
+    return Preprocessor(run.path).rules if packed(run) else {}
+
+
+def tried(run: RunDirectory) -> dict[str, dict[str, int]]:
+    """Give the greatest size of each entry point's axes in a case."""
+    found: dict[str, dict[str, int]] = {}
+    entries = entry_points(run.manifest())
+    for golden in Goldens(run.path / GOLDENS).cases():
+        largest = found.setdefault(golden.case.entry_point, {})
+        with contextlib.suppress(KeyError, ValueError):  # of altered goldens, which no verdict passes
+            for axis, size in entries[golden.case.entry_point].sizes(golden.case.inputs).items():
+                largest[axis] = max(size, largest.get(axis, 0))
+    return found
 
 
 def refuse_junit(directory: Path, file: Path) -> None:
@@ -157,5 +179,5 @@ def write_junit(directory: Path, file: Path, error: ConvertError | None = None) 
         if error is None or RunDirectory(directory).manifest()["verdicts"].get("validate") == "fail":
             shutil.copyfile(directory / JUNIT, aside)
         else:
-            refused = Row("all", "can be validated", "", False, str(error))
+            refused = Row(EVERY, "can be validated", "", False, str(error))
             aside.write_text(junit({"run directory": Report("bgevis-convert", (refused,))}))
