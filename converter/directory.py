@@ -69,8 +69,10 @@ class RunDirectory:
             raise InputError(
                 f"{self.path} is not a run directory (no {MANIFEST}); make one with `bgevis-convert all CKPT --out DIR`"
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file} is not a manifest: {error!r}") from error
+        except KeyError as error:
+            raise InputError(f"{file} is not a manifest: {error} is missing") from error
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{file} is not a manifest: {error}") from error
         if version != FORMAT_VERSION:
             raise InputError(f"{file}: format_version is {version}, this program reads {FORMAT_VERSION}")
         if problem:

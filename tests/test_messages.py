@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,20 +13,24 @@ import torch
 from click.testing import CliRunner
 from in_process import convert, in_this_process
 from safetensors.numpy import load_file, save_file
+from tiny_tokenizer import tokenizer
 
 from bgevis.converter import open_artifacts
 from bgevis.converter.cli import main
 from bgevis.converter.directory import RunDirectory
 from bgevis.converter.options import Options
+from bgevis.converter.pack.tokenizer import encoded
 from bgevis.converter.printable import printable
 from bgevis.converter.progress import Silent
 from bgevis.converter.report.terminal import lines
 from bgevis.converter.stages import export
 from bgevis.converter.unexpected import unexpected
+from bgevis.converter.use import embedding
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
 from bgevis.model.family import families
-from bgevis.validation.errors import GateError, InputError
+from bgevis.validation.errors import EnvironmentFailure, GateError, InputError
+from bgevis.validation.report import Report, Row
 
 KEY_BIAS = "encoder.layer.1.attention.self.key.bias"
 
@@ -234,6 +239,49 @@ def test_what_embed_cannot_do(finished, tmp_path, monkeypatch, arguments, words)
     text = () if {"--image", "--texts"} & set(arguments) else ("--text", "a")
     assert words in said(3, "embed", finished, *text, *arguments)
     assert [file.name for file in tmp_path.iterdir()] == ["bad.txt"]
+
+
+@pytest.mark.parametrize("raw", [["b", "a\ud800c"], [("b", "c"), ("a\ud800c", "b")]], ids=["texts", "pairs"])
+def test_half_of_a_character_is_no_text(raw):
+    """Which the shell gives of bytes that are not UTF-8."""
+    small = tokenizer(families()["bert"].sizes["tiny"])
+    with pytest.raises(
+        InputError, match=r"text 1 holds 'a\\ud800c', a part of which is no character; read it as UTF-8"
+    ):
+        encoded(small, raw, 0)
+    assert len(encoded(small, ["b", ("b", "c")], 0)) == 2
+
+
+def test_a_stream_that_takes_nothing_is_named(monkeypatch):
+    def full(data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    row = iter([({"text": "a"}, np.zeros(2, np.float32))])
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=SimpleNamespace(write=full)))
+    with pytest.raises(EnvironmentFailure, match="standard output: No space left on device"):
+        embedding.write(row, 2, None)
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(EnvironmentFailure, match="standard output is closed"):
+        embedding.write(row, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[" * 200_000, "is not a manifest: is nested too deeply"),
+        ('{"format_version": NaN}', "is not a manifest: holds NaN in its JSON"),
+        ('{"format_version": 1}', "is not a manifest: 'family' is missing"),
+        ("[]", "is not a manifest"),
+    ],
+)
+def test_what_is_no_manifest(tmp_path, content, words):
+    (tmp_path / "manifest.json").write_text(content)
+    assert f"{tmp_path / 'manifest.json'} {words}" in said(3, "doctor", tmp_path)
+
+
+def test_a_verdict_on_the_whole_artifact_names_no_entry_point():
+    wrong = Row("all", "weights", "b.kernel", False, "b.kernel is missing")
+    assert Report("onnxruntime 1", (wrong,)).summary() == "onnxruntime 1: FAILED weights: b.kernel is missing"
 
 
 def test_a_fault_of_a_command_is_one_message_with_its_name_and_place(finished, monkeypatch):

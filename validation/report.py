@@ -68,7 +68,8 @@ class Report:
         if self.failures:
             first = self.failures[0]
             more = f" and {len(self.failures) - 1} more" if len(self.failures) > 1 else ""
-            return f"{self.runner}: FAILED {first.entry_point}, {first.case}: {describe(first)}{more}"
+            place = first.case if first.entry_point == EVERY else f"{first.entry_point}, {first.case}"
+            return f"{self.runner}: FAILED {place}: {describe(first)}{more}"
         if not self.rows:
             return f"{self.runner}: FAILED, nothing was compared"
         worst = self.worst

@@ -118,9 +118,9 @@ class Texts(Modality):
         found: list[list[int]] = []
         cut: list[int] = []
         for start in range(0, len(texts), CHUNK):
-            encoded = opened.encode_batch([prompt + text for text in texts[start : start + CHUNK]])
-            found += [each.ids for each in encoded]
-            cut += [start + i for i, each in enumerate(encoded) if each.overflowing]
+            several = tokenizer.encoded(opened, [prompt + text for text in texts[start : start + CHUNK]], start)
+            found += [each.ids for each in several]
+            cut += [start + i for i, each in enumerate(several) if each.overflowing]
         self.cut = tuple(cut)
         return found
 
@@ -150,7 +150,7 @@ class Texts(Modality):
         opened, limit = self._tokenizer(entry_point), self.rules["max_tokens"][entry_point]
         if self.rules["pairs"] == steps.CUT[LONGEST_FIRST] or limit is None:
             tokenizer.truncate(opened, limit, self.rules["truncation"])
-            several = [(each, bool(each.overflowing)) for each in opened.encode_batch([*pairs])]
+            several = [(each, bool(each.overflowing)) for each in tokenizer.encoded(opened, pairs, 0)]
         else:
             several = tokenizer.query_first(opened, pairs, limit, self.rules["truncation"])
         return [(Row(each.ids, each.type_ids), short) for each, short in several]

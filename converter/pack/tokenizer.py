@@ -6,6 +6,7 @@ Its truncation and padding become what the network means.
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +27,10 @@ TRUNCATION = {
     "left": "keep the last tokens and the special tokens",
 }
 """The side at which a text that is too long is cut, and how preprocess.json says it."""
+
+HALF = re.compile("[\ud800-\udfff]")
+SHOWN = 60
+"""Characters of a text that a message shows."""
 
 PADDING = {side: f"{side} the text, to the longest of the batch" for side in (AFTER, BEFORE)}
 """Where padding stands, and how preprocess.json says it."""
@@ -184,6 +189,26 @@ def unknown_id(tokenizer: "Tokenizer") -> int | None:
     return None if model.get("unk_token") is None else tokenizer.token_to_id(model["unk_token"])
 
 
+def encoded(
+    tokenizer: "Tokenizer", rows: Sequence[str | tuple[str, str]], first: int, *, special: bool = True
+) -> list[Any]:
+    """Encode texts, or pairs of them, the first of which has the number `first`.
+
+    Raises:
+        InputError: one holds half of a character, as bytes do that are not UTF-8.
+    """
+    try:
+        return list(tokenizer.encode_batch(list(rows), add_special_tokens=special))
+    except (TypeError, UnicodeEncodeError) as error:
+        for number, row in enumerate(rows, first):
+            for text in (row,) if isinstance(row, str) else row:
+                if isinstance(text, str) and HALF.search(text):
+                    raise InputError(
+                        f"text {number} holds {text[:SHOWN]!r}, a part of which is no character; read it as UTF-8"
+                    ) from error
+        raise
+
+
 def query_first(
     tokenizer: "Tokenizer", pairs: Sequence[tuple[str, str]], limit: int, truncation: str
 ) -> list[tuple[Any, bool]]:
@@ -191,7 +216,7 @@ def query_first(
     side = next(side for side, words in TRUNCATION.items() if words == truncation)
     special = tokenizer.num_special_tokens_to_add(True)
     tokenizer.no_truncation()
-    parts = [tokenizer.encode_batch(list(texts), add_special_tokens=False) for texts in zip(*pairs, strict=True)]
+    parts = [encoded(tokenizer, texts, 0, special=False) for texts in zip(*pairs, strict=True)]
     found = []
     for first, second in zip(*parts, strict=True):
         whole = len(first.ids) + len(second.ids)

@@ -78,10 +78,17 @@ def write(found: Iterator[tuple[Row, np.ndarray]], width: int, out: Path | None)
     """Write embeddings by the ending of `out`, else as JSON lines. A file is written whole or not at all.
 
     Raises:
-        EnvironmentFailure: Parquet was asked for and pyarrow is missing.
+        EnvironmentFailure: Parquet was asked for and pyarrow is missing, or standard output takes nothing.
     """
     if out is None:
-        _json_lines(found, width, sys.stdout.buffer)
+        if sys.stdout is None:
+            raise EnvironmentFailure("standard output is closed; name a file with --out")
+        try:
+            _json_lines(found, width, sys.stdout.buffer)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise EnvironmentFailure(f"standard output: {error.strerror}") from error
         return
     with written(out) as aside, aside.open("wb") as file:
         writer(out)(found, width, file)
