@@ -761,6 +761,14 @@ def test_tensors_whose_weights_lie_elsewhere_are_called_so(folder):
     refused(folder / "zero3.safetensors", words)
 
 
+@pytest.mark.parametrize("beside", [{}, {"base_model.model.encoder.layer.0.base_layer.weight": np.zeros((3, 3))}])
+def test_an_adapter_by_itself_is_called_so(folder, beside):
+    layer = "base_model.model.encoder.layer.0.attention.self.query"
+    tensors = {f"{layer}.lora_{half}.weight": np.zeros((3, 3), np.float32) for half in "AB"} | beside
+    save_file(tensors, folder / "adapter_model.safetensors")
+    refused(folder / "adapter_model.safetensors", r"holds an adapter, .* merge it first, model.merge_and_unload\(\)")
+
+
 def test_what_is_of_no_family_may_be_traced(folder):
     save_file({"w": np.zeros(3, np.float32)}, folder / "other.safetensors")
     refused(folder / "other.safetensors", "belongs to no family .* 1 tensors: w, .*--transformers, .* --module")

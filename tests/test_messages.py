@@ -241,6 +241,22 @@ def test_what_embed_cannot_do(finished, tmp_path, monkeypatch, arguments, words)
     assert [file.name for file in tmp_path.iterdir()] == ["bad.txt"]
 
 
+def test_what_is_wrong_with_many_tensors_alike_is_said_once(checkpoint, tmp_path):
+    shutil.copytree(checkpoint.parent, tmp_path / "folder")
+    doubled = {name: tensor.astype(np.float64) for name, tensor in load_file(checkpoint).items()}
+    save_file(doubled, tmp_path / "folder" / "tiny.safetensors")
+    for stage in ("load", "remap"):
+        said(
+            0,
+            stage,
+            *([tmp_path / "folder" / "tiny.safetensors", "--out"] if stage == "load" else []),
+            tmp_path / "run",
+        )
+    output = said(1, "verify", tmp_path / "run")
+    assert "37 tensors, such as " in output
+    assert output.count("dtype float64 is not supported for weights; save them as one of float32") == 1
+
+
 @pytest.mark.parametrize("raw", [["b", "a\ud800c"], [("b", "c"), ("a\ud800c", "b")]], ids=["texts", "pairs"])
 def test_half_of_a_character_is_no_text(raw):
     """Which the shell gives of bytes that are not UTF-8."""

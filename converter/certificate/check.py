@@ -157,7 +157,8 @@ def _form_problems(
                 f"but {entry.target} is {leaf_shapes[entry.target]}"
             )
     if entry.status != "dropped" and dtype not in DTYPES:
-        yield f"tensor {name}: dtype {dtype} is not supported for weights (supported: {', '.join(DTYPES)})"
+        known = ", ".join(DTYPES)
+        yield f"tensor {name}: dtype {dtype} is not supported for weights; save them as one of {known}"
 
 
 def _ingredient_shapes(ledger: Ledger) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -14,7 +14,7 @@ from ..checkpoint.sharded import SINGLE_FILES
 from ..options import Options, spelled
 from . import architecture
 from .documents import Found, read_documents
-from .folder import explain_empty, rest
+from .folder import MERGE, explain_empty, rest
 from .module import configured as traced_config
 from .module import trace
 from .slow import converted
@@ -220,6 +220,8 @@ def _recognised(
     if fitting:
         reasons = "; ".join(f"{family.name} ({reason})" for _, family, reason in fitting)
         raise InputError(f"{checkpoint.path} fits {len(fitting)} families: {reasons}; choose one with --family NAME")
+    if any(".lora_" in name for name in checkpoint.tensors):
+        raise InputError(f"{checkpoint.path} holds {MERGE}")
     example = ", ".join(list(checkpoint.tensors)[:4]) or "no tensors at all"
     raise InputError(
         f"{checkpoint.path} belongs to no family that this tool knows ({', '.join(known)}); "

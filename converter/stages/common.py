@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...validation.errors import GateError, InputError
@@ -57,10 +58,23 @@ def gate(stage: str, ledger: Ledger) -> None:
     """Raise GateError with everything that is wrong."""
     if not ledger.problems:
         return
-    shown = "\n  ".join(ledger.problems[:SHOWN])
-    rest = len(ledger.problems) - SHOWN
+    told = together(ledger.problems)
+    shown = "\n  ".join(told[:SHOWN])
+    rest = len(told) - SHOWN
     more = f"\n  and {rest} more, all in {LEDGER}" if rest > 0 else ""
     raise GateError(f"{stage}: {len(ledger.problems)} problem(s)\n  {shown}{more}")
+
+
+def together(problems: Sequence[str]) -> list[str]:
+    """Say once what is said of several tensors in the same words."""
+    several: dict[str, list[str]] = {}
+    for problem in problems:
+        subject, colon, said = problem.partition(": ")
+        several.setdefault(said if subject.startswith("tensor ") and colon else problem, []).append(problem)
+    return [
+        told[0] if len(told) == 1 else f"{len(told)} tensors, such as {told[0].removeprefix('tensor ')}"
+        for told in several.values()
+    ]
 
 
 def require(run: RunDirectory, *stages: str) -> None:
