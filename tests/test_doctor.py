@@ -1,6 +1,7 @@
 """Which releases open the artifacts: said from what the files ask, refused for a named one that does not."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -82,17 +83,21 @@ def test_what_it_says_to_do_is_what_the_release_takes(finished, tmp_path, versio
     assert asked(run, f"onnxruntime=={version}").exit_code == 0
 
 
-def test_what_it_says_to_do_for_another_precision_is_done_and_it_is_said_once(finished, tmp_path):
+@pytest.mark.parametrize(("opset", "target"), [(18, "onnxruntime==1.17"), (20, "onnxruntime==1.16")])
+def test_all_that_it_says_to_do_is_done_and_it_is_said_once(finished, tmp_path, opset, target):
+    """Of float32 that is old enough and int8 that is not; of both that are not."""
     run = shutil.copytree(finished, tmp_path / "run")
-    export.perform(RunDirectory(run), Options(opset=18), Silent(), exporters()["onnx"])
+    export.perform(RunDirectory(run), Options(opset=opset), Silent(), exporters()["onnx"])
     export.perform(RunDirectory(run), Options(), Silent(), exporters()["onnx-int8"])
-    refused = asked(run, "onnxruntime==1.17")
+    refused = asked(run, target)
     assert refused.exit_code == 1
     assert refused.output.count("encode_text.int8.onnx: it asks") == 1
-    advice = refused.output.partition("run `bgevis-convert ")[2].partition("`")[0].split()
-    assert advice[:3] == ["export", "onnx-int8", str(run)]
-    assert CliRunner().invoke(main, advice).exit_code == 0
-    assert asked(run, "onnxruntime==1.17").exit_code == 0
+    advice = re.findall(r"`bgevis-convert (export [^`]*)`", refused.output)
+    made = [["onnx-int8"], ["onnx", "onnx-int8"]][opset == 20]
+    assert [words.split()[1:3] for words in advice] == [[name, str(run)] for name in made]
+    for words in advice:
+        assert CliRunner().invoke(main, words.split()).exit_code == 0
+    assert asked(run, target).exit_code == 0
 
 
 def test_the_programs_themselves_are_asked_not_the_manifest(finished, tmp_path):

@@ -23,7 +23,7 @@ from bgevis.converter.pack.tokenizer import encoded
 from bgevis.converter.printable import printable
 from bgevis.converter.progress import Silent
 from bgevis.converter.report.terminal import lines
-from bgevis.converter.stages import export
+from bgevis.converter.stages import export, reference
 from bgevis.converter.unexpected import unexpected
 from bgevis.converter.use import embedding
 from bgevis.converter.use.fixture import write_fixture
@@ -266,6 +266,16 @@ def test_half_of_a_character_is_no_text(raw):
     ):
         encoded(small, raw, 0)
     assert len(encoded(small, ["b", ("b", "c")], 0)) == 2
+
+
+def test_upstream_that_fails_on_raw_texts_is_said():
+    def encode(texts: list[str]) -> None:
+        raise ValueError("Asking to pad but the tokenizer does not have a padding token. Please")
+
+    encode.name = "transformers 5: CrossEncoder.predict"
+    words = r"CrossEncoder.predict fails on raw texts .*: ValueError: Asking to pad .* or say --no-tokenizer"
+    with pytest.raises(InputError, match=words):
+        reference._encoded(encode, ["a"])
 
 
 def test_a_stream_that_takes_nothing_is_named(monkeypatch):

@@ -21,7 +21,7 @@ from ...validation.budget import measure
 from ...validation.cases import Case, probe_cases, tap_case
 from ...validation.compare import Golden
 from ...validation.entry_point import EntryPoint
-from ...validation.errors import EnvironmentFailure, GateError, InputError
+from ...validation.errors import ConvertError, EnvironmentFailure, GateError, InputError, raised
 from ...validation.goldens import Goldens
 from ...validation.probe import FACTORS, Factors
 from ...validation.runner import Arrays
@@ -43,7 +43,7 @@ Value = tuple[np.ndarray, np.ndarray]
 if TYPE_CHECKING:
     import torch
 
-    from ...model.reference import Original, Reference
+    from ...model.reference import Encode, Original, Reference
     from ..checkpoint import Checkpoint
 
     State = dict[str, torch.Tensor]
@@ -112,15 +112,32 @@ def end_to_end(
             encode, texts = encodes[case.entry_point], pack.texts_of(case)
             output = judged(entries[case.entry_point])
             with reference.computing():
-                float32 = encode(texts)
+                float32 = _encoded(encode, texts)
             with exact.computing():
-                float64 = encode(texts)
+                float64 = _encoded(encode, texts)
             found.append(
                 goldens.golden(entries[case.entry_point], case, {output.name: float64}, {output.name: float32})
             )
             notes += [encode.note] if encode.note and encode.note not in notes else []
     goldens.write(out / END_TO_END, goldens.pooled(found), {})
     return {"judge": next(iter(encodes.values())).name, "notes": notes}
+
+
+def _encoded(encode: "Encode", texts: Sequence[Any]) -> np.ndarray:
+    """Let upstream encode.
+
+    Raises:
+        InputError: it cannot, as with a tokenizer that names no token for padding.
+    """
+    try:
+        return encode(texts)
+    except (ConvertError, MemoryError):
+        raise
+    except Exception as error:  # whatever upstream raises
+        raise InputError(
+            f"{encode.name} fails on raw texts with the folder's tokenizer: {raised(error)}; mend the tokenizer's "
+            "documents, or say --no-tokenizer"
+        ) from error
 
 
 def reads(run: RunDirectory, options: Options) -> str:
