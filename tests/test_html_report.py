@@ -389,6 +389,8 @@ def test_a_text_is_embedded_by_the_snippet_as_by_the_library(packed, monkeypatch
     exec(snippets(html)["Python, this package"], found := {})
     got = found["scores"] if pairs else found["embeddings"]
     np.testing.assert_allclose(got, model.score(list(PAIRS)) if pairs else want, rtol=0, atol=1e-6)
+    if rules["images"]:
+        assert found["pictures"].shape == (1, rules["embeddings"]["width"])
 
 
 def test_what_snippets_import_of_this_package_is_there():
@@ -406,7 +408,7 @@ def test_says_what_is_not_covered():
     html = page(told, pack=rules, tried={"encode_text": {"batch": 3, "tokens": 24}, "encode_image": {"batch": 2}})
     part = html[html.index('id="uncovered"') : html.index('id="what"')]
     for text in (
-        *("<dt>Raw texts</dt><dd>no tokenizer</dd>", "nobody says how", "tokens beyond 24 (it may be 40)"),
+        *("<dt>End to end</dt><dd>no tokenizer</dd>", "nobody says how", "tokens beyond 24 (it may be 40)"),
         *("not made: ONNX bfloat16", "OpenVINO", "<dt>Orbax</dt><dd>holds weights and no program"),
         *("not probed in SavedModel, StableHLO", "only onnx 1.2.3, orbax 1.2.3", "doctor"),
     ):

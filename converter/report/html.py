@@ -23,6 +23,7 @@ from ...validation.rounded import NEIGHBOURS
 from ..certificate.ledger import FATES, Ledger
 from ..directory import Manifest
 from ..options import command
+from ..pack import RAW
 from ..pack.tokenizer import TRUNCATION
 from ..printable import printable
 from .titles import title
@@ -218,6 +219,7 @@ def context(
         "command": command(manifest),
         "pack": {"texts": None, "images": None, "embeddings": None, **pack},
         "example": _example_rows(pack),
+        "picture": next((file for file in sorted(manifest["files"]) if file.startswith(f"{RAW}/images/")), ""),
         "usage": [_usage(name, entry, pack) for name, entry in manifest["entry_points"].items()],
         "config": [(name, value, origins.get(name, "")) for name, value in dotted(manifest["config"])],
         "documents": manifest.get("documents", {}),

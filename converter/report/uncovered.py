@@ -27,7 +27,7 @@ def uncovered(
     """
     second = manifest.get("proof", {}).get("end_to_end", {})
     if second.get("verdict") == NOT_CHECKED:
-        yield "Raw texts", second["why"]
+        yield "End to end", second["why"]
     if missing := (pack.get("images") or {}).get("missing"):
         yield "Raw pictures", missing
     known = {exporter.key: exporter for exporter in exporters().values()}
