@@ -240,6 +240,7 @@ def hold(path: Path) -> Iterator[None]:
     """
     refuse_foreign(path)
     path.mkdir(parents=True, exist_ok=True)
+    own = path.stat()
     try:
         with (path / LOCK).open("w") as lock:
             try:
@@ -250,12 +251,22 @@ def hold(path: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                shutil.rmtree(path / STAGING, ignore_errors=True)
-                if not (path / MANIFEST).exists():
-                    (path / LOCK).unlink()
+                if _still(path, own):
+                    shutil.rmtree(path / STAGING, ignore_errors=True)
+                    if not (path / MANIFEST).exists():
+                        (path / LOCK).unlink()
     finally:
         with contextlib.suppress(OSError):  # not empty: it holds a run, or another command holds it
-            path.rmdir()
+            if _still(path, own):
+                path.rmdir()
+
+
+def _still(path: Path, own: os.stat_result) -> bool:
+    """Say whether a folder is the one that it was, and no other that somebody put into its place."""
+    try:
+        return os.path.samestat(path.stat(), own)
+    except OSError:
+        return False
 
 
 def refuse_foreign(path: Path) -> None:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from in_process import convert, in_this_process
 
 from bgevis.converter.cli import main
+from bgevis.converter.directory import hold
 from bgevis.converter.output import written
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.validation.errors import InputError
@@ -103,6 +104,16 @@ def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path):
         full()
     assert raised.value.filename == str(tmp_path / "x.npy")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_took_the_runs_place_is_left_alone(tmp_path):
+    run = tmp_path / "run"
+    with hold(run):
+        run.rename(tmp_path / "away")
+        (run / ".tmp").mkdir(parents=True)
+        for name in (".lock", ".tmp/precious"):
+            (run / name).write_text("precious")
+    assert sorted(path.name for path in run.rglob("*")) == [".lock", ".tmp", "precious"]
 
 
 def test_another_checkpoints_proven_run_is_kept(finished, tmp_path):
