@@ -58,7 +58,7 @@ def _less(manifest: Manifest, judged: Mapping[str, Exporter]) -> Iterator[tuple[
     """Name the formats that less was asked of, because they hold no operator that this program chose."""
     for key, exporter in judged.items():
         if exporter.weights_only:
-            text = "holds weights and no program: every weight was compared, and the JAX model ran on them once"
+            text = "holds weights and no program: each was compared, and the JAX model ran one case of each entry point"
             yield title(key), text
     unprobed = [title(k) for k, e in judged.items() if e.probe is None and not e.weights_only]
     if unprobed and any(file.startswith(f"{PROBES}/") for file in manifest["files"]):
