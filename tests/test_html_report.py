@@ -416,6 +416,7 @@ def test_says_what_is_not_covered():
     assert "No raw texts can be given to it: no tokenizer lies there." in html
     whole = page(told, tried={"encode_text": {"tokens": 40}})
     assert "tokens beyond" not in whole
+    assert "this network has no probes" in page()
 
 
 def test_checks_of_the_whole_artifact_are_called_so():

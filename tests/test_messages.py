@@ -1,8 +1,12 @@
 """What a person reads when something is wrong: what it is about, what was expected, and what to do."""
 
 import json
+import os
 import re
+import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -266,6 +270,32 @@ def test_half_of_a_character_is_no_text(raw):
     ):
         encoded(small, raw, 0)
     assert len(encoded(small, ["b", ("b", "c")], 0)) == 2
+
+
+def test_who_reads_no_more_ends_it_without_a_word():
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "bgevis.converter", "help", "all"]
+    ended = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, check=False)
+    os.close(writes)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_the_ray_example_says_what_it_waits_for(tmp_path, monkeypatch, capsys):
+    """In Ray's place stands a cluster of two CPUs."""
+    pytest.importorskip("pyarrow")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "part.parquet").write_bytes(b"")
+    rows = SimpleNamespace(map=lambda *_, **given: SimpleNamespace(iter_rows=list))
+    data = SimpleNamespace(from_items=lambda *_, **given: rows)
+    cluster = SimpleNamespace(init=lambda: None, cluster_resources=lambda: {"CPU": 2.0}, data=data)
+    monkeypatch.setitem(sys.modules, "ray", cluster)
+    example = str(Path(__file__).parents[1] / "examples" / "ray_embed.py")
+    for actors, waits in (("2", False), ("8", True)):
+        given = ["run", str(tmp_path / "corpus"), str(tmp_path / "out"), "--actors", actors]
+        monkeypatch.setattr(sys, "argv", [example, *given])
+        runpy.run_path(example, run_name="__main__")
+        assert ("8 actors of 1 CPUs ask for 8, the cluster has 2" in capsys.readouterr().out) == waits
 
 
 def test_upstream_that_fails_on_raw_texts_is_said():

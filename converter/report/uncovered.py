@@ -60,6 +60,9 @@ def _less(manifest: Manifest, judged: Mapping[str, Exporter]) -> Iterator[tuple[
         if exporter.weights_only:
             text = "holds weights and no program: each was compared, and the JAX model ran one case of each entry point"
             yield title(key), text
+    hidden = "epsilons and masks that ordinary inputs hide: "
     unprobed = [title(k) for k, e in judged.items() if e.probe is None and not e.weights_only]
-    if unprobed and any(file.startswith(f"{PROBES}/") for file in manifest["files"]):
-        yield "Hidden constants", f"epsilons and masks that ordinary inputs hide: not probed in {', '.join(unprobed)}"
+    if not any(file.startswith(f"{PROBES}/") for file in manifest["files"]):
+        yield "Hidden constants", f"{hidden}this network has no probes"
+    elif unprobed:
+        yield "Hidden constants", f"{hidden}not probed in {', '.join(unprobed)}"
