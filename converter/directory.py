@@ -338,14 +338,17 @@ def sha256(file: Path, progress: Callable[[int], None] = lambda nbytes: None) ->
     return digest.hexdigest()
 
 
+def megabytes(nbytes: int) -> str:
+    """Write a size as people read it."""
+    return f"{nbytes / 1e6:,.0f} MB" if nbytes > 1e7 else f"{nbytes / 1e6:.1f} MB"
+
+
 def environment_failure(error: OSError, path: Path) -> ConvertError:
     """Turn what the machine refused into one message."""
     place = error.filename or path
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(path if path.exists() else path.parent).free >> 20
-        return EnvironmentFailure(
-            f"{place}: the disk is full ({free} MB free); free some space and run again to resume"
-        )
+        free = megabytes(shutil.disk_usage(path if path.exists() else path.parent).free)
+        return EnvironmentFailure(f"{place}: the disk is full ({free} free); free some space and run again to resume")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return EnvironmentFailure(f"{place}: no permission ({error.strerror})")
     return EnvironmentFailure(f"{place}: {error.strerror or error}")

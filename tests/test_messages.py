@@ -298,6 +298,14 @@ def test_the_ray_example_says_what_it_waits_for(tmp_path, monkeypatch, capsys):
         assert ("8 actors of 1 CPUs ask for 8, the cluster has 2" in capsys.readouterr().out) == waits
 
 
+def test_a_full_disk_states_the_need_before_any_work(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
+    output = said(4, "all", checkpoint, "-o", tmp_path / "run", "--format", "onnx", "--format", "orbax")
+    need = "0.1 MB free, but the artifacts need about 0.3 MB: 2 copies of 0.1 MB of weights; free some space or "
+    assert need in output
+    assert not (tmp_path / "run").exists()
+
+
 def test_upstream_that_fails_on_raw_texts_is_said():
     def encode(texts: list[str]) -> None:
         raise ValueError("Asking to pad but the tokenizer does not have a padding token. Please")

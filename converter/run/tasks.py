@@ -34,7 +34,7 @@ from ...validation.errors import (
 from ..certificate import provenance
 from ..certificate.ledger import SOURCE
 from ..checkpoint import open_checkpoint
-from ..directory import MANIFEST, PROVENANCE, STAGING, RunDirectory, hold
+from ..directory import MANIFEST, PROVENANCE, STAGING, RunDirectory, hold, megabytes
 from ..manifest import artifact
 from ..options import Options, check, chosen
 from ..proof.documents import believable, check_manifest
@@ -432,8 +432,8 @@ def check_space(checkpoint: Path, directory: Path, formats: Sequence[Exporter], 
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise EnvironmentFailure(
-            f"{existing}: {free >> 20} MB free, but the artifacts need about {needed >> 20} MB: {copies} copies of "
-            f"{weights >> 20} MB of weights; free some space or choose another --out, fewer formats with --format, "
+            f"{existing}: {megabytes(free)} free, but the artifacts need about {megabytes(needed)}: {copies} copies of "
+            f"{megabytes(weights)} of weights; free some space or choose another --out, fewer formats with --format, "
             "or --dtype source where the checkpoint has a shorter type"
         )
 
