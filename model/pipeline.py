@@ -424,12 +424,12 @@ def as_given(documents: Mapping[str, JSON], given: Mapping[str, JSON]) -> dict[s
         documents: of the folder, by place.
         given: field of the configuration -> what the command line says.
     """
-    transformer = next((name for name in TRANSFORMERS if name in documents), None)
-    places = {
+    transformers = [name for name in TRANSFORMERS if name in documents][:1]
+    places: dict[str, list[tuple[str, str]]] = {
         # as sentence-transformers: without a limit of its own, the tokenizer's is taken
-        "max_seq_length": [(transformer, "max_seq_length")] * bool(transformer) + [(SETTINGS, "model_max_length")],
+        "max_seq_length": [*((name, "max_seq_length") for name in transformers), (SETTINGS, "model_max_length")],
         "truncation_side": [(SETTINGS, "truncation_side")],
-        "do_lower_case": [(transformer or TRANSFORMER, "do_lower_case")],
+        "do_lower_case": [((transformers or [TRANSFORMER])[0], "do_lower_case")],
     }
     changed: dict[str, JSON] = {}
     for field in places.keys() & given.keys():

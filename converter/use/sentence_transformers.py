@@ -100,7 +100,7 @@ def _scored(artifacts: Artifacts, texts: Sequence[Any], prompt: str) -> Mapping[
 def _module(artifacts: Artifacts, compute: Any) -> Any:
     """Make the one module of a model: what is read of texts is computed in `forward`, by the run's own program."""
     import torch
-    from sentence_transformers.models import InputModule
+    from sentence_transformers.base.modules import InputModule
 
     class Run(InputModule):
         """The network of a run directory."""
