@@ -91,7 +91,7 @@ def test_the_folder_for_clients_has_the_classifier(reranker):
     taken = [value.name for value in session.get_inputs()]
     assert sorted(json.loads((place / "tokenizer_config.json").read_text())["model_input_names"]) == sorted(taken)
     assert ("token_type_ids" in taken) == folder.name.startswith("bert")
-    validated = json.loads((run / "reports/validate.json").read_text())["sentence-transformers"]["checks"]
+    validated = json.loads((run / "reports/validate.json").read_text())["sentence_transformers"]["checks"]
     assert all(row["passed"] for row in validated)
     assert any(row["case"].endswith("raw pairs of texts") for row in validated)
 
