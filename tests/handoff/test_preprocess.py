@@ -1,5 +1,6 @@
 """preprocess.json in JavaScript and C: what Python accepts, alone and with a network, and no more; the same bytes."""
 
+import base64
 import json
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import preprocess_documents
 import pytest
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from bgevis.converter.pack import pictures, samples, steps, tokenizer
 
@@ -283,6 +284,42 @@ def test_javascript_cuts_pairs_and_makes_scores_as_python_does(limit, tmp_path):
         if encoded is not made[2]:
             assert [part["type"] for part in parts] == encoded.type_ids
     assert "of which no pairs are made here" in got["templates"][-1]
+
+
+TABLES = """
+import { readFileSync } from "node:fs";
+import { charsmap } from "%(lib)s/charsmap.js";
+
+const { table, texts } = JSON.parse(readFileSync(0, "utf8"));
+console.log(JSON.stringify(texts.map(charsmap(table))));
+"""
+
+
+@pytest.mark.parametrize("folder", ["rerankers/xlmr_reranker_1", "bge_m3/m3_three_heads"])
+def test_javascript_exchanges_characters_as_the_tables_of_sentencepiece_say(oracles, folder, tmp_path):
+    """Each character that a table might know, alone and behind another; accents, ligatures, flags and families."""
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    described = json.loads((oracles / folder / "tokenizer.json").read_text())["normalizer"]
+    (table,) = (each["precompiled_charsmap"] for each in described["normalizers"] if each["type"] == "Precompiled")
+    function = normalizers.Precompiled(base64.b64decode(table))
+    known = [chr(code) for code in [*range(1, 0x3100), *range(0xAC00, 0xAC40), *range(0xF900, 0xFFFE), 0x1F469]]
+    texts = [
+        *known,
+        *(f"a{one}" for one in known),
+        "e\u0301\u0323 \ufb03x",
+        "\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea",
+    ]
+    texts += samples.texts(None).values()
+    (tmp_path / "tables.mjs").write_text(TABLES % {"lib": EXAMPLES / "javascript" / "lib"})
+    given = json.dumps({"table": table, "texts": texts})
+    command = ["node", tmp_path / "tables.mjs"]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    different = [text for text, made in zip(texts, got, strict=True) if made != function.normalize_str(text)]
+    assert different == []
+    assert sum(made != text for text, made in zip(texts, got, strict=True)) > 0
 
 
 PIXELS = """

@@ -1,5 +1,6 @@
 // Texts and pictures to embeddings and scores: the tokenizer and the rules of the pack, the ONNX programs in onnxruntime.
 
+import { obeyTables } from "./charsmap.js";
 import { PackError, size } from "./pack.js";
 import { normalized, pixels, values } from "./pictures.js";
 import { ACTIVATIONS, CUT, pairTemplate } from "./scores.js";
@@ -134,12 +135,18 @@ export class Embedder {
     const rules = this.pack.rules.texts;
     if (!rules?.tokenizer) throw new PackError(`the pack has no tokenizer: ${rules?.missing ?? "no text is read"}`);
     this.described ??= await this.pack.json(rules.tokenizer);
-    this.tokenizer ??= new this.runtime.Tokenizer(this.described, {});
+    this.tokenizer ??= this.#opened();
     const { ids } = this.tokenizer.encode(plainSigma(text, this.described.normalizer), { add_special_tokens: false });
     const strange = ids.find((id) => id >= rules.vocab_size);
     if (strange !== undefined)
       throw new PackError(`${rules.tokenizer} gives the id ${strange}, preprocess.json knows ${rules.vocab_size}`);
     return ids;
+  }
+
+  #opened() {
+    const tokenizer = new this.runtime.Tokenizer(this.described, {});
+    obeyTables(tokenizer.normalizer, this.described.normalizer);
+    return tokenizer;
   }
 
   /** Pads rows of ids to the longest. Of each, so many tokens are the prompt's. */
