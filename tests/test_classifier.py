@@ -15,9 +15,11 @@ from tiny_tokenizer import tokenizer
 
 from bgevis.converter import cross_encoder, sentence_transformer
 from bgevis.converter.cli import main
+from bgevis.converter.directory import RunDirectory
 from bgevis.converter.options import Options
 from bgevis.converter.pack.preprocessor import Preprocessor
 from bgevis.converter.progress import Silent
+from bgevis.converter.report.terminal import lines
 from bgevis.converter.source.identify import identify
 from bgevis.converter.stages import load, pack
 from bgevis.converter.use.artifacts import open_artifacts
@@ -59,6 +61,8 @@ def test_scores_are_the_cross_encoders(reranker):
     with pytest.raises(InputError, match="longer than"):
         artifacts.score(pairs_of(folder), strict=True)
     assert artifacts.labels == ["LABEL_0"]
+    ending = "\n".join(line for line, _ in lines(run, RunDirectory(run).manifest()))
+    assert f"next: bgevis-convert score {run} --pair " in ending
     assert artifacts.score([]).shape == (0,)
     proof = json.loads((run / "manifest.json").read_text())["proof"]
     assert {verdict["verdict"] for verdict in proof.values()} == {"pass"}
