@@ -4,14 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .use.artifacts import Artifacts, load_module, open_artifacts
+    from .use.sentence_transformers import cross_encoder, sentence_transformer
 
-__all__ = ["Artifacts", "load_module", "open_artifacts"]
+__all__ = ["Artifacts", "cross_encoder", "load_module", "open_artifacts", "sentence_transformer"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what is public when it is asked for: the command line must not wait for it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .use import artifacts
+    from .use import artifacts, sentence_transformers
 
-    return getattr(artifacts, name)
+    return getattr(sentence_transformers if name in ("cross_encoder", "sentence_transformer") else artifacts, name)

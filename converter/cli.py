@@ -160,7 +160,7 @@ def layout_option(command: Command) -> Command:
         "layouts",
         multiple=True,
         type=click.Choice(["sentence-transformers"]),
-        help="Also write the folder that these clients open; sentence-transformers: optimum and Transformers.js too.",
+        help="Also write the folder that these clients open; also optimum, fastembed and Transformers.js do.",
     )(command)
 
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # The main job on this machine: convert a checkpoint, prove it, and use what came out.
-#   sh examples/demo.sh            a seeded Visualized-BGE of the full size, then the real all-MiniLM-L6-v2
+#   sh examples/demo.sh            a seeded Visualized-BGE of the full size, then the real all-MiniLM-L6-v2, and the real
+#                                  all-mpnet-base-v2 where the packages that carry it are installed
 #   sh examples/demo.sh CKPT       the reader's own checkpoint
 set -eu
 cd "$(dirname "$0")/.."
@@ -21,3 +22,10 @@ bgevis-convert all "$model/model.safetensors" --out demo/minilm
 echo
 echo "== 3. Six sentences through the exported ONNX, in onnxruntime alone"
 python examples/similarity.py demo/minilm "$model/tokenizer.json"
+
+if mpnet=$(python examples/real_mpnet.py demo/mpnet 2>/dev/null); then
+    echo
+    echo "== 4. all-mpnet-base-v2, real weights, the same sentences"
+    bgevis-convert all "$mpnet" --out demo/mpnet_run --format onnx
+    python examples/similarity.py demo/mpnet_run "$mpnet/tokenizer.json"
+fi

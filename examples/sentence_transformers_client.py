@@ -1,40 +1,34 @@
 """Replay the raw texts by clients that this project did not write: `sentence_transformers_client.py DIR`.
 
-Opens DIR/sentence_transformers with SentenceTransformer and with optimum's ORTModelForFeatureExtraction; ends with
-exit code 1 when an embedding lies farther from its golden than allowed. Needs sentence-transformers[onnx].
+Opens DIR/sentence_transformers with SentenceTransformer and with optimum's ORTModelForFeatureExtraction, or a
+classifier's with CrossEncoder; ends with exit code 1 when a result lies farther from its golden than allowed. Needs
+sentence-transformers[onnx].
 """
 
 import json
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from optimum.onnxruntime import ORTModelForFeatureExtraction
-from safetensors.numpy import load_file
-from sentence_transformers import SentenceTransformer
+from raw_cases import Compute, raw_cases, replay
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from torch import nn
 from transformers import AutoTokenizer
 
-Embed = Callable[[list[str]], np.ndarray]
 
-
-def cases(directory: Path) -> Iterator[tuple[str, list[str], np.ndarray, float]]:
-    """Give each raw case: its name, its texts, what must come out, and how far from it."""
-    raw = json.loads((directory / "goldens/raw/index.json").read_text(encoding="utf-8"))
-    index = json.loads((directory / "goldens/index.json").read_text(encoding="utf-8"))["encode_text"]["cases"]
-    arrays = load_file(directory / "goldens/encode_text.safetensors")
-    texts = {text["name"]: text["text"] for text in raw["texts"]}
-    for name, rows in raw["cases"]["encode_text"].items():
-        allowed = index[name]["budgets"]["embeddings"]["allowed"]
-        yield name, [texts[text] for text in rows["texts"]], arrays[f"{name}/outputs/embeddings"], allowed
-
-
-def by_sentence_transformers(folder: str) -> Embed:
+def by_sentence_transformers(folder: str) -> Compute:
     """Open the folder as its name says."""
     return SentenceTransformer(folder, backend="onnx", device="cpu", local_files_only=True).encode
 
 
-def by_optimum(folder: str) -> Embed:
+def by_cross_encoder(folder: str) -> Compute:
+    """Open a classifier's folder; its logits."""
+    model = CrossEncoder(folder, backend="onnx", device="cpu", local_files_only=True)
+    return lambda rows: model.predict([list(row) for row in rows], activation_fn=nn.Identity())
+
+
+def by_optimum(folder: str) -> Compute:
     """Open the folder with optimum; pool by its files."""
     model, tokenizer = ORTModelForFeatureExtraction.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     pooling = json.loads(Path(folder, "1_Pooling/config.json").read_text(encoding="utf-8"))
@@ -51,15 +45,13 @@ def by_optimum(folder: str) -> Embed:
 
 def main() -> int:
     """Replay."""
-    directory, failed = Path(sys.argv[1]), 0
-    for client in (by_sentence_transformers, by_optimum):
-        embed = client(str(directory / "sentence_transformers"))
-        for name, texts, want, allowed in cases(directory):
-            error = float(np.abs(embed(texts) - want).max())
-            failed += not error <= allowed
-            verdict = "as the goldens" if error <= allowed else "NOT as the goldens"
-            print(f"{client.__name__[3:]}, {name}: {verdict}, {error:.1e} of {allowed:.1e} allowed")
-    return int(failed > 0)
+    directory = Path(sys.argv[1])
+    cases = [*raw_cases(directory)]
+    folder = directory / "sentence_transformers"
+    clients = [by_sentence_transformers, by_optimum] if (folder / "modules.json").exists() else [by_cross_encoder]
+    if by_cross_encoder in clients:  # which takes pairs; what is no pair it would split
+        cases = [case for case in cases if isinstance(case.rows[0], tuple)]
+    return int(sum(replay(client.__name__[3:], client(str(folder)), cases) for client in clients) > 0)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The folder that sentence-transformers, optimum and Transformers.js open as it is.
+"""The folder that sentence-transformers, optimum, Transformers.js and fastembed open as it is.
 
-Its model.onnx gives the states of the tokens, of which these clients make one vector as the files beside it say: the
-modules of the pipeline, each in a folder of its own with its weights. The weights of model.onnx are the run's own file
-under the name that Transformers.js asks for.
+Its model.onnx gives the states of the tokens, of which some clients make one vector as the files beside it say: the
+modules of the pipeline, each in a folder of its own with its weights; the vector itself, for those that take it; or the
+logits of a classifier. The weights of model.onnx are the run's own file under the name that Transformers.js asks for.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from ..validation.entry_point import EntryPoint, TensorSpec
 from ..validation.errors import InputError
 from ..validation.runner import Arrays, Runner
 from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Request
+from .precisions import FLOAT32
 
 if TYPE_CHECKING:
     import onnx
@@ -41,7 +42,7 @@ def _write(request: Request) -> dict[str, Description]:
 
     model = request.hugging_face
     if model is None:
-        raise InputError("sentence-transformers opens text encoders of the family bert only, and this is none")
+        raise InputError("sentence-transformers' clients open text encoders and classifiers, and this is none")
     rules = json.loads((request.directory / "preprocess.json").read_text(encoding="utf-8"))
     if not rules["texts"]["tokenizer"]:
         raise InputError(f"the layout sentence-transformers needs a tokenizer: {rules['texts']['missing']}")
@@ -52,24 +53,25 @@ def _write(request: Request) -> dict[str, Description]:
     _rename(folder / Path(program["path"]).name, folder / "model.onnx")
     shutil.copyfile(request.directory / PROGRAMS / WEIGHTS, folder / DATA)
     request.progress((folder / DATA).stat().st_size)
-    for name, document in _documents(rules, model.documents, request.directory / "tokenizer.json").items():
+    (entry,) = model.network.entry_points.values()
+    for name, document in _documents(rules, model.documents, request.directory / "tokenizer.json", entry).items():
         (request.out / name).parent.mkdir(exist_ok=True)
         (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(request.directory / "tokenizer.json", request.out / "tokenizer.json")
     modules = dict(_write_modules(request, model.pipeline))
     path = f"{FOLDER}/onnx/model.onnx"
-    (entry,) = model.network.entry_points.values()
     described = {
         "path": path,
         "opset": opset,
         "ir_version": program["ir_version"],
         "weights": f"{FOLDER}/onnx/{DATA}",
         "inputs": [spec.name for spec in entry.inputs],
-        "width": entry.outputs[0].shape[-1],
+        "outputs": {spec.name: list(spec.shape) for spec in entry.outputs},
+        "gives": dict(model.gives),
         "pipeline": [step_to_json(step) for step in model.pipeline],
         "modules": modules,
     }
-    return {"encode_text": described}
+    return dict.fromkeys(request.network.entry_points, described)
 
 
 def _rename(old: Path, new: Path) -> None:
@@ -88,13 +90,16 @@ def _places(tensor: "onnx.TensorProto") -> "Iterator[onnx.StringStringEntryProto
     return (entry for entry in tensor.external_data if entry.key == "location")
 
 
-def _documents(rules: Mapping[str, Any], beside: Mapping[str, Any], tokenizer: Path) -> dict[str, Any]:
+def _documents(
+    rules: Mapping[str, Any], beside: Mapping[str, Any], tokenizer: Path, entry: EntryPoint
+) -> dict[str, Any]:
     """Make the JSON files, by the name that the clients have for each."""
     texts = rules["texts"]
     (limit,) = texts["max_tokens"].values()
     special = _special(json.loads(tokenizer.read_text(encoding="utf-8")), texts)
     config = beside["config.json"]
-    names = ["input_ids", *["token_type_ids"] * (config["model_type"] == "bert"), "attention_mask"]
+    taken = {spec.name for spec in entry.inputs}
+    names = [name for name in ("input_ids", "token_type_ids", "attention_mask") if name in taken]
     return {
         **beside,
         "config.json": {**config, "transformers.js_config": {"use_external_data_format": {"model.onnx": 1}}},
@@ -135,17 +140,24 @@ def _signatures(artifact: Artifact) -> dict[str, EntryPoint]:
     found = {}
     for name, program in artifact.programs.items():
         entry = artifact.entry_points[name]
-        shape = entry.inputs[0].shape
-        inputs = tuple(TensorSpec(given, "int32", shape) for given in program["inputs"])
-        states = TensorSpec("last_hidden_state", "float32", (*shape, program["width"]))
-        found[name] = dataclasses.replace(entry, inputs=inputs, outputs=(states,))
+        inputs = tuple(TensorSpec(given, "int32", entry.inputs[0].shape) for given in program["inputs"])
+        outputs = tuple(TensorSpec(given, "float32", tuple(shape)) for given, shape in program["outputs"].items())
+        found[name] = dataclasses.replace(entry, inputs=inputs, outputs=outputs)
     return found
 
 
 def _runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
     from .onnx.read import OnnxRunner
 
-    return Pooled(OnnxRunner(artifact, factors), artifact, factors)
+    return AsClients(OnnxRunner(artifact, factors), artifact, factors)
+
+
+def _more(artifact: Artifact, also: Mapping[str, Any]) -> Iterator[tuple[Runner, str]]:
+    """Give what runs as the clients that take the vector as it is, where there is one beside the states."""
+    from .onnx.read import OnnxRunner
+
+    if any(program["pipeline"] and program["gives"] for program in artifact.programs.values()):
+        yield AsClients(OnnxRunner(artifact), artifact, {}, pools=False), FLOAT32
 
 
 def _write_modules(request: Request, pipeline: "Steps") -> Iterator[tuple[str, str]]:
@@ -191,14 +203,22 @@ def _module_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
                 yield f"{place}.{_leaf(name, step)}", array.T
 
 
-class Pooled:
-    """Runs model.onnx as the clients do: token types of zero, then the modules of the pipeline on its states."""
+class AsClients:
+    """Runs model.onnx as the clients do: token types of zero, then the modules of the pipeline on its states.
 
-    def __init__(self, states: Runner, artifact: Artifact, factors: Mapping[str, float]):
-        self.name = f"{states.name}, then the modules"
-        self._states = states
+    Args:
+        program: what runs model.onnx.
+        artifact: with the weights of the modules.
+        factors: what some leaves are multiplied by.
+        pools: whether the modules are run; if not, the embedding is what model.onnx gives.
+    """
+
+    def __init__(self, program: Runner, artifact: Artifact, factors: Mapping[str, float], *, pools: bool = True):
+        self.name = f"{program.name}, {'then the modules' if pools else 'as it is'}"
+        self._program = program
         self._artifact = artifact
         self._weights = {leaf: array * np.float32(factors.get(leaf, 1)) for leaf, array in _module_weights(artifact)}
+        self._pools = pools
 
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute an entry point."""
@@ -206,12 +226,17 @@ class Pooled:
         from ..model.steps import PLACE, steps_from_json
 
         program = self._artifact.programs[entry_point]
-        ids, mask, *prompt = inputs.values()
-        fed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        (states,) = self._states.run(entry_point, {name: fed[name] for name in program["inputs"]}).values()
-        weights = {leaf[leaf.index(f"{PLACE}.") :]: array for leaf, array in self._weights.items()}
-        embedding = np.asarray(embedded(steps_from_json(program["pipeline"]), weights, states, mask, *prompt))
-        return {self._artifact.entry_points[entry_point].outputs[0].name: embedding}
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        fed = {"token_type_ids": np.zeros_like(ids), **inputs}
+        given = self._program.run(entry_point, {name: fed[name] for name in program["inputs"]})
+        outputs = {ours: given[theirs] for theirs, ours in program["gives"].items()}
+        if self._pools and program["pipeline"]:
+            weights = {leaf[leaf.index(f"{PLACE}.") :]: array for leaf, array in self._weights.items()}
+            prompt = [array for name, array in inputs.items() if name not in ("input_ids", "attention_mask")]
+            states = given["last_hidden_state"]
+            vector = np.asarray(embedded(steps_from_json(program["pipeline"]), weights, states, mask, *prompt))
+            outputs[self._artifact.entry_points[entry_point].outputs[0].name] = vector
+        return outputs
 
 
 def _read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
@@ -232,6 +257,7 @@ EXPORTER = Exporter(
     open=_open,
     read_weights=_read_weights,
     probe=_runner,
+    more=_more,
     compiles=False,
     layout=True,
 )

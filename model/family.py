@@ -148,17 +148,19 @@ class TextRules:
 
 @dataclass(frozen=True)
 class HuggingFace:
-    """A text encoder as Hugging Face's clients open it: they pool the states of its tokens themselves.
+    """A text encoder or classifier as Hugging Face's clients open it: many pool the states of its tokens themselves.
 
     Args:
         documents: what lies beside the checkpoint there, by place.
-        pipeline: what makes one vector of the states, see `steps.py`.
-        network: one entry point, of the inputs that they feed, that gives `last_hidden_state`.
+        network: one entry point, of the inputs that they feed; its outputs have their names, in their order.
+        gives: output of that entry point -> output of the family's that it is.
+        pipeline: what makes one vector of `last_hidden_state`, see `steps.py`; none where nothing is pooled.
     """
 
     documents: Mapping[str, JSON]
-    pipeline: "Steps"
     network: "Network"
+    gives: Mapping[str, str]
+    pipeline: "Steps" = ()
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,8 @@ class Family:
             why; None for families without pictures.
         embeddings: what the outputs are: {"pooling": ["cls"], "normalize": True}, for preprocess.json.
         scores: what a classifier's outputs are: {"labels": ["LABEL_0"], "activation": "sigmoid"}, for preprocess.json.
-        hugging_face: what Hugging Face's clients need; None for families that they do not know.
+        hugging_face: what Hugging Face's clients need, of a configuration; raises InputError where they cannot do what
+            it says; None for families that they do not know.
         encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
         beside: what stands before the names of further tensors -> the file beside the checkpoint that holds them; they
             are read where all of these files lie there.

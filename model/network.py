@@ -70,7 +70,7 @@ class Network:
         def call(weights: Weights, *inputs: jax.Array) -> dict[str, jax.Array]:
             with about(entry_point):
                 result = getattr(self.module(weights), entry_point)(*inputs)
-            return {outputs[0].name: result} if len(outputs) == 1 else result
+            return result if isinstance(result, dict) else {outputs[0].name: result}
 
         call.__name__ = entry_point
         return call

@@ -196,9 +196,12 @@ def _modules(source: Source) -> list[Module] | None:
         kind = next((kind for kind, types in types.items() if written in types), "")
         pooled = any(module.kind == "Pooling" for module in found)
         late = kind == "Pooling" and pooled
-        early = kind not in ("Pooling", "Dense", "Transformer") and not pooled
+        early = kind not in ("Pooling", "Dense", "Normalize", "Transformer") and not pooled
         if not kind or late or early:
-            wanted = "a Transformer, then a Pooling, and then any of Dense, LayerNorm, Normalize and Dropout"
+            wanted = (
+                "a Transformer, then a Pooling, before which Dense and Normalize may stand, and after which any of "
+                "Dense, LayerNorm, Normalize and Dropout"
+            )
             told = shown(kind or next((k for k, t in TYPES.items() if written in t), written))
             raise InputError(
                 f"{document.origin}: module {at} is {told} in {shown(place)}; what is computed here is {wanted}: "
@@ -224,7 +227,7 @@ def _step(
     if module.kind == "LayerNorm":
         _width(module.required(source), ("dimension",), width)
         return [LayerNorm(module.tensors(source, "norm.weight"), width)]
-    document = module.document(source)
+    document = module.document(source) if feature == VECTOR else module.required(source)
     if document and module.kind == "Dropout":
         document.take("dropout", float, 0.0, low=0, high=1)
     elif document:
@@ -343,6 +346,10 @@ def settle_texts(settled: Settled, source: Source, positions: int, *, left_paddi
         otherwise=(positions, "as many as there are positions"),
         low=2,
     )
+    if limit > positions and (asked := settled.given.get(settled.part + "max_seq_length")):
+        raise InputError(
+            f"{asked.option}: max_seq_length is {limit}, but the network has positions for {positions} tokens"
+        )
     if limit > positions:
         settled.origins["max_seq_length"] = "as many as there are positions"
     settled.values["max_seq_length"] = min(limit, positions)
@@ -410,6 +417,27 @@ def _prompts(source: Source) -> dict[str, str]:
     return {name: part.take(name, str, None) or "" for name in part.fields}
 
 
+def as_given(documents: Mapping[str, JSON], given: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Give those documents in which the command line's words on raw texts stand in the place of the folder's.
+
+    Args:
+        documents: of the folder, by place.
+        given: field of the configuration -> what the command line says.
+    """
+    transformers = [name for name in TRANSFORMERS if name in documents][:1]
+    places: dict[str, list[tuple[str, str]]] = {
+        # as sentence-transformers: without a limit of its own, the tokenizer's is taken
+        "max_seq_length": [*((name, "max_seq_length") for name in transformers), (SETTINGS, "model_max_length")],
+        "truncation_side": [(SETTINGS, "truncation_side")],
+        "do_lower_case": [((transformers or [TRANSFORMER])[0], "do_lower_case")],
+    }
+    changed: dict[str, JSON] = {}
+    for field in places.keys() & given.keys():
+        for place, name in places[field]:
+            changed[place] = {**documents.get(place, {}), **changed.get(place, {}), name: given[field]}
+    return changed
+
+
 def prompt_input(pipeline: Steps) -> tuple[TensorSpec, ...]:
     """Describe what an entry point takes of ids and mask besides, where the pooling leaves the prompt out: (batch,)."""
     if pooling(pipeline).include_prompt:
@@ -437,8 +465,8 @@ def documents(config: Any) -> Mapping[str, JSON]:
         kind = type(step).__name__
         modules.append({"idx": i + 1, "name": str(i + 1), "path": place, "type": f"{_OLD}{kind}"})
         feature = {} if _pooled(config.pipeline, i) else {"module_input_name": STATE, "module_output_name": STATE}
-        if stated := _module_document(step, given):
-            written[f"{place}/config.json"] = {**stated, **feature}
+        if stated := {**_module_document(step, given), **feature}:
+            written[f"{place}/config.json"] = stated
         given = width_of((step,), given)
     last = config.pipeline[-1]
     cut = {"truncate_dim": last.width} if isinstance(last, Truncate) else {}

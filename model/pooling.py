@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from ..validation.taps import scope, tap
 from . import layers, ops, steps
 from .layers import tapped
+from .pipeline import VECTOR
 
 
 def softplus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -212,6 +213,20 @@ def embed(
             if isinstance(step, Pooling):
                 tap("pooled", x)
     return x
+
+
+def with_vector(
+    states: Float[Array, "batch tokens width"],
+    modules: Iterable[nnx.Module],
+    listed: steps.Steps,
+    attention_mask: Int[Array, "batch tokens"],
+) -> dict[str, Array]:
+    """Give what Hugging Face's clients read, by their names: the states, and the vector that `embed` makes of them.
+
+    Without the vector where the pooling leaves the prompt out, whose tokens these clients do not count.
+    """
+    vector = {VECTOR: embed(modules, states, attention_mask)} if steps.pooling(listed).include_prompt else {}
+    return {"last_hidden_state": states, **vector}
 
 
 class _Pipeline(nnx.Module):

@@ -48,6 +48,7 @@ class Original:
         folder: where the documents lie, for upstream's modules, which read their own.
         tokenizer: where the tokenizer lies.
         code: where Python looks for the user's own module, if one was traced.
+        changed: those of the documents that the command line says otherwise than the files in the folder.
     """
 
     state: State
@@ -55,6 +56,7 @@ class Original:
     folder: Path = Path()
     tokenizer: Path = Path()
     code: Path = Path()
+    changed: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Encode(Protocol):

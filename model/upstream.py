@@ -366,6 +366,9 @@ def _documents(folder: Path, original: Original, encoder: Any, modules: Sequence
         inner.mkdir(parents=True)
         _link(original.folder / place, inner)
     _link(original.tokenizer, inner, TOKENIZERS)
+    for name, document in original.changed.items():
+        (inner / name).unlink(missing_ok=True)
+        (inner / name).write_text(json.dumps(document))
     stated = original.documents.get("config.json") or encoder.config.to_dict()
     kept = {name: value for name, value in stated.items() if name not in PASSED_OVER}
     (inner / "config.json").unlink(missing_ok=True)

@@ -9,8 +9,9 @@ are made anew to fit, so that only the files' contents tell, and only those who 
         damaged = corruptions.corrupted(run, name, tmp_path / "run", "onnx")
 
 Parts: `cases` (expected outputs and budgets: everybody reads them), `several` (more than one entry point), `ready`
-(padded ids and normalised pixels), `raw` (raw/index.json), `texts` (the tokenizer and raw ids), `pixels` (raw pixels,
-the table of values, preprocess.json), `pictures` (PNG and JPEG files), and the format that is run.
+(padded ids and normalised pixels), `raw` (raw/index.json), `texts` (the tokenizer and raw ids), `pairs` (two texts that
+are read together, and what makes scores), `pixels` (raw pixels, the table of values, preprocess.json), `pictures` (PNG
+and JPEG files), and the format that is run.
 """
 
 import copy
@@ -510,6 +511,53 @@ def _(run: Run) -> None:
 @corruption("another text under the same ids, sealed", "texts raw", sealed=True)
 def _(run: Run) -> None:
     run.raw(lambda raw: [text.update(text=text["text"] + " seven") for text in raw["texts"] if text["name"] != "long"])
+
+
+@corruption("other ids of the raw pairs, sealed", "pairs raw", sealed=True)
+def _(run: Run) -> None:
+    run.raw(lambda raw: [ids.__setitem__(1, ids[1] + 1) for pair in raw["pairs"] for ids in pair["ids"].values()])
+
+
+@corruption("other types of the raw pairs, sealed", "pairs raw", sealed=True)
+def _(run: Run) -> None:
+    run.raw(lambda raw: [types.reverse() for pair in raw["pairs"] for types in pair["types"].values()])
+
+
+@corruption("other scores of the same logits, sealed", "pairs raw", sealed=True)
+def _(run: Run) -> None:
+    run.raw(lambda raw: raw["scores"]["scores"].reverse())
+
+
+@corruption("no scores of logits, sealed", "pairs raw", sealed=True)
+def _(run: Run) -> None:
+    run.raw(lambda raw: raw.update(scores={"logits": [], "scores": []}))
+
+
+def _scores(run: Run, change: Callable[[dict[str, Any]], None]) -> None:
+    document = run.read("preprocess.json")
+    change(document)
+    run.write("preprocess.json", document)
+
+
+@corruption("another activation, sealed", "pairs raw", sealed=True)
+def _(run: Run) -> None:
+    words = {"identity": "tanh", "sigmoid": "tanh", "softmax": "sigmoid", "tanh": "sigmoid"}
+    _scores(run, lambda document: document["scores"].update(activation=words[document["scores"]["activation"]]))
+
+
+@corruption("an activation that nobody knows, sealed", "pairs raw", sealed=True)
+def _(run: Run) -> None:
+    _scores(run, lambda document: document["scores"].update(activation="relu"))
+
+
+@corruption("one label less, sealed", "pairs raw", sealed=True)
+def _(run: Run) -> None:
+    _scores(run, lambda document: document["scores"]["labels"].pop())
+
+
+@corruption("pairs cut in a way that nobody knows, sealed", "pairs raw", sealed=True)
+def _(run: Run) -> None:
+    _scores(run, lambda document: document["texts"].update(pairs="the first, then the second"))
 
 
 @corruption("rows of the raw cases in another order, sealed", "raw", sealed=True)

@@ -20,6 +20,8 @@ WORDS = {
     "similarity": ("dot", "cosine", "euclidean", "manhattan"),
     "padding": ("after the text, to the longest of the batch", "before the text, to the longest of the batch"),
     "truncation": ("keep the first tokens and the special tokens", "keep the last tokens and the special tokens"),
+    "pairs": ("token by token from the longer one", "the first to three quarters of max_tokens, then the second"),
+    "activation": ("identity", "sigmoid", "tanh", "softmax"),
 }
 """All that these keys may say."""
 
@@ -44,6 +46,12 @@ EMBEDDINGS = {
     "pooling": ["cls"],
     "normalize": True,
     "similarity": "dot",
+}
+SCORES = {
+    "outputs": {"encode_text": "logits"},
+    "labels": ["bad", "good"],
+    "dtype": "float32",
+    "activation": "softmax",
 }
 RESAMPLED = {"antialias": True, "arithmetic": "uint8", "nearest_in_modes": ["1", "P"], "alpha": "premultiplied"}
 BICUBIC = {"filter": "bicubic", "a": -0.5, **RESAMPLED}
@@ -108,6 +116,16 @@ LEGAL: dict[str, dict[str, Any]] = {
     "only a last token": document(
         None, TEXTS | {"first_id": None, "truncation": WORDS["truncation"][1]}, similarity="manhattan"
     ),
+    "scores of pairs": document(
+        None,
+        TEXTS | UNPROMPTED | {"inputs": {**TEXTS["inputs"], "types": "token_type_ids"}, "pairs": WORDS["pairs"][0]},
+    )
+    | {"embeddings": None, "scores": SCORES},
+    "scores without a tokenizer": document(
+        None,
+        TEXTS | UNPROMPTED | {"tokenizer": None, "missing": "none was given", "pairs": WORDS["pairs"][1]},
+    )
+    | {"embeddings": None, "scores": SCORES | {"labels": ["LABEL_0"], "activation": "sigmoid"}},
     "no embeddings": document(None) | {"embeddings": None},
     "no embeddings, but pictures": document([CROP, COLOUR]) | {"embeddings": None},
     "pictures that nobody states": document(None) | {"images": {"input": "images", "missing": "no document says"}},
@@ -152,6 +170,9 @@ OTHERS: tuple[tuple[str, Any], ...] = (
     ("pooling", ["cls", "eos"]),
     ("default_prompt", "other"),
     ("similarity", "hamming"),
+    ("pairs", "the second first"),
+    ("activation", "relu"),
+    ("labels", [0]),
     ("vocab_size", 102),
     ("pad_id", 300),
     ("format_version", 1),
@@ -165,6 +186,9 @@ NAMES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "pictures called as the ids": ("images", lambda d: d["images"].update(input="input_ids")),
     "embeddings of nothing": ("embeddings", lambda d: d.update(texts=None, images=None)),
     "no embeddings but an object": ("embeddings", lambda d: d["embeddings"]["outputs"].clear()),
+    "scores beside embeddings": ("embeddings", lambda d: d.update(scores=copy.deepcopy(SCORES))),
+    "scores of nothing": ("scores", lambda d: d.update(texts=None, images=None)),
+    "no scores but an object": ("scores", lambda d: d["scores"]["outputs"].clear()),
     "the output of version 1": ("embeddings", lambda d: d["embeddings"].update(outputs="embeddings")),
 }
 """What two parts of a document make wrong, by the part that must be there."""
@@ -198,7 +222,10 @@ def _resized(document: dict[str, Any], **keys: Any) -> None:
     document["images"]["steps"].insert(0, SHORTER | BICUBIC | keys)
 
 
-OPTIONAL = (("texts", "inputs", "mask"), ("texts", "inputs", "prompt"))
+OPTIONAL = (
+    *(("texts", "inputs", "mask"), ("texts", "inputs", "prompt"), ("texts", "inputs", "types"), ("texts", "pairs")),
+    ("scores",),
+)
 """What need not be there."""
 
 
@@ -207,7 +234,9 @@ def mutations(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     legal = LEGAL[name]
     for path, value in _places(legal):
         # By entry points, whose names a document cannot know.
-        named = path[:2] in (("texts", "max_tokens"), ("embeddings", "outputs"), ("texts", "prompts"))
+        named = path[:2] in (
+            *(("texts", "max_tokens"), ("embeddings", "outputs"), ("scores", "outputs"), ("texts", "prompts")),
+        )
         if path and isinstance(path[-1], str) and not (named and len(path) > 2) and path not in OPTIONAL:
             yield f"{_shown(path)} removed", _changed(legal, path, lambda parent, key: parent.pop(key))
         if isinstance(value, dict) and not named:
@@ -220,7 +249,7 @@ def mutations(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for other in VALUES:
         yield f"the document is {json.dumps(other)}", other  # type: ignore[misc]
     for kind, (part, change) in NAMES.items():
-        if legal[part] is not None and (part != "images" or legal["texts"]):
+        if legal.get(part) is not None and (part != "images" or legal["texts"]):
             changed = copy.deepcopy(legal)
             change(changed)
             yield kind, changed
@@ -239,14 +268,17 @@ def free(legal: dict[str, Any], path: Path, value: Any) -> bool:
     number = whole or isinstance(value, float)
     if path in (("texts",), ("images",)):
         others = legal["images"] if path == ("texts",) else legal["texts"]
-        return value is None and (others is not None or legal["embeddings"] is None)
+        nothing = legal["embeddings"] is None and "scores" not in legal
+        return value is None and (others is not None or nothing)
     if path == ("embeddings",):
         return value is None
-    if path[:2] == ("embeddings", "outputs"):
+    if path[:2] in (("embeddings", "outputs"), ("scores", "outputs")):
         return len(path) > 2 and isinstance(value, str) and value != ""
     if path[:2] == ("embeddings", "pooling"):
         return len(path) > 2 and value in POOLING
-    if key in ("similarity", "padding", "truncation"):
+    if path[:2] == ("scores", "labels"):
+        return len(path) > 2 and isinstance(value, str)
+    if key in WORDS:
         return isinstance(value, str) and value in WORDS[key]
     if path[:2] == ("texts", "prompts"):
         return isinstance(value, str) if len(path) > 2 else value == {} and legal["texts"]["default_prompt"] is None
@@ -257,7 +289,7 @@ def free(legal: dict[str, Any], path: Path, value: Any) -> bool:
     if key == "vocab_size":
         ids = [legal["texts"][name] for name in ("first_id", "last_id", "pad_id")]
         return whole and max(i for i in ids if i is not None) < value < 2**31
-    if key in ("ids", "mask", "prompt", "input", "missing"):
+    if key in ("ids", "mask", "prompt", "types", "input", "missing"):
         return isinstance(value, str) and value != ""
     if key in ("first_id", "last_id", "pad_id"):
         return (value is None and key != "pad_id") or (whole and 0 <= value < 300)
@@ -382,6 +414,20 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "encode_image": entry([seen("images")], embeds("i", "images")),
         },
     ),
+    "a classifier of two texts": (
+        of(
+            document(None, TEXTS | {"inputs": {**TEXTS["inputs"], "types": "token_types"}, "pairs": WORDS["pairs"][0]}),
+            {"score": 64},
+        )
+        | {"scores": SCORES | {"outputs": {"score": "logits"}}},
+        {
+            "score": entry(
+                [*ids("batch"), tensor("token_types", "int32", "batch", "tokens")],
+                tensor("logits", "float32", "batch", 2),
+                tokens=64,
+            )
+        },
+    ),
     "neither texts nor pictures": (
         of(document(None, None), None),
         {"compare": entry([tensor("things", "float32", "things", 4)], tensor("scores", "float32", "things"))},
@@ -434,6 +480,15 @@ MISFITS: dict[str, dict[str, Callable[[dict[str, Any], dict[str, Any]], Any]]] =
     "two towers, pictures that nobody states": {
         "another input": lambda d, e: d["images"].update(input="pixels"),
         "no pictures": lambda d, e: d.update(images=None),
+    },
+    "a classifier of two texts": {
+        "one label more": lambda d, e: d["scores"]["labels"].append("more"),
+        "another output": lambda d, e: d["scores"]["outputs"].update(score="scores"),
+        "another entry point": lambda d, e: d["scores"].update(outputs={"classify": "logits"}),
+        "no types": lambda d, e: d["texts"]["inputs"].pop("types"),
+        "other types": lambda d, e: d["texts"]["inputs"].update(types="token_type_ids"),
+        "types of another rank": lambda d, e: e["score"]["inputs"][2]["shape"].pop(),
+        "another limit": lambda d, e: d["texts"]["max_tokens"].update(score=65),
     },
 }
 

@@ -38,7 +38,8 @@ def run(folder, tmp_path_factory) -> Path:
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings["model_max_length"] = 64  # which FlagEmbedding was told
     (place / "ckpt" / "tokenizer_config.json").write_text(json.dumps(settings))
-    return convert(place / "ckpt" / "model.safetensors", place / "run", ("onnx",))
+    layouts = ("sentence-transformers",)
+    return convert(place / "ckpt" / "model.safetensors", place / "run", ("onnx",), layouts=layouts)
 
 
 def test_all_three_are_flag_embeddings(run, folder):
@@ -67,6 +68,13 @@ def test_programs_give_three_outputs_in_their_order(run):
     dense, sparse, colbert = session.run(None, {"input_ids": ids, "attention_mask": (ids != 1).astype(np.int64)})
     assert (dense.ndim, sparse.shape, colbert.shape[:2]) == (2, (2, 4, 1), (2, 3))
     assert not colbert[1, 2].any()
+    clients = onnxruntime.InferenceSession(str(run / "sentence_transformers" / "onnx" / "model.onnx"))
+    names = [output.name for output in clients.get_outputs()]
+    assert names == ["dense_vecs", "sparse_vecs", "colbert_vecs", "last_hidden_state"]
+    *heads, states = clients.run(None, {"input_ids": ids, "attention_mask": (ids != 1).astype(np.int64)})
+    for have, want in zip(heads, (dense, sparse, colbert), strict=True):
+        assert np.abs(have - want).max() < WITHIN
+    assert np.abs(states[:, 0] / np.linalg.norm(states[:, 0], axis=1, keepdims=True) - dense).max() < WITHIN
 
 
 def test_scores_are_flag_embeddings(run, folder):

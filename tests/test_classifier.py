@@ -9,13 +9,17 @@ import pytest
 from click.testing import CliRunner
 from corruptions import seal
 from in_process import convert, in_this_process
+from onnxruntime import InferenceSession
 from safetensors.numpy import load_file, save_file
 from tiny_tokenizer import tokenizer
 
+from bgevis.converter import cross_encoder, sentence_transformer
 from bgevis.converter.cli import main
+from bgevis.converter.directory import RunDirectory
 from bgevis.converter.options import Options
 from bgevis.converter.pack.preprocessor import Preprocessor
 from bgevis.converter.progress import Silent
+from bgevis.converter.report.terminal import lines
 from bgevis.converter.source.identify import identify
 from bgevis.converter.stages import load, pack
 from bgevis.converter.use.artifacts import open_artifacts
@@ -36,7 +40,8 @@ def pipeline_here():
 def reranker(request, oracles, tmp_path_factory):
     """A reranker's folder, converted."""
     folder = oracles / "rerankers" / request.param
-    return folder, convert(folder / "model.safetensors", tmp_path_factory.mktemp("runs") / "run", ("onnx",))
+    run = tmp_path_factory.mktemp("runs") / "run"
+    return folder, convert(folder / "model.safetensors", run, ("onnx",), layouts=("sentence-transformers",))
 
 
 def pairs_of(folder: Path) -> list[tuple[str, str]]:
@@ -56,9 +61,50 @@ def test_scores_are_the_cross_encoders(reranker):
     with pytest.raises(InputError, match="longer than"):
         artifacts.score(pairs_of(folder), strict=True)
     assert artifacts.labels == ["LABEL_0"]
+    ending = "\n".join(line for line, _ in lines(run, RunDirectory(run).manifest()))
+    assert f"next: bgevis-convert score {run} --pair " in ending
     assert artifacts.score([]).shape == (0,)
     proof = json.loads((run / "manifest.json").read_text())["proof"]
     assert {verdict["verdict"] for verdict in proof.values()} == {"pass"}
+
+
+def test_sentence_transformers_gives_them_by_the_run(reranker):
+    """CrossEncoder with the run as its one module."""
+    folder, run = reranker
+    model = cross_encoder(run)
+    scores = model.predict(pairs_of(folder), batch_size=3)
+    assert np.abs(scores - np.load(folder / "golden.npz")["crossencoder_predict"]).max() < 2e-6
+    query, passages = "fox", ["a quick fox", "rain"]
+    assert len(model.rank(query, passages)) == 2
+    with pytest.raises(InputError, match="embeds no texts"):
+        sentence_transformer(run)
+    with pytest.raises(InputError, match="copy the run directory"):
+        model[0].save("elsewhere")
+
+
+def test_the_folder_for_clients_has_the_classifier(reranker):
+    """transformers' words for it, its labels both ways, and the logits as the one output."""
+    folder, run = reranker
+    place = run / "sentence_transformers"
+    config = json.loads((place / "config.json").read_text())
+    assert config["architectures"][0].endswith("ForSequenceClassification")
+    assert (config["id2label"], config["label2id"]) == ({"0": "LABEL_0"}, {"LABEL_0": 0})
+    assert not (place / "modules.json").exists()
+    session = InferenceSession(place / "onnx/model.onnx")
+    assert [output.name for output in session.get_outputs()] == ["logits"]
+    taken = [value.name for value in session.get_inputs()]
+    assert sorted(json.loads((place / "tokenizer_config.json").read_text())["model_input_names"]) == sorted(taken)
+    assert ("token_type_ids" in taken) == folder.name.startswith("bert")
+    validated = json.loads((run / "reports/validate.json").read_text())["sentence_transformers"]["checks"]
+    assert all(row["passed"] for row in validated)
+    assert any(row["case"].endswith("raw pairs of texts") for row in validated)
+
+
+def test_pairs_cut_as_no_client_cuts_them_are_no_folder_for_clients(oracles, tmp_path):
+    source = str(oracles / "rerankers" / "xlmr_reranker_1" / "model.safetensors")
+    options = Options(checkpoint=source, pairs="flag-reranker", layouts=("sentence-transformers",))
+    with pytest.raises(InputError, match="--pairs flag-reranker: clients"):
+        load.perform(tmp_path / "run", options, Silent())
 
 
 def test_pairs_become_upstreams_ids(oracles, tmp_path):
@@ -221,11 +267,15 @@ def test_a_classifier_is_none_of_the_encoders(tmp_path):
 
 
 def test_the_pack_states_scores(reranker):
-    """In a part of its own, which the readers in other languages refuse by its name."""
+    """In a part of its own; and what it makes of logits, which every reader is held to."""
     rules = json.loads((reranker[1] / "preprocess.json").read_text())
     assert rules["embeddings"] is None
     assert set(rules["scores"]) == {"outputs", "labels", "dtype", "activation"}
     assert rules["texts"]["pairs"] == "token by token from the longer one"
+    table = json.loads((reranker[1] / "goldens/raw/index.json").read_text())["scores"]
+    made = 1 / (1 + np.exp(-np.array(table["logits"])))
+    identity = rules["scores"]["activation"] == "identity"
+    np.testing.assert_allclose(table["scores"], table["logits"] if identity else made, atol=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,23 @@ import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import numpy as np
 import pytest
 from in_process import convert, in_this_process
 from tiny_tokenizer import tokenizer
 
+from bgevis.converter import cross_encoder, open_artifacts, sentence_transformer
 from bgevis.converter.directory import RunDirectory
 from bgevis.converter.manifest import artifact
 from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
 from bgevis.converter.proof.verdicts import PREFIX, end_to_end_rows, tell
+from bgevis.converter.source.identify import identify
 from bgevis.converter.stages import pack, validate
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
 from bgevis.model.family import TextRules, families
+from bgevis.validation.errors import InputError
 
 
 def folder(place: Path) -> Path:
@@ -48,6 +52,30 @@ def pipeline_here():
 def good(tmp_path_factory) -> RunDirectory:
     place = tmp_path_factory.mktemp("folder")
     return RunDirectory(convert(folder(place), tmp_path_factory.mktemp("runs") / "run", ("onnx",)))
+
+
+def test_sentence_transformers_embeds_by_the_run(good):
+    """SentenceTransformer with the run as its one module: the prompt by default, by name and none, the limit."""
+    model, artifacts = sentence_transformer(good.path), open_artifacts(good.path)
+    texts = ["a quick fox", "the " * 40, ""]
+    for given in ({}, {"prompt_name": "query"}, {"prompt": ""}, {"prompt": "fox: "}):
+        assert np.abs(model.encode(texts, batch_size=2, **given) - artifacts.embed(texts, **given)).max() < 1e-6
+    assert (model.max_seq_length, model.get_embedding_dimension()) == (21, artifacts.width)
+    assert model.prompts["query"] == "the fox: "
+    assert model.similarity(model.encode(texts), model.encode(texts)).shape == (3, 3)
+    with pytest.raises(InputError, match="gives no scores"):
+        cross_encoder(good.path)
+
+
+def test_the_judge_follows_what_the_command_line_says_of_texts(tmp_path):
+    """A limit below the folder's, the other end of long texts, capitals: in upstream's encode as in the pack."""
+    said = ("max_seq_length=12", "truncation_side=right", "do_lower_case=true")
+    run = RunDirectory(convert(folder(tmp_path), tmp_path / "run", ("onnx",), sets=said))
+    assert run.manifest()["proof"]["end_to_end"]["verdict"] == "pass"
+    rules = json.loads((run.path / "preprocess.json").read_text())["texts"]
+    assert (rules["max_tokens"], rules["truncation"][:14]) == ({"encode_text": 12}, "keep the first")
+    with pytest.raises(InputError, match="--set: max_seq_length is 50, but the network has positions for 40"):
+        identify(tmp_path, Options(sets=("max_seq_length=50",)))
 
 
 def test_a_folder_that_is_read_right_passes_both(good):

@@ -1,6 +1,8 @@
 """The steps that make one vector of a text's states, against sentence-transformers' own modules."""
 
+import dataclasses
 import itertools
+import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from bgevis.model import pooling, steps
+from bgevis.model.bert import FAMILY
 from bgevis.model.reference import Original
 from bgevis.model.steps import ACTIVATIONS, MODES, Dense, LayerNorm, Normalize, Pooling, Truncate
 from bgevis.model.upstream import SentenceModules
@@ -101,6 +104,23 @@ def test_steps_one_after_another():
     agree(listed)
     assert not steps.unit(listed)
     assert steps.steps_from_json([steps.step_to_json(step) for step in listed]) == listed
+
+
+def test_tokens_normalised_before_they_are_pooled(tmp_path):
+    """As modules.json states it: a Normalize and a Dense of the states, each saying what it takes."""
+    listed = (Dense("1_Dense/", WIDTH, 8), Normalize(), Pooling(("mean", "max")), Normalize())
+    leaves, source = weights(listed)
+    config = dataclasses.replace(FAMILY.sizes["tiny"], hidden_size=WIDTH, pipeline=listed)
+    documents = FAMILY.documents(config)
+    for place, content in documents.items():
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text(json.dumps(content))
+    states, mask = drawn()
+    upstream = SentenceModules(Original(source, documents, tmp_path), WIDTH, ())
+    wanted = upstream(torch.from_numpy(states), torch.from_numpy(mask)).numpy()
+    np.testing.assert_allclose(np.asarray(pooling.embedded(listed, leaves, states, mask)), wanted, atol=3e-6)
+    skipped = np.asarray(pooling.embedded((listed[0], *listed[2:]), leaves, states, mask))
+    assert np.abs(skipped - wanted).max() > 0.01
 
 
 def test_the_table_and_the_functions_are_of_the_same_names():

@@ -1,11 +1,7 @@
-"""The folder for sentence-transformers, optimum and Transformers.js: what is in it, and that these clients open it."""
+"""The folder for sentence-transformers, optimum, fastembed and Transformers.js: what is in it."""
 
 import dataclasses
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from vocabularies import filled
+from tiny_folder import tiny_folder
 
 from bgevis.converter import load_module
 from bgevis.converter.directory import RunDirectory
@@ -22,31 +18,16 @@ from bgevis.converter.progress import Silent
 from bgevis.converter.stages import build, export, load, remap, verify
 from bgevis.converter.stages import pack as write
 from bgevis.converter.stages.validate import artifact, weight_rows
-from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
-from bgevis.model.bert import FAMILY
-from bgevis.model.steps import plain
+from bgevis.model.steps import Normalize, Pooling
 from bgevis.validation.errors import InputError
 
 LAYOUT = "sentence-transformers"
-ROOT = Path(__file__).parents[1]
-WORDS = filled(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two", "three", "##s", "a"])
-
-
-TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
 
 
 def exported(folder: Path, family: str = "bert", opset: int | None = None, **settings) -> RunDirectory:
     """Convert a tiny network with a configuration and a tokenizer beside it, and write the layout, without proof."""
-    folder.mkdir(exist_ok=True)
-    write_fixture(family, "tiny", 5, "float32", folder / "ckpt.safetensors")
-    if family == "bert":
-        config = dataclasses.replace(FAMILY.sizes["tiny"], **{"pipeline": plain(["mean"])} | settings)
-        for place, content in FAMILY.documents(config).items():
-            (folder / place).write_text(json.dumps(content))
-    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    options = Options(checkpoint=str(folder / "ckpt.safetensors"), layouts=(LAYOUT,))
+    options = Options(checkpoint=str(tiny_folder(folder, family, **settings)), layouts=(LAYOUT,))
     run = load.perform(folder / "run", options, Silent())
     for stage in (remap.perform, verify.perform, build.perform, write.perform):
         stage(run, Options(), Silent())
@@ -97,7 +78,7 @@ def test_inputs_and_outputs_have_the_clients_names(run, roberta):
     graph = model(run).graph
     assert {value.name for value in graph.input} == {"input_ids", "attention_mask", "token_type_ids"}
     assert {value.name for value in model(roberta).graph.input} == {"input_ids", "attention_mask"}
-    assert [value.name for value in graph.output] == ["last_hidden_state"]
+    assert [value.name for value in graph.output] == ["last_hidden_state", "sentence_embedding"]
     assert {value.type.tensor_type.elem_type for value in graph.input} == {onnx.TensorProto.INT64}
     assert document(roberta, "tokenizer_config.json")["model_input_names"] == ["input_ids", "attention_mask"]
     assert document(roberta, "config.json")["architectures"] == ["XLMRobertaModel"]
@@ -114,11 +95,13 @@ def test_token_types_count(run):
     rng = np.random.default_rng(0)
     ids, types = rng.integers(5, 300, (2, 9)), rng.integers(0, 2, (2, 9))
     fed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": types}
-    (got,) = onnxruntime.InferenceSession(run.path / "sentence_transformers/onnx/model.onnx").run(None, fed)
+    got = onnxruntime.InferenceSession(run.path / "sentence_transformers/onnx/model.onnx").run(None, fed)
     module = load_module(run.path)
     want = module.token_states(*(jnp.asarray(array, jnp.int32) for array in fed.values()))
-    np.testing.assert_allclose(got, want, atol=5e-6)
-    assert np.abs(got - module.token_states(*(jnp.asarray(a, jnp.int32) for a in list(fed.values())[:2]))).max() > 0.01
+    untold = module.token_states(*(jnp.asarray(a, jnp.int32) for a in list(fed.values())[:2]))
+    for have, name in zip(got, ("last_hidden_state", "sentence_embedding"), strict=True):
+        np.testing.assert_allclose(have, want[name], atol=5e-6)
+        assert np.abs(have - untold[name]).max() > 0.01
 
 
 @pytest.mark.parametrize("network", ["run", "roberta"])
@@ -129,8 +112,30 @@ def test_pooled_as_its_files_say_it_is_the_network(network, request):
     ids = np.random.default_rng(1).integers(5, 300, (3, 11)).astype(np.int32)
     mask = (np.arange(11) < np.array([11, 4, 1])[:, None]).astype(np.int32)
     ids = np.where(mask, ids, 0).astype(np.int32)
-    got = exporters()[LAYOUT].open(opened).run("encode_text", {"input_ids": ids, "attention_mask": mask})["embeddings"]
-    np.testing.assert_allclose(got, load_module(run.path).encode_text(jnp.asarray(ids), jnp.asarray(mask)), atol=2e-6)
+    want = load_module(run.path).encode_text(jnp.asarray(ids), jnp.asarray(mask))
+    ways = [exporters()[LAYOUT].open(opened), *(runner for runner, _ in exporters()[LAYOUT].more(opened, {}))]
+    assert [way.name.rpartition(", ")[2] for way in ways] == ["then the modules", "as it is"]
+    for way in ways:
+        got = way.run("encode_text", {"input_ids": ids, "attention_mask": mask})["embeddings"]
+        np.testing.assert_allclose(got, want, atol=2e-6)
+
+
+def test_a_pooling_without_the_prompt_is_left_to_clients_that_count_it(tmp_path):
+    run = exported(tmp_path / "prompt", pipeline=(Pooling(("mean",), include_prompt=False),))
+    assert [value.name for value in model(run).graph.output] == ["last_hidden_state"]
+    opened = artifact(run, exporters()[LAYOUT])
+    exporters()[LAYOUT].open(opened)
+    assert not [*exporters()[LAYOUT].more(opened, {})]
+
+
+def test_vectors_of_tokens_are_normalised_before_they_are_pooled(tmp_path):
+    """In the folder too, by a module that says what it takes."""
+    run = exported(tmp_path / "early", pipeline=(Normalize(), Pooling(("mean",))))
+    assert document(run, "1_Normalize/config.json") == {
+        "module_input_name": "token_embeddings",
+        "module_output_name": "token_embeddings",
+    }
+    assert [step["do"] for step in run.manifest()["config"]["pipeline"]] == ["normalize", "pooling"]
 
 
 def test_its_weights_are_the_sources(run):
@@ -155,7 +160,7 @@ def test_it_is_written_only_when_asked_for():
 
 
 def test_what_has_no_such_folder(tmp_path):
-    with pytest.raises(InputError, match="its clients open the families bert, mpnet; this is visualized_bge"):
+    with pytest.raises(InputError, match="its clients open the families bert, bge_m3, classifier, mpnet; this is"):
         exported(tmp_path / "visualized", "visualized_bge")
     run = exported(tmp_path / "bert")
     (tmp_path / "bert" / "vocab.txt").unlink()
@@ -167,44 +172,3 @@ def test_what_has_no_such_folder(tmp_path):
         stage(run, Options(), Silent())
     with pytest.raises(InputError, match="needs a tokenizer: neither"):
         export.perform(run, Options(), Silent(), exporters()[LAYOUT])
-
-
-def convert(checkpoint: Path, out: Path) -> None:
-    command = [sys.executable, "-m", "bgevis.converter", "all", checkpoint, "--out", out]
-    done = subprocess.run(
-        [*command, "--format", "onnx", "--layout", LAYOUT], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.prove
-@pytest.mark.parametrize("network", ["bert", "xlm-roberta", "all-MiniLM-L6-v2"])
-def test_real_clients_give_the_goldens(network, clients, request, tmp_path):
-    """`all --layout`, then SentenceTransformer(folder, backend="onnx") and optimum, from raw texts."""
-    if network == "all-MiniLM-L6-v2":
-        checkpoint = request.getfixturevalue("minilm") / "model.safetensors"
-    else:
-        settings = {"model_type": "xlm-roberta"} if network == "xlm-roberta" else {}
-        exported(tmp_path / "ckpt", **settings)
-        checkpoint = tmp_path / "ckpt" / "ckpt.safetensors"
-    convert(checkpoint, tmp_path / "run")
-    alone = {"USE_TF": "0", "USE_FLAX": "0", "HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [clients, ROOT / "examples" / "sentence_transformers_client.py", tmp_path / "run"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | alone)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("as the goldens") == 4
-
-
-@pytest.mark.prove
-@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node with npm")
-def test_transformers_js_gives_the_goldens_of_what_it_reads_alike(minilm, tmp_path):
-    """Its own tokenizer makes a final sigma of a word's last one, and drops the last token of what it truncates."""
-    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", TRANSFORMERS_JS]
-    subprocess.run(install, check=True, cwd=tmp_path, env=os.environ | {"ONNXRUNTIME_NODE_INSTALL": "skip"})
-    convert(minilm / "model.safetensors", tmp_path / "run")
-    command = ["node", ROOT / "examples" / "transformers_js_client.mjs", tmp_path / "run"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
-    told = dict(line.split(":", 1) for line in done.stdout.splitlines() if ": " in line)
-    assert len(told) == 10, done.stdout + done.stderr
-    assert {name for name, verdict in told.items() if "NOT" in verdict} == {"casing", "long"}
-    assert done.returncode == 1

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from in_process import convert, in_this_process
 from safetensors.numpy import load_file
+from tiny_tokenizer import tokenizer
 from variants import TINY
 
 from bgevis.converter.certificate.assign import assign
@@ -20,6 +21,7 @@ from bgevis.converter.certificate.ledger import Ledger
 from bgevis.converter.directory import RunDirectory
 from bgevis.converter.options import Options
 from bgevis.converter.source.identify import identify
+from bgevis.converter.use.artifacts import open_artifacts
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.model.family import families
 from bgevis.model.reference import Original, tensor_of
@@ -119,11 +121,55 @@ def test_an_architecture_that_no_family_knows_is_converted_from_raw_texts(oracle
     assert manifest["entry_points"]["encode_text"]["axes"]["tokens"]["max"] == 200
     golden = np.load(oracles / "mpnet/mpnet_st/golden.npz")
     texts = json.loads((oracles / "mpnet/mpnet_st/texts.json").read_text())
-    from bgevis.converter.use.artifacts import open_artifacts
-
     texts = texts["texts"] if isinstance(texts, dict) else texts
     name = next(n for n in golden.files if golden[n].ndim == 2 and len(golden[n]) == len(texts) and "f64" not in n)
     np.testing.assert_allclose(open_artifacts(run.path).embed(texts=texts), golden[name], atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["modernbert_mean_st", pytest.param("modernbert_cls_st", marks=pytest.mark.prove)])
+def test_modernbert_is_upstreams_from_raw_texts(oracles, tmp_path, name):
+    """Windows of attention, two thetas, either pooling."""
+    folder = folder_of(oracles, f"modernbert/{name}", tmp_path)
+    with in_this_process():
+        run = RunDirectory(convert(folder, tmp_path / "run", ("onnx",), transformers=True))
+    assert run.manifest()["proof"]["end_to_end"]["verdict"] == "pass"
+    golden, texts = np.load(oracles / f"modernbert/{name}/golden.npz"), oracles / f"modernbert/{name}/texts.json"
+    texts = json.loads(texts.read_text())
+    embedded = open_artifacts(run.path).embed(texts if isinstance(texts, list) else texts["texts"])
+    np.testing.assert_allclose(embedded, golden["st_embeddings"], atol=2e-6)
+
+
+def distilbert(folder: Path, labels: int) -> Path:
+    """Write a DistilBERT that classifies pairs, with a tokenizer, as a user's trainer saves it."""
+    import torch
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    torch.manual_seed(3)
+    sizes = {"vocab_size": 300, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 40}
+    names = dict(enumerate(("bad", "good", "neither")[:labels]))
+    config = DistilBertConfig(**sizes, initializer_range=0.3, id2label=names, label2id={n: i for i, n in names.items()})
+    DistilBertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer(families()["bert"].sizes[TINY]).save(str(folder / "tokenizer.json"))
+    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    settings = {"tokenizer_class": "DistilBertTokenizer", "model_max_length": 30, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize("labels", [3, pytest.param(1, marks=pytest.mark.prove)])
+def test_a_classifier_that_no_family_knows_scores_pairs(tmp_path, labels):
+    """Its labels and the activation by the configuration; sentence-transformers' CrossEncoder is the judge."""
+    folder = distilbert(tmp_path / "folder", labels)
+    with in_this_process():
+        run = RunDirectory(convert(folder, tmp_path / "run", ("onnx",), transformers=True))
+    assert run.manifest()["proof"]["end_to_end"]["verdict"] == "pass"
+    artifacts = open_artifacts(run.path)
+    assert artifacts.labels == ["bad", "good", "neither"][:labels]
+    assert artifacts.rules["scores"]["activation"] == ("sigmoid" if labels == 1 else "identity")
+    assert artifacts.limit is None
+    rows = [("the fox", "quick"), "a fox", ("the " * 40, "fox " * 40)]
+    assert artifacts.score(rows).shape == ((3,) if labels == 1 else (3, labels))
+    assert (artifacts.cut, artifacts.limit) == ((2,), 30)
 
 
 @pytest.mark.parametrize(

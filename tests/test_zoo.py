@@ -182,7 +182,8 @@ def test_upstreams_own_modules_open_the_folder_that_is_written(name, tmp_path, o
     folder = run.path / "sentence_transformers"
     ids, mask = (golden[key] for key in ("input_ids", "attention_mask"))
     fed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-    (states,) = onnxruntime.InferenceSession(folder / "onnx/model.onnx").run(None, fed)
+    states, vector = onnxruntime.InferenceSession(folder / "onnx/model.onnx").run(None, fed)
+    same(vector, golden["embeddings"])
     features = {"token_embeddings": torch.from_numpy(states), "attention_mask": torch.from_numpy(mask)}
     for described in json.loads((folder / "modules.json").read_text())[1:]:
         module = import_from_string(described["type"]).load(str(folder), subfolder=described["path"])

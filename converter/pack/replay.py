@@ -18,9 +18,10 @@ from ..directory import RunDirectory
 from . import INDEX, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES
 from .pictures import pixels, values
 from .preprocessor import Preprocessor, Raw
+from .steps import SCORED, Rules
 
 WITHIN = 1e-6
-"""How far a normalised byte may lie from the golden's: runtimes divide and multiply in their own order."""
+"""How far a normalised byte, or a logit's score, may lie from the golden's: runtimes compute in their own order."""
 
 
 def packed(run: RunDirectory) -> list[str]:
@@ -48,8 +49,15 @@ class Pack:
             self.pictures: dict[str, dict[str, Any]] = {image["name"]: image for image in self._index["images"]}
             self.pairs: dict[str, dict[str, Any]] = {pair["name"]: pair for pair in self._index.get("pairs", ())}
             self._cases: dict[str, dict[str, dict[str, list[str]]]] = self._index["cases"]
+            self._scores = self._table(self._index, self.preprocessor.rules.get("scores"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} cannot be read ({error!r}); run `bgevis-convert pack {directory}`") from error
+
+    @staticmethod
+    def _table(index: Mapping[str, Any], rules: Rules | None) -> list[np.ndarray]:
+        """Read logits and the scores that are made of them, (rows, labels) each; nothing where none are made."""
+        parts = ("logits", "scores") if rules else ()
+        return [np.array(index["scores"][part], float).reshape(-1, len(rules["labels"])) for part in parts if rules]
 
     def picture(self, name: str) -> bytes:
         """Read a picture's file."""
@@ -83,8 +91,8 @@ class Pack:
                 yield Case(entry, name, self.preprocessor.inputs(entries[entry], samples))
 
     def rows(self) -> list[Row]:
-        """Judge ids and bytes of every sample, exactly."""
-        found = [*self._text_rows(), *self._pair_rows()]
+        """Judge ids and bytes of every sample, exactly, and the scores that are made of logits."""
+        found = [*self._text_rows(), *self._pair_rows(), *self._score_rows()]
         return [*found, *self._picture_rows()] if self.pictures else found
 
     def _text_rows(self) -> Iterator[Row]:
@@ -104,6 +112,16 @@ class Pack:
             wrong = [name for (name, ids), have in rows if ids != (have.ids, have.types)]
             problem = f"other ids for the pairs {'; '.join(wrong)}" if wrong else ""
             yield Row(EVERY, f"ids of {len(wanted)} raw pairs of texts for {entry}", "ids", not wrong, problem)
+
+    def _score_rows(self) -> Iterator[Row]:
+        if not self._scores:
+            return
+        logits, wanted = self._scores
+        word = self.preprocessor.rules["scores"]["activation"]
+        made = SCORED[word](logits)
+        error = float(np.abs(made - wanted).max()) if made.size and made.shape == wanted.shape else np.inf
+        problem = "" if error <= WITHIN else f"other scores than {word} makes of the logits"
+        yield Row("all", "scores of logits", word, not problem, problem, error, WITHIN)
 
     def _picture_rows(self) -> Iterator[Row]:
         rules, goldens = self.preprocessor.rules["images"], read_arrays(self.folder / Path(PIXELS).name)

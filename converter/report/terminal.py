@@ -213,7 +213,11 @@ def _next(path: Path, manifest: Manifest, made: bool, waiting: bool) -> str:
         return f"export onnx {place}"
     if waiting or "validate" not in manifest["verdicts"]:
         return f"validate {place}"
-    return f"embed {place} --text hello" if "tokenizer.json" in manifest["files"] else f"doctor {place}"
+    entries = manifest["entry_points"]
+    if "tokenizer.json" in manifest["files"] and "score" in entries:
+        return f"score {place} --pair 'a question' 'an answer'"
+    embeds = any(spec["kind"]["is"] == "embedding" for entry in entries.values() for spec in entry["outputs"])
+    return f"embed {place} --text hello" if "tokenizer.json" in manifest["files"] and embeds else f"doctor {place}"
 
 
 def summary(manifest: dict[str, Any]) -> dict[str, Any]:

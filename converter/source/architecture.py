@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...model import pipeline
+from ...model.classifier.config import settle_labels, settle_scores, token_types
 from ...model.documents import USED, Configured, Document
 from ...model.family import Source, Tokens
 from ...model.steps import Steps, unit
 from ...model.tokenizer import FAST, SETTINGS, SPECIAL, settle_tokenizer
-from ...model.traced.config import TransformersConfig
+from ...model.traced.config import SCORE, TransformersConfig
 from ...model.traced.graph import Graph, digest
 from ...model.traced.wanted import Wanted
-from ...validation.domains import AFTER, BEFORE, Floats, PaddingMask, TokenIds
+from ...validation.domains import AFTER, BEFORE, Floats, PaddingMask, TokenIds, TokenTypes
 from ...validation.entry_point import Axis, TensorSpec
 from ...validation.errors import EnvironmentFailure, InputError
-from ...validation.outputs import Embedding, Logits, Output, States
+from ...validation.outputs import Embedding, Logits, Output, Scores, States
 from ..checkpoint import Checkpoint
 from .module import checked, read_tensors
 
@@ -29,6 +30,12 @@ CONFIG = "config.json"
 
 LIMITS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 """Fields of configurations that say how many places a network has."""
+
+SCORED = "ForSequenceClassification"
+"""How classes end that classify texts, or pairs of them."""
+
+UNLIMITED = 1 << 20
+"""Tokens of a text, where nothing in the network limits it."""
 
 SHORTEST_SOUND = 400
 """Samples of a waveform's one frame: the window of the encoders of sound."""
@@ -64,7 +71,9 @@ def trace(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path)
     settled = source.settled()
     config = architecture.upstream.configuration(original.documents[CONFIG])
     width = getattr(config.get_text_config(), "hidden_size", 0)
-    pooled = pipeline.MODULES in source.documents or any(option in source.given for option in pipeline.OPTIONS)
+    asked = any(option in source.given for option in pipeline.OPTIONS)
+    scored = not asked and any(str(name).endswith(SCORED) for name in document.fields.get("architectures") or [])
+    pooled = asked or (pipeline.MODULES in source.documents and not scored)
     if pooled:
         pipeline.settle_pipeline(settled, source, width)
         _refuse_prompts(settled.values["pipeline"], source)
@@ -86,6 +95,10 @@ def trace(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path)
     settled.put("architecture", type(built.network).__name__, CONFIG)
     settled.put("network", digest(text), "the traced network, network.json")
     _settle_texts(settled, source, graph, pooled)
+    if scored and built.network.main_input_name == "input_ids":
+        settle_labels(settled, source, built.network.config.num_labels, f"{type(built.network).__name__}, loaded")
+        longest = graph.entry_points[0].axes["tokens"].high
+        settle_scores(settled, source, longest or UNLIMITED, left_padding=True)
     fields = {field.name: field.default for field in dataclasses.fields(TransformersConfig)}
     for name in fields.keys() - settled.values.keys():
         settled.put(name, fields[name], "nothing is pooled")
@@ -149,15 +162,21 @@ def _text(built: "Architecture", source: Source, tokenizer: Path, steps: Steps) 
     masked = built.takes("attention_mask")
     if masked:
         inputs.append(TensorSpec("attention_mask", "int32", shape, PaddingMask("input_ids")))
+    scored = built.output == "logits" and type(built.network).__name__.endswith(SCORED)
+    types = getattr(config, "type_vocab_size", 0)
+    if scored and built.takes("token_type_ids") and types > 1 and token_types(source)[0]:
+        inputs.append(TensorSpec("token_type_ids", "int32", shape, TokenTypes(types)))
     limits = [n for field in LIMITS if isinstance(n := getattr(config, field, None), int) and n > 0]
     axes = {"batch": Axis(), "tokens": Axis(1, min(limits, default=None))}
     if steps:
         outputs: dict[str, Output] = {"embeddings": Embedding(unit(steps))}
     else:
         valid = "attention_mask" if masked else ""
-        per_text = built.output == "logits" and type(built.network).__name__.endswith("ForSequenceClassification")
-        outputs = {built.output: Logits("" if per_text else valid) if built.output == "logits" else States(valid)}
+        outputs = {built.output: Logits(valid) if built.output == "logits" else States(valid)}
+        if scored:
+            outputs = {built.output: Scores() if built.network.config.num_labels == 1 else Logits()}
     name = "encode_text" if steps else "classify" if built.output == "logits" else "token_states"
+    name = SCORE if scored else name
     return Wanted(name, tuple(inputs), axes, outputs=outputs, call=_call)
 
 
@@ -265,7 +284,7 @@ def _settle_texts(settled: Any, source: Source, graph: Graph, pooled: bool) -> N
             _note(document, f"read by transformers' own {stated}, which judges end to end")
     if pooled:
         most = entry.axes["tokens"].high
-        pipeline.settle_texts(settled, source, most or 1 << 20, left_padding=True)
+        pipeline.settle_texts(settled, source, most or UNLIMITED, left_padding=True)
 
 
 def _note(document: Document, fate: str) -> None:

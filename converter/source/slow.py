@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...model.tokenizer import FAST, WORD_PIECES
+from ...model.tokenizer import ADDED, FAST, WORD_PIECES
 from ...validation.errors import EnvironmentFailure, InputError
 from .hub import FILES
 
@@ -61,12 +61,24 @@ def converted(folder: Path) -> Path:
 
 
 def _needed(folder: Path) -> list[str]:
-    """Name the files that only a program of theirs reads; none where tokenizer.json or BERT's words are there."""
+    """Name the files that only a program of theirs reads; none where tokenizer.json or BERT's words are all there."""
     if (folder / "tokenizer.json").is_file():
         return []
     if (folder / "vocab.txt").is_file():
-        return ["vocab.txt"] if _class(folder) in FAST and _class(folder) not in WORD_PIECES else []
+        kind = _class(folder) or WORD_PIECES[0]
+        read = kind in WORD_PIECES and not _added(folder)
+        return ["vocab.txt"] if kind in FAST and not read else []
     return [name for name in SLOW if (folder / name).is_file()]
+
+
+def _added(folder: Path) -> bool:
+    """Say whether words were added that vocab.txt has not: transformers puts them behind, and never cuts them."""
+    try:
+        added = json.loads((folder / ADDED).read_text(encoding="utf-8")) if (folder / ADDED).is_file() else {}
+        words = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
+        return bool(set(added) - {word.rstrip("\r") for word in words})
+    except (OSError, ValueError, TypeError):
+        return False  # what is malformed is told by who reads all of it
 
 
 def _class(folder: Path) -> str:

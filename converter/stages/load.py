@@ -11,7 +11,7 @@ from typing import Any
 
 from ...exporters.stablehlo import variants
 from ...model import traced
-from ...model.family import Family, config_to_json, families
+from ...model.family import config_to_json, families
 from ...validation.errors import InputError, UsageFailure
 from ..certificate.assign import assign
 from ..certificate.check import DTYPES
@@ -62,7 +62,7 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
             raise UsageFailure(f"--static: {error}") from error
     folder = tokenizer_folder(path, options)
     tokens = describe_tokenizer(identified, folder, options)
-    _refuse_layouts(identified.family, tokens, options)
+    _refuse_layouts(identified, tokens, options)
     with ThreadPoolExecutor(1) as pool:
         check = pool.submit(checkpoint.check)
         progress.begin(sum(file.stat().st_size for file in checkpoint.named_files.values()))
@@ -125,18 +125,22 @@ def describe_tokenizer(identified: Identified, folder: Path, options: Options) -
     return tokenizer.state(folder, ids) if ids else None
 
 
-def _refuse_layouts(family: Family, tokens: dict[str, Any] | None, options: Options) -> None:
-    """Refuse a client's folder before any work where the family or the tokenizer for it is missing.
+def _refuse_layouts(identified: Identified, tokens: dict[str, Any] | None, options: Options) -> None:
+    """Refuse a client's folder before any work where the clients cannot do it, or the tokenizer for it is missing.
 
     Raises:
         InputError: naming what is missing.
     """
     layouts = [exporter.name for exporter in chosen(options) if exporter.layout]
-    if layouts and not family.hugging_face:
+    family = identified.family
+    if not layouts:
+        return
+    if not family.hugging_face:
         able = ", ".join(name for name, each in families().items() if each.hugging_face)
         raise InputError(f"--layout {layouts[0]}: its clients open the families {able}; this is {family.name}")
-    if layouts and (not tokens or "missing" in tokens):
+    if not tokens or "missing" in tokens:
         raise InputError(f"--layout {layouts[0]} needs a tokenizer: {(tokens or {}).get('missing')}")
+    family.hugging_face(identified.config)
 
 
 def describe_stored(identified: Identified, options: Options) -> dict[str, Any]:

@@ -20,10 +20,12 @@ from ..pack import FORMAT_VERSION, INDEX, INDEX_VERSION, PIXELS, PREPROCESS, RAW
 from ..pack.pictures import longer_side, open_, pixels, values
 from ..pack.preprocessor import Preprocessor
 from ..pack.samples import LONG, PAIRED, pictures, texts
-from ..pack.steps import CUT
+from ..pack.steps import CUT, SCORED
 from ..pack.tokenizer import token_ids
 from ..progress import WARNING, Progress
 
+LOGITS = (-20.0, -3.0, -0.5, 0.0, 0.25, 2.0, 30.0)
+"""Of which the raw goldens say what scores are made."""
 PAIR = ("plain", "casing")
 SEEN = ("wide", "tall")
 """The pictures that are embedded: together they tell every mistake of the resampling."""
@@ -199,6 +201,8 @@ def samples(out: Path, pack: Path, rules: dict[str, Any], entries: Sequence[Entr
             index["pairs"] = _pairs(Preprocessor(pack), rules["texts"]["max_tokens"])
     if rules["images"] and "missing" not in rules["images"]:
         index["images"] = _images(folder, rules["images"])
+    if "scores" in rules:
+        index["scores"] = _scores(rules["scores"])
     limits = rules["texts"]["max_tokens"] if rules["texts"] else {}
     index["cases"] = {e.name: found for e in concerned(entries) if (found := _cases(e, index, limits.get(e.name)))}
     _write(out / INDEX, index)
@@ -225,6 +229,13 @@ def _pairs(preprocessor: Preprocessor, limits: dict[str, int | None]) -> list[di
         ids, types = ({entry: getattr(row, part) for entry, row in rows.items()} for part in ("ids", "types"))
         described.append({"name": name, "texts": pair, "ids": ids, "types": types})
     return described
+
+
+def _scores(rules: dict[str, Any]) -> dict[str, list[list[float]]]:
+    """Give logits, rows of one for each label, and the scores that are made of them, to nine digits."""
+    logits = np.resize(LOGITS, (len(LOGITS), len(rules["labels"])))
+    scores = SCORED[rules["activation"]](logits)
+    return {"logits": logits.tolist(), "scores": [[float(f"{score:.9g}") for score in row] for row in scores]}
 
 
 def _images(folder: Path, rules: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...model.derived import Factor
 from ...model.family import Family
+from ...model.pipeline import as_given
 from ...validation import goldens, probe, procedure
 from ...validation.budget import measure
 from ...validation.cases import Case, probe_cases, tap_case
@@ -163,10 +164,12 @@ def read_original(run: RunDirectory, progress: Progress) -> "Original":
     documents = {name: json.loads(Path(path).read_text(encoding="utf-8")) for name, path in note["documents"].items()}
     places = {name: Path(path).parent for name, path in note["documents"].items()}
     folder = places.get("modules.json", Path(note["folder"]))
-    if {"pooling", "normalize"} & run.manifest()["given"]["set"].keys():
+    given = run.manifest()["given"]["set"]
+    if {"pooling", "normalize"} & given.keys():
         documents.pop("modules.json", None)  # what the user says stands in its place
-    code = Path(note.get("code", ""))
-    return Original(read_state(checkpoint, progress), documents, folder, Path(note["tokenizer"]), code)
+    changed = as_given(documents, given)
+    state, code = read_state(checkpoint, progress), Path(note.get("code", ""))
+    return Original(state, documents | changed, folder, Path(note["tokenizer"]), code, changed)
 
 
 def scaled(state: Mapping[str, "torch.Tensor"], scales: Mapping[str, Factor]) -> "State":

@@ -98,6 +98,11 @@ class Artifacts:
         self._preprocessor.hold_to(self.entry_points)
 
     @property
+    def rules(self) -> Mapping[str, Any]:
+        """What preprocess.json says: docs/pack.md."""
+        return self._preprocessor.rules
+
+    @property
     def width(self) -> int:
         """Give how many numbers an embedding has.
 

@@ -11,9 +11,10 @@
 
 #include "rules.h"
 #include "runtime.h"
+#include "scores.h"
 
 #define MAX_INPUTS 8
-#define CLOSE 1e-6 /* normalised pixels, by docs/pack.md */
+#define CLOSE 1e-6 /* normalised pixels and scores of logits, by docs/pack.md */
 
 static const char *const RAW = "goldens/raw/index.json";
 
@@ -70,7 +71,7 @@ static Tensor read_input(Case *c, const Json *spec) {
     return input;
 }
 
-/* Find a raw text or picture by its name. */
+/* Find a raw text, pair of texts or picture by its name. */
 static const Json *raw_named(const Raw *raw, const char *kind, const Json *row) {
     const Json *all = json_member(raw->index, kind, JSON_ARRAY);
     for (size_t i = 0; i < all->count && row->kind == JSON_STRING; i++)
@@ -126,8 +127,11 @@ static bool is_end(const Json *end, const Json *ids, size_t place) {
     return end->kind == JSON_NULL || (place < ids->count && json_size(&ids->items[place]) == json_size(end));
 }
 
-/* Hold the ready ids and mask against the raw texts' ids. */
-static void check_ids(const Case *c, const Raw *raw, const Json *rows, const Tensor *input, bool mask) {
+typedef enum { IDS, MASK, TYPES } Made;
+
+/* Hold ready ids, a mask or types against what the raw texts, or the pairs of them, become. */
+static void check_made(const Case *c, const Raw *raw, const char *kind, const Json *rows, const Tensor *input,
+                       Made made) {
     if (input->type != I32 || input->rank != 2 || (int64_t)rows->count != input->shape[0])
         fail("%s, case '%s': %s is not (%zu, tokens) of int32", c->entry, c->name, input->name, rows->count);
     int64_t tokens = input->shape[1], pad = json_size(json_member(raw->texts, "pad_id", JSON_NUMBER));
@@ -135,8 +139,13 @@ static void check_ids(const Case *c, const Raw *raw, const Json *rows, const Ten
     const Json *first = json_find(raw->texts, "first_id"), *last = json_find(raw->texts, "last_id");
     bool before = !strncmp(json_string(raw->texts, "padding"), "before", 6);
     for (size_t row = 0; row < rows->count; row++) {
-        const Json *found = raw_named(raw, "texts", &rows->items[row]);
+        const Json *found = raw_named(raw, kind, &rows->items[row]);
         const Json *ids = json_member(json_member(found, "ids", JSON_OBJECT), c->entry, JSON_ARRAY);
+        const Json *types = json_find(found, "types"); /* of pairs; a text alone is of type 0 */
+        if (types) types = json_member(types, c->entry, JSON_ARRAY);
+        if (types && types->count != ids->count)
+            fail("%s, case '%s': the pair %zu has %zu ids and %zu types", c->entry, c->name, row, ids->count,
+                 types->count);
         if (!is_end(first, ids, 0) || !is_end(last, ids, ids->count - 1))
             fail("%s, case '%s': the text %zu does not lie between first_id and last_id of preprocess.json", c->entry,
                  c->name, row);
@@ -147,10 +156,10 @@ static void check_ids(const Case *c, const Raw *raw, const Json *rows, const Ten
         for (int64_t i = 0; i < tokens; i++) {
             int64_t at = before ? i - (tokens - (int64_t)ids->count) : i; /* in the text */
             bool word = at >= 0 && at < (int64_t)ids->count;
-            int64_t want = mask   ? word
-                           : word ? json_size(&ids->items[at])
-                                  : pad,
-                    got = ((int32_t *)input->data)[row * (size_t)tokens + (size_t)i];
+            int64_t want = made == MASK ? word : made == IDS ? pad : 0;
+            if (word && made == IDS) want = json_size(&ids->items[at]);
+            if (word && made == TYPES && types) want = json_size(&types->items[at]);
+            int64_t got = ((int32_t *)input->data)[row * (size_t)tokens + (size_t)i];
             if (got != want)
                 fail("%s, case '%s': %s of the text '%s' at %" PRId64 " is %" PRId64 ", expected %" PRId64, c->entry,
                      c->name, input->name, json_string(found, "name"), i, got, want);
@@ -159,14 +168,37 @@ static void check_ids(const Case *c, const Raw *raw, const Json *rows, const Ten
 }
 
 static void apply_raw(const Case *c, const Raw *raw, const Json *rows, Tensor *input) {
-    const Json *images = json_find(rows, "images"), *texts = json_find(rows, "texts");
+    const Json *images = json_find(rows, "images");
     if (images && raw->images && !strcmp(input->name, json_string(raw->images, "input")))
         pixels_of_bytes(c, raw, images, input);
-    if (!texts || !raw->texts) return;
+    if (!raw->texts) return;
     const Json *inputs = json_member(raw->texts, "inputs", JSON_OBJECT);
-    if (!strcmp(input->name, json_string(inputs, "ids"))) check_ids(c, raw, texts, input, false);
-    if (json_find(inputs, "mask") && !strcmp(input->name, json_string(inputs, "mask")))
-        check_ids(c, raw, texts, input, true);
+    for (const char *const *kind = (const char *[]){"texts", "pairs", NULL}; *kind; kind++)
+        for (Made made = IDS; json_find(rows, *kind) && made <= TYPES; made++) {
+            const Json *name = json_find(inputs, (const char *[]){"ids", "mask", "types"}[made]);
+            if (name && !strcmp(input->name, name->string))
+                check_made(c, raw, *kind, json_find(rows, *kind), input, made);
+        }
+}
+
+/* Hold what makes scores of logits to the table that the pack has. */
+static void check_scores(const Json *rules, const Json *index) {
+    const Json *table = json_member(index, "scores", JSON_OBJECT);
+    const Json *logits = json_member(table, "logits", JSON_ARRAY), *scores = json_member(table, "scores", JSON_ARRAY);
+    size_t labels = json_member(rules, "labels", JSON_ARRAY)->count;
+    if (!logits->count || scores->count != logits->count) fail("%s: scores is no table", RAW);
+    for (size_t row = 0; row < logits->count; row++) {
+        const Json *given = &logits->items[row], *wanted = &scores->items[row];
+        if (given->kind != JSON_ARRAY || wanted->kind != JSON_ARRAY || given->count != labels || wanted->count != labels)
+            fail("%s: scores: row %zu is not of %zu numbers", RAW, row, labels);
+        Tensor made = tensor_new("logits", F32, 2, (int64_t[]){1, (int64_t)labels});
+        for (size_t i = 0; i < labels; i++) ((float *)made.data)[i] = (float)given->items[i].number;
+        scores_make(rules, &made);
+        for (size_t i = 0; i < labels; i++)
+            if (!(fabs(((float *)made.data)[i] - wanted->items[i].number) <= CLOSE))
+                fail("%s: scores: %s of row %zu is %.9g at %zu, expected %.9g", RAW, json_string(rules, "activation"),
+                     row, ((float *)made.data)[i], i, wanted->items[i].number);
+    }
 }
 
 /* What is expected of one output, and how far from it a result may lie. */
@@ -242,6 +274,7 @@ static Raw read_raw(const Pack *pack) {
     raw.index = pack_json(pack, RAW);
     raw.texts = texts->kind == JSON_OBJECT ? texts : NULL;
     raw.images = json_find(images, "steps") ? images : NULL;
+    if (json_find(rules, "scores")) check_scores(json_find(rules, "scores"), raw.index);
     if (json_find(texts, "missing")) printf("  no raw texts: %s\n", json_string(texts, "missing"));
     if (json_find(images, "missing")) printf("  no raw pictures: %s\n", json_string(images, "missing"));
     if (!raw.images) return raw;

@@ -23,6 +23,7 @@ typedef struct {
         MODES,
         THREE,
         LIST,
+        TEXTS_LISTED,
         OBJECT,
         OBJECT_OR_NULL,
         NOTHING
@@ -40,12 +41,12 @@ typedef struct {
 #define PLAIN(kind) kind, NULL, 0, 0
 
 #define FORMAT 3
-static const Key DOCUMENT[] = {{"format_version", EXACTLY(FORMAT)},
-                               {"texts", PLAIN(OBJECT_OR_NULL)},
-                               {"images", PLAIN(OBJECT_OR_NULL)},
-                               {"embeddings", PLAIN(OBJECT_OR_NULL)},
-                               {0}};
-/* A tokenizer's name comes before these, or what stands in its place. */
+#define PARTS                                                                                                          \
+    {"format_version", EXACTLY(FORMAT)}, {"texts", PLAIN(OBJECT_OR_NULL)}, {"images", PLAIN(OBJECT_OR_NULL)},          \
+        {"embeddings", PLAIN(OBJECT_OR_NULL)}
+static const Key DOCUMENT[] = {PARTS, {0}};
+static const Key SCORED[] = {PARTS, {"scores", PLAIN(OBJECT)}, {0}};
+/* A tokenizer's name comes before these, or what stands in its place; the rule of pairs where two texts are read. */
 #define TEXTS                                                                                                          \
     {"inputs", PLAIN(OBJECT)}, {"vocab_size", SIZE}, {"first_id", ID_OR_NULL}, {"last_id", ID_OR_NULL},                \
         {"pad_id", ID},                                                                                                \
@@ -56,8 +57,12 @@ static const Key DOCUMENT[] = {{"format_version", EXACTLY(FORMAT)},
         {"prompts", PLAIN(OBJECT)}, {"default_prompt", PLAIN(TEXT_OR_NULL)}, {                                         \
         0                                                                                                              \
     }
-static const Key READ[] = {{"tokenizer", WORDS("tokenizer.json")}, TEXTS};
-static const Key NOT_READ[] = {{"tokenizer", PLAIN(NOTHING)}, {"missing", PLAIN(NAME)}, TEXTS};
+#define PAIRS                                                                                                          \
+    {"pairs", WORDS("token by token from the longer one", "the first to three quarters of max_tokens, then the second")}
+#define TOKENIZER {"tokenizer", WORDS("tokenizer.json")}
+#define NO_TOKENIZER {"tokenizer", PLAIN(NOTHING)}, {"missing", PLAIN(NAME)}
+static const Key READ[2][14] = {{TOKENIZER, TEXTS}, {TOKENIZER, PAIRS, TEXTS}};
+static const Key NOT_READ[2][15] = {{NO_TOKENIZER, TEXTS}, {NO_TOKENIZER, PAIRS, TEXTS}};
 static const Key IMAGES[] = {{"input", PLAIN(NAME)},
                              {"layout", WORDS("NHWC")},
                              {"dtype", WORDS("float32")},
@@ -76,6 +81,11 @@ static const Key EMBEDDINGS[] = {{"outputs", PLAIN(OBJECT)},
                                  {"normalize", PLAIN(BOOLEAN)},
                                  {"similarity", WORDS("dot", "cosine", "euclidean", "manhattan")},
                                  {0}};
+static const Key SCORES[] = {{"outputs", PLAIN(OBJECT)},
+                             {"labels", PLAIN(TEXTS_LISTED)},
+                             {"dtype", WORDS("float32")},
+                             {"activation", WORDS("identity", "sigmoid", "tanh", "softmax")},
+                             {0}};
 #define SHORTER {"do", WORDS("resize")}, {"shorter_side", SIZE}, {"longer_side", WORDS("floor", "round")}
 #define EXACT {"do", WORDS("resize")}, {"height", SIZE}, {"width", SIZE}
 #define RESAMPLED                                                                                                      \
@@ -145,6 +155,10 @@ static bool legal(const Json *given, const Key *key) {
         return given->kind == JSON_ARRAY && given->count == 3;
     case LIST:
         return given->kind == JSON_ARRAY;
+    case TEXTS_LISTED:
+        for (size_t i = 0; given->kind == JSON_ARRAY && i < given->count; i++)
+            if (given->items[i].kind != JSON_STRING) return false;
+        return given->kind == JSON_ARRAY && given->count;
     case OBJECT:
         return given->kind == JSON_OBJECT;
     case OBJECT_OR_NULL:
@@ -179,6 +193,7 @@ static const char *known(const Key *key) {
                             [NAME] = "a text that is not empty",
                             [BOOLEAN] = "true or false",
                             [LIST] = "a list",
+                            [TEXTS_LISTED] = "a list of one text or more",
                             [OBJECT] = "an object",
                             [OBJECT_OR_NULL] = "null or an object",
                             [NOTHING] = "null"}[key->is];
@@ -212,11 +227,12 @@ static double number(const Json *object, const char *key) { return json_member(o
 
 static void check_texts(const char *where, const Json *rules) {
     const Json *tokenizer = json_find(rules, "tokenizer");
-    hold(where, rules, tokenizer && tokenizer->kind == JSON_NULL ? NOT_READ : READ);
+    bool pairs = json_find(rules, "pairs");
+    hold(where, rules, tokenizer && tokenizer->kind == JSON_NULL ? NOT_READ[pairs] : READ[pairs]);
     const Json *inputs = json_find(rules, "inputs");
-    Key made[4] = {{"ids", PLAIN(NAME)}};
+    Key made[5] = {{"ids", PLAIN(NAME)}};
     size_t count = 1;
-    for (const char *const *key = (const char *[]){"mask", "prompt", NULL}; *key; key++)
+    for (const char *const *key = (const char *[]){"mask", "prompt", "types", NULL}; *key; key++)
         if (json_find(inputs, *key)) made[count++] = (Key){*key, PLAIN(NAME)};
     made[count] = (Key){0};
     hold(text("%s.inputs", where), inputs, made);
@@ -286,7 +302,7 @@ typedef struct {
     bool taken;
 } Made;
 
-#define MAX_MADE 4
+#define MAX_MADE 5
 /* List what is made; give how many. */
 static size_t list_made(const Json *document, Made made[MAX_MADE]) {
     const Json *texts = json_find(document, "texts"), *images = json_find(document, "images");
@@ -307,7 +323,8 @@ void rules_check(const Json *document) {
     const Json *version = json_find(document, "format_version");
     if (version && version->kind == JSON_NUMBER && (version->number == 1 || version->number == 2))
         fail("%s: format_version is %.0f; known: %d; run `bgevis-convert pack DIR` again", file, version->number, FORMAT);
-    hold(file, document, DOCUMENT);
+    const Json *scores = json_find(document, "scores");
+    hold(file, document, scores ? SCORED : DOCUMENT);
     const Json *texts = json_find(document, "texts"), *images = json_find(document, "images"),
                *embeddings = json_find(document, "embeddings");
     if (texts->kind != JSON_NULL) check_texts("preprocess.json: texts", texts);
@@ -318,6 +335,12 @@ void rules_check(const Json *document) {
         for (size_t k = 0; k < i; k++)
             if (!strcmp(made[i].name, made[k].name))
                 fail("%s: two inputs are %s; known: another name for each", file, made[i].name);
+    if (scores) {
+        if (!count || embeddings->kind != JSON_NULL)
+            fail("%s: scores are stated beside embeddings, or without texts; known: one of them", file);
+        hold("preprocess.json: scores", scores, SCORES);
+        hold_by_entry_point("preprocess.json: scores", "outputs", scores, (Key){"", PLAIN(NAME)});
+    }
     if (embeddings->kind == JSON_NULL) return;
     if (!count) fail("%s: embeddings is an object; known: null where texts and images are", file);
     hold("preprocess.json: embeddings", embeddings, EMBEDDINGS);
@@ -372,21 +395,21 @@ static bool only_made(Made *made, size_t count, const Json *entry) {
     return true;
 }
 
-/* Refuse an entry point that does not give the embedding that is stated. */
-static void fit_output(const Json *embeddings, const char *name, const char *output, const Json *entry) {
-    if (!entry) fail("preprocess.json: embeddings.outputs names %s, which is no entry point", name);
-    const Json *outputs = json_member(entry, "outputs", JSON_ARRAY);
-    const char *gives = "";
+/* Refuse an entry point that does not give the embedding, or the scores, that are stated. */
+static void fit_output(const char *part, const Json *stated, const char *name, const char *output, const Json *entry) {
+    if (!entry) fail("preprocess.json: %s.outputs names %s, which is no entry point", part, name);
+    const Json *outputs = json_member(entry, "outputs", JSON_ARRAY), *labels = json_find(stated, "labels");
+    double width = labels ? (double)labels->count : number(stated, "width");
+    const char *gives = "", *dtype = json_string(stated, "dtype");
     for (size_t i = 0; i < outputs->count; i++) {
         const Json *spec = &outputs->items[i], *shape = json_member(spec, "shape", JSON_ARRAY);
         if (!strcmp(json_string(spec, "name"), output) && shape->count == 2 &&
-            !strcmp(json_string(spec, "dtype"), json_string(embeddings, "dtype")) &&
-            shape->items[1].kind == JSON_NUMBER && shape->items[1].number == number(embeddings, "width"))
+            !strcmp(json_string(spec, "dtype"), dtype) && shape->items[1].kind == JSON_NUMBER &&
+            shape->items[1].number == width)
             return;
         gives = text("%s (%s)", gives, described(spec));
     }
-    fail("preprocess.json: embeddings are (%s %s, rows, %.0f); %s gives%s", output, json_string(embeddings, "dtype"),
-         number(embeddings, "width"), name, gives);
+    fail("preprocess.json: %s are (%s %s, rows, %.0f); %s gives%s", part, output, dtype, width, name, gives);
 }
 
 /* Hold an entry point that the pack is for; `whole` if all of its inputs must be made. */
@@ -417,18 +440,20 @@ static bool fit_limit(const Json *texts, const char *name, const Json *entry) {
 }
 
 void rules_fit(const Json *document, const Json *entry_points) {
-    const Json *texts = json_find(document, "texts"), *embeddings = json_find(document, "embeddings");
+    const Json *texts = json_find(document, "texts"), *scores = json_find(document, "scores");
+    const char *part = scores ? "scores" : "embeddings";
+    const Json *stated = json_find(document, part);
     Made made[MAX_MADE];
     size_t count = list_made(document, made), whole = 0, limits = 0;
-    const Json *outputs = json_find(embeddings, "outputs");
+    const Json *outputs = json_find(stated, "outputs");
     for (size_t i = 0; outputs && i < outputs->count; i++)
-        fit_output(embeddings, outputs->keys[i], outputs->items[i].string,
+        fit_output(part, stated, outputs->keys[i], outputs->items[i].string,
                    json_find(entry_points, outputs->keys[i]));
     for (size_t i = 0; i < entry_points->count; i++) whole += only_made(made, count, &entry_points->items[i]);
     for (size_t i = 0; i < entry_points->count; i++) {
         const char *name = entry_points->keys[i];
         const Json *entry = &entry_points->items[i];
-        /* What the pack is for: what embeds, else what takes nothing but what is made, else all. */
+        /* What the pack is for: what embeds or scores, else what takes nothing but what is made, else all. */
         if (outputs ? !json_find(outputs, name) : whole && !only_made(made, count, entry)) continue;
         fit_entry(made, count, name, entry, outputs || whole);
         if (texts->kind == JSON_OBJECT) limits += fit_limit(texts, name, entry);

@@ -7,8 +7,8 @@ from ...validation.entry_point import Axis, EntryPoint, PaddingMask, TensorSpec,
 from ...validation.outputs import Embedding, States
 from .. import steps
 from ..family import Family, HuggingFace, Source
+from ..pipeline import VECTOR, prompt_input, text_rules
 from ..pipeline import documents as sentence_documents
-from ..pipeline import prompt_input, text_rules
 from . import rules
 from .config import CONFIG, SIZES, BertConfig, configure
 
@@ -94,11 +94,16 @@ STATED = (
 
 
 def token_states(config: BertConfig, *more: TensorSpec) -> EntryPoint:
-    """Describe the entry point of clients that pool themselves, of ids, mask and what else they feed."""
+    """Describe the entry point of Hugging Face's clients, of ids, mask and what else they feed.
+
+    The states come first, for those that pool them themselves. The vector is not there where the pooling leaves the
+    prompt out: they do not say how many tokens it has.
+    """
     shape = ("batch", "tokens", config.hidden_size)
     states = TensorSpec("last_hidden_state", "float32", shape, kind=States("attention_mask"))
+    vector = () if prompt_input(config.pipeline) else embeddings_output(config, VECTOR)
     axes = encode_text(config).axes
-    return EntryPoint("token_states", (*text_inputs(config), *more), (states,), axes, rows="batch")
+    return EntryPoint("token_states", (*text_inputs(config), *more), (states, *vector), axes, rows="batch")
 
 
 def hugging_face(config: BertConfig) -> HuggingFace:
@@ -107,8 +112,14 @@ def hugging_face(config: BertConfig) -> HuggingFace:
     from .modeling import Bert
 
     types = (TensorSpec("token_type_ids", "int32", ("batch", "tokens")),) if config.model_type == "bert" else ()
-    network = Network(lambda rngs: Bert(config, rngs=rngs), (token_states(config, *types),))
-    return HuggingFace(documents(config), config.pipeline, network)
+    entry = token_states(config, *types)
+    network = Network(lambda rngs: Bert(config, rngs=rngs), (entry,))
+    return HuggingFace(documents(config), network, gives(entry), config.pipeline)
+
+
+def gives(entry: EntryPoint) -> Mapping[str, str]:
+    """Say which output of `token_states` is the embedding."""
+    return {spec.name: "embeddings" for spec in entry.outputs if spec.name == VECTOR}
 
 
 def reference(config: BertConfig, original: "Original", usual: Mapping[str, Any]) -> "Reference":

@@ -13,7 +13,7 @@ from ...validation.taps import scope
 from ..attention import Attention, mask_bias, padding
 from ..blocks import PostNormLayer
 from ..layers import Embedding, LayerNorm, in_turn, tapped
-from ..pooling import embed, pipeline
+from ..pooling import embed, pipeline, with_vector
 from .config import BertConfig
 
 MASKED_SCORE = float(np.finfo(np.float32).min)
@@ -156,10 +156,11 @@ class Bert(nnx.Module):
         input_ids: Int[Array, "batch tokens"],
         attention_mask: Int[Array, "batch tokens"],
         token_type_ids: Int[Array, "batch tokens"] | None = None,
-    ) -> Float[Array, "batch tokens width"]:
-        """Give each token's last state, for clients that pool themselves."""
+    ) -> dict[str, Array]:
+        """Give what Hugging Face's clients read, see `pooling.with_vector`; without types, every token is of type 0."""
         with scope("text"):
-            return self.text.states(self.text.embeddings(input_ids, token_type_ids), attention_mask)
+            x = self.text.states(self.text.embeddings(input_ids, token_type_ids), attention_mask)
+            return with_vector(x, self.text.pipeline, self.config.pipeline, attention_mask)
 
 
 def check_text(input_ids: Array, attention_mask: Array, max_tokens: int) -> None:

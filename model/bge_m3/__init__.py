@@ -1,13 +1,15 @@
 """bge-m3 with its three heads: dense, sparse and ColBERT's, by one pass of the encoder."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...validation.entry_point import Axis, EntryPoint, TensorSpec
+from ...validation.errors import InputError
 from ...validation.outputs import States, TokenWeights
 from .. import steps
 from ..bert import ANCHOR, CONFIG, documents, embeddings, embeddings_output, text_inputs
-from ..family import Family, Source
+from ..family import Family, HuggingFace, Source
 from ..pipeline import prompt_input, text_rules
 from . import rules
 from .config import BESIDE, COLBERT, SIZES, SPARSE, M3Config, configure
@@ -39,6 +41,28 @@ def _network(config: M3Config) -> "Network":
     from .modeling import M3
 
     return Network(lambda rngs: M3(config, rngs=rngs), (_encode_text(config),))
+
+
+def _hugging_face(config: M3Config) -> HuggingFace:
+    """Describe the encoder to transformers' XLMRobertaModel: the three heads first, as fastembed-rs counts them.
+
+    Raises:
+        InputError: the pooling leaves the prompt out.
+    """
+    if prompt_input(config.pipeline):
+        raise InputError(
+            "1_Pooling/config.json: include_prompt is false, and clients that open a folder of sentence-transformers "
+            "do not tell bge-m3's heads how many tokens a prompt has; leave the layout out"
+        )
+    from ..network import Network
+    from .modeling import M3
+
+    ours = _encode_text(config)
+    shape = ("batch", "tokens", config.hidden_size)
+    states = TensorSpec("last_hidden_state", "float32", shape, kind=States("attention_mask"))
+    entry = replace(ours, name="token_states", outputs=(*ours.outputs, states))
+    network = Network(lambda rngs: M3(config, rngs=rngs), (entry,))
+    return HuggingFace(documents(config), network, {spec.name: spec.name for spec in ours.outputs}, config.pipeline)
 
 
 def _reference(config: M3Config, original: "Original") -> "Reference":
@@ -97,6 +121,7 @@ FAMILY = Family(
     reference=_reference,
     sizes=SIZES,
     embeddings=embeddings,
+    hugging_face=_hugging_face,
     encode=_encode,
     anchor=ANCHOR,
     documents=documents,

@@ -47,6 +47,19 @@ class M3(nnx.Module):
         Raises:
             ValueError: wrong rank, unequal shapes, or more tokens than there are positions.
         """
+        outputs = self.token_states(input_ids, attention_mask, prompt_tokens)
+        del outputs["last_hidden_state"]
+        return outputs
+
+    __call__ = encode_text
+
+    def token_states(
+        self,
+        input_ids: Int[Array, "batch tokens"],
+        attention_mask: Int[Array, "batch tokens"],
+        prompt_tokens: Int[Array, " batch"] | None = None,
+    ) -> dict[str, Array]:
+        """Give what `encode_text` gives, and each token's last state, `last_hidden_state` (batch, tokens, width)."""
         check_text(input_ids, attention_mask, self.config.max_tokens)
         with scope("text"):
             with scope("embeddings"):
@@ -57,6 +70,4 @@ class M3(nnx.Module):
         vectors = tapped("colbert", self.colbert, x[:, 1:]) * attention_mask[:, 1:, None].astype(x.dtype)
         if steps.unit(self.config.pipeline):
             vectors = ops.l2_normalize(vectors, epsilon=1e-12)
-        return {"dense_vecs": dense, "sparse_vecs": weights, "colbert_vecs": vectors}
-
-    __call__ = encode_text
+        return {"dense_vecs": dense, "sparse_vecs": weights, "colbert_vecs": vectors, "last_hidden_state": x}

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...validation.domains import TokenTypes
 from ...validation.entry_point import Axis, EntryPoint, TensorSpec
+from ...validation.errors import InputError
 from ...validation.outputs import Logits, Scores
 from ..bert import ANCHOR, described, text_inputs
-from ..family import LONGEST_FIRST, Family, Source, TextRules
+from ..family import LONGEST_FIRST, Family, HuggingFace, Source, TextRules
 from . import rules
 from .config import ACTIVATIONS, CONFIG, SIZES, ClassifierConfig, configure, head_of
 
@@ -45,9 +46,24 @@ def _documents(config: ClassifierConfig) -> Mapping[str, Any]:
         CONFIG: {
             **described(config, f"{kind}ForSequenceClassification"),
             "id2label": {str(i): name for i, name in enumerate(config.labels)},
+            "label2id": {name: i for i, name in enumerate(config.labels)},
             "sentence_transformers": {"activation_fn": path},
         }
     }
+
+
+def _hugging_face(config: ClassifierConfig) -> HuggingFace:
+    """Describe the classifier to transformers' ...ForSequenceClassification.
+
+    Raises:
+        InputError: pairs are cut as no client cuts them.
+    """
+    if config.pairs != LONGEST_FIRST:
+        raise InputError(
+            f"--pairs {config.pairs}: clients that open a folder of sentence-transformers cut pairs token by token "
+            "from the longer text; leave --pairs or the layout out"
+        )
+    return HuggingFace(_documents(config), _network(config), {"logits": "logits"})
 
 
 def _reference(config: ClassifierConfig, original: "Original") -> "Reference":
@@ -93,6 +109,7 @@ FAMILY = Family(
     network=_network,
     reference=_reference,
     sizes=SIZES,
+    hugging_face=_hugging_face,
     scores=lambda config: {"labels": list(config.labels), "activation": config.activation},
     encode=_encode,
     anchor=ANCHOR,

@@ -22,7 +22,11 @@ ACTIVATIONS: Mapping[str, str] = {
 }
 """Class of torch.nn, by the path that sentence-transformers writes -> what the pack calls it."""
 
-TYPED, UNTOLD = ("BertTokenizer", "ElectraTokenizer"), ("PreTrainedTokenizerFast", "TokenizersBackend")
+TYPED = (
+    *("BertTokenizer", "ElectraTokenizer", "ConvBertTokenizer", "MobileBertTokenizer", "SqueezeBertTokenizer"),
+    *("DebertaTokenizer", "DebertaV2Tokenizer"),
+)
+UNTOLD = ("PreTrainedTokenizerFast", "TokenizersBackend", "AlbertTokenizer", "AlbertTokenizerFast")
 """Classes of tokenizers that tell the texts of a pair apart, and those of which versions of transformers part."""
 
 SHORTEST = 16
@@ -84,12 +88,28 @@ def configure(source: Source) -> Configured:
     _settle_head(settled, source, document)
     settled.put("pipeline", FIRST, "the head reads the first token's state")
     told = settled.values["model_type"] == "bert" and settled.values["type_vocab_size"] > 1
-    types = _token_types(source) if told else (False, "the network tells no types apart")
+    types = token_types(source) if told else (False, "the network tells no types apart")
     settled.put("token_types", *types)
-    _hold_modules(source)
-    activation = _activation(source, document)
     bert = {name: value for name, value in settled.values.items() if name in BertConfig.__dataclass_fields__}
-    settle_texts(settled, source, BertConfig(**bert).max_tokens, left_padding=False)
+    settle_scores(settled, source, BertConfig(**bert).max_tokens, left_padding=False)
+    return Configured(ClassifierConfig(**settled.values), settled.origins)
+
+
+def settle_scores(settled: Settled, source: Source, positions: int, *, left_padding: bool) -> None:
+    """Settle what is done to the texts of a classifier whose labels are settled, and what makes scores of its logits.
+
+    Args:
+        settled: what is settled so far.
+        source: with the documents.
+        positions: see `settle_texts`.
+        left_padding: see `settle_texts`.
+
+    Raises:
+        InputError: what is stated is not done here.
+    """
+    _hold_modules(source)
+    activation = _activation(source, source.document(CONFIG))
+    settle_texts(settled, source, positions, left_padding=left_padding)
     if settled.values["prompts"]:
         raise InputError(f"{source.documents[SENTENCES].origin}: prompts before pairs are not done here; take them out")
     one = len(settled.values["labels"]) == 1
@@ -102,10 +122,9 @@ def configure(source: Source) -> Configured:
             f"{settled.origins['pairs']}: a first text of three quarters leaves nothing of {SHORTEST - 1} tokens or "
             f"fewer, and {settled.origins['max_seq_length']} says {settled.values['max_seq_length']}"
         )
-    return Configured(ClassifierConfig(**settled.values), settled.origins)
 
 
-def _token_types(source: Source) -> tuple[bool, str]:
+def token_types(source: Source) -> tuple[bool, str]:
     """Say whether transformers' tokenizer gives types: as `model_input_names` says, else as its class does.
 
     Raises:
@@ -143,7 +162,16 @@ def _settle_head(settled: Settled, source: Source, document: Document | None) ->
     shape = source.shapes[f"{head[1]}.weight"]
     if len(shape) != 2 or shape[1] != settled.values["hidden_size"] or not shape[0]:
         raise GateError(f"tensor {head[1]}.weight must be (labels, {settled.values['hidden_size']}), got {shape}")
-    count, where = shape[0], f"shape of {head[1]}.weight"
+    settle_labels(settled, source, shape[0], f"shape of {head[1]}.weight")
+
+
+def settle_labels(settled: Settled, source: Source, count: int, where: str) -> None:
+    """Settle the labels' names, of which there are so many.
+
+    Raises:
+        InputError: config.json says that there are others.
+    """
+    document = source.document(CONFIG)
     names = _names(document) if document else None
     if document and names is None:
         stated = document.take("num_labels", int, 2)  # PreTrainedConfig's default

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..bert import ANCHOR, STATED, embeddings, encode, encode_text, reference, token_states
+from ..bert import ANCHOR, STATED, embeddings, encode, encode_text, gives, reference, token_states
 from ..family import Family, HuggingFace, Source
 from ..pipeline import documents as sentence_documents
 from ..pipeline import text_rules
@@ -44,8 +44,9 @@ def _hugging_face(config: MPNetConfig) -> HuggingFace:
     from ..network import Network
     from .modeling import MPNet
 
-    network = Network(lambda rngs: MPNet(config, rngs=rngs), (token_states(config),))
-    return HuggingFace(_documents(config), config.pipeline, network)
+    entry = token_states(config)
+    network = Network(lambda rngs: MPNet(config, rngs=rngs), (entry,))
+    return HuggingFace(_documents(config), network, gives(entry), config.pipeline)
 
 
 FAMILY = Family(

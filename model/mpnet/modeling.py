@@ -13,7 +13,7 @@ from ...validation.taps import scope
 from ..attention import mask_bias, padding
 from ..bert.modeling import check_text, counted, layer
 from ..layers import Embedding, LayerNorm, Size, in_turn, tapped
-from ..pooling import embed, pipeline
+from ..pooling import embed, pipeline, with_vector
 from .config import BUCKETS, EXACT, PADDING, MPNetConfig
 
 MASKED_SCORE = float(np.finfo(np.float32).min)
@@ -114,7 +114,8 @@ class MPNet(nnx.Module):
 
     def token_states(
         self, input_ids: Int[Array, "batch tokens"], attention_mask: Int[Array, "batch tokens"]
-    ) -> Float[Array, "batch tokens width"]:
-        """Give each token's last state, for clients that pool themselves."""
+    ) -> dict[str, Array]:
+        """Give what Hugging Face's clients read, see `pooling.with_vector`."""
         with scope("text"):
-            return self.text.states(input_ids, attention_mask)
+            x = self.text.states(input_ids, attention_mask)
+            return with_vector(x, self.text.pipeline, self.config.pipeline, attention_mask)

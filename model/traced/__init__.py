@@ -11,7 +11,7 @@ from .. import steps
 from ..family import Config, Drop, Family, Rule, Source, Tie
 from ..parts import Part
 from ..pipeline import text_rules
-from .config import NAME, NETWORK, TRANSFORMERS, TracedConfig, TransformersConfig
+from .config import NAME, NETWORK, SCORE, TRANSFORMERS, TracedConfig, TransformersConfig
 from .graph import Graph
 
 if TYPE_CHECKING:
@@ -56,15 +56,16 @@ def family(text: str, name: str = NAME) -> Family:
     )
     if name == NAME:
         return own
-    pooled = any(entry.embedding for entry in graph.entry_points)
+    judged = any(entry.embedding or entry.name == SCORE for entry in graph.entry_points)
     return dataclasses.replace(
         own,
         summary="an architecture of transformers that no family knows, traced by torch.export",
         config=TransformersConfig,
         reference=lambda config, original: _module("architecture").reference(config, graph, original),
         embeddings=_embeddings,
-        encode=(lambda config, *given: _module("architecture").encode(config, graph, *given)) if pooled else None,
-        texts=text_rules,
+        scores=_scores if any(entry.name == SCORE for entry in graph.entry_points) else None,
+        encode=(lambda config, *given: _module("architecture").encode(config, graph, *given)) if judged else None,
+        texts=lambda config: dataclasses.replace(text_rules(config), pairs=config.pairs),
     )
 
 
@@ -75,6 +76,10 @@ def _module(name: str) -> Any:
 
 def _embeddings(config: TransformersConfig) -> Mapping[str, Any]:
     return {**steps.described(config.pipeline), "similarity": config.similarity} if config.pipeline else {}
+
+
+def _scores(config: TransformersConfig) -> Mapping[str, Any]:
+    return {"labels": list(config.labels), "activation": config.activation}
 
 
 def _not_configured(source: Source) -> Any:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ...validation.errors import InputError
 from .. import upstream
+from ..family import LONGEST_FIRST
 from ..reference import Original, Reference
 from ..steps import Steps
-from .config import TransformersConfig
+from .config import SCORE, TransformersConfig
 from .graph import Graph
 from .reference import judged, wanted
 
@@ -159,8 +160,13 @@ def _versions(parts: Architecture) -> str:
 def encode(
     config: TransformersConfig, graph: Graph, original: Original, reference: Reference
 ) -> Mapping[str, "Encode"]:
-    """Let sentence-transformers encode raw texts with the network that the reference has loaded."""
-    del config
+    """Let sentence-transformers encode or score raw texts with the network that the reference has loaded.
+
+    No package of it cuts pairs as FlagReranker does.
+    """
     whole: Any = reference.module
+    if config.labels:
+        judges = config.pairs == LONGEST_FIRST
+        return {SCORE: upstream.PairScorer(original, whole.network, len(config.labels))} if judges else {}
     encoder = upstream.SentenceEncoder(original, whole.network, list(whole.modules_after))
     return dict.fromkeys((p.entry.name for p in graph.programs.values() if p.entry.embedding), encoder)

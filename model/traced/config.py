@@ -8,6 +8,9 @@ NAME = "traced"
 TRANSFORMERS = "transformers"
 """The family's name for a class of transformers that no family knows."""
 
+SCORE = "score"
+"""The entry point of a class of transformers that classifies texts, or pairs of them."""
+
 NETWORK = "network.json"
 """Where the traced network lies in a run directory."""
 
@@ -35,6 +38,9 @@ class TransformersConfig:
         pipeline: what makes one vector of the states; nothing for a network whose states are given as they are.
         max_seq_length: the longest text, special tokens included; 0: as long as the network takes.
         truncation_side: see `model/pipeline.py`, as for the following ones.
+        labels: of a class that classifies texts, what its numbers are of; nothing for others.
+        activation: see `model/classifier/config.py`.
+        pairs: likewise.
     """
 
     architecture: str
@@ -46,6 +52,9 @@ class TransformersConfig:
     prompts: tuple[tuple[str, str], ...] = ()
     default_prompt: str = ""
     similarity: str = "cosine"
+    labels: tuple[str, ...] = ()
+    activation: str = "identity"
+    pairs: str = ""
 
     @property
     def text_limit(self) -> int | None:

@@ -1,11 +1,15 @@
 """Run directories to hand off, made by the command line as a user makes them; lines that tell what was replayed."""
 
+import json
 import subprocess
 import sys
+import venv
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_folder import tiny_folder
 from vocabularies import filled
 
 LINES = pytest.StashKey[list[str]]()
@@ -50,6 +54,43 @@ def visualized(tmp_path_factory) -> Path:
     return convert(checkpoint, folder / "run", "--static", "batch=1,tokens=16")
 
 
+def classifier_of(folder: Path) -> Path:
+    """Write a tiny classifier of two texts with BERT's tokenizer, which tells them apart by types."""
+    checkpoint = folder / "model.safetensors"
+    subprocess.run([*COMMAND, "fixture", "classifier", "--size", "tiny", "--out", str(checkpoint)], check=True)
+    (folder / "vocab.txt").write_text("\n".join(filled(WORDS)) + "\n")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
+    return checkpoint
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory) -> Path:
+    """A classifier of three labels, and its folder for other clients."""
+    folder = tmp_path_factory.mktemp("classifier")
+    formats = ["--format", "onnx", "--layout", "sentence-transformers"]
+    return convert(classifier_of(folder), folder / "run", *formats)
+
+
+@pytest.fixture(scope="session")
+def reranker(tmp_path_factory) -> Path:
+    """A classifier of one label with a sigmoid, whose pairs are cut as FlagReranker cuts them."""
+    folder = tmp_path_factory.mktemp("reranker")
+    checkpoint = classifier_of(folder)
+    single_label(folder)
+    return convert(checkpoint, folder / "run", "--format", "onnx", "--pairs", "flag-reranker")
+
+
+def single_label(folder: Path) -> None:
+    """Leave of a classifier's labels the first, and a sigmoid to make its score."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors |= {name: tensors[name][:1].copy() for name in ("classifier.weight", "classifier.bias")}
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    activation = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
+    config |= {"id2label": {"0": "LABEL_0"}, "sentence_transformers": activation}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 @pytest.fixture(scope="session")
 def sentences(minilm, tmp_path_factory) -> Path:
     """The real MiniLM as ONNX, with its own vocabulary, and in the layout that other clients open."""
@@ -57,3 +98,45 @@ def sentences(minilm, tmp_path_factory) -> Path:
     return convert(
         minilm / "model.safetensors", folder / "run", "--format", "onnx", "--layout", "sentence-transformers"
     )
+
+
+@pytest.fixture(scope="session")
+def roberta(tmp_path_factory) -> Path:
+    """A tiny XLM-RoBERTa with a mean, in the folder for other clients."""
+    folder = tmp_path_factory.mktemp("roberta")
+    checkpoint = tiny_folder(folder, model_type="xlm-roberta", pad_token_id=0)
+    return convert(checkpoint, folder / "run", "--format", "onnx", "--layout", "sentence-transformers")
+
+
+CLIENTS = (
+    *("sentence-transformers==5.7.0", "transformers==4.57.6", "optimum-onnx==0.1.0", "optimum==2.1.0"),
+    *("huggingface_hub==0.36.2", "tokenizers==0.22.2", "regex==2026.11.15"),
+    *("scikit-learn==1.9.1", "joblib==1.6.0", "threadpoolctl==3.8.0", "narwhals==2.29.0", "cloudpickle==3.1.2"),
+)
+"""The last that fit together: optimum-onnx 0.1.0 takes no transformers 5, and these no newer hub and tokenizers."""
+
+
+@pytest.fixture(scope="session")
+def clients(tmp_path_factory) -> Path:
+    """An environment of its own upon this one, in which the clients hide what does not fit them."""
+    folder = tmp_path_factory.mktemp("clients")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    (site,) = (folder / "lib").glob("python*/site-packages")
+    (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *CLIENTS]
+    subprocess.run(install, check=True)
+    return python
+
+
+FASTEMBED = ("fastembed==0.9.1", "safetensors==0.8.0")
+
+
+@pytest.fixture(scope="session")
+def fastembed(tmp_path_factory) -> Path:
+    """An environment of fastembed's own, without PyTorch and transformers."""
+    folder = tmp_path_factory.mktemp("fastembed")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *FASTEMBED], check=True)
+    return python

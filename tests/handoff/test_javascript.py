@@ -13,6 +13,8 @@ import pytest
 from bgevis.converter import open_artifacts
 
 FOLDER = Path(__file__).parents[2] / "examples" / "javascript"
+RAW = corruptions.names("raw")
+"""What the damaged copies of a run without pairs tell."""
 PARTS = ("cases", "several", "ready", "raw", "texts", "pixels", "pictures", "onnx")
 
 
@@ -29,7 +31,7 @@ def node(script: str, *arguments: object, **environment: str) -> subprocess.Comp
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 
-@pytest.mark.parametrize("run", ["visualized", "sentences"])
+@pytest.mark.parametrize("run", ["visualized", "sentences", "classifier", "reranker"])
 def test_node_agrees(run, request, tell):
     done = node("replay.js", request.getfixturevalue(run))
     assert done.returncode == 0, done.stderr
@@ -44,6 +46,36 @@ def test_node_refuses(name, visualized, tmp_path):
     assert done.returncode == 1, f"{name} was accepted: {done.stdout}"
     assert done.stderr.startswith(("error: ", "difference: "))
     assert "    at " not in done.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in corruptions.names("raw", "pairs") if name not in RAW])
+def test_node_refuses_a_damaged_reranker(name, reranker, tmp_path):
+    done = node("replay.js", corruptions.corrupted(reranker, name, tmp_path / "run", "onnx"))
+    assert done.returncode == 1, f"{name} was accepted: {done.stdout}"
+    assert done.stderr.startswith(("error: ", "difference: "))
+
+
+@pytest.mark.parametrize("run", ["classifier", "reranker"])
+def test_node_scores_what_python_scores(run, request, tmp_path):
+    """Pairs and single texts, short and cut."""
+    run = request.getfixturevalue(run)
+    rows = [["what is a fox?", "a fox."], "a fox", ["b " * 200, "c"], ["a", "b " * 200], ["d " * 99, "e " * 99]]
+    script = tmp_path / "score.mjs"
+    script.write_text(
+        f'import {{ open }} from "{FOLDER}/node.js";\nconst model = await open("{run}");\n'
+        f"const rows = {json.dumps(rows)};\nconst wrong = [];\n"
+        'for (const bad of [[["a", "b", "c"]], [7], [["a", null]]])\n'
+        "  await model.score(bad).catch((error) => wrong.push(`${error.name}: ${error.message}`));\n"
+        'const plain = await model.score(rows, { activation: "identity" });\n'
+        "console.log(JSON.stringify({ scores: await model.score(rows), plain, wrong }));\n"
+    )
+    done = subprocess.run(["node", str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    got, model = json.loads(done.stdout), open_artifacts(run, "onnx")
+    np.testing.assert_allclose(got["scores"], model.score(rows), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(got["plain"], model.score(rows, activation="identity"), rtol=0, atol=5e-6)
+    assert len(got["wrong"]) == 3
+    assert all("expected a text or two of them" in message for message in got["wrong"])
 
 
 def test_node_embeds_what_python_embeds(visualized, tmp_path):

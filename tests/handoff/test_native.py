@@ -89,6 +89,25 @@ def test_refuses_a_damaged_run(name, kind, replay, visualized, tmp_path):
     assert "all within what is allowed" not in done.stdout
 
 
+@pytest.mark.parametrize("run", ["classifier", "reranker"])
+def test_c_replays_pairs_and_scores(run, replay, request, tell):
+    done = replay("onnxruntime", request.getfixturevalue(run))
+    assert done.returncode == 0, done.stderr
+    assert "1 entry points, " in done.stdout
+    tell(f"pass: {done.stdout.splitlines()[-1]}")
+
+
+RAW = corruptions.names("raw")
+"""What the damaged copies of a run without pairs tell."""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in corruptions.names("raw", "pairs") if kind not in RAW])
+def test_c_refuses_a_damaged_reranker(kind, replay, reranker, tmp_path):
+    done = replay("onnxruntime", corruptions.corrupted(reranker, kind, tmp_path / "run", "onnx"))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr.count("error: ") == 1
+
+
 PROGRAM = """
 #include <stdio.h>
 #include "runtime.h"

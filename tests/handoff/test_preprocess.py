@@ -1,5 +1,6 @@
 """preprocess.json in JavaScript and C: what Python accepts, alone and with a network, and no more; the same bytes."""
 
+import base64
 import json
 import shutil
 import subprocess
@@ -10,8 +11,9 @@ import numpy as np
 import preprocess_documents
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from bgevis.converter.pack import pictures, samples
+from bgevis.converter.pack import pictures, samples, steps, tokenizer
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DOCUMENTS = [
@@ -185,7 +187,7 @@ int main(int count, char **given) {
     const Json *rows = json_find(document, "rows"), *ready = json_find(document, "ready");
     Tensor ids = tensor_new("ids", I32, 2, (int64_t[]){2, (int64_t)ready->count / 2});
     for (size_t i = 0; i < ready->count; i++) ((int32_t *)ids.data)[i] = (int32_t)ready->items[i].number;
-    check_ids(&c, &raw, rows, &ids, count > 2);
+    check_made(&c, &raw, "texts", rows, &ids, count > 2 ? MASK : IDS);
     return 0;
 }
 """
@@ -195,7 +197,7 @@ def test_c_holds_ready_ids_to_the_side_of_the_padding_and_the_ends(tmp_path):
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
     (tmp_path / "ids.c").write_text(IDS)
-    sources = [tmp_path / "ids.c", EXAMPLES / "c" / "rules.c", EXAMPLES / "c" / "pack.c"]
+    sources = [tmp_path / "ids.c", *(EXAMPLES / "c" / f"{name}.c" for name in ("rules", "scores", "pack"))]
     command = ["cc", "-std=gnu11", "-I", EXAMPLES / "c", *sources, "-o", tmp_path / "ids", "-lm"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
@@ -217,6 +219,107 @@ def test_c_holds_ready_ids_to_the_side_of_the_padding_and_the_ends(tmp_path):
         assert "of the text '1' at" in check(other, rows, wanted)
         assert "of the text '1' at" in check(other, rows, mask, "mask")
     assert "does not lie between" in check({}, [[5, 6, 102], [5, 102]], [[5, 6, 102], [5, 102, 0]])
+
+
+CUT = """
+import { readFileSync } from "node:fs";
+import { ACTIVATIONS, CUT, pairTemplate } from "%(lib)s/scores.js";
+
+const { counts, limit, processors, logits } = JSON.parse(readFileSync(0, "utf8"));
+const cut = Object.entries(CUT).map(([word, kept]) => [word, counts.map(([a, b]) => kept(a, b, limit - 3, limit))]);
+const scores = Object.entries(ACTIVATIONS).map(([word, made]) => [word, logits.map((row) => made(row))]);
+const templates = processors.map((processor) => {
+  try {
+    return pairTemplate(processor);
+  } catch (error) {
+    return error.message;
+  }
+});
+console.log(JSON.stringify({ cut: Object.fromEntries(cut), scores: Object.fromEntries(scores), templates }));
+"""
+
+
+def words_of(count: int, letter: str) -> str:
+    return " ".join([letter] * count)
+
+
+@pytest.mark.parametrize("limit", [16, 17, 24])
+def test_javascript_cuts_pairs_and_makes_scores_as_python_does(limit, tmp_path):
+    """Of every two lengths up to beyond the limit; by the post-processors that pairs are made with."""
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    opened = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "b": 2, "[CLS]": 3, "[SEP]": 4}, unk_token="[UNK]"))
+    opened.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    ends = ("[SEP]", 4), ("[CLS]", 3)
+    template = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 3), ("[SEP]", 4)]
+    )
+    several = [template, processors.BertProcessing(*ends), processors.RobertaProcessing(*ends)]
+    described, made = [], []
+    for each in several:
+        opened.post_processor = each
+        described.append(json.loads(opened.to_str())["post_processor"])
+        made.append(opened.encode("a", "b"))
+    described += [{"type": "Sequence", "processors": [{"type": "ByteLevel"}, described[2]]}, {"type": "ByteLevel"}]
+    opened.post_processor = template
+    counts = [(first, second) for first in range(limit + 2) for second in range(limit + 2)]
+    pairs = [(words_of(first, "a"), words_of(second, "b")) for first, second in counts]
+    logits = [[-20.0, 0.5, 3.0], [0.0, 0.0, 0.0]]
+    (tmp_path / "cut.mjs").write_text(CUT % {"lib": EXAMPLES / "javascript" / "lib"})
+    given = json.dumps({"counts": counts, "limit": limit, "processors": described, "logits": logits})
+    command = ["node", tmp_path / "cut.mjs"]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    shorter, query = steps.CUT.values()
+    tokenizer.truncate(opened, limit, FIRST)
+    longest = opened.encode_batch(pairs)
+    first = [each for each, _ in tokenizer.query_first(opened, pairs, limit, FIRST)]
+    for word, encoded in ((shorter, longest), (query, first)):
+        assert got["cut"][word] == [[each.ids.count(1), each.ids.count(2)] for each in encoded]
+    for word, function in steps.SCORED.items():
+        np.testing.assert_allclose(got["scores"][word], function(np.array(logits)), rtol=1e-12)
+    for parts, encoded in zip(got["templates"], [*made, made[2]], strict=False):
+        assert [part.get("id", part.get("text", 0) + 1) for part in parts] == encoded.ids
+        if encoded is not made[2]:
+            assert [part["type"] for part in parts] == encoded.type_ids
+    assert "of which no pairs are made here" in got["templates"][-1]
+
+
+TABLES = """
+import { readFileSync } from "node:fs";
+import { charsmap } from "%(lib)s/charsmap.js";
+
+const { table, texts } = JSON.parse(readFileSync(0, "utf8"));
+console.log(JSON.stringify(texts.map(charsmap(table))));
+"""
+
+
+@pytest.mark.parametrize("folder", ["rerankers/xlmr_reranker_1", "bge_m3/m3_three_heads"])
+def test_javascript_exchanges_characters_as_the_tables_of_sentencepiece_say(oracles, folder, tmp_path):
+    """Each character that a table might know, alone and behind another; accents, ligatures, flags and families."""
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    described = json.loads((oracles / folder / "tokenizer.json").read_text())["normalizer"]
+    (table,) = (each["precompiled_charsmap"] for each in described["normalizers"] if each["type"] == "Precompiled")
+    function = normalizers.Precompiled(base64.b64decode(table))
+    known = [chr(code) for code in [*range(1, 0x3100), *range(0xAC00, 0xAC40), *range(0xF900, 0xFFFE), 0x1F469]]
+    texts = [
+        *known,
+        *(f"a{one}" for one in known),
+        "e\u0301\u0323 \ufb03x",
+        "\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea",
+    ]
+    texts += samples.texts(None).values()
+    (tmp_path / "tables.mjs").write_text(TABLES % {"lib": EXAMPLES / "javascript" / "lib"})
+    given = json.dumps({"table": table, "texts": texts})
+    command = ["node", tmp_path / "tables.mjs"]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    different = [text for text, made in zip(texts, got, strict=True) if made != function.normalize_str(text)]
+    assert different == []
+    assert sum(made != text for text, made in zip(texts, got, strict=True)) > 0
 
 
 PIXELS = """

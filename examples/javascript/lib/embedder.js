@@ -1,7 +1,9 @@
-// Texts and pictures to embeddings: the tokenizer and the pictures' rules of the pack, the ONNX programs in onnxruntime.
+// Texts and pictures to embeddings and scores: the tokenizer and the rules of the pack, the ONNX programs in onnxruntime.
 
+import { obeyTables } from "./charsmap.js";
 import { PackError, size } from "./pack.js";
 import { normalized, pixels, values } from "./pictures.js";
+import { ACTIVATIONS, CUT, pairTemplate } from "./scores.js";
 
 /** Which tokens of a text that is too long are kept, by the words of preprocess.json. */
 const KEPT = {
@@ -47,6 +49,32 @@ export class Embedder {
     return Array.from({ length: dims[0] }, (_, row) => data.slice(row * dims[1], (row + 1) * dims[1]));
   }
 
+  /**
+   * Scores texts, or pairs of them, a query and a passage each: a number for each row, or with several labels a number
+   * for each of preprocess.json's `labels`.
+   *
+   * @param activation what makes scores of logits: identity, sigmoid, tanh, softmax; by default what the pack says
+   */
+  async score(rows, { activation = this.pack.rules.scores?.activation } = {}) {
+    const { scores } = this.pack.rules;
+    if (!scores) throw new PackError("this network gives no scores of texts");
+    if (!Object.hasOwn(ACTIVATIONS, activation))
+      throw new PackError(`activation is ${activation}; known: ${Object.keys(ACTIVATIONS).join(", ")}`);
+    if (!rows.length) return [];
+    const [[entry, output]] = Object.entries(scores.outputs);
+    const inputs = this.batchRows(await Promise.all(rows.map((row, i) => this.#row(row, i, entry))));
+    const { data, dims } = (await this.run(entry, inputs))[output];
+    const found = rows.map((_, i) => ACTIVATIONS[activation](Array.from(data.slice(i * dims[1], (i + 1) * dims[1]))));
+    return dims[1] === 1 ? found.map(([score]) => score) : found;
+  }
+
+  async #row(row, i, entry) {
+    if (typeof row === "string") return single(await this.ids(row, entry));
+    if (!Array.isArray(row) || row.length !== 2 || row.some((text) => typeof text !== "string"))
+      throw new PackError(`row ${i} is ${JSON.stringify(row)}, expected a text or two of them`);
+    return this.pair(...row, entry);
+  }
+
   #entryFor(texts, images) {
     if (texts && images && texts.length !== images.length)
       throw new PackError(`${texts.length} texts and ${images.length} images: there must be one text for each image`);
@@ -81,23 +109,54 @@ export class Embedder {
    * tokens as fit.
    */
   async ids(text, entry, prompt = this.prompt()) {
+    const words = await this.#words(prompt + text);
+    const rules = this.pack.rules.texts;
+    const [first, last] = [rules.first_id, rules.last_id].map((id) => (id === null ? [] : [id]));
+    const room = (rules.max_tokens[entry] ?? Infinity) - first.length - last.length;
+    return [...first, ...KEPT[rules.truncation](words, room), ...last];
+  }
+
+  /** Gives { ids, types } of two texts that are read together, for an entry point: cut as preprocess.json says. */
+  async pair(first, second, entry) {
+    const words = [await this.#words(first), await this.#words(second)];
+    const rules = this.pack.rules.texts;
+    if (!rules.pairs) throw new PackError("this network takes single texts, no pairs");
+    const template = pairTemplate(this.described.post_processor);
+    const limit = rules.max_tokens[entry] ?? Infinity;
+    const room = limit - template.filter(({ text }) => text === undefined).length;
+    const counts = CUT[rules.pairs](words[0].length, words[1].length, room, limit);
+    const kept = words.map((ids, i) => KEPT[rules.truncation](ids, counts[i]));
+    const parts = template.map(({ id, text, type }) => ({ ids: text === undefined ? [id] : kept[text], type }));
+    return { ids: parts.flatMap(({ ids }) => ids), types: parts.flatMap(({ ids, type }) => ids.map(() => type)) };
+  }
+
+  /** Gives the ids of a text's own tokens. */
+  async #words(text) {
     const rules = this.pack.rules.texts;
     if (!rules?.tokenizer) throw new PackError(`the pack has no tokenizer: ${rules?.missing ?? "no text is read"}`);
     this.described ??= await this.pack.json(rules.tokenizer);
-    this.tokenizer ??= new this.runtime.Tokenizer(this.described, {});
-    const { ids } = this.tokenizer.encode(plainSigma(prompt + text, this.described.normalizer), {
-      add_special_tokens: false,
-    });
+    this.tokenizer ??= this.#opened();
+    const { ids } = this.tokenizer.encode(plainSigma(text, this.described.normalizer), { add_special_tokens: false });
     const strange = ids.find((id) => id >= rules.vocab_size);
     if (strange !== undefined)
       throw new PackError(`${rules.tokenizer} gives the id ${strange}, preprocess.json knows ${rules.vocab_size}`);
-    const [first, last] = [rules.first_id, rules.last_id].map((id) => (id === null ? [] : [id]));
-    const room = (rules.max_tokens[entry] ?? Infinity) - first.length - last.length;
-    return [...first, ...KEPT[rules.truncation](ids, room), ...last];
+    return ids;
+  }
+
+  #opened() {
+    const tokenizer = new this.runtime.Tokenizer(this.described, {});
+    obeyTables(tokenizer.normalizer, this.described.normalizer);
+    return tokenizer;
   }
 
   /** Pads rows of ids to the longest. Of each, so many tokens are the prompt's. */
   batch(rows, promptTokens = 0) {
+    return this.batchRows(rows.map(single), promptTokens);
+  }
+
+  /** Pads rows, { ids, types } each, to the longest; padding is of type 0. */
+  batchRows(several, promptTokens = 0) {
+    const rows = several.map(({ ids }) => ids);
     const { inputs, pad_id, padding } = this.pack.rules.texts;
     const empty = rows.findIndex((row) => !row.length);
     if (empty >= 0) throw new PackError(`text ${empty} is of no tokens`);
@@ -108,6 +167,7 @@ export class Embedder {
     const made = {
       ids: { shape, data: ids },
       mask: { shape, data: rows.flatMap((row) => pad(Array(row.length).fill(1), 0)) },
+      types: { shape, data: several.flatMap(({ types }) => pad(types, 0)) },
       prompt: { shape: [rows.length], data: rows.map(() => promptTokens) },
     };
     return Object.fromEntries(Object.entries(inputs).map(([kind, name]) => [name, made[kind]]));
@@ -159,6 +219,9 @@ export class Embedder {
     await session?.release();
   }
 }
+
+/** A text that is read alone: all of its tokens are of type 0. */
+const single = (ids) => ({ ids, types: ids.map(() => 0) });
 
 /**
  * Lower-cases the Greek capital sigma where the tokenizer would: it takes letters one by one and never gives the form

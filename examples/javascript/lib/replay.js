@@ -1,7 +1,10 @@
-// The pack's samples through this runtime: the ids of every text, the bytes of every picture, every embedding.
+// The pack's samples through this runtime: ids of texts and pairs, bytes of pictures, embeddings and scores.
 
 import { PackError } from "./pack.js";
 import { pixels } from "./pictures.js";
+import { ACTIVATIONS } from "./scores.js";
+
+const CLOSE = 1e-6; // numbers that are made of numbers, by docs/pack.md
 
 /**
  * Replays the pack; gives { checks, counts, differences, left }: how much was compared, what did not agree, and
@@ -14,6 +17,7 @@ export async function replay(embedder, note = () => {}) {
   const goldens = await pack.json("goldens/index.json");
   const raw = await pack.json("goldens/raw/index.json");
   const texts = Object.fromEntries((raw.texts ?? []).map((text) => [text.name, text]));
+  const pairs = Object.fromEntries((raw.pairs ?? []).map((pair) => [pair.name, pair]));
   const files = {};
   for (const { name, file } of raw.images ?? []) files[name] = await pack.bytes(`goldens/raw/${file}`);
 
@@ -24,6 +28,17 @@ export async function replay(embedder, note = () => {}) {
       if (String(got) !== String(wanted))
         found.differences.push(`text "${name}" for ${entry}: ids are ${brief(got)}, expected ${brief(wanted)}`);
     }
+  for (const { name, texts: both, ids, types } of Object.values(pairs))
+    for (const entry of Object.keys(ids)) {
+      found.counts.texts++;
+      const got = await embedder.pair(...both, entry);
+      for (const [kind, wanted] of Object.entries({ ids: ids[entry], types: types[entry] }))
+        if (String(got[kind]) !== String(wanted))
+          found.differences.push(
+            `pair "${name}" for ${entry}: ${kind} are ${brief(got[kind])}, expected ${brief(wanted)}`,
+          );
+    }
+  if (pack.rules.scores) replayActivation(pack.rules.scores, raw, found);
   for (const [kind, rules] of Object.entries({ texts: pack.rules.texts, pictures: pack.rules.images }))
     if (rules?.missing) found.left.push(`raw ${kind} (${rules.missing})`);
   await replayPictures(embedder, raw.images ?? [], files, found);
@@ -39,19 +54,37 @@ export async function replay(embedder, note = () => {}) {
       if (!sample) continue;
       const fromRaw = {};
       if (sample.images) Object.assign(fromRaw, await embedder.pictures(sample.images.map((image) => required(files, image, "goldens/raw/index.json: images"))));
+      if (sample.pairs) {
+        const both = sample.pairs.map((pair) => required(pairs, pair, "goldens/raw/index.json: pairs").texts);
+        const rows = await Promise.all(both.map(([first, second]) => embedder.pair(first, second, entry)));
+        Object.assign(fromRaw, embedder.batchRows(rows));
+      }
       if (sample.texts) {
         const rows = await Promise.all(sample.texts.map((text) => embedder.ids(required(texts, text, "goldens/raw/index.json: texts").text, entry)));
         Object.assign(fromRaw, embedder.batch(rows, await embedder.promptTokens(embedder.prompt(), entry)));
+      }
+      if (sample.texts || sample.pairs)
         for (const input of inputs.filter((name) => Object.values(pack.rules.texts.inputs).includes(name)))
           if (String(fromRaw[input].data) !== String(ready[input].data))
             found.differences.push(`${entry}, ${name}: ${input} made of the texts is not the ready one`);
-      }
       await replayCase(embedder, entry, `${name}, from texts and files`, fromRaw, arrays, budgets, found, name);
     }
     await embedder.close(entry);
     note(`${entry}: ${Object.keys(cases).length} cases`);
   }
   return { ...found, runtime: runtime.name };
+}
+
+/** Holds the function that makes scores of logits to the pack's table. */
+function replayActivation({ activation, labels }, raw, found) {
+  const { logits, scores } = required(raw, "scores", "goldens/raw/index.json");
+  const rows = Math.max(logits.length, scores.length);
+  for (let i = 0; i < rows; i++) {
+    const got = ACTIVATIONS[activation](logits[i] ?? []);
+    const near = got.length === labels.length && got.every((score, k) => Math.abs(score - scores[i]?.[k]) <= CLOSE);
+    if (!near) found.differences.push(`${activation} of [${logits[i]}] is [${got}], expected [${scores[i]}]`);
+  }
+  if (!rows) found.differences.push("goldens/raw/index.json: scores has no rows");
 }
 
 /** Gives what the pack must have. */
@@ -105,7 +138,7 @@ async function replayPictures(embedder, images, files, found) {
   const { pack } = embedder;
   const wanted = await pack.tensors("goldens/raw/pixels.safetensors");
   const table = wanted.values.data;
-  if (!table.every((value, i) => Math.abs(value - embedder.values[i]) <= 1e-6))
+  if (!table.every((value, i) => Math.abs(value - embedder.values[i]) <= CLOSE))
     found.differences.push("preprocess.json's mean and std do not give the pack's values");
   for (const { name, core } of images) {
     let got;

@@ -3,6 +3,7 @@
 // docs/pack.md is the same in prose. A value that nothing is done for must not pass for one that is.
 
 import { PackError } from "./errors.js";
+import { ACTIVATIONS, CUT } from "./scores.js";
 
 const LARGEST = 2 ** 31 - 1;
 const between = (low) => (given) => typeof given === "number" && low <= given && given <= LARGEST;
@@ -82,6 +83,15 @@ const EMBEDDINGS = {
   normalize: oneOf(true, false),
   similarity: oneOf("dot", "cosine", "euclidean", "manhattan"),
 };
+const SCORES = {
+  outputs: OBJECT,
+  labels: {
+    known: "a list of one text or more",
+    legal: (given) => Array.isArray(given) && given.length > 0 && given.every(TEXT.legal),
+  },
+  dtype: oneOf("float32"),
+  activation: oneOf(...Object.keys(ACTIVATIONS)),
+};
 const RESIZE = {
   filter: oneOf("bicubic", "bilinear"),
   antialias: oneOf(true),
@@ -109,13 +119,20 @@ const STEPS = new Map([
 export function check(document) {
   if ([1, 2].includes(document?.format_version))
     refuse("preprocess.json", `format_version is ${document.format_version}`, `${FORMAT}; run \`bgevis-convert pack DIR\` again`);
-  hold("preprocess.json", document, DOCUMENT);
-  const { texts, images, embeddings } = document;
+  const scored = isObject(document) && "scores" in document;
+  hold("preprocess.json", document, { ...DOCUMENT, ...(scored ? { scores: OBJECT } : {}) });
+  const { texts, images, embeddings, scores } = document;
   if (texts) checkTexts("preprocess.json: texts", texts);
   if (images) checkImages("preprocess.json: images", images);
   const names = [...Object.values(texts?.inputs ?? {}), ...(images ? [images.input] : [])];
   if (new Set(names).size < names.length)
     refuse("preprocess.json", `its inputs are ${names.join(", ")}`, "another name for each");
+  if (scores) {
+    if (!names.length || embeddings)
+      refuse("preprocess.json", "scores are stated beside embeddings, or without texts", "one of them");
+    hold("preprocess.json: scores", scores, SCORES);
+    byEntryPoint("preprocess.json: scores", "outputs", scores, NAME);
+  }
   if (!embeddings) return;
   if (!names.length) refuse("preprocess.json", "embeddings is an object", "null where texts and images are");
   hold("preprocess.json: embeddings", embeddings, EMBEDDINGS);
@@ -142,8 +159,9 @@ function show(value) {
 }
 
 function checkTexts(where, rules) {
-  hold(where, rules, { ...TEXTS, ...((rules.tokenizer ?? null) === null ? { missing: NAME } : {}) });
-  const more = ["mask", "prompt"].filter((key) => key in rules.inputs).map((key) => [key, NAME]);
+  const pairs = "pairs" in rules ? { pairs: oneOf(...Object.keys(CUT)) } : {};
+  hold(where, rules, { ...TEXTS, ...pairs, ...((rules.tokenizer ?? null) === null ? { missing: NAME } : {}) });
+  const more = ["mask", "prompt", "types"].filter((key) => key in rules.inputs).map((key) => [key, NAME]);
   hold(`${where}.inputs`, rules.inputs, { ids: NAME, ...Object.fromEntries(more) });
   const names = Object.keys(rules.prompts);
   hold(`${where}.prompts`, rules.prompts, Object.fromEntries(names.map((name) => [name, TEXT])));
@@ -190,7 +208,10 @@ function checkImages(where, rules) {
 /** Throws PackError unless names, shapes and limits are those of the manifest's entry points. */
 export function fits(document, entryPoints) {
   const { texts, images, embeddings } = document;
-  const outputs = Object.entries(embeddings?.outputs ?? {});
+  const part = embeddings ? "embeddings" : "scores";
+  const stated = document[part];
+  const width = embeddings?.width ?? stated?.labels.length;
+  const outputs = Object.entries(stated?.outputs ?? {});
   const makes = new Map();
   const read = { dtype: "int32", shape: ["texts", "tokens"] };
   const counted = { dtype: "int32", shape: ["texts"] };
@@ -198,17 +219,17 @@ export function fits(document, entryPoints) {
   if (images) makes.set(images.input, "missing" in images ? null : pixels(images));
   for (const [entry, output] of outputs) {
     if (!Object.hasOwn(entryPoints, entry))
-      refuse("preprocess.json: embeddings.outputs", entry, Object.keys(entryPoints).join(", "));
+      refuse(`preprocess.json: ${part}.outputs`, entry, Object.keys(entryPoints).join(", "));
     const states = ({ name, dtype, shape }) =>
-      name === output && dtype === embeddings.dtype && shape.length === 2 && shape[1] === embeddings.width;
+      name === output && dtype === stated.dtype && shape.length === 2 && shape[1] === width;
     if (!entryPoints[entry].outputs.some(states))
       refuse(
-        "preprocess.json: embeddings",
-        `${output} ${embeddings.dtype}[rows,${embeddings.width}]`,
+        `preprocess.json: ${part}`,
+        `${output} ${stated.dtype}[rows,${width}]`,
         `what ${entry} gives, ${entryPoints[entry].outputs.map(described)}`,
       );
   }
-  // What the pack is for: what embeds, else what takes nothing but what is made, else all.
+  // What the pack is for: what embeds or scores, else what takes nothing but what is made, else all.
   const everything = Object.keys(entryPoints);
   const onlyMade = (entry) => entryPoints[entry].inputs.every(({ name }) => makes.has(name));
   const whole = outputs.length ? outputs.map(([entry]) => entry) : everything.filter(onlyMade);

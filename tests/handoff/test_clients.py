@@ -1,0 +1,73 @@
+"""Clients that this project did not write open the folder as it is."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
+ALONE = {"USE_TF": "0", "USE_FLAX": "0", "HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def replayed(*command: object, folder: Path | None = None) -> list[str]:
+    """Run an example; give its lines."""
+    words = [str(word) for word in command]
+    environment = os.environ | ALONE
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "NOT" not in done.stdout
+    return [line for line in done.stdout.splitlines() if "as the goldens" in line]
+
+
+@pytest.mark.parametrize(("run", "several"), [("roberta", 4), ("sentences", 4), ("classifier", 2)])
+def test_sentence_transformers_and_optimum_give_the_goldens(run, several, clients, request, tell):
+    """backend="onnx" of SentenceTransformer and CrossEncoder, and optimum itself, from raw texts."""
+    lines = replayed(clients, EXAMPLES / "sentence_transformers_client.py", request.getfixturevalue(run))
+    assert len(lines) == several
+    tell(f"pass: {run} in sentence-transformers 5 with optimum-onnx, {len(lines)} cases")
+
+
+@pytest.mark.parametrize(("run", "several"), [("roberta", 2), ("sentences", 2), ("classifier", 2)])
+def test_fastembed_gives_the_goldens(run, several, fastembed, request, tell):
+    """A custom model from a local path, of texts and of pairs."""
+    lines = replayed(fastembed, EXAMPLES / "fastembed_client.py", request.getfixturevalue(run))
+    assert len(lines) == several
+    tell(f"pass: {run} in fastembed, {len(lines)} cases")
+
+
+@pytest.fixture(scope="module")
+def transformers_js(tmp_path_factory) -> Path:
+    """A folder with Transformers.js."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    folder = tmp_path_factory.mktemp("transformers_js")
+    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", TRANSFORMERS_JS]
+    subprocess.run(install, check=True, cwd=folder, env=os.environ | {"ONNXRUNTIME_NODE_INSTALL": "skip"})
+    return folder
+
+
+def read_otherwise(run: Path) -> set[str]:
+    """Name the samples that Transformers.js' own tokenizer reads otherwise.
+
+    It makes a final sigma of a word's last one, drops the last token of what it truncates, takes no empty second text.
+    """
+    raw = json.loads((run / "goldens/raw/index.json").read_text())
+    ((entry, limit),) = json.loads((run / "preprocess.json").read_text())["texts"]["max_tokens"].items()
+    samples = [*raw["texts"], *raw.get("pairs", ())]
+    cut = {sample["name"] for sample in samples if len(sample["ids"][entry]) == limit}
+    return cut | {"casing"} | {pair["name"] for pair in raw.get("pairs", ()) if not pair["texts"][1]}
+
+
+@pytest.mark.parametrize("run", ["sentences", "classifier"])
+def test_transformers_js_gives_the_goldens_of_what_it_reads_alike(run, transformers_js, request):
+    run = request.getfixturevalue(run)
+    command = ["node", EXAMPLES / "transformers_js_client.mjs", run]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=transformers_js)
+    told = dict(line.rsplit(":", 1) for line in done.stdout.splitlines() if ": " in line)
+    assert len(told) >= 10, done.stdout + done.stderr
+    assert {name for name, verdict in told.items() if "NOT" in verdict} == read_otherwise(run)
+    assert done.returncode == 1
