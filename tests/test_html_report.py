@@ -366,7 +366,8 @@ def packed(request, tmp_path_factory):
     run = load.perform(folder / "run", Options(checkpoint=str(folder)), Silent())
     for stage in (remap.perform, verify.perform, build.perform, pack.perform):
         stage(run, Options(), Silent())
-    export.perform(run, Options(), Silent(), exporters()["onnx"])
+    for name in ("onnx", "orbax") if request.param == "bert" else ("onnx",):
+        export.perform(run, Options(), Silent(), exporters()[name])
     return run
 
 
@@ -393,11 +394,15 @@ def test_a_text_is_embedded_by_the_snippet_as_by_the_library(packed, monkeypatch
         assert found["pictures"].shape == (1, rules["embeddings"]["width"])
 
 
-def test_what_snippets_import_of_this_package_is_there():
-    for language, code in every_snippet(page()):
-        for line in code.splitlines() if language.startswith("Python") else ():
-            if line.startswith("from bgevis"):
-                exec(line, {})
+@pytest.mark.parametrize("packed", ["bert"], indirect=True)
+def test_the_snippet_for_orbax_gives_what_the_program_gives(packed, monkeypatch):
+    shown = snippets(page(packed.manifest(), Ledger.read(packed.path / "ledger.json")))
+    monkeypatch.chdir(packed.path)
+    found: dict[str, dict] = {"Python, Orbax": {}, "Python, onnxruntime": {}}
+    for language, variables in found.items():
+        exec(shown[language], variables)
+    embeddings = [variables["embeddings"] for variables in found.values()]
+    np.testing.assert_allclose(*embeddings, rtol=0, atol=1e-6)
 
 
 def test_says_what_is_not_covered():
