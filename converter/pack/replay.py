@@ -56,8 +56,10 @@ class Pack:
     @staticmethod
     def _table(index: Mapping[str, Any], rules: Rules | None) -> list[np.ndarray]:
         """Read logits and the scores that are made of them, (rows, labels) each; nothing where none are made."""
-        parts = ("logits", "scores") if rules else ()
-        return [np.array(index["scores"][part], float).reshape(-1, len(rules["labels"])) for part in parts if rules]
+        if rules is None:
+            return []
+        table, labels = index["scores"], len(rules["labels"])
+        return [np.array(table[part], float).reshape(-1, labels) for part in ("logits", "scores")]
 
     def picture(self, name: str) -> bytes:
         """Read a picture's file."""
