@@ -11,11 +11,11 @@ from ...exporters.precisions import BFLOAT16_COMPUTED, DTYPES, FLOAT32, FLOORS, 
 from ...exporters.weights import WeightsFile
 from ...model.runner import NNXRunner
 from ...validation import procedure
-from ...validation.budget import Budget
 from ...validation.cases import neighbour_batches
 from ...validation.compare import Golden, compare, taps_row
 from ...validation.errors import raised
 from ...validation.goldens import Goldens, Intermediates
+from ...validation.locate import with_room
 from ...validation.probe import FACTORS, read_factors
 from ...validation.report import Report, Row
 from ...validation.rounded import compare_rounded
@@ -125,10 +125,9 @@ def _silent(opened: Artifact) -> set[str]:
 
 
 def _within(traced: Intermediates, silent: Collection[str]) -> Intermediates:
-    """Give modules room: of each a few numbers were measured, and runtimes fuse what lies between them."""
+    """Give modules room: runtimes fuse what lies between them."""
     told = {module: value for module, value in traced.values.items() if module not in silent}
-    room = {m: (exact, Budget(ROOM * b.yardstick, ROOM * b.scale)) for m, (exact, b) in told.items()}
-    return dataclasses.replace(traced, values=room)
+    return dataclasses.replace(traced, values=with_room(told, ROOM))
 
 
 def procedure_rows(run: RunDirectory, runner: Runner, compiles: bool) -> list[Row]:
