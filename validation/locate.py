@@ -12,6 +12,10 @@ Taps = Mapping[str, tuple[np.ndarray, Budget]]
 """Module path -> (float64 sample, budget), in the order of computation."""
 
 
+ROOM = 2.0
+"""Times its budget that an intermediate value of the NNX model may lie off: other processors, other luck."""
+
+
 def with_room(taps: Taps, times: float) -> Taps:
     """Widen the budgets: of each module few numbers were measured, and the worst of some hundred modules decides."""
     return {m: (exact, Budget(times * b.yardstick, times * b.scale)) for m, (exact, b) in taps.items()}

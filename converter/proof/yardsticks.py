@@ -15,6 +15,7 @@ from ...validation import probe
 from ...validation.budget import LUCK, distance, largest
 from ...validation.cases import tapped_entries
 from ...validation.goldens import Goldens
+from ...validation.locate import ROOM
 from ..directory import RunDirectory
 from ..manifest import GOLDENS, WEIGHTS_PATH, network, probe_folders
 
@@ -50,8 +51,8 @@ def _problems(runner: NNXRunner, folder: Path, probed: bool) -> Iterator[str]:
             if module in got and got[module].size == exact.size:  # a table that is only read has no value there
                 error = distance(got[module].reshape(exact.shape), exact)
                 costs.append(error / size)
-                if not error <= budget.allowed:
-                    apart = f"by {error:.3g}, allowed {budget.allowed:.3g}"
+                if not error <= ROOM * budget.allowed:
+                    apart = f"by {error:.3g}, allowed {ROOM * budget.allowed:.3g}"
                     yield f"{entry.name}: {module} is not what the NNX model gives: they differ {apart}"
     for golden in goldens.cases():
         for name, budget in golden.budgets.items():

@@ -19,7 +19,7 @@ from ...validation.compare import compare, taps_row, value_row
 from ...validation.errors import GateError
 from ...validation.goldens import Goldens
 from ...validation.kept import kept
-from ...validation.locate import Taps, first_divergence, with_room
+from ...validation.locate import ROOM, Taps, first_divergence, with_room
 from ...validation.report import Report, Row
 from ...validation.runner import Arrays
 from ..certificate.cause import explain
@@ -30,9 +30,6 @@ from ..options import Options
 from ..progress import Progress
 from ..proof.programs import procedure_rows
 from .common import require
-
-ROOM = 2.0
-"""Times the budget of an intermediate value that the NNX model's may lie off: other processors, other luck."""
 
 
 def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
