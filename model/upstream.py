@@ -6,6 +6,7 @@ upstream's business; what it leaves unfilled or unused is told by `Reference.che
 
 import copy
 import inspect
+import io
 import json
 import os
 import tempfile
@@ -398,9 +399,18 @@ class TokenizedEncoder:
         original: what was trained; its tokenizer's folder is read.
         function: of `input_ids` and `attention_mask`.
         positions: as many tokens as the network takes, where the tokenizer states no lower limit.
+        before: what stands before every text.
+        padding: as the tokenizer takes it.
     """
 
-    def __init__(self, original: Original, function: Callable[..., torch.Tensor], positions: int):
+    def __init__(
+        self,
+        original: Original,
+        function: Callable[..., torch.Tensor],
+        positions: int,
+        before: str = "",
+        padding: str = "longest",
+    ):
         library = transformers(0)
         place = str(original.tokenizer)
         try:
@@ -413,12 +423,67 @@ class TokenizedEncoder:
         self.name = f"{versions('transformers')}: {type(self.tokenizer).__name__}"
         self.note, self.tokenizer = exact_tokenizer(self.tokenizer, original.tokenizer)
         self.limit = min(positions, self.tokenizer.model_max_length)
+        self.before, self.padding = before, padding
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Encode raw texts: (texts, width), in the dtype that is computed in."""
-        batch = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.limit, return_tensors="pt")
+        given = [self.before + text for text in texts]
+        options = {"truncation": True, "max_length": self.limit, "return_tensors": "pt"}
+        batch = self.tokenizer(given, padding=self.padding, return_attention_mask=True, **options)
         with torch.inference_mode():
             return self.function(batch["input_ids"], batch["attention_mask"]).numpy()
+
+
+class PictureEncoder:
+    """Raw pictures through transformers' own image processor into an entry point of the reference.
+
+    Args:
+        original: what was trained; its documents say how pictures are prepared.
+        function: of `images`, (batch, height, width, channels).
+    """
+
+    note = ""
+
+    def __init__(self, original: Original, function: Callable[[torch.Tensor], torch.Tensor]):
+        library = transformers(0)
+        with tempfile.TemporaryDirectory() as scratch:
+            for place in ("config.json", *PICTURES):
+                if place in original.documents:
+                    (Path(scratch) / place).write_text(json.dumps(original.documents[place]))
+            try:  # in the form for Pillow, whatever else is installed: that is what preprocess.json states
+                self.processor = library.AutoImageProcessor.from_pretrained(
+                    scratch, backend="pil", local_files_only=True, trust_remote_code=False
+                )
+            except Exception as error:  # whatever upstream raises, it cannot open the document
+                raise InputError(f"transformers cannot open {PICTURES[0]}: {_reason(error)}") from error
+        self.function = function
+        self.name = f"{versions('transformers', 'pillow')}: {type(self.processor).__name__}"
+
+    def pixels(self, picture: bytes) -> np.ndarray | None:
+        """Prepare a picture: (height, width, channels) float32; None for one that upstream refuses."""
+        from PIL import Image
+
+        try:
+            made = self.processor(Image.open(io.BytesIO(picture)), return_tensors="np")["pixel_values"][0]
+        except (ValueError, TypeError, KeyError):  # of a mode that it does not convert
+            return None
+        return np.asarray(made, np.float32).transpose(1, 2, 0)
+
+    def __call__(self, pictures: Sequence[bytes]) -> np.ndarray:
+        """Encode raw pictures: (pictures, width), in the dtype that is computed in.
+
+        Raises:
+            InputError: upstream refuses one.
+        """
+        made = [self.pixels(picture) for picture in pictures]
+        if any(pixels is None for pixels in made):
+            raise InputError(f"{self.name} refuses a picture of the pack")
+        images = torch.from_numpy(np.stack([pixels for pixels in made if pixels is not None]))
+        with torch.inference_mode():
+            return self.function(images).numpy()
+
+
+PICTURES = ("preprocessor_config.json", "processor_config.json")
 
 
 def exact_tokenizer(rebuilt: Any, folder: Path, *, lowers: bool = False) -> tuple[str, Any]:
