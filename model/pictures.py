@@ -95,14 +95,16 @@ class Pictures:
     std: tuple[float, ...] = ()
 
 
-def settle_pictures(settled: Settled, source: Source, size: int, usual: str = "CLIPImageProcessor") -> None:
-    """Settle the fields of `Pictures`, for pictures of `size` x `size`.
+def settle_pictures(
+    settled: Settled, source: Source, size: int | None, usual: str = "CLIPImageProcessor"
+) -> int | None:
+    """Settle the fields of `Pictures`; give the height and width that pictures come out in.
 
     Args:
         settled: nothing yet.
         source: with the documents.
-        size: of the network's pictures.
-        usual: the class that transformers takes where none is named.
+        size: height and width of the network's pictures; None for a network that takes any.
+        usual: the class that transformers takes where none is named; "" where one must be.
 
     Raises:
         InputError: the document asks for what is not done here, or does not give pictures of that size.
@@ -111,7 +113,7 @@ def settle_pictures(settled: Settled, source: Source, size: int, usual: str = "C
     if document is None:
         for name, value in vars(Pictures()).items():
             settled.put(name, value, f"not stated: no {PLACE}")
-        return
+        return size
     reading = _Reading(document, _class(document, usual))
     resized, cropped = (
         reading.flag("do_resize", usual=True),
@@ -127,7 +129,7 @@ def settle_pictures(settled: Settled, source: Source, size: int, usual: str = "C
     settled.put("rgb_first", True, reading.origin("do_convert_rgb"))
     # Without a conversion upstream takes RGB alone: what is another mode was converted before, as it is by `convert`.
     settled.put("alpha", "over white" if rgb else "dropped", reading.origin("do_convert_rgb"))
-    _hold_size(document, size, resize if resized else (), crop if cropped else ())
+    size = _size(document, size, resize if resized else (), crop if cropped else ())
     document.take("do_rescale", bool, default=True, choices=(True,))
     factor = document.take("rescale_factor", float, 1 / 255)
     if abs(factor * 255 - 1) > 1e-6:
@@ -141,6 +143,7 @@ def settle_pictures(settled: Settled, source: Source, size: int, usual: str = "C
         value = numbers if normalised else (nothing,) * 3
         settled.put(name, value, reading.origin(field if normalised else "do_normalize"))
     document.accept(HARMLESS)
+    return size
 
 
 def _document(source: Source) -> Document | None:
@@ -164,6 +167,8 @@ def _class(document: Document, usual: str) -> str:
     named = [(field, document.take(field, str, None)) for field in fields]
     field, name = next(((field, name) for field, name in named if name), ("", usual))
     known = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
+    if not known:
+        raise InputError(f"{document.origin}: image_processor_type is missing, and so is what its silence means")
     if known not in CLASSES:
         raise InputError(
             f"{document.origin}: {field} is {shown(name)}, which may do to a picture what no field says; what is done "
@@ -219,17 +224,20 @@ class _Reading:
         return tuple(map(float, listed))
 
 
-def _hold_size(document: Document, size: int, resize: tuple[int, ...], crop: tuple[int, ...]) -> None:
-    """See that pictures come out in the network's size, and that none is smaller than what is cut out of it."""
+def _size(document: Document, size: int | None, resize: tuple[int, ...], crop: tuple[int, ...]) -> int:
+    """Give the size that pictures come out in: the network's, none being smaller than what is cut out of it."""
     last = crop or resize
-    if last != (size, size):
+    size = last[0] if size is None and last else size
+    if size is None or last != (size, size):
         given = " x ".join(map(str, last)) if len(last) == 2 else "of any size"
-        raise InputError(f"{document.origin}: its pictures are {given}, but the network takes {size} x {size}")
+        takes = f"{size} x {size}" if size else "squares"
+        raise InputError(f"{document.origin}: its pictures are {given}, but the network takes {takes}")
     if crop and (not resize or min(resize) < size):
         raise InputError(
             f"{document.origin}: a picture may be smaller than the {size} x {size} that are cut out of it, and is "
             "then framed in black, which is not done here; let size be crop_size or more"
         )
+    return size
 
 
 def rules(pictures: Pictures, size: int, input_: str = "images") -> Mapping[str, Any]:

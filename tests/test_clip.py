@@ -1,25 +1,34 @@
-"""CLIP in the forms that people have: both towers or one, projected or not, transformers' names and open_clip's."""
+"""CLIP and SigLIP in the forms that people have: both towers or one, projected or not, with raw texts and pictures."""
 
 import dataclasses
+import json
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
 from in_process import convert, in_this_process
+from tiny_tokenizer import tokenizer
+from tokenizers import processors
 
+from bgevis.converter import best_matches, classify, open_artifacts, similarity
+from bgevis.converter.cli import main
 from bgevis.converter.directory import RunDirectory
+from bgevis.converter.options import Options
+from bgevis.converter.source.identify import identify
 from bgevis.converter.use.fixture import write_fixture
+from bgevis.model import siglip
 from bgevis.model.clip import OPEN_CLIP, SIZES
+from bgevis.validation.errors import InputError
 
 TINY = SIZES["tiny"]
-QUICK = {"hidden_act": "quick_gelu"}
+BGE_VL = dataclasses.replace(TINY, multimodal=True, text=dataclasses.replace(TINY.text, truncation_side="none"))
 FORMS = {
     "text": dataclasses.replace(TINY, vision=None, projection_dim=0, normalize=False),
     "text, projected": dataclasses.replace(TINY, vision=None, normalize=False),
     "vision": dataclasses.replace(TINY, text=None, projection_dim=0, normalize=False),
     "vision, projected": dataclasses.replace(TINY, text=None, normalize=False),
-    "bge-vl": dataclasses.replace(
-        TINY, multimodal=True, text=dataclasses.replace(TINY.text, truncation_side="none", eos_token_id=2)
-    ),
     "open_clip": dataclasses.replace(
         TINY,
         names=OPEN_CLIP,
@@ -27,6 +36,7 @@ FORMS = {
         pictures=dataclasses.replace(TINY.pictures, offset="half to even", rgb_first=False, alpha="dropped"),
     ),
 }
+DEAR = [pytest.param(form, marks=pytest.mark.prove) for form in ("text, projected", "vision, projected")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,22 +45,233 @@ def pipeline_here():
         yield
 
 
-def written(folder: Path, config, dtype: str = "float32") -> Path:
+def written(folder: Path, config, family: str = "clip") -> Path:
     """Write a checkpoint of a configuration, and what lies beside it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "form", config)
-        write_fixture("clip", "form", 5, dtype, folder / "model.safetensors")
+        patch.setitem(SIZES if family == "clip" else siglip.SIZES, "form", config)
+        write_fixture(family, "form", 5, "float32", folder / "model.safetensors")
     return folder / "model.safetensors"
 
 
-@pytest.mark.parametrize("form", FORMS)
+def with_tokenizer(folder: Path, text, first: int | None) -> None:
+    """Put a tokenizer there that makes the text tower's ids."""
+    last, named = text.last_token_id, {"cls_token_id": 2 if first is None else first}
+    made = tokenizer(types.SimpleNamespace(vocab_size=text.vocab_size, sep_token_id=text.last_token_id, **named))
+    if first is None:
+        made.post_processor = processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", last)])
+    made.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": text.max_seq_length}
+    special = {"pad_token": "[SEP]", "eos_token": "[SEP]", "unk_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | special))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> Path:
+    """BGE-VL, from raw texts and pictures on."""
+    folder = tmp_path_factory.mktemp("bge_vl")
+    file = written(folder, BGE_VL)
+    with_tokenizer(folder, BGE_VL.text, BGE_VL.text.bos_token_id)
+    return convert(file, folder / "run", ("onnx",))
+
+
+@pytest.fixture(scope="module")
+def sigmoid(tmp_path_factory) -> Path:
+    """SigLIP, from raw texts and pictures on."""
+    folder, config = tmp_path_factory.mktemp("siglip"), siglip.SIZES["tiny"]
+    file = written(folder, config, "siglip")
+    with_tokenizer(folder, config.text, None)
+    return convert(file, folder / "run", ("onnx",))
+
+
+@pytest.mark.parametrize("form", [*(form for form in FORMS if "projected" not in form), *DEAR])
 def test_every_form_is_converted_and_proved(tmp_path, form):
     config = FORMS[form]
     run = convert(written(tmp_path, config), tmp_path / "run", ("onnx",), no_tokenizer=True)
     manifest = RunDirectory(run).manifest()
-    assert manifest["verdicts"].keys() >= {"parity", "validate"}
     assert set(manifest["verdicts"].values()) == {"pass"}
     assert (run / "provenance.json").exists()
     towers = [name for name, tower in (("text", config.text), ("image", config.vision)) if tower]
-    assert {f"encode_{name}" for name in towers} <= manifest["entry_points"].keys()
-    assert ("encode_multimodal" in manifest["entry_points"]) == config.multimodal
+    both = {"similarity"} if len(towers) == 2 else set()
+    assert manifest["entry_points"].keys() == {f"encode_{name}" for name in towers} | both
+
+
+@pytest.mark.parametrize("run", ["pairs", "sigmoid"])
+def test_raw_texts_and_pictures_are_held_against_upstreams_own_processors(request, run):
+    proof = RunDirectory(request.getfixturevalue(run)).manifest()["proof"]
+    assert {name: verdict["verdict"] for name, verdict in proof.items()} == {"network": "pass", "end_to_end": "pass"}
+    assert "ImageProcessorPil" in proof["end_to_end"]["judge"]
+    assert "PreTrainedTokenizerFast" in proof["end_to_end"]["judge"]
+    report = json.loads((request.getfixturevalue(run) / "reports/validate.json").read_text())["onnx"]
+    assert {"end to end: raw texts", "end to end: raw pictures"} <= {row["case"] for row in report["checks"]}
+
+
+def test_a_processors_other_word_is_an_error_that_names_the_picture(tmp_path, monkeypatch):
+    """As if a field had been misread: upstream's own processor makes something else of a picture."""
+    from bgevis.model import pictures
+
+    monkeypatch.setattr(
+        pictures,
+        "rules",
+        lambda found, size, _rules=pictures.rules: _rules(dataclasses.replace(found, resample="bilinear"), size),
+    )
+    with pytest.raises(InputError, match=r"CLIPImageProcessorPil makes another input of the raw picture \w+ than"):
+        convert(written(tmp_path, FORMS["vision"]), tmp_path / "run", ("onnx",))
+
+
+def test_a_text_and_a_picture_are_one_vector(pairs):
+    model = open_artifacts(pairs)
+    samples = sorted((pairs / "goldens/raw/images").glob("*.png"))[:2]
+    both = model.embed(["a fox", "the"], samples)
+    assert both.shape == (2, 12)
+    assert np.abs(np.linalg.norm(both, axis=1) - 1).max() < 1e-6
+    assert np.abs(both - model.embed(images=samples)).max() > 1e-3
+
+
+def test_a_text_that_upstream_would_not_cut_is_refused(pairs):
+    with pytest.raises(InputError, match="text 1 has 42 tokens, but encode_text reads at most 20"):
+        open_artifacts(pairs).embed(["a fox", "a" * 40])
+    index = json.loads((pairs / "goldens/raw/index.json").read_text())
+    assert index["texts"]
+    assert "long" not in {text["name"] for text in index["texts"]}
+
+
+def test_every_text_of_siglip_has_the_same_length(sigmoid):
+    rules = json.loads((sigmoid / "preprocess.json").read_text())["texts"]
+    assert (rules["padding"], rules["max_tokens"]) == ("after the text, to max_tokens", {"encode_text": 12})
+    assert json.loads((sigmoid / "tokenizer.json").read_text())["padding"]["strategy"] == {"Fixed": 12}
+    alone, together = (open_artifacts(sigmoid).embed(texts)[0] for texts in (["fox"], ["fox", "the quick fox, the"]))
+    assert np.abs(alone - together).max() < 1e-6
+
+
+@pytest.mark.parametrize("run", ["pairs", "sigmoid"])
+def test_pictures_are_scored_as_the_networks_own_program_does(request, run):
+    folder = request.getfixturevalue(run)
+    model, texts = open_artifacts(folder), ["fox", "the quick one", ""]
+    samples = sorted((folder / "goldens/raw/images").glob("*.png"))[:2]
+    inputs = model._preprocessor.image_inputs(samples) | model._preprocessor.texts.inputs("encode_text", texts)
+    (wanted,) = model._runner.run("similarity", inputs).values()
+    assert np.abs(similarity(model, samples, texts) - wanted).max() < 1e-4
+    found = classify(model, samples, ["fox", "cat"], template="a {}")
+    logits = similarity(model, samples, ["a fox", "a cat"]).astype(float)
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True) if run == "pairs" else 1 / (1 + np.exp(-logits))
+    assert np.abs(found - shares).max() < 1e-6
+
+
+def test_the_nearest_come_first():
+    rows = np.array([[0, 2], [1, 0], [3, 3], [0, 0]], np.float32)
+    (found,) = best_matches(np.array([1, 0.1], np.float32), rows, 3)
+    assert [match.place for match in found] == [1, 2, 0]
+    assert found[0].similarity == pytest.approx(1 / np.hypot(1, 0.1), abs=1e-6)
+    assert [len(each) for each in best_matches(rows[:2], rows, 9)] == [4, 4]
+    for wrong, words in (({"k": 0}, "k is 0"), ({"embeddings": rows[:, :1]}, "a query of 2 numbers")):
+        with pytest.raises(InputError, match=words):
+            best_matches(**{"query": rows[0], "embeddings": rows} | wrong)
+
+
+def test_a_shell_classifies_and_searches(pairs):
+    samples = [str(file) for file in sorted((pairs / "goldens/raw/images").glob("*.png"))[:2]]
+    shell = CliRunner()
+    images = [option for file in samples for option in ("--image", file)]
+    labels = ["--label", "fox", "--label", "cat", "--template", "a {}"]
+    told = shell.invoke(main, ["classify", str(pairs), *images, *labels])
+    lines = [json.loads(line) for line in told.output.splitlines()]
+    assert [line["image"] for line in lines] == samples
+    assert all(sum(line["labels"].values()) == pytest.approx(1, abs=1e-6) for line in lines)
+    asked = ["--query-image", samples[1], "--text", "fox", *images, "-k", "2"]
+    found = [json.loads(line) for line in shell.invoke(main, ["search", str(pairs), *asked]).output.splitlines()]
+    assert len(found) == 2
+    assert found[0] == {"image": samples[1], "similarity": pytest.approx(1, abs=1e-5)}
+    assert shell.invoke(main, ["search", str(pairs), "--query", "fox"]).exit_code == 2
+    assert shell.invoke(main, ["classify", str(pairs), *images]).exit_code == 2
+
+
+def test_a_network_without_a_scale_gives_no_probabilities(tmp_path, pairs, monkeypatch):
+    from bgevis.converter.use import matching
+
+    monkeypatch.setattr(matching, "family_and_config", lambda run: (types.SimpleNamespace(zero_shot=""), None))
+    with pytest.raises(InputError, match="has no scale by which similarities become probabilities"):
+        classify(open_artifacts(pairs), [], ["fox"])
+    with pytest.raises(InputError, match=r"template is .a fox., expected a text with \{\}"):
+        classify(open_artifacts(pairs), [], ["fox"], template="a fox")
+
+
+REFUSED = {
+    "code of its own": ("text", {"auto_map": {"AutoModel": "modeling_x.Net"}}, r"auto_map = .*--ignore"),
+    "a projection that is not there": (
+        "text",
+        {"architectures": ["CLIPTextModelWithProjection"]},
+        "there is no text_p",
+    ),
+    "another tower": ("text", {"model_type": "clip_vision_model"}, "has tensors of: text"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_document_of_another_network_is_refused_by_name(tmp_path, what):
+    form, fields, words = REFUSED[what]
+    file = written(tmp_path, FORMS[form])
+    document = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(document | fields))
+    with pytest.raises(InputError, match=words):
+        identify(file, Options(no_tokenizer=True))
+
+
+OPEN = {
+    "nothing": (None, "no open_clip_config.json lies beside"),
+    "a tower of timm's": ({"model_cfg": {"vision_cfg": {"timm_model_name": "vit"}}}, "timm_model_name = 'vit'"),
+    "a pooling": ({"model_cfg": {"text_cfg": {"pool_type": "last"}}}, "pool_type = 'last'"),
+    "another width": ({"model_cfg": {"embed_dim": 99}}, "embed_dim is 99, but the checkpoint's tensors say 12"),
+    "heads that do not divide": (
+        {"model_cfg": {"vision_cfg": {"head_width": 7}}},
+        "3 heads do not divide a width of 24",
+    ),
+    "a frame": ({"preprocess_cfg": {"resize_mode": "longest"}}, "resize_mode is 'longest', expected"),
+}
+
+
+@pytest.mark.parametrize("what", OPEN)
+def test_what_open_clips_document_asks_for_and_is_not_done_is_refused_by_name(tmp_path, what):
+    changes, words = OPEN[what]
+    file = written(tmp_path, FORMS["open_clip"])
+    place = tmp_path / "open_clip_config.json"
+    document = json.loads(place.read_text())
+    place.unlink()
+    if changes is not None:
+        for part, fields in changes.items():
+            for name, value in fields.items():
+                inner = document[part].get(name)
+                document[part][name] = inner | value if isinstance(inner, dict) else value
+        place.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=words):
+        identify(file, Options(no_tokenizer=True))
+
+
+def test_the_activation_of_open_clips_names_is_the_documents(tmp_path):
+    """The same tensors, whatever the file is called."""
+    for quick, activation in ((True, "quick_gelu"), (False, "gelu"), (None, "gelu")):
+        file = written(tmp_path, FORMS["open_clip"])
+        document = json.loads((tmp_path / "open_clip_config.json").read_text())
+        document["model_cfg"] |= {"quick_gelu": quick}
+        if quick is None:
+            del document["model_cfg"]["quick_gelu"]
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(document))
+        config = identify(file, Options(no_tokenizer=True)).config
+        assert (config.text.hidden_act, config.vision.hidden_act) == (activation, activation)
+        (tmp_path / "open_clip_config.json").unlink()
+
+
+def test_a_folder_of_sentence_transformers_is_as_its_modules_say(tmp_path):
+    """CLIPModel gives features, which nothing but a Normalize makes of length one."""
+    inner = tmp_path / "0_CLIPModel"
+    inner.mkdir()
+    file = written(inner, TINY)
+    modules = [{"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}]
+    normalize = {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"}
+    for listed, unit in ((modules, False), ([*modules, normalize], True)):
+        (tmp_path / "modules.json").write_text(json.dumps(listed))
+        options = Options(no_tokenizer=True, configs=(str(tmp_path / "modules.json"),))
+        assert identify(file, options).config.normalize is unit
+    dense = normalize | {"path": "1_Dense", "type": "sentence_transformers.models.Dense"}
+    (tmp_path / "modules.json").write_text(json.dumps([*modules, dense]))
+    with pytest.raises(InputError, match=r"module 1 is sentence_transformers\.models\.Dense"):
+        identify(file, options)
