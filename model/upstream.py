@@ -401,6 +401,7 @@ class TokenizedEncoder:
         positions: as many tokens as the network takes, where the tokenizer states no lower limit.
         before: what stands before every text.
         padding: as the tokenizer takes it.
+        folder: where upstream's own tokenizer lies, if tokenizer.json was made of it: it judges itself then.
     """
 
     def __init__(
@@ -410,9 +411,10 @@ class TokenizedEncoder:
         positions: int,
         before: str = "",
         padding: str = "longest",
+        folder: Path | None = None,
     ):
         library = transformers(0)
-        place = str(original.tokenizer)
+        place = str(folder or original.tokenizer)
         try:
             self.tokenizer = library.AutoTokenizer.from_pretrained(
                 place, local_files_only=True, trust_remote_code=False
@@ -421,17 +423,23 @@ class TokenizedEncoder:
             raise InputError(f"transformers cannot open the tokenizer in {place}: {_reason(error)}") from error
         self.function = function
         self.name = f"{versions('transformers')}: {type(self.tokenizer).__name__}"
-        self.note, self.tokenizer = exact_tokenizer(self.tokenizer, original.tokenizer)
+        self.note = ""
+        if folder is None:
+            self.note, self.tokenizer = exact_tokenizer(self.tokenizer, original.tokenizer)
         self.limit = min(positions, self.tokenizer.model_max_length)
         self.before, self.padding = before, padding
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Encode raw texts: (texts, width), in the dtype that is computed in."""
+        with torch.inference_mode():
+            return self.function(*self.tokens(texts)).numpy()
+
+    def tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give ids and mask of raw texts, (texts, tokens) each."""
         given = [self.before + text for text in texts]
         options = {"truncation": True, "max_length": self.limit, "return_tensors": "pt"}
         batch = self.tokenizer(given, padding=self.padding, return_attention_mask=True, **options)
-        with torch.inference_mode():
-            return self.function(batch["input_ids"], batch["attention_mask"]).numpy()
+        return batch["input_ids"], batch["attention_mask"]
 
 
 class PictureEncoder:
@@ -475,12 +483,41 @@ class PictureEncoder:
         Raises:
             InputError: upstream refuses one.
         """
-        made = [self.pixels(picture) for picture in pictures]
-        if any(pixels is None for pixels in made):
-            raise InputError(f"{self.name} refuses a picture of the pack")
-        images = torch.from_numpy(np.stack([pixels for pixels in made if pixels is not None]))
         with torch.inference_mode():
-            return self.function(images).numpy()
+            return self.function(self.images(pictures)).numpy()
+
+    def images(self, pictures: Sequence[bytes]) -> torch.Tensor:
+        """Prepare raw pictures: (pictures, height, width, channels).
+
+        Raises:
+            InputError: upstream refuses one.
+        """
+        made = [pixels for picture in pictures if (pixels := self.pixels(picture)) is not None]
+        if len(made) < len(pictures):
+            raise InputError(f"{self.name} refuses a picture of the pack")
+        return torch.from_numpy(np.stack(made))
+
+
+class PairEncoder:
+    """Raw pictures and texts, a picture with a text each, into an entry point of the reference.
+
+    Args:
+        texts: what reads the texts.
+        pictures: what prepares the pictures.
+        function: of `images`, `input_ids` and `attention_mask`.
+    """
+
+    note = ""
+
+    def __init__(self, texts: TokenizedEncoder, pictures: PictureEncoder, function: Callable[..., torch.Tensor]):
+        self.texts, self.pictures, self.function = texts, pictures, function
+        self.name = f"{texts.name}; {pictures.name}"
+
+    def __call__(self, pairs: Sequence[tuple[bytes, str]]) -> np.ndarray:
+        """Encode raw pairs: (pairs, width), in the dtype that is computed in."""
+        images = self.pictures.images([picture for picture, _ in pairs])
+        with torch.inference_mode():
+            return self.function(images, *self.texts.tokens([text for _, text in pairs])).numpy()
 
 
 PICTURES = ("preprocessor_config.json", "processor_config.json")

@@ -66,11 +66,11 @@ class Pack:
         return (self.folder / self.pictures[name]["file"]).read_bytes()
 
     def samples_of(self, case: Case) -> list[Any]:
-        """Give the raw texts of a case, pairs of them, or the files of its pictures, in its order."""
+        """Give the raw texts of a case, pairs of them, the files of its pictures, or of each picture file and text."""
         rows = self._cases[case.entry_point][case.name]
-        pairs, texts = rows.get("pairs", ()), rows.get("texts", ())
-        pictures = rows.get("images", ()) if not texts else ()
-        return [*map(self._pair, pairs), *(self.texts[name]["text"] for name in texts), *map(self.picture, pictures)]
+        texts = [*map(self._pair, rows.get("pairs", ())), *(self.texts[n]["text"] for n in rows.get("texts", ()))]
+        pictures = [*map(self.picture, rows.get("images", ()))]
+        return [*zip(pictures, texts, strict=True)] if pictures and texts else pictures or texts
 
     def has(self, entry_point: str) -> bool:
         """Say whether there are raw cases of an entry point."""

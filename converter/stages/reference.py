@@ -114,6 +114,8 @@ def end_to_end(
     for kind, judged_too in (("texts", pack.texts), ("images", pack.pictures)):
         if rules[kind] and not judged_too:
             notes.append(f"raw {kind} are not checked: {rules[kind].get('missing', 'there are none')}")
+    if others := [name for name in entries if pack.has(name) and name not in encodes]:
+        notes.append(f"raw inputs of {', '.join(others)} are not checked: no program of upstream's was run from them")
     for encode in encodes.values():
         if pixels := getattr(encode, "pixels", None):
             notes += hold_pictures(pack, encode.name, pixels)
@@ -130,7 +132,8 @@ def end_to_end(
             )
             notes += [encode.note] if encode.note and encode.note not in notes else []
     goldens.write(out / END_TO_END, goldens.pooled(found), {})
-    return {"judge": "; ".join(dict.fromkeys(encode.name for encode in encodes.values())), "notes": notes}
+    names = dict.fromkeys(name for encode in encodes.values() for name in encode.name.split("; "))
+    return {"judge": "; ".join(names), "notes": notes}
 
 
 def hold_pictures(pack: Pack, name: str, pixels: Callable[[bytes], np.ndarray | None]) -> list[str]:

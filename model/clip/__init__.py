@@ -131,12 +131,19 @@ def _encode(config: ClipConfig, original: "Original", reference: "Reference") ->
     def seen(images: Tensor) -> Tensor:
         return reference.entries["encode_image"](images=images)[outputs["encode_image"]]
 
+    def both(images: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        inputs = {"images": images, "input_ids": input_ids, "attention_mask": attention_mask}
+        return reference.entries["encode_multimodal"](**inputs)[outputs["encode_multimodal"]]
+
     found: dict[str, Encode] = {}
+    texts = pictured = None
     if config.text and original.texts:
         before, positions = _texts_rules(config).prefix, config.text.max_position_embeddings
-        found["encode_text"] = upstream.TokenizedEncoder(original, read, positions, before)
+        found["encode_text"] = texts = upstream.TokenizedEncoder(original, read, positions, before)
     if config.vision and config.pictures.std and config.names != OPEN_CLIP:
-        found["encode_image"] = upstream.PictureEncoder(original, seen)
+        found["encode_image"] = pictured = upstream.PictureEncoder(original, seen)
+    if config.multimodal and texts and pictured:
+        found["encode_multimodal"] = upstream.PairEncoder(texts, pictured, both)
     return found
 
 

@@ -1,5 +1,6 @@
 """SigLIP and SigLIP 2 at fixed sizes: a text and an image tower in one space, or one of them."""
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -146,9 +147,11 @@ def _encode(config: SiglipConfig, original: "Original", reference: "Reference") 
         return reference.entries["encode_image"](images=images)["image_embeds"]
 
     found: dict[str, Encode] = {}
-    if config.text and original.texts:
+    own = original.folder if (original.tokenizer / "converted.json").is_file() else None
+    there = own is not None and (own / "spiece.model").is_file() and importlib.util.find_spec("sentencepiece")
+    if config.text and original.texts and (own is None or there):  # upstream reads spiece.model with sentencepiece
         found["encode_text"] = upstream.TokenizedEncoder(
-            original, read, config.text.max_seq_length, padding="max_length"
+            original, read, config.text.max_seq_length, padding="max_length", folder=own
         )
     if config.vision and config.pictures.std:
         found["encode_image"] = upstream.PictureEncoder(original, seen)

@@ -15,7 +15,7 @@ from ..clip.config import TowerConfig, agree, settle_limit, settle_tower, shape_
 from ..documents import Configured, Document, Harmless, Only, Settled
 from ..family import Source
 from ..pictures import HALF, Pictures, settle_pictures
-from ..tokenizer import SETTINGS, settle_tokenizer, special_ids
+from ..tokenizer import SETTINGS, normalizers, settle_tokenizer, special_ids
 
 CONFIG = "config.json"
 
@@ -188,7 +188,20 @@ def _settle_text(settled: Settled, source: Source, document: Document) -> None:
             f"{settings.origin}: padding_side is not stated, which means before the text for "
             f"{settings.fields['tokenizer_class']}; SigLIP is padded after it: say padding_side: right there"
         )
+    _hold_punctuation(settings, source)
     settle_limit(settled, source, positions)
+
+
+def _hold_punctuation(settings: Document | None, source: Source) -> None:
+    """See that a tokenizer.json of SigLIP's own tokenizer drops punctuation, as its class does before its rules."""
+    tokens = source.tokens
+    if not tokens or not tokens.wanted or not settings or settings.fields.get("tokenizer_class") != "SiglipTokenizer":
+        return
+    if not any(each.get("type") == "Replace" and each.get("content") == "" for each in normalizers(tokens.normalizer)):
+        raise InputError(
+            f"{tokens.origin}: it keeps punctuation, which the tokenizer_class of {settings.origin} drops before; take "
+            "it away, so that another is made of spiece.model, or pass --tokenizer with one that does all of it"
+        )
 
 
 def _settle_vision(settled: Settled, source: Source, document: Document) -> None:
