@@ -159,8 +159,9 @@ def layout_option(command: Command) -> Command:
         "--layout",
         "layouts",
         multiple=True,
-        type=click.Choice(["sentence-transformers"]),
-        help="Also write the folder that these clients open; also optimum, fastembed and Transformers.js do.",
+        type=click.Choice(["sentence-transformers", "transformers-js"]),
+        help="Also write the folder that these clients open, sentence-transformers (optimum, fastembed and Transformers.js "
+        "too), or transformers-js (CLIP and SigLIP). Repeatable.",
     )(command)
 
 

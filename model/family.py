@@ -168,6 +168,21 @@ class HuggingFace:
 
 
 @dataclass(frozen=True)
+class Towers:
+    """A network of a text and an image tower as Transformers.js opens it.
+
+    Args:
+        documents: what lies beside the checkpoint there, by place.
+        network: the clients' entry points, by the names of their programs' files; pictures are channels first.
+        programs: the family's entry point -> the client's, and the output of it that is the entry point's.
+    """
+
+    documents: Mapping[str, JSON]
+    network: "Network"
+    programs: Mapping[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Tokens:
     """What a tokenizer.json or a vocab.txt says.
 
@@ -242,6 +257,8 @@ class Family:
         scores: what a classifier's outputs are: {"labels": ["LABEL_0"], "activation": "sigmoid"}, for preprocess.json.
         hugging_face: what Hugging Face's clients need, of a configuration; raises InputError where they cannot do what
             it says; None for families that they do not know.
+        towers: what Transformers.js needs of a network of two towers; raises InputError where it has only one; None for
+            families that it does not know as such.
         encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
         beside: what stands before the names of further tensors -> the file beside the checkpoint that holds them; they
             are read where all of these files lie there.
@@ -268,6 +285,7 @@ class Family:
     embeddings: Callable[[Config], Mapping[str, Any]] = lambda config: {}
     scores: Callable[[Config], Mapping[str, Any]] | None = None
     hugging_face: Callable[[Config], HuggingFace] | None = None
+    towers: Callable[[Config], Towers] | None = None
     encode: Callable[[Config, "Original", "Reference"], Mapping[str, "Encode"]] | None = None
     anchors: tuple[str, ...] = ()
     beside: Mapping[str, str] = field(default_factory=dict)

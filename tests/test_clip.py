@@ -7,9 +7,11 @@ import types
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 from in_process import convert, in_this_process
+from PIL import Image
 from tiny_tokenizer import tokenizer
 from tokenizers import Tokenizer, processors
 
@@ -25,6 +27,8 @@ from bgevis.model.clip import OPEN_CLIP, SIZES
 from bgevis.validation.errors import ConvertError, InputError
 
 TINY = SIZES["tiny"]
+LAYOUT = "transformers-js"
+PROGRAMS = ("text_model", "vision_model", "model")
 BGE_VL = dataclasses.replace(TINY, multimodal=True, text=dataclasses.replace(TINY.text, truncation_side="none"))
 FORMS = {
     "text": dataclasses.replace(TINY, vision=None, projection_dim=0, normalize=False),
@@ -78,11 +82,20 @@ def pairs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def sigmoid(tmp_path_factory) -> Path:
-    """SigLIP, from raw texts and pictures on."""
+    """SigLIP, from raw texts and pictures on, with the folder for Transformers.js."""
     folder, config = tmp_path_factory.mktemp("siglip"), siglip.SIZES["tiny"]
     file = written(folder, config, "siglip")
     with_tokenizer(folder, config.text, None)
-    return convert(file, folder / "run", ("onnx",))
+    return convert(file, folder / "run", ("onnx",), layouts=(LAYOUT,))
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory) -> Path:
+    """CLIP's folder for Transformers.js."""
+    folder = tmp_path_factory.mktemp("clip")
+    file = written(folder, TINY)
+    with_tokenizer(folder, TINY.text, TINY.text.bos_token_id)
+    return convert(file, folder / "run", ("onnx",), layouts=(LAYOUT,))
 
 
 @pytest.mark.parametrize("form", [pytest.param(f, marks=[pytest.mark.prove] if f in DEAR else []) for f in FORMS])
@@ -313,6 +326,46 @@ def test_a_folder_of_sentence_transformers_is_as_its_modules_say(tmp_path):
     (tmp_path / "modules.json").write_text(json.dumps([*modules, dense]))
     with pytest.raises(InputError, match=r"module 1 is sentence_transformers\.models\.Dense"):
         identify(file, options)
+
+
+@pytest.mark.parametrize("run", ["sigmoid", pytest.param("towers", marks=pytest.mark.prove)])
+def test_the_folder_for_transformers_js_gives_what_upstreams_classes_give(request, run):
+    """By onnxruntime alone, fed by transformers' own processors from the folder's documents."""
+    place = request.getfixturevalue(run) / "transformers_js"
+    assert RunDirectory(place.parent).manifest()["verdicts"]["validate-transformers-js"] == "pass"
+    assert {file.name for file in place.rglob("*") if file.is_file()} == {
+        *("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
+        *("special_tokens_map.json", *(f"{name}.onnx{end}" for name in PROGRAMS for end in ("", "_data"))),
+    }
+    library = pytest.importorskip("transformers")
+    texts = library.AutoTokenizer.from_pretrained(str(place))(
+        ["a fox", "the"], padding="max_length", return_tensors="np"
+    )
+    file = place.parent / "goldens/raw/images/wide.png"
+    processor = library.AutoImageProcessor.from_pretrained(str(place), backend="pil")
+    pixels = processor(Image.open(file), return_tensors="np")["pixel_values"]
+    model, names = (
+        open_artifacts(place.parent),
+        ("pooler_output",) * 2 if run == "sigmoid" else ("text_embeds", "image_embeds"),
+    )
+    for program, given, name, wanted in zip(
+        PROGRAMS[:2],
+        (texts, {"pixel_values": pixels}),
+        names,
+        (model.embed(["a fox", "the"]), model.embed(images=[file])),
+        strict=True,
+    ):
+        session = onnxruntime.InferenceSession(place / "onnx" / f"{program}.onnx")
+        assert session.get_outputs()[0].name == name
+        (found,) = session.run([name], {each.name: given[each.name] for each in session.get_inputs()})
+        assert np.abs(found / np.linalg.norm(found, axis=1, keepdims=True) - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize("form", ["text", "open_clip"])
+def test_what_transformers_js_cannot_open_is_refused_before_any_work(tmp_path, form):
+    with pytest.raises(InputError, match="it has no class for a tower alone, for open_clip's"):
+        convert(written(tmp_path, FORMS[form]), tmp_path / "run", ("onnx",), layouts=(LAYOUT,))
+    assert not (tmp_path / "run").exists()
 
 
 def copied(folder: Path, to: Path) -> Path:

@@ -1,17 +1,18 @@
 """CLIP: a text and an image tower that embed into one space, or one of them: transformers' layout, and open_clip's."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...validation.cases import Case
 from ...validation.entry_point import Axis, EntryPoint, PaddingMask, Pixels, TensorSpec, TokenIds
+from ...validation.errors import InputError
 from ...validation.outputs import Embedding, Scores, States
 from .. import pictures
 from ..documents import Configured
-from ..family import Family, Source, TextRules
+from ..family import Family, Source, TextRules, Towers
 from . import open_clip, rules
 from .config import BGE_VL, CONFIG, OPEN_CLIP, SIZES, TEXT, VISION, ClipConfig, configure, recognise
 
@@ -176,6 +177,45 @@ def _documents(config: ClipConfig) -> Mapping[str, Any]:
     return {CONFIG: document, **seen}
 
 
+def _towers(config: ClipConfig) -> Towers:
+    """Give what Transformers.js opens: the features of each tower, and the scores.
+
+    Raises:
+        InputError: it has no class for the network.
+    """
+    from ..network import Network
+    from .modeling import Clip
+
+    if not (config.text and config.vision) or config.names == OPEN_CLIP or config.multimodal:
+        raise InputError(
+            "--layout transformers-js is for CLIP of two towers in transformers' names: it has no class for a tower "
+            "alone, for open_clip's or for BGE-VL's pairs"
+        )
+    seen = _images(config, "batch")
+    rows, height, width, channels = seen.shape
+    pixels = replace(seen, name="pixel_values", shape=(rows, channels, height, width), domain=None)
+    batch, tokens = {"batch": Axis()}, {"tokens": Axis(1, config.text.max_position_embeddings)}
+    texts = _texts(config, "batch")
+    ids, mask = _texts(config, "texts")
+    scores = (TensorSpec("logits_per_image", "float32", ("images", "texts"), kind=Scores()),)
+    both = (ids, replace(pixels, shape=("images", *pixels.shape[1:])), mask)
+
+    def gives(name: str) -> tuple[TensorSpec]:
+        return (TensorSpec(name, "float32", ("batch", config.projection_dim), kind=Embedding(unit=False)),)
+
+    entries = (
+        EntryPoint("text_model", texts, gives("text_embeds"), batch | tokens, rows="batch"),
+        EntryPoint("vision_model", (pixels,), gives("image_embeds"), batch, rows="batch"),
+        EntryPoint("model", both, scores, {"images": Axis(), "texts": Axis(), **tokens}),
+    )
+    programs = {
+        "encode_text": ("text_model", "text_embeds"),
+        "encode_image": ("vision_model", "image_embeds"),
+        "similarity": ("model", "logits_per_image"),
+    }
+    return Towers(_documents(config), Network(lambda rngs: Clip(config, rngs=rngs), entries), programs)
+
+
 FAMILY = Family(
     name="clip",
     summary="CLIP: text and image towers in one space, or one of them; OpenAI's, LAION's, BGE-VL, open_clip's names",
@@ -198,5 +238,6 @@ FAMILY = Family(
     zero_shot="softmax",
     texts=_texts_rules,
     cases=_cases,
+    towers=_towers,
     encode=_encode,
 )

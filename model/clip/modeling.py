@@ -148,6 +148,27 @@ class Clip(nnx.Module):
         assert self.logit_scale is not None
         return jnp.exp(self.logit_scale[...]) * (seen @ read.T)
 
+    def text_model(
+        self, input_ids: Int[Array, "texts tokens"], attention_mask: Int[Array, "texts tokens"]
+    ) -> Float[Array, "texts width"]:
+        """Give the features of texts, as CLIPTextModelWithProjection does."""
+        return self._read(input_ids, attention_mask)[1]
+
+    def vision_model(
+        self, pixel_values: Float[Array, "images channels height width_px"]
+    ) -> Float[Array, "images width"]:
+        """Give the features of images, channels first, as CLIPVisionModelWithProjection does."""
+        return self._seen(pixel_values.transpose(0, 2, 3, 1))[1]
+
+    def model(
+        self,
+        input_ids: Int[Array, "texts tokens"],
+        pixel_values: Float[Array, "images channels height width_px"],
+        attention_mask: Int[Array, "texts tokens"],
+    ) -> Float[Array, "images texts"]:
+        """Score images, channels first, against texts, as CLIPModel does."""
+        return self.similarity(pixel_values.transpose(0, 2, 3, 1), input_ids, attention_mask)
+
     def _read(
         self, input_ids: Int[Array, "texts tokens"], attention_mask: Int[Array, "texts tokens"] | None
     ) -> tuple[Array, Array]:

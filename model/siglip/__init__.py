@@ -2,17 +2,18 @@
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...validation.cases import Case
 from ...validation.entry_point import Axis, EntryPoint, Pixels, TensorSpec, TokenIds
+from ...validation.errors import InputError
 from ...validation.outputs import Embedding, Scores
 from ...validation.taps import scope, tap
 from .. import pictures
-from ..family import Family, TextRules
+from ..family import Family, TextRules, Towers
 from . import rules
 from .config import CONFIG, SIZES, TEXT, VISION, SiglipConfig, configure, recognise
 
@@ -178,6 +179,40 @@ def _text_rules(config: SiglipConfig) -> TextRules:
     return TextRules(config.text.max_seq_length, config.text.truncation_side) if config.text else TextRules()
 
 
+def _towers(config: SiglipConfig) -> Towers:
+    """Give what Transformers.js opens: the features of each tower, and the scores.
+
+    Raises:
+        InputError: there is one tower.
+    """
+    from ..network import Network
+    from .modeling import Siglip
+
+    text, vision = config.text, config.vision
+    if text is None or vision is None:
+        raise InputError("--layout transformers-js is for SigLIP of two towers, and this is one")
+    seen, batch = _images(config, "batch"), {"batch": Axis()}
+    rows, height, width, channels = seen.shape
+    pixels = replace(seen, name="pixel_values", shape=(rows, channels, height, width), domain=None)
+    scores = (TensorSpec("logits_per_image", "float32", ("images", "texts"), kind=Scores()),)
+    both = (_texts(config, "texts"), replace(pixels, shape=("images", *pixels.shape[1:])))
+
+    def gives(size: int) -> tuple[TensorSpec]:
+        return (TensorSpec("pooler_output", "float32", ("batch", size), kind=Embedding(unit=False)),)
+
+    entries = (
+        EntryPoint("text_model", (_texts(config, "batch"),), gives(text.projection_size), batch, rows="batch"),
+        EntryPoint("vision_model", (pixels,), gives(vision.hidden_size), batch, rows="batch"),
+        EntryPoint("model", both, scores, {"images": Axis(), "texts": Axis()}),
+    )
+    programs = {
+        "encode_text": ("text_model", "pooler_output"),
+        "encode_image": ("vision_model", "pooler_output"),
+        "similarity": ("model", "logits_per_image"),
+    }
+    return Towers(_documents(config), Network(lambda rngs: Siglip(config, rngs=rngs), entries), programs)
+
+
 FAMILY = Family(
     name="siglip",
     summary="SigLIP and SigLIP 2 at fixed sizes: text and image towers in one space, or one of them",
@@ -196,5 +231,6 @@ FAMILY = Family(
     zero_shot="sigmoid",
     texts=_text_rules,
     cases=_cases,
+    towers=_towers,
     encode=_encode,
 )

@@ -109,6 +109,22 @@ class Siglip(nnx.Module):
         assert self.logit_bias is not None
         return jnp.exp(self.logit_scale[...]) * (seen @ read.T) + self.logit_bias[...]
 
+    def text_model(self, input_ids: Int[Array, "texts tokens"]) -> Float[Array, "texts width"]:
+        """Give the features of texts, as SiglipTextModel does."""
+        return self._read(input_ids)
+
+    def vision_model(
+        self, pixel_values: Float[Array, "images channels height width_px"]
+    ) -> Float[Array, "images width"]:
+        """Give the features of images, channels first, as SiglipVisionModel does."""
+        return self._seen(pixel_values.transpose(0, 2, 3, 1))
+
+    def model(
+        self, input_ids: Int[Array, "texts tokens"], pixel_values: Float[Array, "images channels height width_px"]
+    ) -> Float[Array, "images texts"]:
+        """Score images, channels first, against texts, as SiglipModel does."""
+        return self.similarity(pixel_values.transpose(0, 2, 3, 1), input_ids)
+
     def _read(self, input_ids: Int[Array, "texts tokens"]) -> Float[Array, "texts width"]:
         assert self.text is not None
         with scope("text"):
