@@ -51,7 +51,7 @@ class PoolingHead(nnx.Module):
         normed = tapped("norm", self.norm, x)
         with scope("mlp"):
             x = x + self.mlp(normed)
-        return x[:, 0]
+        return jnp.squeeze(x, axis=1)
 
 
 class VisionTower(nnx.Module):

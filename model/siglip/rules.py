@@ -5,7 +5,7 @@ Axes as in `clip/rules.py`; of the text tower's head o what comes out; n the one
 
 from dataclasses import replace
 
-from ...validation.probe import LOW_VARIANCE
+from ...validation.probe import LOUD, LOW_VARIANCE, exponent
 from ..clip.config import TRANSFORMERS
 from ..clip.rules import NAMES, SHORT, norm, norm_shapes, tower
 from ..family import Rule, Rules, Split
@@ -93,4 +93,10 @@ def _vision(config: VisionConfig) -> Part:
     }
     sizes = {"p": config.patches, "c": config.num_channels, "r": side, "s": side}
     inputs = ("patch_embed.kernel", "patch_embed.bias", "position.embedding")
-    return tower(config, LAYOUT, rules, sizes, shapes, inputs, causal=False)
+    part = tower(config, LAYOUT, rules, sizes, shapes, inputs, causal=False)
+    small = exponent(config.layer_norm_eps)
+    biases = ("attention.value", "attention.out", "mlp.up", "mlp.down")
+    low = {**part.probes[LOW_VARIANCE], **{f"head.{name}.bias": small for name in biases}}
+    # What the head gives is not short where its norm's epsilon shows: the division by its length is told apart here.
+    loud = {**part.probes[LOUD], **dict.fromkeys(("head.attention.out.*", "head.mlp.down.*"), SHORT - 8)}
+    return replace(part, probes={**part.probes, LOW_VARIANCE: low, LOUD: loud})
