@@ -24,6 +24,8 @@ from bgevis.converter.source.slow import converted
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.model import siglip
 from bgevis.model.clip import OPEN_CLIP, SIZES
+from bgevis.model.clip.config import BARE, TRANSFORMERS
+from bgevis.model.pictures import Pictures
 from bgevis.validation.errors import ConvertError, InputError
 
 TINY = SIZES["tiny"]
@@ -33,7 +35,7 @@ BGE_VL = dataclasses.replace(TINY, multimodal=True, text=dataclasses.replace(TIN
 FORMS = {
     "text": dataclasses.replace(TINY, vision=None, projection_dim=0, normalize=False),
     "text, projected": dataclasses.replace(TINY, vision=None, normalize=False),
-    "vision": dataclasses.replace(TINY, text=None, projection_dim=0, normalize=False),
+    "vision": dataclasses.replace(TINY, text=None, projection_dim=0, normalize=False, names=BARE),
     "vision, projected": dataclasses.replace(TINY, text=None, normalize=False),
     "open_clip": dataclasses.replace(
         TINY,
@@ -270,6 +272,20 @@ def test_a_document_of_another_network_is_refused_by_name(tmp_path, what):
         identify(file, Options(no_tokenizer=True))
 
 
+@pytest.mark.parametrize("tower", ["text", "vision"])
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_a_tower_alone_has_names_with_its_prefix_or_without(tmp_path, family, tower):
+    """As transformers saved it up to 4, and since 5."""
+    tiny = siglip.SIZES["tiny"] if family == "siglip" else dataclasses.replace(TINY, projection_dim=0)
+    other = {"text": "vision", "vision": "text"}[tower]
+    for names in (TRANSFORMERS, BARE):
+        (tmp_path / names).mkdir()
+        config = dataclasses.replace(tiny, names=names, normalize=False, **{other: None})
+        config = dataclasses.replace(config, pictures=Pictures()) if tower == "text" else config
+        found = identify(written(tmp_path / names, config, family), Options(no_tokenizer=True))
+        assert (found.family.name, found.config) == (family, config)
+
+
 OPEN = {
     "nothing": (None, "no open_clip_config.json lies beside"),
     "a tower of timm's": ({"model_cfg": {"vision_cfg": {"timm_model_name": "vit"}}}, "timm_model_name = 'vit'"),
@@ -322,6 +338,10 @@ def test_a_folder_of_sentence_transformers_is_as_its_modules_say(tmp_path):
         (tmp_path / "modules.json").write_text(json.dumps(listed))
         options = Options(no_tokenizer=True, configs=(str(tmp_path / "modules.json"),))
         assert identify(file, options).config.normalize is unit
+    prompts = {"prompts": {"query": "a picture of "}, "default_prompt_name": "query", "similarity_fn_name": "dot"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    config = identify(file, options).config
+    assert (config.default_prompt, dict(config.prompts), config.similarity) == ("query", prompts["prompts"], "dot")
     dense = normalize | {"path": "1_Dense", "type": "sentence_transformers.models.Dense"}
     (tmp_path / "modules.json").write_text(json.dumps([*modules, dense]))
     with pytest.raises(InputError, match=r"module 1 is sentence_transformers\.models\.Dense"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...model.documents import JSON, Document
 from ...model.family import Tokens
-from ...model.pipeline import TRANSFORMERS
+from ...model.pipeline import SENTENCES, TRANSFORMERS
 from ...validation.errors import EnvironmentFailure, InputError
 from ..checkpoint.format_error import FormatError
 from ..checkpoint.strict_json import parse
@@ -126,6 +126,8 @@ def read_documents(
     for place, path in list(files.items()):
         if place not in contents:
             read(place, path)
+    if MODULES in contents and SENTENCES not in contents:  # it lies beside modules.json, wherever the network is
+        read(SENTENCES, files[MODULES].parent / SENTENCES)
     for place in _modules(contents.get(MODULES), files[MODULES], folder):
         if place not in contents:
             read(place, files[MODULES].parent / place)

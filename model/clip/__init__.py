@@ -14,7 +14,7 @@ from .. import pictures
 from ..documents import Configured
 from ..family import Family, Source, TextRules, Towers
 from . import open_clip, rules
-from .config import BGE_VL, CONFIG, OPEN_CLIP, SIZES, TEXT, VISION, ClipConfig, configure, recognise
+from .config import BARE_NAMES, BGE_VL, CONFIG, OPEN_CLIP, SIZES, TEXT, VISION, ClipConfig, configure, recognise
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -233,7 +233,7 @@ FAMILY = Family(
         "normalize": config.normalize,
         "similarity": config.similarity,
     },
-    anchors=(TEXT, VISION, open_clip.ANCHOR),
+    anchors=(TEXT, VISION, open_clip.ANCHOR, *BARE_NAMES.values()),
     documents=_documents,
     zero_shot="softmax",
     texts=_texts_rules,

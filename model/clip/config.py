@@ -7,7 +7,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...validation.errors import GateError, InputError
@@ -20,6 +20,9 @@ from ..tokenizer import SETTINGS, settle_tokenizer, special_ids
 
 CONFIG = "config.json"
 TRANSFORMERS, OPEN_CLIP = "transformers", "open_clip"
+BARE = "transformers, a tower alone"
+"""Names without a tower's prefix, as transformers 5 saves a tower without a projection."""
+
 BGE_VL = "modeling_MMRet_CLIP.CLIPModel"
 """The class that BGE-VL's config.json names as its own: CLIPModel, and texts and pictures embedded together."""
 
@@ -118,7 +121,7 @@ class ClipConfig:
         normalize: whether embeddings have length one.
         multimodal: whether a text and a picture are embedded together, as BGE-VL does it: the sum of both features, of
             length one. Its processor cuts no text.
-        names: whose names the tensors have, transformers' or open_clip's.
+        names: whose names the tensors have: `TRANSFORMERS`, `BARE` or `OPEN_CLIP`.
         prompts: name and text of each.
         default_prompt: the name of the one that stands before every text; "" for none.
         similarity: how sentence-transformers compares embeddings.
@@ -138,7 +141,7 @@ class ClipConfig:
     @property
     def masked(self) -> bool:
         """Say whether the text tower takes a mask: open_clip's does not, since padding comes after what is pooled."""
-        return self.names == TRANSFORMERS
+        return self.names != OPEN_CLIP
 
 
 Four = tuple[int, int, int, int]
@@ -166,12 +169,15 @@ SIZES = {
 TEXT, VISION = "text_model.final_layer_norm.weight", "vision_model.pre_layrnorm.weight"
 """What each tower has that no other network's has, SigLIP's text tower apart, which has a head besides."""
 
+BARE_NAMES = {"text": "final_layer_norm.weight", "vision": "pre_layrnorm.weight"}
 PROJECTIONS = {"text": "text_projection.weight", "vision": "visual_projection.weight"}
 HEAD = "text_model.head.weight"
 
 
 def recognise(source: Source) -> str:
     """Say why a checkpoint belongs here."""
+    if tower := bare(source, "clip", BARE_NAMES):
+        return f"names {BARE_NAMES[tower]}, and model_type in {CONFIG}"
     has = {"text": TEXT in source.shapes and HEAD not in source.shapes, "vision": VISION in source.shapes}
     projected = [tower for tower, name in PROJECTIONS.items() if name in source.shapes]
     if all(has.values()) and len(projected) < 2:
@@ -180,6 +186,21 @@ def recognise(source: Source) -> str:
         return ""
     names = [name for tower, name in (("text", TEXT), ("vision", VISION)) if has[tower]]
     return f"names {', '.join([*names, *(PROJECTIONS[tower] for tower in projected)])}"
+
+
+def bare(source: Source, kind: str, names: Mapping[str, str]) -> str:
+    """Say which tower a checkpoint is without its prefix, by model_type and a name of it; "" for none."""
+    document = source.documents.get(CONFIG)
+    stated = document.content.get("model_type") if document and isinstance(document.content, dict) else None
+    if source.wrappers[-1:] in (("text_model.",), ("vision_model.",)):
+        return ""  # which is the prefix
+    return next((t for t, name in names.items() if stated == f"{kind}_{t}_model" and name in source.shapes), "")
+
+
+def prefixed(source: Source, tower: str) -> Source:
+    """Give the checkpoint of a bare tower with its prefix before the names."""
+    shapes = {f"{tower}_model.{name}": shape for name, shape in source.shapes.items()}
+    return replace(source, shapes=shapes) if tower else source
 
 
 def configure(source: Source) -> Configured:
@@ -194,11 +215,13 @@ def configure(source: Source) -> Configured:
             f"no {CONFIG} lies beside the checkpoint: networks of the same shapes are trained with quick_gelu and with "
             "gelu; put it there, or pass --config FILE"
         )
+    alone = bare(source, "clip", BARE_NAMES)
+    source = prefixed(source, alone)
     has = {"text": TEXT in source.shapes, "vision": VISION in source.shapes}
     documents = _of_towers(document, has)
     whole, pictures = source.settled(), source.settled("pictures.")
     towers = {tower: source.settled(f"{tower}.") for tower in documents}
-    whole.put("names", TRANSFORMERS, "names of the tensors")
+    whole.put("names", BARE if alone else TRANSFORMERS, "names of the tensors")
     _settle_projection(whole, source, document, has)
     for tower, settle in (("text", _settle_text), ("vision", _settle_vision)):
         if tower in documents:

@@ -5,13 +5,13 @@ round. Axes of a tower: e width, d head width, m inner width, p positions, v voc
 and columns; of both projections: t and i what comes in, o what comes out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...validation.probe import LOUD, LOW_VARIANCE, MASKED, exponent
 from ..bert.probes import ALIKE, APART, LOUDER
 from ..family import Drop, Rule, Rules, Shapes, Split
 from ..parts import Part, join
-from .config import OPEN_CLIP, TRANSFORMERS, ClipConfig, TextConfig, TowerConfig, VisionConfig
+from .config import BARE, OPEN_CLIP, TRANSFORMERS, ClipConfig, TextConfig, TowerConfig, VisionConfig
 
 NORM = ((".weight", ".scale"), (".bias", ".bias"))
 BLOCK = "blocks.{i}."
@@ -82,6 +82,9 @@ NAMES = {
         ((), (JIT,)),
     ),
 }
+
+
+NAMES[BARE] = replace(NAMES[TRANSFORMERS], text="", vision="")
 
 
 def whole(config: ClipConfig) -> Part:

@@ -15,7 +15,7 @@ from ...validation.taps import scope, tap
 from .. import pictures
 from ..family import Family, TextRules, Towers
 from . import rules
-from .config import CONFIG, SIZES, TEXT, VISION, SiglipConfig, configure, recognise
+from .config import BARE_NAMES, CONFIG, SIZES, TEXT, VISION, SiglipConfig, configure, recognise
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -226,7 +226,7 @@ FAMILY = Family(
     sizes=SIZES,
     images=lambda config: pictures.rules(config.pictures, config.vision.image_size) if config.vision else None,
     embeddings=lambda config: {"pooling": ["last token"], "normalize": config.normalize},
-    anchors=(TEXT, VISION),
+    anchors=(TEXT, VISION, *BARE_NAMES.values()),
     documents=_documents,
     zero_shot="sigmoid",
     texts=_text_rules,

@@ -11,7 +11,18 @@ from typing import Any
 
 from ...validation.errors import InputError
 from ..bert.config import CONFIG_HARMLESS
-from ..clip.config import TowerConfig, agree, settle_limit, settle_tower, shape_of, unseen
+from ..clip.config import (
+    BARE,
+    TRANSFORMERS,
+    TowerConfig,
+    agree,
+    bare,
+    prefixed,
+    settle_limit,
+    settle_tower,
+    shape_of,
+    unseen,
+)
 from ..documents import Configured, Document, Harmless, Only, Settled
 from ..family import Source
 from ..pictures import HALF, Pictures, settle_pictures
@@ -45,6 +56,8 @@ SPECIAL = {"last_token_id": ("eos_token", ("</s>", "<eos>")), "pad_token_id": ("
 
 TEXT, VISION = "text_model.head.weight", "vision_model.head.probe"
 """What each tower has that no other network's has."""
+
+BARE_NAMES = {"text": "head.weight", "vision": "head.probe"}
 
 LEFT = ("GemmaTokenizer", "GemmaTokenizerFast")
 """Tokenizers that pad before a text where nothing says otherwise."""
@@ -87,12 +100,14 @@ class SiglipConfig:
         vision: None where it is the text tower alone.
         pictures: how pictures are prepared.
         normalize: whether embeddings have length one.
+        names: whose names the tensors have: `TRANSFORMERS`, or of a tower alone `BARE`.
     """
 
     text: TextConfig | None
     vision: VisionConfig | None
     pictures: Pictures = field(default_factory=Pictures)
     normalize: bool = True
+    names: str = TRANSFORMERS
 
 
 def _google(width: int, layers: int, heads: int, inner: int, patch: int, size: int) -> SiglipConfig:
@@ -115,6 +130,8 @@ SIZES = {
 
 def recognise(source: Source) -> str:
     """Say why a checkpoint belongs here."""
+    if tower := bare(source, "siglip", BARE_NAMES):
+        return f"names {BARE_NAMES[tower]}, and model_type in {CONFIG}"
     names = [name for name in (TEXT, VISION) if name in source.shapes]
     return f"names {', '.join(names)}" if names else ""
 
@@ -130,6 +147,8 @@ def configure(source: Source) -> Configured:
         raise InputError(f"no {CONFIG} lies beside the checkpoint, which says what heads it has; pass --config FILE")
     kinds = ("siglip", "siglip_text_model", "siglip_vision_model")
     kind = document.take("model_type", str, choices=kinds)
+    alone = bare(source, "siglip", BARE_NAMES)
+    source = prefixed(source, alone)
     has = {"text": TEXT in source.shapes, "vision": VISION in source.shapes}
     wanted = {"text", "vision"} if kind == "siglip" else {kind.removeprefix("siglip_").removesuffix("_model")}
     there = {tower for tower, is_there in has.items() if is_there}
@@ -138,6 +157,7 @@ def configure(source: Source) -> Configured:
             f"{document.origin}: model_type is {kind}, but there are tensors of: {', '.join(sorted(there))}"
         )
     whole, pictures = source.settled(), source.settled("pictures.")
+    whole.put("names", BARE if alone else TRANSFORMERS, "names of the tensors")
     towers = {tower: source.settled(f"{tower}.") for tower in sorted(there)}
     for tower, settle in (("text", _settle_text), ("vision", _settle_vision)):
         part = document if kind != "siglip" else None
