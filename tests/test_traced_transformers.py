@@ -98,7 +98,7 @@ def _derived(tensors, ledger, leaves):
     """Give the leaves that are made of parts of tensors."""
     found = dict(tensors)
     for name, made in ledger.derived():
-        found[name] = made.make([found[each] for each in made.ingredients], ledger.axes)
+        found[name] = made.make({each: found[each] for each in made.ingredients}, ledger.axes)
     return {leaf: ledger.leaf(ledger.leaves[leaf], found[ledger.leaves[leaf]]) for leaf in leaves}
 
 

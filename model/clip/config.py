@@ -176,6 +176,8 @@ HEAD = "text_model.head.weight"
 
 def recognise(source: Source) -> str:
     """Say why a checkpoint belongs here."""
+    if within_tower(source):
+        return ""
     if tower := bare(source, "clip", BARE_NAMES):
         return f"names {BARE_NAMES[tower]}, and model_type in {CONFIG}"
     has = {"text": TEXT in source.shapes and HEAD not in source.shapes, "vision": VISION in source.shapes}
@@ -188,12 +190,15 @@ def recognise(source: Source) -> str:
     return f"names {', '.join([*names, *(PROJECTIONS[tower] for tower in projected)])}"
 
 
+def within_tower(source: Source) -> bool:
+    """Say whether what was taken for a wrapper is the prefix of a tower, so that half a network is seen."""
+    return bool(source.wrappers) and source.wrappers[-1].endswith(("text_model.", "vision_model."))
+
+
 def bare(source: Source, kind: str, names: Mapping[str, str]) -> str:
     """Say which tower a checkpoint is without its prefix, by model_type and a name of it; "" for none."""
     document = source.documents.get(CONFIG)
     stated = document.content.get("model_type") if document and isinstance(document.content, dict) else None
-    if source.wrappers[-1:] in (("text_model.",), ("vision_model.",)):
-        return ""  # which is the prefix
     return next((t for t, name in names.items() if stated == f"{kind}_{t}_model" and name in source.shapes), "")
 
 

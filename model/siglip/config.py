@@ -22,6 +22,7 @@ from ..clip.config import (
     settle_tower,
     shape_of,
     unseen,
+    within_tower,
 )
 from ..documents import Configured, Document, Harmless, Only, Settled
 from ..family import Source
@@ -130,6 +131,8 @@ SIZES = {
 
 def recognise(source: Source) -> str:
     """Say why a checkpoint belongs here."""
+    if within_tower(source):
+        return ""
     if tower := bare(source, "siglip", BARE_NAMES):
         return f"names {BARE_NAMES[tower]}, and model_type in {CONFIG}"
     names = [name for name in (TEXT, VISION) if name in source.shapes]

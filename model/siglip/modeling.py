@@ -12,7 +12,7 @@ from .. import ops
 from ..attention import Attention
 from ..blocks import FeedForward
 from ..clip.modeling import block
-from ..layers import Embedding, LayerNorm, Linear, PatchEmbedding, in_turn, tapped
+from ..layers import Embedding, LayerNorm, Linear, PatchEmbedding, at, in_turn, tapped
 from .config import SiglipConfig, TextConfig, VisionConfig
 
 
@@ -31,7 +31,8 @@ class TextTower(nnx.Module):
         words = tapped("word", self.word, input_ids)
         x = words + tapped("position", self.position.first, input_ids.shape[1])
         x = tapped("norm", self.norm, in_turn(self.blocks, "blocks", x, remat=self.remat))
-        return tapped("head", self.head, x[:, -1])
+        last = jnp.full(x.shape[0], x.shape[1] - 1)
+        return tapped("head", self.head, at(x, last))
 
 
 class PoolingHead(nnx.Module):
