@@ -18,9 +18,9 @@ HEADS = {"q": "query", "k": "key", "v": "value"}
 
 def whole(config: SiglipConfig) -> Part:
     """Declare the whole checkpoint."""
-    names = NAMES[config.names]
-    parts = [_text(config.text).mounted(names.text, "text.")] if config.text else []
-    parts += [_vision(config.vision).mounted(names.vision, "vision.")] if config.vision else []
+    layout = NAMES[config.names]
+    parts = [_text(config.text).mounted(layout.text, "text.")] if config.text else []
+    parts += [_vision(config.vision).mounted(layout.vision, "vision.")] if config.vision else []
     if config.text and config.vision:
         names = ("logit_scale", "logit_bias")
         rules = tuple(Rule(name, name, "n") for name in names)
