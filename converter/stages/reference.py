@@ -172,7 +172,7 @@ def _encoded(encode: "Encode", samples: Sequence[Any]) -> np.ndarray:
         raise
     except Exception as error:  # whatever upstream raises
         raise InputError(
-            f"{encode.name} fails on raw inputs with the folder's documents: {raised(error)}; mend the tokenizer's "
+            f"{encode.name} fails on raw texts with the folder's tokenizer: {raised(error)}; mend the tokenizer's "
             "documents, or say --no-tokenizer"
         ) from error
 
