@@ -160,8 +160,8 @@ def layout_option(command: Command) -> Command:
         "layouts",
         multiple=True,
         type=click.Choice(["sentence-transformers", "transformers-js"]),
-        help="Also write the folder that these clients open, sentence-transformers (optimum, fastembed, Transformers.js) "
-        "or transformers-js (CLIP and SigLIP). Repeatable.",
+        help="Also write the folder that these clients open: sentence-transformers, which optimum and fastembed "
+        "open too, or transformers-js (CLIP and SigLIP). Repeatable.",
     )(command)
 
 
