@@ -159,8 +159,9 @@ def layout_option(command: Command) -> Command:
         "--layout",
         "layouts",
         multiple=True,
-        type=click.Choice(["sentence-transformers"]),
-        help="Also write the folder that these clients open; also optimum, fastembed and Transformers.js do.",
+        type=click.Choice(["sentence-transformers", "transformers-js"]),
+        help="Also write the folder that these clients open: sentence-transformers, which optimum and fastembed "
+        "open too, or transformers-js (CLIP and SigLIP). Repeatable.",
     )(command)
 
 
@@ -484,6 +485,82 @@ def score(
     artifacts = open_artifacts(directory, format_name, verify=True)
     rows = [*pairs, *(every if query is None else [(query, text) for text in every])]
     for line in scoring.scored(artifacts, rows, activation, batch, ranked=query is not None, strict=strict):
+        click.echo(line)
+
+
+@main.command()
+@directory_argument
+@click.option(
+    "--format", "format_name", help="onnx, orbax, saved-model or stablehlo; default the first that runs here."
+)
+@click.option("--image", "images", multiple=True, required=True, help="A picture's file. Repeatable.")
+@click.option("--label", "labels", multiple=True, help="What a picture may show. Repeatable.")
+@click.option("--labels", "lines", metavar="FILE", help="A file with a label per line; - for standard input.")
+@click.option("--template", default="{}", metavar="TEXT", help="What stands around a label, as in 'a photo of a {}'.")
+@click.option("--logits", is_flag=True, help="Give similarities as the network scales them, no probabilities.")
+@click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
+def classify(
+    directory: Path,
+    format_name: str | None,
+    images: tuple[str, ...],
+    labels: tuple[str, ...],
+    lines: str | None,
+    template: str,
+    batch: int,
+    logits: bool,
+) -> None:
+    """Say which label fits each picture, by the network of DIR that embeds both: JSON lines on standard output."""
+    from .use import matching
+    from .use.artifacts import open_artifacts
+    from .use.embedding import read_lines
+
+    every = [*labels, *(read_lines(lines) if lines else ())]
+    if not every:
+        raise click.UsageError("no labels: give --label or --labels")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    artifacts = open_artifacts(directory, format_name, verify=True)
+    for line in matching.classified(artifacts, images, every, template, batch, logits=logits):
+        click.echo(line)
+
+
+@main.command()
+@directory_argument
+@click.option(
+    "--format", "format_name", help="onnx, orbax, saved-model or stablehlo; default the first that runs here."
+)
+@click.option("--query", help="The text that is asked for.")
+@click.option("--query-image", help="The picture that is asked for; with --query, both together.")
+@click.option("--text", "texts", multiple=True, help="A text to search. Repeatable.")
+@click.option("--texts", "lines", metavar="FILE", help="A file with a text per line; - for standard input.")
+@click.option("--image", "images", multiple=True, help="A picture's file to search. Repeatable.")
+@click.option("-k", "count", default=10, show_default=True, type=click.IntRange(1), help="How many are given.")
+@click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
+def search(
+    directory: Path,
+    format_name: str | None,
+    query: str | None,
+    query_image: str | None,
+    texts: tuple[str, ...],
+    lines: str | None,
+    images: tuple[str, ...],
+    count: int,
+    batch: int,
+) -> None:
+    """Find the texts and pictures that are nearest to a query, by the network of DIR: JSON lines, the best first."""
+    from .use import matching
+    from .use.artifacts import open_artifacts
+    from .use.embedding import read_lines, rows
+
+    asked = {"text": query, "image": query_image}
+    given = {kind: value for kind, value in asked.items() if value is not None}
+    if not given:
+        raise click.UsageError("nothing is asked for: give --query or --query-image")
+    among = [*rows([*texts, *(read_lines(lines) if lines else ())], []), *rows([], images)]
+    if not among:
+        raise click.UsageError("nothing to search: give --text, --texts or --image")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    artifacts = open_artifacts(directory, format_name, verify=True)
+    for line in matching.searched(artifacts, given, among, count, batch):
         click.echo(line)
 
 

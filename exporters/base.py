@@ -20,7 +20,7 @@ from .releases import Need
 from .weights import WeightsFile
 
 if TYPE_CHECKING:
-    from ..model.family import HuggingFace
+    from ..model.family import HuggingFace, Towers
     from ..model.network import Network
 
 PROGRAMS = "programs"
@@ -70,6 +70,8 @@ class Request(Plan):
     """The run directory, for layouts that take the pack's tokenizer.json and preprocess.json."""
     hugging_face: "HuggingFace | None" = None
     """For layouts that Hugging Face's clients open; None for families that they do not know."""
+    towers: "Towers | None" = None
+    """For layouts of networks of two towers; None for others."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Exporter:
             made in memory is used again.
         effort: how long writing and proving takes, compared with other formats: what takes longest starts first.
         layout: a folder for one kind of clients, with the pack's files in it; written only when asked for.
+        describes: which field of a family says what the clients need, and of a request, where it is found.
         optional: written only when asked for.
         precision: what the programs compute or store in. Other than float32, they are held to its floors.
         rounding: for weights that are not the source's: says of each leaf what is wrong with how its stored
@@ -139,6 +142,7 @@ class Exporter:
     host: str = ""
     effort: int = 0
     layout: bool = False
+    describes: str = "hugging_face"
     optional: bool = False
     precision: str = FLOAT32
     rounding: Callable[[Artifact], Iterator[tuple[str, str]]] | None = None

@@ -96,7 +96,7 @@ def _documents(
     """Make the JSON files, by the name that the clients have for each."""
     texts = rules["texts"]
     (limit,) = texts["max_tokens"].values()
-    special = _special(json.loads(tokenizer.read_text(encoding="utf-8")), texts)
+    special = special_tokens(json.loads(tokenizer.read_text(encoding="utf-8")), texts)
     config = beside["config.json"]
     taken = {spec.name for spec in entry.inputs}
     names = [name for name in ("input_ids", "token_type_ids", "attention_mask") if name in taken]
@@ -116,7 +116,7 @@ def _documents(
     }
 
 
-def _special(tokenizer: Mapping[str, Any], texts: Mapping[str, Any]) -> dict[str, str]:
+def special_tokens(tokenizer: Mapping[str, Any], texts: Mapping[str, Any]) -> dict[str, str]:
     """Name the special tokens by their text."""
     added = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
     words = tokenizer["model"]["vocab"]

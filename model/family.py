@@ -120,13 +120,17 @@ PAIRS = (LONGEST_FIRST, QUERY_FIRST)
 first text to three quarters of the limit and then the second, as FlagEmbedding's FlagReranker does."""
 
 
+REFUSED = "none"
+"""The side at which a text that is too long is cut, where it is refused instead."""
+
+
 @dataclass(frozen=True)
 class TextRules:
     """What is done to a raw text before it is the network's ids.
 
     Args:
         limit: the most tokens, the special ones included, where that is less than an entry point's own bound.
-        side: which end of a longer text is cut off, "right" or "left".
+        side: which end of a longer text is cut off, "right" or "left"; `REFUSED` where none is and it is an error.
         prompts: what may stand before a text, by name.
         default_prompt: the name of what stands before every text, if nothing else is said; "" for nothing.
         lowercase: whether capitals are made small before the tokenizer's own rules.
@@ -161,6 +165,21 @@ class HuggingFace:
     network: "Network"
     gives: Mapping[str, str]
     pipeline: "Steps" = ()
+
+
+@dataclass(frozen=True)
+class Towers:
+    """A network of a text and an image tower as Transformers.js opens it.
+
+    Args:
+        documents: what lies beside the checkpoint there, by place.
+        network: the clients' entry points, by the names of their programs' files; pictures are channels first.
+        programs: the family's entry point -> the client's, and the output of it that is the entry point's.
+    """
+
+    documents: Mapping[str, JSON]
+    network: "Network"
+    programs: Mapping[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -238,11 +257,15 @@ class Family:
         scores: what a classifier's outputs are: {"labels": ["LABEL_0"], "activation": "sigmoid"}, for preprocess.json.
         hugging_face: what Hugging Face's clients need, of a configuration; raises InputError where they cannot do what
             it says; None for families that they do not know.
+        towers: what Transformers.js needs of a network of two towers; raises InputError where it has only one; None for
+            families that it does not know as such.
         encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
         beside: what stands before the names of further tensors -> the file beside the checkpoint that holds them; they
             are read where all of these files lie there.
-        anchor: a name that each checkpoint of the family has; what stands before it is a wrapper's prefix.
+        anchors: names of which each checkpoint of the family has one; what stands before it is a wrapper's prefix.
         documents: what upstream writes beside such a checkpoint, by place, as JSON.
+        zero_shot: what makes probabilities of a picture's labels: "softmax" or "sigmoid" of similarities, which the
+            leaves `logit_scale` and `logit_bias` scale; "" for families that learn none.
         texts: what is done to raw texts before they are ids; None where nothing but each entry point's bound is known.
         cases: inputs of the family's own, beside those that are drawn: what tells a mistake that no draw shows.
         procedures: loops over entry points, such as greedy generation.
@@ -262,10 +285,12 @@ class Family:
     embeddings: Callable[[Config], Mapping[str, Any]] = lambda config: {}
     scores: Callable[[Config], Mapping[str, Any]] | None = None
     hugging_face: Callable[[Config], HuggingFace] | None = None
+    towers: Callable[[Config], Towers] | None = None
     encode: Callable[[Config, "Original", "Reference"], Mapping[str, "Encode"]] | None = None
-    anchor: str = ""
+    anchors: tuple[str, ...] = ()
     beside: Mapping[str, str] = field(default_factory=dict)
     documents: Callable[[Config], Mapping[str, JSON]] = lambda config: {}
+    zero_shot: str = ""
     texts: Callable[[Config], TextRules] | None = None
     cases: Callable[[Config], tuple[Case, ...]] = lambda config: ()
     procedures: Callable[[Config], tuple[Greedy, ...]] = lambda config: ()
@@ -340,6 +365,9 @@ def _read(hint: Any, value: JSON, owner: str) -> Any:
     """Rebuild a nested dataclass, and each of a tuple of them, which `do` tells apart."""
     if dataclasses.is_dataclass(hint):
         return config_from_json(hint, value)
+    inner = [kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)]
+    if inner:  # or None
+        return None if value is None else config_from_json(inner[0], value)
     kinds = {kind.do: kind for each in typing.get_args(hint) for kind in typing.get_args(each) if hasattr(kind, "do")}
     if not kinds:
         return value

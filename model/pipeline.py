@@ -373,7 +373,7 @@ def settle_texts(settled: Settled, source: Source, positions: int, *, left_paddi
         (transformer, "do_lower_case"),
         otherwise=(False, "default of sentence-transformers"),
     )
-    _settle_sentences(settled, source)
+    settle_sentences(settled, source)
 
 
 def _states(document: Document | None, field: str) -> bool:
@@ -386,8 +386,12 @@ def _states(document: Document | None, field: str) -> bool:
     return True
 
 
-def _settle_sentences(settled: Settled, source: Source) -> None:
-    """Settle what config_sentence_transformers.json states."""
+def settle_sentences(settled: Settled, source: Source) -> None:
+    """Settle what config_sentence_transformers.json states: `prompts`, `default_prompt` and `similarity`.
+
+    Raises:
+        InputError: what is stated is not done here.
+    """
     document = source.document(SENTENCES)
     prompts = _prompts(source)
     name = document.take("default_prompt_name", str, None) if document else None

@@ -49,6 +49,7 @@ class Original:
         tokenizer: where the tokenizer lies.
         code: where Python looks for the user's own module, if one was traced.
         changed: those of the documents that the command line says otherwise than the files in the folder.
+        texts: whether there is a tokenizer that raw texts are to be read by.
     """
 
     state: State
@@ -57,19 +58,21 @@ class Original:
     tokenizer: Path = Path()
     code: Path = Path()
     changed: Mapping[str, Any] = field(default_factory=dict)
+    texts: bool = True
 
 
 class Encode(Protocol):
-    """Upstream's own way from raw texts to embeddings, or to scores, of pairs of texts too.
+    """Upstream's own way from raw texts or pictures to embeddings, or to scores, of pairs of texts too.
 
-    `name` says whose, with versions; `note` what of it disagrees with itself, "" if nothing.
+    `name` says whose, with versions; `note` what of it disagrees with itself, "" if nothing. One for pictures may have
+    `pixels`, which prepares one.
     """
 
     name: str
     note: str
 
-    def __call__(self, texts: Sequence[Any]) -> np.ndarray:
-        """Encode texts, or score texts and pairs: (rows, width), in the dtype that is computed in."""
+    def __call__(self, samples: Sequence[Any], /) -> np.ndarray:
+        """Encode texts or pictures' bytes, or score texts and pairs: (rows, width), in the dtype computed in."""
         ...
 
 

@@ -53,9 +53,10 @@ FAST = (
     *REBUILT,
     *("PreTrainedTokenizerFast", "TokenizersBackend", "XLMRobertaTokenizer", "XLMRobertaTokenizerFast"),
     *("RobertaTokenizer", "RobertaTokenizerFast", "CamembertTokenizer", "CamembertTokenizerFast"),
-    *("CLIPTokenizer", "CLIPTokenizerFast"),
+    *("CLIPTokenizer", "CLIPTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast", "SiglipTokenizer"),
 )
-"""Those that do to a text what tokenizer.json says and no more; others (Japanese, tweets) do something before."""
+"""Those that do to a text what tokenizer.json says and no more; others (Japanese, tweets) do something before. Of
+SigLIP's own, its family holds tokenizer.json to what that does before."""
 
 NORMALIZER: Mapping[str, tuple[str, JSON]] = {
     "do_lower_case": ("lowercase", True),
@@ -135,7 +136,7 @@ def lowercases(source: Source) -> bool | None:
     if tokens is None:
         return None
     if tokens.name == MODEL:
-        return any(map(_lowers, _normalizers(tokens.normalizer)))
+        return any(map(_lowers, normalizers(tokens.normalizer)))
     settings = source.document(SETTINGS)
     return settings is None or bool(settings.take("do_lower_case", bool, default=True))
 
@@ -159,7 +160,7 @@ def _hold_normalizer(settings: Document, tokens: Tokens, *, rebuilt: bool) -> No
     said = {field: settings.take(field, bool, silence) for field, (_, silence) in NORMALIZER.items()}
     if tokens.name != MODEL:
         return  # it is made as they say
-    has = [*_normalizers(tokens.normalizer)]
+    has = [*normalizers(tokens.normalizer)]
     while rebuilt and has and has[0].get("type") == "Lowercase":
         has = has[1:]  # sentence-transformers' own, before the tokenizer's rules; its class does not know of it
     if not rebuilt:
@@ -187,12 +188,12 @@ def _lowers(normalizer: Mapping[str, Any]) -> bool:
     return kind == "Lowercase" or (kind == "BertNormalizer" and normalizer.get("lowercase") is True)
 
 
-def _normalizers(normalizer: JSON) -> Iterator[Mapping[str, Any]]:
+def normalizers(normalizer: JSON) -> Iterator[Mapping[str, Any]]:
     """Give the normalizers of a tokenizer.json one by one."""
     if isinstance(normalizer, dict) and normalizer.get("type") == "Sequence":
         inner = normalizer.get("normalizers")
         for each in inner if isinstance(inner, list) else []:
-            yield from _normalizers(each)
+            yield from normalizers(each)
     elif isinstance(normalizer, dict):
         yield normalizer
 

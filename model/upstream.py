@@ -6,6 +6,7 @@ upstream's business; what it leaves unfilled or unused is told by `Reference.che
 
 import copy
 import inspect
+import io
 import json
 import os
 import tempfile
@@ -398,11 +399,22 @@ class TokenizedEncoder:
         original: what was trained; its tokenizer's folder is read.
         function: of `input_ids` and `attention_mask`.
         positions: as many tokens as the network takes, where the tokenizer states no lower limit.
+        before: what stands before every text.
+        padding: as the tokenizer takes it.
+        folder: where upstream's own tokenizer lies, if tokenizer.json was made of it: it judges itself then.
     """
 
-    def __init__(self, original: Original, function: Callable[..., torch.Tensor], positions: int):
+    def __init__(
+        self,
+        original: Original,
+        function: Callable[..., torch.Tensor],
+        positions: int,
+        before: str = "",
+        padding: str = "longest",
+        folder: Path | None = None,
+    ):
         library = transformers(0)
-        place = str(original.tokenizer)
+        place = str(folder or original.tokenizer)
         try:
             self.tokenizer = library.AutoTokenizer.from_pretrained(
                 place, local_files_only=True, trust_remote_code=False
@@ -411,14 +423,104 @@ class TokenizedEncoder:
             raise InputError(f"transformers cannot open the tokenizer in {place}: {_reason(error)}") from error
         self.function = function
         self.name = f"{versions('transformers')}: {type(self.tokenizer).__name__}"
-        self.note, self.tokenizer = exact_tokenizer(self.tokenizer, original.tokenizer)
+        self.note = ""
+        if folder is None:
+            self.note, self.tokenizer = exact_tokenizer(self.tokenizer, original.tokenizer)
         self.limit = min(positions, self.tokenizer.model_max_length)
+        self.before, self.padding = before, padding
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Encode raw texts: (texts, width), in the dtype that is computed in."""
-        batch = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.limit, return_tensors="pt")
         with torch.inference_mode():
-            return self.function(batch["input_ids"], batch["attention_mask"]).numpy()
+            return self.function(*self.tokens(texts)).numpy()
+
+    def tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give ids and mask of raw texts, (texts, tokens) each."""
+        given = [self.before + text for text in texts]
+        options = {"truncation": True, "max_length": self.limit, "return_tensors": "pt"}
+        batch = self.tokenizer(given, padding=self.padding, return_attention_mask=True, **options)
+        return batch["input_ids"], batch["attention_mask"]
+
+
+class PictureEncoder:
+    """Raw pictures through transformers' own image processor into an entry point of the reference.
+
+    Args:
+        original: what was trained; its documents say how pictures are prepared.
+        function: of `images`, (batch, height, width, channels).
+    """
+
+    note = ""
+
+    def __init__(self, original: Original, function: Callable[[torch.Tensor], torch.Tensor]):
+        library = transformers(0)
+        with tempfile.TemporaryDirectory() as scratch:
+            for place in ("config.json", *PICTURES):
+                if place in original.documents:
+                    (Path(scratch) / place).write_text(json.dumps(original.documents[place]))
+            try:  # in the form for Pillow, whatever else is installed: that is what preprocess.json states
+                self.processor = library.AutoImageProcessor.from_pretrained(
+                    scratch, backend="pil", local_files_only=True, trust_remote_code=False
+                )
+            except Exception as error:  # whatever upstream raises, it cannot open the document
+                raise InputError(f"transformers cannot open {PICTURES[0]}: {_reason(error)}") from error
+        self.function = function
+        self.name = f"{versions('transformers', 'pillow')}: {type(self.processor).__name__}"
+
+    def pixels(self, picture: bytes) -> np.ndarray | None:
+        """Prepare a picture: (height, width, channels) float32; None for one that upstream refuses."""
+        from PIL import Image
+
+        try:
+            made = self.processor(Image.open(io.BytesIO(picture)), return_tensors="np")["pixel_values"][0]
+        except (ValueError, TypeError, KeyError):  # of a mode that it does not convert
+            return None
+        return np.asarray(made, np.float32).transpose(1, 2, 0)
+
+    def __call__(self, pictures: Sequence[bytes]) -> np.ndarray:
+        """Encode raw pictures: (pictures, width), in the dtype that is computed in.
+
+        Raises:
+            InputError: upstream refuses one.
+        """
+        with torch.inference_mode():
+            return self.function(self.images(pictures)).numpy()
+
+    def images(self, pictures: Sequence[bytes]) -> torch.Tensor:
+        """Prepare raw pictures: (pictures, height, width, channels).
+
+        Raises:
+            InputError: upstream refuses one.
+        """
+        made = [pixels for picture in pictures if (pixels := self.pixels(picture)) is not None]
+        if len(made) < len(pictures):
+            raise InputError(f"{self.name} refuses a picture of the pack")
+        return torch.from_numpy(np.stack(made))
+
+
+class PairEncoder:
+    """Raw pictures and texts, a picture with a text each, into an entry point of the reference.
+
+    Args:
+        texts: what reads the texts.
+        pictures: what prepares the pictures.
+        function: of `images`, `input_ids` and `attention_mask`.
+    """
+
+    note = ""
+
+    def __init__(self, texts: TokenizedEncoder, pictures: PictureEncoder, function: Callable[..., torch.Tensor]):
+        self.texts, self.pictures, self.function = texts, pictures, function
+        self.name = f"{texts.name}; {pictures.name}"
+
+    def __call__(self, pairs: Sequence[tuple[bytes, str]]) -> np.ndarray:
+        """Encode raw pairs: (pairs, width), in the dtype that is computed in."""
+        images = self.pictures.images([picture for picture, _ in pairs])
+        with torch.inference_mode():
+            return self.function(images, *self.texts.tokens([text for _, text in pairs])).numpy()
+
+
+PICTURES = ("preprocessor_config.json", "processor_config.json")
 
 
 def exact_tokenizer(rebuilt: Any, folder: Path, *, lowers: bool = False) -> tuple[str, Any]:

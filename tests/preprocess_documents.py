@@ -18,8 +18,14 @@ POOLING = (
 
 WORDS = {
     "similarity": ("dot", "cosine", "euclidean", "manhattan"),
-    "padding": ("after the text, to the longest of the batch", "before the text, to the longest of the batch"),
-    "truncation": ("keep the first tokens and the special tokens", "keep the last tokens and the special tokens"),
+    "padding": (
+        *("after the text, to the longest of the batch", "before the text, to the longest of the batch"),
+        "after the text, to max_tokens",
+    ),
+    "truncation": (
+        *("keep the first tokens and the special tokens", "keep the last tokens and the special tokens"),
+        "none: a longer text is refused",
+    ),
     "pairs": ("token by token from the longer one", "the first to three quarters of max_tokens, then the second"),
     "activation": ("identity", "sigmoid", "tanh", "softmax"),
 }

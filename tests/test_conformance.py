@@ -15,6 +15,7 @@ from flax import nnx
 
 from bgevis.converter.certificate.assign import assign
 from bgevis.converter.certificate.ledger import Ledger
+from bgevis.converter.certificate.tensors import Tensors
 from bgevis.converter.checkpoint import open_checkpoint
 from bgevis.converter.options import Options
 from bgevis.converter.source.identify import identify
@@ -38,9 +39,9 @@ class Converted:
         found = assign(identified.checkpoint.tensors, self.family.rules(self.config), self.network.leaves)
         assert found.problems == ()
         self.ledger = Ledger(self.family.name, self.family.axis_sizes(self.config), found.entries)
+        tensors = Tensors(identified.checkpoint, self.ledger)
         self.weights = {
-            leaf: jnp.array(self.ledger.leaf(name, identified.checkpoint.read(name)))
-            for leaf, name in self.ledger.leaves.items()
+            leaf: jnp.array(self.ledger.leaf(name, tensors.read(name))) for leaf, name in self.ledger.leaves.items()
         }
         self.checkpoint = identified.checkpoint
 
@@ -300,10 +301,26 @@ def test_clip_with_an_end_that_is_the_highest_id_agrees(oracles):
     """As configurations before transformers 4.31 state it."""
     folder = oracles / "bge_vl" / "bge_vl_base_tiny"
     goldens = np.load(folder / "golden.npz")
-    model = Converted(folder / "model.safetensors", Options(ignore=("config.json:auto_map",)))
+    model = Converted(folder / "model.safetensors")
     assert model.config.text.eos_token_id == 2
-    close(model("encode_text", goldens["input_ids"], goldens["attention_mask"]), goldens["encode_text"])
-    close(model("encode_image", goldens["pixel_values"]), goldens["encode_image"])
+    texts, images = (goldens["input_ids"], goldens["attention_mask"]), goldens["pixel_values"]
+    close(model("encode_text", *texts), goldens["encode_text"])
+    close(model("encode_image", images), goldens["encode_image"])
+    assert model.config.multimodal
+    close(model("encode_multimodal", images, *texts), goldens["encode_multimodal"])
+    without = Converted(folder / "model.safetensors", Options(ignore=("config.json:auto_map",)))
+    assert "encode_multimodal" not in {entry.name for entry in without.family.entry_points(without.config)}
+
+
+def test_siglip_agrees(oracles):
+    """Padding counts, nothing is masked, the head attends; scores are scaled and shifted."""
+    folder = oracles / "siglip" / "siglip_tiny"
+    goldens, model = np.load(folder / "golden.npz"), Converted(folder, Options(no_tokenizer=True))
+    ids, images = goldens["input_ids"], goldens["pixel_values"]
+    close(model("encode_text", ids), goldens["text_embeds"])
+    close(model("encode_image", images), goldens["image_embeds"])
+    scale = float(np.exp(model.weights["logit_scale"][0]))
+    assert np.abs(model("similarity", images, ids) - goldens["logits_per_image"]).max() <= EMBEDDING * scale
 
 
 def test_the_real_minilm_agrees(oracles, minilm):

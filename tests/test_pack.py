@@ -861,7 +861,7 @@ def test_padding_stands_before_the_text_and_a_mask_only_where_one_is_taken(tmp_p
 @pytest.mark.parametrize(("padded", "direction"), [("after", "right"), ("before", "left")])
 def test_tokenizer_json_pads_on_the_side_that_is_stated(padded, direction):
     found = Tokenizer(models.WordLevel({"[PAD]": 0, "a": 1}, "a"))
-    tokenizer.settle(found, 20, tokenizer.TRUNCATION["right"], TokenIds(2, 0, padded=padded))
+    tokenizer.settle(found, 20, tokenizer.TRUNCATION["right"], TokenIds(2, 0, padded=padded), tokenizer.PADDING[padded])
     assert found.padding["direction"] == direction
 
 

@@ -136,7 +136,7 @@ def test_half_precision_is_widened_without_loss_and_agrees(state, beside, dtype,
     half = {name: tensor.to(dtype) for name, tensor in state.items()}
     run = built(plain(half, tmp_path), tmp_path / "run", beside)
     ledger, file = Ledger.read(run.path / LEDGER), WeightsFile(run.path / WEIGHTS_PATH)
-    for leaf, name in ledger.leaves.items():
+    for leaf, name in ((leaf, name) for leaf, name in ledger.leaves.items() if name in half):  # not what is cut out
         want = half[name].view(torch.int16).numpy()
         assert np.array_equal(ledger.source(name, file[leaf]).view(np.int16), want)
     family, config = family_and_config(run)

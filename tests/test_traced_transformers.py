@@ -98,7 +98,7 @@ def _derived(tensors, ledger, leaves):
     """Give the leaves that are made of parts of tensors."""
     found = dict(tensors)
     for name, made in ledger.derived():
-        found[name] = made.make([found[each] for each in made.ingredients], ledger.axes)
+        found[name] = made.make({each: found[each] for each in made.ingredients}, ledger.axes)
     return {leaf: ledger.leaf(ledger.leaves[leaf], found[ledger.leaves[leaf]]) for leaf in leaves}
 
 
@@ -210,3 +210,41 @@ def test_the_example_does_what_it_says(tmp_path, monkeypatch):
         run = convert(tmp_path / "sentences.pt", tmp_path / "run", ("onnx",), module="example_net:make", inputs=spec)
     assert set(RunDirectory(run).manifest()["verdicts"].values()) == {"pass"}
     sys.modules.pop("example_net", None)
+
+
+VISION = {
+    "Dinov2": {"image_size": 42, "patch_size": 7},  # trained at another size than the processor gives
+    "ViT": {"image_size": 28, "patch_size": 7},
+}
+PROCESSOR = {
+    "image_processor_type": "BitImageProcessor",
+    "size": {"shortest_edge": 32},
+    "crop_size": {"height": 28, "width": 28},
+    "resample": 3,
+}
+
+
+@pytest.mark.parametrize("name", ["Dinov2", pytest.param("ViT", marks=pytest.mark.prove)])
+def test_a_vision_encoder_is_converted_with_its_processor(tmp_path, name):
+    import torch
+    import transformers
+    from PIL import Image
+
+    from bgevis.converter.use.artifacts import open_artifacts
+
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
+    torch.manual_seed(3)
+    network = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**sizes, **VISION[name]))
+    network.eval().save_pretrained(tmp_path / "folder")
+    (tmp_path / "folder/preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    with in_this_process():
+        run = RunDirectory(convert(tmp_path / "folder", tmp_path / "run", ("onnx",), transformers=True))
+    manifest = run.manifest()
+    assert set(manifest["verdicts"].values()) == {"pass"}
+    assert manifest["proof"]["end_to_end"]["verdict"] == "pass"
+    assert manifest["entry_points"]["encode_image"]["inputs"][0]["shape"] == ["batch", 28, 28, 3]
+    file = run.path / "goldens/raw/images/wide.png"
+    processor = transformers.AutoImageProcessor.from_pretrained(str(tmp_path / "folder"), backend="pil")
+    with torch.no_grad():
+        wanted = network(**processor(Image.open(file), return_tensors="pt")).pooler_output.numpy()
+    np.testing.assert_allclose(open_artifacts(run.path).embed(images=[file]), wanted, atol=1e-5)

@@ -40,11 +40,18 @@ BRANCHES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "clip-2021": (
         "clip",
-        {"text.eos_token_id": 2, "text.hidden_act": "quick_gelu", "vision.hidden_act": "quick_gelu"},
+        {
+            "text.eos_token_id": 2,
+            "text.hidden_act": "quick_gelu",
+            "vision.hidden_act": "quick_gelu",
+            "text.truncation_side": "none",
+            "multimodal": True,
+        },
     ),
 }
 """Name -> family, what is not as in its size `tiny`, by dotted field: positions that count tokens, pooling by mean, the
-tanh form of gelu; every other pooling, without the prompt, and layers after it; the end of a text at its highest id."""
+tanh form of gelu; every other pooling, without the prompt, and layers after it; the end of a text at its highest id,
+and pairs as BGE-VL embeds them."""
 
 VARIANTS = (*families(), *BRANCHES)
 """Names: of every family, then of the others."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ...model.family import LONGEST_FIRST
+from ...model.family import LONGEST_FIRST, REFUSED
 from ...validation.domains import BEFORE
 from ...validation.entry_point import EntryPoint, TensorSpec, TokenIds
 from ...validation.errors import InputError
@@ -112,7 +112,22 @@ class Texts(Modality):
         return "" if name is None else str(self.rules["prompts"][name])
 
     def ids(self, entry_point: str, texts: Sequence[str], prompt: str = "") -> list[list[int]]:
-        """Give the ids of each text with the prompt before it, truncated, not padded."""
+        """Give the ids of each text with the prompt before it, truncated, not padded.
+
+        Raises:
+            InputError: a text is longer than the network reads, and its own processor cuts none.
+        """
+        found = self.encoded(entry_point, texts, prompt)
+        if long := self.refused(entry_point, found):
+            limit = self.rules["max_tokens"][entry_point]
+            raise InputError(
+                f"{self.directory}: text {long[0]} has {len(found[long[0]])} tokens, but {entry_point} reads at most "
+                f"{limit}, and the network's own processor cuts none; shorten it"
+            )
+        return found
+
+    def encoded(self, entry_point: str, texts: Sequence[str], prompt: str = "") -> list[list[int]]:
+        """Give the ids as `ids` does, of a text that is refused too."""
         opened = self._tokenizer(entry_point)
         tokenizer.truncate(opened, self.rules["max_tokens"][entry_point], self.rules["truncation"])
         found: list[list[int]] = []
@@ -123,6 +138,13 @@ class Texts(Modality):
             cut += [start + i for i, each in enumerate(several) if each.overflowing]
         self.cut = tuple(cut)
         return found
+
+    def refused(self, entry_point: str, rows: Sequence[Sequence[int]]) -> list[int]:
+        """Say which rows of ids are too long, where such are refused and not cut."""
+        limit = self.rules["max_tokens"][entry_point]
+        if limit is None or self.rules["truncation"] != tokenizer.TRUNCATION[REFUSED]:
+            return []
+        return [i for i, row in enumerate(rows) if len(row) > limit]
 
     def rows(self, entry_point: str, raw: Sequence[Raw]) -> list[Row]:
         """Give the tokens of texts, or of pairs of them, truncated, not padded.
@@ -174,7 +196,9 @@ class Texts(Modality):
         """
         if not all(rows):
             raise InputError(f"{self.directory}: text {list(map(bool, rows)).index(False)} is of no tokens")
-        width = max([tokens, *map(len, rows)])
+        whole = self.rules["padding"] == tokenizer.WHOLE
+        limits = (limit for limit in self.rules["max_tokens"].values() if whole and limit)
+        width = max([tokens, *map(len, rows), *limits])
         ids = np.full((len(rows), width), self.rules["pad_id"], np.int32)
         mask = np.arange(width) < np.array([len(row) for row in rows])[:, None]
         if self.rules["padding"] == tokenizer.PADDING[BEFORE]:

@@ -65,10 +65,16 @@ class Pack:
         """Read a picture's file."""
         return (self.folder / self.pictures[name]["file"]).read_bytes()
 
-    def texts_of(self, case: Case) -> list[Raw]:
-        """Give the raw texts of a case, or the pairs of them, in its order."""
+    def samples_of(self, case: Case) -> list[Any]:
+        """Give the raw texts of a case, pairs of them, the files of its pictures, or of each picture file and text."""
         rows = self._cases[case.entry_point][case.name]
-        return [self._pair(name) for name in rows.get("pairs", ())] or [self.texts[n]["text"] for n in rows["texts"]]
+        texts = [*map(self._pair, rows.get("pairs", ())), *(self.texts[n]["text"] for n in rows.get("texts", ()))]
+        pictures = [*map(self.picture, rows.get("images", ()))]
+        return [*zip(pictures, texts, strict=True)] if pictures and texts else pictures or texts
+
+    def has(self, entry_point: str) -> bool:
+        """Say whether there are raw cases of an entry point."""
+        return bool(self._cases.get(entry_point))
 
     def _pair(self, name: str) -> Raw:
         first, second = self.pairs[name]["texts"]

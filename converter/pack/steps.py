@@ -15,7 +15,7 @@ import numpy as np
 from ...model.family import LONGEST_FIRST, QUERY_FIRST
 from ...model.steps import MODES
 from ...validation.errors import InputError
-from .tokenizer import PADDING, TRUNCATION
+from .tokenizer import PADDING, TRUNCATION, WHOLE
 
 Rules: TypeAlias = Mapping[str, Any]
 """A part of preprocess.json."""
@@ -122,7 +122,7 @@ TEXTS: Keys = {
     "pad_id": ID,
     "max_tokens": OBJECT,
     "truncation": one_of(*TRUNCATION.values()),
-    "padding": one_of(*PADDING.values()),
+    "padding": one_of(*PADDING.values(), WHOLE),
     "prompts": OBJECT,
     "default_prompt": _or_null(TEXT),
 }

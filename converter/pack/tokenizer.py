@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ...model.family import REFUSED
 from ...validation.domains import AFTER, BEFORE
 from ...validation.entry_point import EntryPoint, TokenIds
 from ...validation.errors import InputError
@@ -25,6 +26,7 @@ JSON, VOCABULARY, SETTINGS = "tokenizer.json", "vocab.txt", "tokenizer_config.js
 TRUNCATION = {
     "right": "keep the first tokens and the special tokens",
     "left": "keep the last tokens and the special tokens",
+    REFUSED: "none: a longer text is refused",
 }
 """The side at which a text that is too long is cut, and how preprocess.json says it."""
 
@@ -34,6 +36,9 @@ SHOWN = 60
 
 PADDING = {side: f"{side} the text, to the longest of the batch" for side in (AFTER, BEFORE)}
 """Where padding stands, and how preprocess.json says it."""
+
+WHOLE = "after the text, to max_tokens"
+"""The same of a network whose texts all have one length."""
 
 
 FEWEST = 2
@@ -175,7 +180,7 @@ def truncate(tokenizer: "Tokenizer", limit: int | None, truncation: str) -> None
     side = next((side for side, words in TRUNCATION.items() if words == truncation), None)
     if side is None:
         raise InputError(f"truncation is {truncation!r}, expected one of {', '.join(map(repr, TRUNCATION.values()))}")
-    if limit is None:
+    if limit is None or side == REFUSED:
         tokenizer.no_truncation()
     else:
         tokenizer.enable_truncation(limit, direction=side)
@@ -226,8 +231,9 @@ def query_first(
     return found
 
 
-def settle(tokenizer: "Tokenizer", limit: int | None, truncation: str, ids: TokenIds) -> None:
-    """Set truncation to what is done to texts, and padding to the longest of the batch."""
+def settle(tokenizer: "Tokenizer", limit: int | None, truncation: str, ids: TokenIds, padding: str) -> None:
+    """Set truncation to what is done to texts, and padding to the longest of the batch or to the limit."""
     truncate(tokenizer, limit, truncation)
     side = "left" if ids.padded == BEFORE else "right"
-    tokenizer.enable_padding(direction=side, pad_id=ids.pad, pad_token=tokenizer.id_to_token(ids.pad))
+    length = limit if padding == WHOLE else None
+    tokenizer.enable_padding(direction=side, length=length, pad_id=ids.pad, pad_token=tokenizer.id_to_token(ids.pad))

@@ -28,8 +28,8 @@ def request(run: RunDirectory, exporter: Exporter, out: Path, options: dict[str,
     shaped = dict(options)
     if exporter.layout:
         family, config = family_and_config(run)
-        model = family.hugging_face(config) if family.hugging_face else None
-        shaped |= {"directory": run.path, "hugging_face": model}
+        describe = getattr(family, exporter.describes)
+        shaped |= {"directory": run.path, exporter.describes: describe(config) if describe else None}
     return Request(network(run), WeightsFile(run.path / WEIGHTS_PATH), out, **given, **shaped)
 
 

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from ...model import pipeline
 from ...model.classifier.config import settle_labels, settle_scores, token_types
-from ...model.documents import USED, Configured, Document
+from ...model.documents import USED, Configured, Document, Settled
 from ...model.family import Source, Tokens
+from ...model.pictures import HALF, PLACE, WHOLE, Pictures, settle_pictures
 from ...model.steps import Steps, unit
 from ...model.tokenizer import FAST, SETTINGS, SPECIAL, settle_tokenizer
 from ...model.traced.config import SCORE, TransformersConfig
 from ...model.traced.graph import Graph, digest
 from ...model.traced.wanted import Wanted
-from ...validation.domains import AFTER, BEFORE, Floats, PaddingMask, TokenIds, TokenTypes
+from ...validation.domains import AFTER, BEFORE, Floats, PaddingMask, Pixels, TokenIds, TokenTypes
 from ...validation.entry_point import Axis, TensorSpec
 from ...validation.errors import EnvironmentFailure, InputError
 from ...validation.outputs import Embedding, Logits, Output, Scores, States
@@ -89,7 +90,8 @@ def trace(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path)
             f"{', '.join(missing[:8])}"
         )
     architecture.attend_in_one(built.network)
-    wanted = _wanted(built, source, tokenizer, settled.values.get("pipeline", ()))
+    _settle_pictures(settled, source, built)
+    wanted = _wanted(built, source, tokenizer, settled)
     graph = _traced(capture, whole, wanted, tensors, built, original)
     text = checked(graph)
     settled.put("architecture", type(built.network).__name__, CONFIG)
@@ -121,22 +123,30 @@ def _original(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: P
     return Original(read_tensors(checkpoint), documents, folder, tokenizer)
 
 
-def _wanted(built: "Architecture", source: Source, tokenizer: Path, steps: Steps) -> Wanted:
+def _settle_pictures(settled: Settled, source: Source, built: "Architecture") -> None:
+    """Read how pictures are prepared, where a document says it: the network takes the size that they come out in."""
+    if not built.sees or not any(source.documents.get(place) for place in (PLACE, WHOLE)):
+        return
+    own = source.settled("pictures.")
+    size = settle_pictures(own, source, None, "")
+    settled.put("image_size", size, f"{PLACE}: the size that pictures come out in")
+    settled.values["pictures"] = Pictures(**own.values)
+    settled.origins |= {f"pictures.{name}": origin for name, origin in own.origins.items()}
+
+
+def _wanted(built: "Architecture", source: Source, tokenizer: Path, settled: Settled) -> Wanted:
     """State the entry point: by what the class takes first."""
-    config = built.network.config
+    steps = settled.values.get("pipeline", ())
     main = built.network.main_input_name
     outputs: dict[str, Output] = {built.output: Logits() if built.output == "logits" else States()}
     name = "forward"
     if main == "input_ids":
         return _text(built, source, tokenizer, steps)
     if main == "pixel_values":
-        vision = getattr(config, "vision_config", config)
-        size = getattr(vision, "image_size", 224)
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        shape: tuple[int | str, ...] = ("batch", getattr(vision, "num_channels", 3), height, width)
-        axes = {"batch": Axis()}
-    elif main == "input_values":
-        shape, axes = ("batch", "samples"), {"batch": Axis(), "samples": Axis(SHORTEST_SOUND)}
+        return _pictures(built, settled)
+    if main == "input_values":
+        shape: tuple[int | str, ...] = ("batch", "samples")
+        axes = {"batch": Axis(), "samples": Axis(SHORTEST_SOUND)}
     else:
         raise InputError(
             f"--transformers: {built.name} takes {main} first, of which this tool does not know what it holds; write a "
@@ -144,6 +154,23 @@ def _wanted(built: "Architecture", source: Source, tokenizer: Path, steps: Steps
         )
     spec = TensorSpec(main, "float32", shape, Floats())
     return Wanted(name, (spec,), axes, outputs=outputs, call=_call)
+
+
+def _pictures(built: "Architecture", settled: Settled) -> Wanted:
+    """State what is made of pictures, channels last: states, and what the class pools of them; or scores."""
+    vision = getattr(built.network.config, "vision_config", built.network.config)
+    size = settled.values.get("image_size") or getattr(vision, "image_size", 224)
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    channels, patch = getattr(vision, "num_channels", 3), getattr(vision, "patch_size", None)
+    seen = settled.values.get("pictures") or Pictures(mean=HALF, std=HALF)
+    three = channels == len(seen.mean)
+    mean, std = (seen.mean, seen.std) if three else ((0.5,) * channels, (0.5,) * channels)
+    pixels = Pixels(mean, std, patch if isinstance(patch, int) else 16)
+    spec = TensorSpec("images", "float32", ("batch", height, width, channels), pixels)
+    kinds = {"logits": Logits(), "last_hidden_state": States(), "pooler_output": Embedding(unit=False)}
+    outputs: dict[str, Output] = {name: kinds[name] for name in built.seen(height, width, channels)}
+    name = "classify" if built.output == "logits" else "encode_image" if "pooler_output" in outputs else "image_states"
+    return Wanted(name, (spec,), {"batch": Axis()}, "see", outputs)
 
 
 def _call(module: Any, **inputs: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...model.documents import JSON, Document
 from ...model.family import Tokens
-from ...model.pipeline import TRANSFORMERS
+from ...model.pipeline import SENTENCES, TRANSFORMERS
 from ...validation.errors import EnvironmentFailure, InputError
 from ..checkpoint.format_error import FormatError
 from ..checkpoint.strict_json import parse
@@ -22,7 +22,8 @@ TOKENIZER = ("tokenizer.json", "vocab.txt")
 
 OF_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 PLACES = (
-    *(CONFIG, MODULES, POOLING, "eva_config.json", "config_sentence_transformers.json", "preprocessor_config.json"),
+    *(CONFIG, MODULES, POOLING, "eva_config.json", "open_clip_config.json", "config_sentence_transformers.json"),
+    *("preprocessor_config.json", "processor_config.json"),
     *TRANSFORMERS,
 )
 """Where documents are looked for beside a checkpoint; further ones where modules.json says."""
@@ -33,6 +34,7 @@ LARGEST = 64 << 20
 BY_CONTENT: Mapping[str, tuple[str, ...]] = {
     CONFIG: ("model_type", "hidden_size", "num_attention_heads"),
     "eva_config.json": ("vision_cfg",),
+    "open_clip_config.json": ("model_cfg",),
     POOLING: ("pooling_mode", "pooling_mode_cls_token", "pooling_mode_mean_tokens", "pooling_mode_max_tokens"),
     "sentence_bert_config.json": ("max_seq_length", "transformer_task"),
     "config_sentence_transformers.json": ("prompts", "default_prompt_name", "similarity_fn_name"),
@@ -124,6 +126,8 @@ def read_documents(
     for place, path in list(files.items()):
         if place not in contents:
             read(place, path)
+    if MODULES in contents and SENTENCES not in contents:  # it lies beside modules.json, wherever the network is
+        read(SENTENCES, files[MODULES].parent / SENTENCES)
     for place in _modules(contents.get(MODULES), files[MODULES], folder):
         if place not in contents:
             read(place, files[MODULES].parent / place)

@@ -1,7 +1,7 @@
 """Which family a checkpoint belongs to, and its configuration. Reads no weights."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,7 +193,7 @@ def _recognised(
     for family in [known[named]] if named else known.values():
         several = [
             (stripped, reason)
-            for prefix in _prefixes(checkpoint, family.anchor)
+            for prefix in _prefixes(checkpoint, family.anchors)
             if (reason := family.recognise(source(stripped := _behind(checkpoint, prefix, tower), found, given)))
         ]
         prefixes = [stripped.wrappers[-1] if stripped is not checkpoint else "" for stripped, _ in several]
@@ -230,14 +230,11 @@ def _recognised(
     )
 
 
-def _prefixes(checkpoint: Checkpoint, anchor: str) -> Iterator[str]:
-    """Give what stands before a name that a family always has; nothing, when no name ends so."""
-    if not anchor:
-        yield ""
-    for name in checkpoint.tensors:
-        prefix = name.removesuffix(anchor)
-        if anchor and prefix != name and prefix[-1:] in ("", "."):
-            yield prefix
+def _prefixes(checkpoint: Checkpoint, anchors: Sequence[str]) -> Iterator[str]:
+    """Give what stands before one of the names of which a family always has one; nothing, when no name ends so."""
+    found = ((name, name.removesuffix(anchor)) for name in checkpoint.tensors for anchor in anchors)
+    prefixes = [prefix for name, prefix in found if prefix != name and prefix[-1:] in ("", ".")]
+    yield from dict.fromkeys(prefixes if anchors else [""])
 
 
 def _behind(checkpoint: Checkpoint, prefix: str, tower: str) -> Checkpoint:

@@ -7,7 +7,9 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
+import string
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +28,10 @@ ADVICE = (
     "write a tokenizer.json with transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...), pass "
     "--tokenizer DIR, or say --no-tokenizer if no raw texts are wanted"
 )
+SIGLIP = "SiglipTokenizer"
+FINAL_SIGMA = r"(?<=\p{L})\u03a3(?!\p{L})"
+"""A word's last capital sigma, which becomes another small letter than those within."""
+
 QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -99,6 +105,8 @@ def _convert(folder: Path, named: list[str]) -> tuple[str, str]:
     import transformers
 
     files = ", ".join(named)
+    if _class(folder) == SIGLIP and "spiece.model" in named:
+        return _siglip(folder), f"{SIGLIP}'s rules"
     try:
         made = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever upstream raises, it cannot read them
@@ -113,6 +121,55 @@ def _convert(folder: Path, named: list[str]) -> tuple[str, str]:
     if backend is None:
         raise InputError(f"{folder}: transformers' {kind} has no tokenizer.json that {files} could become; {ADVICE}")
     return backend.to_str(), kind
+
+
+def _siglip(folder: Path) -> str:
+    """Make SigLIP's tokenizer, of which transformers has no tokenizer.json: its rules for a text, then its pieces.
+
+    Capitals are made small, ASCII's punctuation is dropped, white space becomes one space: by SiglipTokenizer of
+    transformers 5.24, which reads only spiece.model.
+
+    Raises:
+        InputError: spiece.model is none.
+    """
+    from tokenizers import AddedToken, Regex, normalizers, processors
+    from transformers.convert_slow_tokenizer import SpmConverter, import_protobuf
+
+    place = folder / "spiece.model"
+    try:
+        model = import_protobuf().ModelProto()
+        model.ParseFromString(place.read_bytes())
+        pieces = [(piece.piece, piece.score) for piece in model.pieces]
+        made = SpmConverter.build_tokenizer_from_spm_proto(model, pieces, legacy=False)
+    except Exception as error:  # the library's own
+        raise InputError(f"{place} is no model of sentencepiece: {error}; {ADVICE}") from error
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    own = [*made.normalizer] if made.normalizer else []
+    small = [normalizers.Replace(Regex(FINAL_SIGMA), "\u03c2"), normalizers.Lowercase()]
+    mark, space = re.escape(string.punctuation), r"\s\x1c-\x1f"
+    follows = f"(?=[^{mark}{space}])"
+    made.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace("\u2581", " "),
+            *(small if settings.get("do_lower_case", True) else []),
+            # Before every text stands a \u2581, which white space at its beginning does not join.
+            normalizers.Replace(Regex(rf"\A[{mark}]*[{space}][{mark}{space}]*{follows}"), "\u2581\u2581"),
+            normalizers.Replace(Regex(rf"\A[{mark}]+{follows}"), "\u2581"),
+            normalizers.Replace(Regex(f"[{mark}]"), ""),
+            normalizers.Replace(Regex(f"[{space}]+"), " "),
+            normalizers.Strip(left=False, right=True),
+            *own,
+        ]
+    )
+    texts = {name: settings.get(f"{name}_token", usual) for name, usual in (("eos", "</s>"), ("unk", "<unk>"))}
+    named = {name: text["content"] if isinstance(text, dict) else text for name, text in texts.items()}
+    known = {piece: i for i, (piece, _) in enumerate(pieces)}
+    if missing := [text for text in named.values() if text not in known]:
+        raise InputError(f"{place} has no piece {', '.join(map(repr, missing))}, which tokenizer_config.json names")
+    made.add_special_tokens([AddedToken(text, lstrip=True, rstrip=True, special=True) for text in named.values()])
+    end = named["eos"]
+    made.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, known[end])])
+    return str(made.to_str())
 
 
 def _store(root: Path, key: str, folder: Path, text: str, note: Mapping[str, object]) -> None:

@@ -146,7 +146,7 @@ def _tokenizer_problems(run: RunDirectory) -> Iterator[str]:
     assert ids  # else no tokenizer was wanted
     rules = read_json(run.path / PREPROCESS)["texts"]
     settled = tokenizer.read(run.path, ids)
-    tokenizer.settle(settled, next(iter(rules["max_tokens"].values())), rules["truncation"], ids)
+    tokenizer.settle(settled, next(iter(rules["max_tokens"].values())), rules["truncation"], ids, rules["padding"])
     stated, wanted = read_json(file), json.loads(settled.to_str())
     if not _same(run, "tokenizers"):  # which may write the rest otherwise
         stated, wanted = ({key: each.get(key) for key in ("truncation", "padding")} for each in (stated, wanted))

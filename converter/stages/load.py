@@ -132,15 +132,14 @@ def _refuse_layouts(identified: Identified, tokens: dict[str, Any] | None, optio
         InputError: naming what is missing.
     """
     layouts = [exporter.name for exporter in chosen(options) if exporter.layout]
-    family = identified.family
-    if not layouts:
-        return
-    if not family.hugging_face:
-        able = ", ".join(name for name, each in families().items() if each.hugging_face)
-        raise InputError(f"--layout {layouts[0]}: its clients open the families {able}; this is {family.name}")
-    if not tokens or "missing" in tokens:
+    family, config = identified.family, identified.config
+    for exporter in (exporter for exporter in chosen(options) if exporter.layout):
+        if not getattr(family, exporter.describes):
+            able = ", ".join(name for name, each in families().items() if getattr(each, exporter.describes))
+            raise InputError(f"--layout {exporter.name}: its clients open the families {able}; this is {family.name}")
+        getattr(family, exporter.describes)(config)  # which refuses what they cannot do
+    if layouts and (not tokens or "missing" in tokens):
         raise InputError(f"--layout {layouts[0]} needs a tokenizer: {(tokens or {}).get('missing')}")
-    family.hugging_face(identified.config)
 
 
 def describe_stored(identified: Identified, options: Options) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRu
         "pad_id": ids.pad,
         "max_tokens": {entry.name: _least(limit(entry), rules.limit) for entry in reading},
         "truncation": tokenizer.TRUNCATION[rules.side],
-        "padding": tokenizer.PADDING[ids.padded],
+        "padding": tokenizer.WHOLE if isinstance(given[0][1].shape[-1], int) else tokenizer.PADDING[ids.padded],
         "prompts": dict(rules.prompts),
         "default_prompt": rules.default_prompt or None,
         **({"pairs": CUT[rules.pairs]} if rules.pairs else {}),
@@ -186,7 +186,7 @@ def _tokenizer(run: RunDirectory, entries: Sequence[EntryPoint], rules: dict[str
     family, config = family_and_config(run)
     if family.texts and family.texts(config).lowercase:
         tokenizer.lower(found)
-    tokenizer.settle(found, next(iter(rules["max_tokens"].values())), rules["truncation"], ids)
+    tokenizer.settle(found, next(iter(rules["max_tokens"].values())), rules["truncation"], ids, rules["padding"])
     return found
 
 
@@ -210,9 +210,14 @@ def samples(out: Path, pack: Path, rules: dict[str, Any], entries: Sequence[Entr
 
 def _texts(preprocessor: Preprocessor, limits: dict[str, int | None]) -> list[dict[str, Any]]:
     longest = None if None in limits.values() else max(limit for limit in limits.values() if limit)
-    return [
-        {"name": name, "text": text, "ids": {entry: preprocessor.ids(entry, [text])[0] for entry in limits}}
+    read = {
+        name: (text, {entry: preprocessor.texts.encoded(entry, [text])[0] for entry in limits})
         for name, text in texts(longest).items()
+    }
+    return [
+        {"name": name, "text": text, "ids": ids}
+        for name, (text, ids) in read.items()
+        if not any(preprocessor.texts.refused(entry, [row]) for entry, row in ids.items())
     ]
 
 
@@ -268,7 +273,8 @@ def _cases(entry: EntryPoint, index: dict[str, Any], limit: int | None) -> dict[
     if not _from_raw(entry) or (reads_text and not names) or (sees and not index["images"]):
         return {}
     if reads_text and sees:
-        return {"raw pairs": {"texts": list(PAIR), "images": list(SEEN)}}
+        several = [name for name in PAIR if name in names] or names
+        return {"raw pairs": {"texts": (several * len(SEEN))[: len(SEEN)], "images": list(SEEN)}}
     if sees:
         return {"raw pictures": {"images": list(SEEN)}}
     cases = {"raw texts": {"texts": [name for name in names if name != LONG]}}

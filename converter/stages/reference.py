@@ -30,7 +30,7 @@ from ..certificate.ledger import Ledger
 from ..directory import SOURCE, RunDirectory
 from ..manifest import END_TO_END, GOLDENS, JUDGE, LEDGER, PROBES, family_and_config, network
 from ..options import Options
-from ..pack.replay import Pack, packed
+from ..pack.replay import WITHIN, Pack, packed
 from ..progress import Progress
 from ..proof.verdicts import judged
 from .common import reopen, require
@@ -100,38 +100,74 @@ def end_to_end(
     if not packed(run):
         return {"not_checked": "the pack was not made"}
     pack = Pack(run.path)
-    if not pack.texts:
-        return {"not_checked": (pack.preprocessor.rules["texts"] or {}).get("missing", "there are no raw texts")}
-    encodes = family.encode(config, original, reference)
+    rules = pack.preprocessor.rules
+    if not pack.texts and not pack.pictures:
+        said = rules["texts"] or rules["images"] or {}
+        return {"not_checked": said.get("missing", "there are no raw texts or pictures")}
+    encodes = family.encode(config, dataclasses.replace(original, texts=bool(pack.texts)), reference)
+    encodes = {name: encode for name, encode in encodes.items() if pack.has(name)}
     if not encodes:
-        return {"not_checked": f"upstream's programs do not do with raw texts what {family.name} was asked for"}
+        return {"not_checked": f"upstream's programs do not do with raw inputs what {family.name} was asked for"}
     entries = {entry.name: entry for entry in family.entry_points(config)}
     exact = reference.in_dtype("float64")
     found, notes = [], []
+    for kind, judged_too in (("texts", pack.texts), ("images", pack.pictures)):
+        if rules[kind] and not judged_too:
+            notes.append(f"raw {kind} are not checked: {rules[kind].get('missing', 'there are none')}")
+    if others := [name for name in entries if pack.has(name) and name not in encodes]:
+        notes.append(f"raw inputs of {', '.join(others)} are not checked: no program of upstream's was run from them")
+    for encode in encodes.values():
+        if pixels := getattr(encode, "pixels", None):
+            notes += hold_pictures(pack, encode.name, pixels)
     for case in pack.cases(entries):
         if case.entry_point in encodes:
-            encode, texts = encodes[case.entry_point], pack.texts_of(case)
+            encode, samples = encodes[case.entry_point], pack.samples_of(case)
             output = judged(entries[case.entry_point])
             with reference.computing():
-                float32 = _encoded(encode, texts)
+                float32 = _encoded(encode, samples)
             with exact.computing():
-                float64 = _encoded(encode, texts)
+                float64 = _encoded(encode, samples)
             found.append(
                 goldens.golden(entries[case.entry_point], case, {output.name: float64}, {output.name: float32})
             )
             notes += [encode.note] if encode.note and encode.note not in notes else []
     goldens.write(out / END_TO_END, goldens.pooled(found), {})
-    return {"judge": next(iter(encodes.values())).name, "notes": notes}
+    names = dict.fromkeys(name for encode in encodes.values() for name in encode.name.split("; "))
+    return {"judge": "; ".join(names), "notes": notes}
 
 
-def _encoded(encode: "Encode", texts: Sequence[Any]) -> np.ndarray:
+def hold_pictures(pack: Pack, name: str, pixels: Callable[[bytes], np.ndarray | None]) -> list[str]:
+    """Hold what the pack makes of every raw picture to what upstream's image processor makes of it.
+
+    Gives what is to be noted: the pictures that upstream refuses.
+
+    Raises:
+        GateError: a picture becomes something else.
+    """
+    refused = []
+    for picture in pack.pictures:
+        wanted = pixels(pack.picture(picture))
+        if wanted is None:
+            refused.append(picture)
+            continue
+        (made,) = pack.preprocessor.image_inputs([pack.picture(picture)]).values()
+        error = np.inf if made[0].shape != wanted.shape else float(np.abs(made[0] - wanted).max())
+        if not error <= WITHIN:
+            raise GateError(
+                f"end to end: {name} makes another input of the raw picture {picture} than preprocess.json says, off "
+                f"by {error:.3g} where {WITHIN:g} is allowed"
+            )
+    return [f"{name} refuses the pictures {', '.join(refused)}, which are prepared as RGB here"] if refused else []
+
+
+def _encoded(encode: "Encode", samples: Sequence[Any]) -> np.ndarray:
     """Let upstream encode.
 
     Raises:
         InputError: it cannot, as with a tokenizer that names no token for padding.
     """
     try:
-        return encode(texts)
+        return encode(samples)
     except (ConvertError, MemoryError):
         raise
     except Exception as error:  # whatever upstream raises

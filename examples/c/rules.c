@@ -51,9 +51,10 @@ static const Key SCORED[] = {PARTS, {"scores", PLAIN(OBJECT)}, {0}};
     {"inputs", PLAIN(OBJECT)}, {"vocab_size", SIZE}, {"first_id", ID_OR_NULL}, {"last_id", ID_OR_NULL},                \
         {"pad_id", ID},                                                                                                \
         {"max_tokens", PLAIN(OBJECT)}, {"truncation", WORDS("keep the first tokens and the special tokens",           \
-                                                            "keep the last tokens and the special tokens")},           \
+                                                            "keep the last tokens and the special tokens",            \
+                                                            "none: a longer text is refused")},                       \
         {"padding", WORDS("after the text, to the longest of the batch",                                               \
-                          "before the text, to the longest of the batch")},                                            \
+                          "before the text, to the longest of the batch", "after the text, to max_tokens")},           \
         {"prompts", PLAIN(OBJECT)}, {"default_prompt", PLAIN(TEXT_OR_NULL)}, {                                         \
         0                                                                                                              \
     }

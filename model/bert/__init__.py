@@ -177,7 +177,7 @@ FAMILY = Family(
     embeddings=embeddings,
     hugging_face=hugging_face,
     encode=encode,
-    anchor=ANCHOR,
+    anchors=(ANCHOR,),
     documents=documents,
     texts=text_rules,
 )

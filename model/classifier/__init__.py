@@ -112,7 +112,7 @@ FAMILY = Family(
     hugging_face=_hugging_face,
     scores=lambda config: {"labels": list(config.labels), "activation": config.activation},
     encode=_encode,
-    anchor=ANCHOR,
+    anchors=(ANCHOR,),
     documents=_documents,
     texts=lambda config: TextRules(config.text_limit, config.truncation_side, pairs=config.pairs),
 )

@@ -1,112 +1,199 @@
-"""The parts of CLIPModel: two towers of one kind, and what projects them into one space.
+"""The parts of CLIP: two towers of one kind, and what projects them into one space.
 
-Axes of a tower: e width, d head width, m inner width, p positions, v vocabulary, c channels, r and s patch rows and
-columns; of both projections: t and i what comes in, o what comes out.
+Names are transformers' or open_clip's, which packs queries, keys and values, and holds its projections the other way
+round. Axes of a tower: e width, d head width, m inner width, p positions, v vocabulary, c channels, r and s patch rows
+and columns; of both projections: t and i what comes in, o what comes out.
 """
+
+from dataclasses import dataclass, replace
 
 from ...validation.probe import LOUD, LOW_VARIANCE, MASKED, exponent
 from ..bert.probes import ALIKE, APART, LOUDER
-from ..family import Drop, Rule, Rules, Shapes
+from ..family import Drop, Rule, Rules, Shapes, Split
 from ..parts import Part, join
-from .config import ClipConfig, TextConfig, TowerConfig, VisionConfig
+from .config import BARE, OPEN_CLIP, TRANSFORMERS, ClipConfig, TextConfig, TowerConfig, VisionConfig
 
 NORM = ((".weight", ".scale"), (".bias", ".bias"))
-LAYER, BLOCK = "encoder.layers.{i}.", "blocks.{i}."
-DENSE = {"mlp.fc1": ("mlp.up", "m e -> e m", "m"), "mlp.fc2": ("mlp.down", "e m -> m e", "e")}
+BLOCK = "blocks.{i}."
+HEADS = {"q": "query", "k": "key", "v": "value"}
 POSITIONS = Drop("embeddings.position_ids", "a buffer that counts 0, 1, 2, ...; it holds no weights")
+JIT = Drop("{:input_resolution|context_length|vocab_size}", "a number that OpenAI's archives keep beside the weights")
 TABLE = (0.0, 0.3)
 SHORT = -40
 """Power of two for what gives an embedding its length: were the last division to have an epsilon, it would show."""
 
 
+@dataclass(frozen=True)
+class Names:
+    """What a layout calls the tensors.
+
+    Args:
+        text: what stands before those of the text tower.
+        vision: of the image tower.
+        tables: of the text tower's words and positions, then the image tower's class token, patches and positions.
+        norms: of the text tower's norm, then the image tower's before and after its blocks.
+        projections: of text and image, with what their layouts are.
+        layer: what stands before those of a block.
+        block: of a block's norms, its attention's projection out, and its feed-forward part.
+        packed: whether queries, keys and values are one tensor, behind this name; "" where each has one of its own.
+        own: names of these three, where they have one of their own, or once they are cut apart.
+        dropped: what holds no weights; in a tower, then beside them.
+    """
+
+    text: str
+    vision: str
+    tables: tuple[str, str, str, str, str]
+    norms: tuple[str, str, str]
+    projections: tuple[tuple[str, str], tuple[str, str]]
+    layer: str
+    block: tuple[str, str, str, str, str]
+    packed: str
+    own: tuple[str, str, str]
+    dropped: tuple[Rules, Rules] = ((), ())
+
+
+NAMES = {
+    TRANSFORMERS: Names(
+        "text_model.",
+        "vision_model.",
+        (
+            *("embeddings.token_embedding.weight", "embeddings.position_embedding.weight"),
+            *("embeddings.class_embedding", "embeddings.patch_embedding.weight"),
+            "embeddings.position_embedding.weight",
+        ),
+        ("final_layer_norm", "pre_layrnorm", "post_layernorm"),
+        (("text_projection.weight", "o t -> t o"), ("visual_projection.weight", "o i -> i o")),
+        "encoder.layers.{i}.",
+        ("layer_norm1", "layer_norm2", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"),
+        "",
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        ((POSITIONS,), ()),
+    ),
+    OPEN_CLIP: Names(
+        "",
+        "visual.",
+        ("token_embedding.weight", "positional_embedding", "class_embedding", "conv1.weight", "positional_embedding"),
+        ("ln_final", "ln_pre", "ln_post"),
+        (("text_projection", "t o"), ("visual.proj", "i o")),
+        "transformer.resblocks.{i}.",
+        ("ln_1", "ln_2", "attn.out_proj", "mlp.c_fc", "mlp.c_proj"),
+        "attn.in_proj",
+        ("attn.q", "attn.k", "attn.v"),
+        ((), (JIT,)),
+    ),
+}
+
+
+NAMES[BARE] = replace(NAMES[TRANSFORMERS], text="", vision="")
+
+
 def whole(config: ClipConfig) -> Part:
     """Declare the whole checkpoint."""
-    text = _text(config.text).mounted("text_model.", "text.")
-    return join(text, _vision(config.vision).mounted("vision_model.", "vision."), _projections(config))
+    names = NAMES[config.names]
+    parts = [_text(config.text, names).mounted(names.text, "text.")] if config.text else []
+    parts += [_vision(config.vision, names).mounted(names.vision, "vision.")] if config.vision else []
+    return join(*parts, _projections(config, names))
 
 
-def _projections(config: ClipConfig) -> Part:
-    text, vision, out = config.text.hidden_size, config.vision.hidden_size, config.projection_dim
-    rules = (
-        Rule("text_projection.weight", "text_projection.kernel", "o t -> t o"),
-        Rule("visual_projection.weight", "visual_projection.kernel", "o i -> i o"),
-        Rule("logit_scale", "logit_scale", ""),
-    )
-    shapes = {"logit_scale": (), "visual_projection.weight": (out, vision), "text_projection.weight": (out, text)}
-    probes = {LOW_VARIANCE: dict.fromkeys(("text_projection.kernel", "visual_projection.kernel"), SHORT)}
-    return Part(rules, {"t": text, "i": vision, "o": out}, shapes, probes, draws={"logit_scale": (2.6592, 0.0)})
+def _projections(config: ClipConfig, names: Names) -> Part:
+    """Declare what stands beside the towers; nothing, beside one without a projection."""
+    out, draws = config.projection_dim, {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    sizes, rules, small = {"o": out}, list(names.dropped[1]), {}
+    for tower, axis, leaf, (name, layout) in zip(
+        (config.text, config.vision), "ti", ("text_projection", "visual_projection"), names.projections, strict=True
+    ):
+        if tower and out:
+            rules.append(Rule(name, f"{leaf}.kernel", layout))
+            sizes[axis], small[f"{leaf}.kernel"] = tower.hidden_size, SHORT
+            shapes[name] = tuple(sizes[part] for part in layout.split()[:2])
+    if config.text and config.vision:
+        rules.append(Rule("logit_scale", "logit_scale", ""))
+        shapes["logit_scale"], draws["logit_scale"] = (), (2.6592, 0.0)
+    return Part(tuple(rules), sizes, shapes, {LOW_VARIANCE: small} if small else {}, draws=draws)
 
 
-def _text(config: TextConfig) -> Part:
+def _text(config: TextConfig, names: Names) -> Part:
     width, positions = config.hidden_size, config.max_position_embeddings
+    word, position, *_ = names.tables
     rules = (
-        Rule("embeddings.token_embedding.weight", "word.embedding", "v e"),
-        Rule("embeddings.position_embedding.weight", "position.embedding", "p e"),
-        *_norm("final_layer_norm", "norm"),
+        Rule(word, "word.embedding", "v e"),
+        Rule(position, "position.embedding", "p e"),
+        *norm(names.norms[0], "norm"),
     )
-    shapes = {
-        "embeddings.token_embedding.weight": (config.vocab_size, width),
-        "embeddings.position_embedding.weight": (positions, width),
-        **_norm_shapes("final_layer_norm", width),
-    }
+    shapes = {word: (config.vocab_size, width), position: (positions, width), **norm_shapes(names.norms[0], width)}
     sizes = {"v": config.vocab_size, "p": positions}
-    return _tower(config, rules, sizes, shapes, ("word.embedding", "position.embedding"), causal=True)
+    return tower(config, names, rules, sizes, shapes, ("word.embedding", "position.embedding"), causal=True)
 
 
-def _vision(config: VisionConfig) -> Part:
+def _vision(config: VisionConfig, names: Names) -> Part:
     width, positions, side = config.hidden_size, 1 + config.patches, config.patch_size
+    *_, first, patches, position = names.tables
+    _, before, after = names.norms
     rules = (
-        Rule("embeddings.class_embedding", "class_embedding", "e"),
-        Rule("embeddings.patch_embedding.weight", "patch_embed.kernel", "e c r s -> r s c e"),
-        Rule("embeddings.position_embedding.weight", "position.embedding", "p e"),
-        *_norm("pre_layrnorm", "pre_norm"),
-        *_norm("post_layernorm", "post_norm"),
+        Rule(first, "class_embedding", "e"),
+        Rule(patches, "patch_embed.kernel", "e c r s -> r s c e"),
+        Rule(position, "position.embedding", "p e"),
+        *norm(before, "pre_norm"),
+        *norm(after, "post_norm"),
     )
     shapes = {
-        "embeddings.class_embedding": (width,),
-        "embeddings.patch_embedding.weight": (width, config.num_channels, side, side),
-        "embeddings.position_embedding.weight": (positions, width),
-        **_norm_shapes("pre_layrnorm", width),
-        **_norm_shapes("post_layernorm", width),
+        first: (width,),
+        patches: (width, config.num_channels, side, side),
+        position: (positions, width),
+        **norm_shapes(before, width),
+        **norm_shapes(after, width),
     }
     sizes = {"p": positions, "c": config.num_channels, "r": side, "s": side}
     inputs = ("class_embedding", "patch_embed.kernel", "position.embedding")
-    return _tower(config, rules, sizes, shapes, inputs, causal=False)
+    return tower(config, names, rules, sizes, shapes, inputs, causal=False)
 
 
-def _tower(
-    config: TowerConfig, rules: Rules, sizes: dict[str, int], shapes: Shapes, inputs: tuple[str, ...], *, causal: bool
+def tower(
+    config: TowerConfig,
+    names: Names,
+    rules: Rules,
+    sizes: dict[str, int],
+    shapes: Shapes,
+    inputs: tuple[str, ...],
+    *,
+    causal: bool,
 ) -> Part:
     """Declare the blocks beside what is the tower's own; `inputs` are the leaves that its stream begins with."""
-    width, inner = config.hidden_size, config.intermediate_size
-    own = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
+    width, inner, layer = config.hidden_size, config.intermediate_size, names.layer
+    norm1, norm2, out, up, down = names.block
+    own = tuple(zip(names.own, HEADS.values(), strict=True))
+    packed: Rules = (
+        Split(f"{layer}{names.packed}_weight", tuple(f"{layer}{n}.weight" for n in names.own), "(q heads d) e", "q"),
+        Split(f"{layer}{names.packed}_bias", tuple(f"{layer}{n}.bias" for n in names.own), "(q heads d)", "q"),
+    )
     blocks: Rules = (
-        *_norm(LAYER + "layer_norm{n}", BLOCK + "norm{n}"),
-        *(
-            Rule(f"{LAYER}self_attn.{n}.weight", f"{BLOCK}attention.{leaf}.kernel", "(heads d) e -> e heads d")
-            for n, leaf in own.items()
-        ),
-        *(
-            Rule(f"{LAYER}self_attn.{n}.bias", f"{BLOCK}attention.{leaf}.bias", "(heads d) -> heads d")
-            for n, leaf in own.items()
-        ),
-        Rule(LAYER + "self_attn.out_proj.weight", BLOCK + "attention.out.kernel", "e (heads d) -> heads d e"),
-        Rule(LAYER + "self_attn.out_proj.bias", BLOCK + "attention.out.bias", "e"),
-        *(Rule(f"{LAYER}{n}.weight", f"{BLOCK}{leaf}.kernel", layout) for n, (leaf, layout, _) in DENSE.items()),
-        *(Rule(f"{LAYER}{n}.bias", f"{BLOCK}{leaf}.bias", axis) for n, (leaf, _, axis) in DENSE.items()),
-        POSITIONS,
+        *norm(layer + norm1, BLOCK + "norm1"),
+        *norm(layer + norm2, BLOCK + "norm2"),
+        *(packed if names.packed else ()),
+        *(Rule(f"{layer}{n}.weight", f"{BLOCK}attention.{leaf}.kernel", "(heads d) e -> e heads d") for n, leaf in own),
+        *(Rule(f"{layer}{n}.bias", f"{BLOCK}attention.{leaf}.bias", "(heads d) -> heads d") for n, leaf in own),
+        Rule(f"{layer}{out}.weight", BLOCK + "attention.out.kernel", "e (heads d) -> heads d e"),
+        Rule(f"{layer}{out}.bias", BLOCK + "attention.out.bias", "e"),
+        Rule(f"{layer}{up}.weight", BLOCK + "mlp.up.kernel", "m e -> e m"),
+        Rule(f"{layer}{down}.weight", BLOCK + "mlp.down.kernel", "e m -> m e"),
+        Rule(f"{layer}{up}.bias", BLOCK + "mlp.up.bias", "m"),
+        Rule(f"{layer}{down}.bias", BLOCK + "mlp.down.bias", "e"),
+        *names.dropped[0],
     )
     every = dict(shapes)
     for i in range(config.num_hidden_layers):
-        layer = f"encoder.layers.{i}."
-        every |= _norm_shapes(layer + "layer_norm1", width) | _norm_shapes(layer + "layer_norm2", width)
-        for name in (*own, "out_proj"):
-            every |= {f"{layer}self_attn.{name}.weight": (width, width), f"{layer}self_attn.{name}.bias": (width,)}
-        every |= {f"{layer}mlp.fc1.weight": (inner, width), f"{layer}mlp.fc1.bias": (inner,)}
-        every |= {f"{layer}mlp.fc2.weight": (width, inner), f"{layer}mlp.fc2.bias": (width,)}
+        place = layer.format(i=i)
+        every |= norm_shapes(place + norm1, width) | norm_shapes(place + norm2, width)
+        if names.packed:
+            every |= {f"{place}{names.packed}_weight": (3 * width, width), f"{place}{names.packed}_bias": (3 * width,)}
+        for name in (*(() if names.packed else names.own), out):
+            every |= {f"{place}{name}.weight": (width, width), f"{place}{name}.bias": (width,)}
+        every |= {f"{place}{up}.weight": (inner, width), f"{place}{up}.bias": (inner,)}
+        every |= {f"{place}{down}.weight": (width, inner), f"{place}{down}.bias": (width,)}
     heads = config.num_attention_heads
     axes = {"e": width, "heads": heads, "d": width // heads, "m": inner, **sizes}
-    draws = {f"embeddings.{name}": TABLE for name in ("token_*", "position_*", "class_*")}
+    draws = dict.fromkeys((name for name in shapes if name in names.tables and name != names.tables[3]), TABLE)
     return Part((*rules, *blocks), axes, every, _probes(config, inputs, causal=causal), draws=draws)
 
 
@@ -121,9 +208,11 @@ def _probes(config: TowerConfig, inputs: tuple[str, ...], *, causal: bool) -> di
     return {LOW_VARIANCE: low_variance, LOUD: loud, **masked}
 
 
-def _norm(source: str, target: str) -> tuple[Rule, ...]:
+def norm(source: str, target: str) -> tuple[Rule, ...]:
+    """Declare a norm."""
     return tuple(Rule(source + s, target + t, "e") for s, t in NORM)
 
 
-def _norm_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
+def norm_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    """Give names and shapes of a norm's tensors."""
     return {f"{name}.{part}": (width,) for part in ("weight", "bias")}

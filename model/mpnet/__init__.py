@@ -63,7 +63,7 @@ FAMILY = Family(
     embeddings=embeddings,
     hugging_face=_hugging_face,
     encode=encode,
-    anchor=ANCHOR,
+    anchors=(ANCHOR,),
     documents=_documents,
     texts=text_rules,
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...validation.errors import InputError
-from .. import steps
+from .. import pictures, steps
 from ..family import Config, Drop, Family, Rule, Source, Tie
 from ..parts import Part
 from ..pipeline import text_rules
@@ -66,6 +66,7 @@ def family(text: str, name: str = NAME) -> Family:
         scores=_scores if any(entry.name == SCORE for entry in graph.entry_points) else None,
         encode=(lambda config, *given: _module("architecture").encode(config, graph, *given)) if judged else None,
         texts=lambda config: dataclasses.replace(text_rules(config), pairs=config.pairs),
+        images=_images,
     )
 
 
@@ -75,11 +76,17 @@ def _module(name: str) -> Any:
 
 
 def _embeddings(config: TransformersConfig) -> Mapping[str, Any]:
+    if config.pictures:
+        return {"pooling": ["cls"], "normalize": False, "similarity": config.similarity}
     return {**steps.described(config.pipeline), "similarity": config.similarity} if config.pipeline else {}
 
 
 def _scores(config: TransformersConfig) -> Mapping[str, Any]:
     return {"labels": list(config.labels), "activation": config.activation}
+
+
+def _images(config: TransformersConfig) -> Mapping[str, Any] | None:
+    return pictures.rules(config.pictures, config.image_size) if config.pictures else None
 
 
 def _not_configured(source: Source) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor, nn, no_grad, zeros
 
 from ...validation.errors import InputError
 from .. import upstream
@@ -62,6 +62,18 @@ class Architecture:
         """Name the classes."""
         return ", ".join(type(m).__name__ for m in (self.network, *self.modules))
 
+    @property
+    def sees(self) -> bool:
+        """Say whether pictures are what it takes."""
+        return bool(self.network.main_input_name == "pixel_values")
+
+    def seen(self, height: int, width: int, channels: int) -> tuple[str, ...]:
+        """Find what it gives of a picture, by running an empty one."""
+        with no_grad():
+            given = self.network(pixel_values=zeros(1, channels, height, width), return_dict=True)
+        found = (self.output, "pooler_output")
+        return tuple(name for name in found if isinstance(getattr(given, name, None), Tensor))
+
     def takes(self, name: str) -> bool:
         """Say whether the class has an input of this name."""
         return name in inspect.signature(self.network.forward).parameters
@@ -76,6 +88,14 @@ class Whole(nn.Module):
         self.modules_after = nn.ModuleList(parts.modules)
         self.after = parts.after
         self.taken = parts.output
+
+    def see(self, images: Tensor) -> dict[str, Tensor]:
+        """(batch, height, width, channels) -> what the class gives; what is pooled has one axis beside the rows."""
+        given = self.network(pixel_values=images.permute(0, 3, 1, 2), return_dict=True)
+        names = (self.taken, "pooler_output")
+        found = {name: getattr(given, name, None) for name in names}
+        there = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        return {name: value.flatten(1) if name == "pooler_output" else value for name, value in there.items()}
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Inputs by name -> {"embeddings"}, or what the class gives."""
@@ -101,7 +121,9 @@ def build(original: Original, steps: Steps) -> Architecture:
     cls, output = _class(library, config, document, bool(steps))
     if hasattr(config, "use_cache"):
         config.use_cache = False  # what generation needs: it is no part of what is computed
-    options = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(cls).parameters else {}
+    # A head that pools texts is not what embeds them here; one that pools pictures is, where the checkpoint has it.
+    kept = cls.main_input_name == "pixel_values" and any("pooler." in name for name in original.state)
+    options = {"add_pooling_layer": kept} if "add_pooling_layer" in inspect.signature(cls).parameters else {}
     own = {name: tensor for name, tensor in original.state.items() if "/" not in name}  # not those of the modules after
     network = upstream.load(cls, config, own, **options)
     after = upstream.SentenceModules(original, _width(config), steps) if steps else None
@@ -148,7 +170,7 @@ def reference(config: TransformersConfig, graph: Graph, original: Original) -> R
     """Load the class again, as the judge."""
     parts = build(original, config.pipeline)
     whole = parts.whole
-    entries = {name: judged(whole, each) for name, each in wanted(graph).items()}
+    entries = {name: judged(each.function(whole), each) for name, each in wanted(graph).items()}
     return Reference(_versions(parts), whole, entries, original.state)
 
 
@@ -168,5 +190,12 @@ def encode(
     if config.labels:
         judges = config.pairs == LONGEST_FIRST
         return {SCORE: upstream.PairScorer(original, whole.network, len(config.labels))} if judges else {}
+    if whole.network.main_input_name == "pixel_values":
+        if not config.pictures:
+            return {}
+        function = reference.entries["encode_image"]
+        return {
+            "encode_image": upstream.PictureEncoder(original, lambda images: function(images=images)["pooler_output"])
+        }
     encoder = upstream.SentenceEncoder(original, whole.network, list(whole.modules_after))
     return dict.fromkeys((p.entry.name for p in graph.programs.values() if p.entry.embedding), encoder)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..pictures import Pictures
 from ..steps import Steps
 
 NAME = "traced"
@@ -41,6 +42,8 @@ class TransformersConfig:
         labels: of a class that classifies texts, what its numbers are of; nothing for others.
         activation: see `model/classifier/config.py`.
         pairs: likewise.
+        pictures: how pictures are prepared; None for a network that sees none, or of which nobody says.
+        image_size: their height and width then.
     """
 
     architecture: str
@@ -55,6 +58,8 @@ class TransformersConfig:
     labels: tuple[str, ...] = ()
     activation: str = "identity"
     pairs: str = ""
+    pictures: Pictures | None = None
+    image_size: int = 0
 
     @property
     def text_limit(self) -> int | None:

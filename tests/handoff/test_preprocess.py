@@ -128,8 +128,8 @@ try {
 }
 console.log(JSON.stringify({ batch: Object.fromEntries(batch.map(([name, ...rest]) => [name, rest])), near, empty }));
 """
-FIRST, LAST = preprocess_documents.WORDS["truncation"]
-AFTER, BEFORE = preprocess_documents.WORDS["padding"]
+FIRST, LAST, REFUSED = preprocess_documents.WORDS["truncation"]
+AFTER, BEFORE, WHOLE = preprocess_documents.WORDS["padding"]
 ROWS: dict[str, tuple[dict[str, Any], list[list[int]]]] = {
     "both ends": ({}, [[101, 5, 6, 102], [101, 5, 102, 0]]),
     "before": ({"padding": BEFORE}, [[101, 5, 6, 102], [0, 101, 5, 102]]),
@@ -137,6 +137,10 @@ ROWS: dict[str, tuple[dict[str, Any], list[list[int]]]] = {
     "a last token": ({"first_id": None}, [[5, 6, 7, 102], [5, 102, 0, 0]]),
     "the end kept": ({"first_id": None, "truncation": LAST, "padding": BEFORE}, [[7, 8, 9, 102], [0, 0, 5, 102]]),
     "no limit": ({"max_tokens": {"encode": None}}, [[101, 5, 6, 7, 8, 9, 102], [101, 5, 102, 0, 0, 0, 0]]),
+    "one length": (
+        {"max_tokens": {"encode": 9}, "padding": WHOLE, "truncation": REFUSED},
+        [[101, 5, 6, 7, 8, 9, 102, 0, 0], [101, 5, 102, *[0] * 6]],
+    ),
     "no mask": ({"inputs": {"ids": "input_ids"}, "padding": BEFORE}, [[101, 5, 6, 102], [0, 101, 5, 102]]),
 }
 """Of "5 6 7 8 9" and "5", with at most four tokens: by hand."""
@@ -212,12 +216,12 @@ def test_c_holds_ready_ids_to_the_side_of_the_padding_and_the_ends(tmp_path):
         return done.stderr
 
     for changed, wanted in ROWS.values():
-        other = changed | {"padding": BEFORE if changed.get("padding", AFTER) == AFTER else AFTER}
+        other = changed | {"padding": AFTER if changed.get("padding") == BEFORE else BEFORE}
         rows = [[token for token in row if token] for row in wanted]
         mask = [[int(token != 0) for token in row] for row in wanted]
         assert check(changed, rows, wanted) == check(changed, rows, mask, "mask") == ""
-        assert "of the text '1' at" in check(other, rows, wanted)
-        assert "of the text '1' at" in check(other, rows, mask, "mask")
+        assert "of the text '" in check(other, rows, wanted)
+        assert "of the text '" in check(other, rows, mask, "mask")
     assert "does not lie between" in check({}, [[5, 6, 102], [5, 102]], [[5, 6, 102], [5, 102, 0]])
 
 

@@ -28,6 +28,9 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "prompts": ((("query", "query: "),),),
     "default_prompt": ("query",),
     "resample": ("bicubic", "bilinear"),
+    "offset": ("floor", "half to even"),
+    "alpha": ("over white", "dropped"),
+    **dict.fromkeys(("text", "vision", "names"), ()),
     "labels": (("other", "names", "too"),),
     "activation": ("identity", "sigmoid"),
     "pairs": ("longest-first", "flag-reranker"),
@@ -47,7 +50,8 @@ EQUIVALENT = {
     **dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "last_token_id"), DRAWN),
     **dict.fromkeys(("max_seq_length", "truncation_side", "do_lower_case", "similarity"), PACK),
     **dict.fromkeys(("prompts", "default_prompt"), PACK),
-    **dict.fromkeys(("resize", "resample", "crop", "rgb_first", "mean", "std"), PACK),
+    **dict.fromkeys(("resize", "resample", "crop", "offset", "rgb_first", "alpha", "mean", "std"), PACK),
+    "multimodal": "an entry point more or less, which the manifest and its programs tell",
 }
 """Field -> why it may change nothing. That is believed where it is so: see `unread`."""
 

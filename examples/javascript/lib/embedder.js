@@ -9,12 +9,18 @@ import { ACTIVATIONS, CUT, pairTemplate } from "./scores.js";
 const KEPT = {
   "keep the first tokens and the special tokens": (ids, count) => ids.slice(0, count),
   "keep the last tokens and the special tokens": (ids, count) => ids.slice(Math.max(0, ids.length - count)),
+  "none: a longer text is refused": (ids, count) => {
+    if (ids.length > count)
+      throw new PackError(`a text has ${ids.length} tokens, but the network reads at most ${count} between the special ones`);
+    return ids;
+  },
 };
 
 /** Where padding stands, by the words of preprocess.json. */
 const PADDED = {
   "after the text, to the longest of the batch": (row, padding) => [...row, ...padding],
   "before the text, to the longest of the batch": (row, padding) => [...padding, ...row],
+  "after the text, to max_tokens": (row, padding) => [...row, ...padding],
 };
 
 export class Embedder {
@@ -157,10 +163,11 @@ export class Embedder {
   /** Pads rows, { ids, types } each, to the longest; padding is of type 0. */
   batchRows(several, promptTokens = 0) {
     const rows = several.map(({ ids }) => ids);
-    const { inputs, pad_id, padding } = this.pack.rules.texts;
+    const { inputs, pad_id, padding, max_tokens } = this.pack.rules.texts;
     const empty = rows.findIndex((row) => !row.length);
     if (empty >= 0) throw new PackError(`text ${empty} is of no tokens`);
-    const tokens = Math.max(...rows.map((row) => row.length));
+    const whole = padding === "after the text, to max_tokens" ? Object.values(max_tokens) : [];
+    const tokens = Math.max(...rows.map((row) => row.length), ...whole);
     const pad = (row, value) => PADDED[padding](row, Array(tokens - row.length).fill(value));
     const ids = rows.flatMap((row) => pad(row, pad_id));
     const shape = [rows.length, tokens];

@@ -50,8 +50,16 @@ const TEXTS = {
   last_id: orNull(ID),
   pad_id: ID,
   max_tokens: OBJECT,
-  truncation: oneOf("keep the first tokens and the special tokens", "keep the last tokens and the special tokens"),
-  padding: oneOf("after the text, to the longest of the batch", "before the text, to the longest of the batch"),
+  truncation: oneOf(
+    "keep the first tokens and the special tokens",
+    "keep the last tokens and the special tokens",
+    "none: a longer text is refused",
+  ),
+  padding: oneOf(
+    "after the text, to the longest of the batch",
+    "before the text, to the longest of the batch",
+    "after the text, to max_tokens",
+  ),
   prompts: OBJECT,
   default_prompt: orNull(TEXT),
 };

@@ -1,0 +1,183 @@
+"""The folder that Transformers.js opens: a network of two towers as three programs, with its processors' documents.
+
+text_model.onnx and vision_model.onnx give what each tower projects to, as transformers' classes of one tower do;
+model.onnx scores pictures against texts. Pictures are channels first. Each program has a file of the weights that it
+uses, under the name that Transformers.js asks for.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..validation.entry_point import EntryPoint, TensorSpec
+from ..validation.errors import InputError
+from ..validation.runner import Arrays, Runner
+from .base import Artifact, Description, Exporter, Request
+from .weights import ALIGNMENT
+
+FOLDER = "transformers_js"
+OPSET = 17
+"""The default here: clients bring runtimes of their own, often older ones."""
+
+PIXELS = "pixel_values"
+
+
+def _write(request: Request) -> dict[str, Description]:
+    """Write the folder.
+
+    Raises:
+        InputError: the family is none of these clients', or the run has no tokenizer or no processor.
+    """
+    from .onnx.write import write
+
+    towers = request.towers
+    if towers is None:
+        raise InputError("transformers-js opens networks of a text and an image tower, and this is none")
+    rules = json.loads((request.directory / "preprocess.json").read_text(encoding="utf-8"))
+    for kind, what in (("texts", "a tokenizer"), ("images", "the image processor's document")):
+        if missing := (rules[kind] or {}).get("missing"):
+            raise InputError(f"the layout transformers-js needs {what}: {missing}")
+    folder = request.out / "onnx"
+    folder.mkdir()
+    opset = OPSET if request.opset is None else request.opset
+    written = write(Request(towers.network, request.weights, folder, opset=opset))
+    described = {}
+    for entry, (client, output) in towers.programs.items():
+        program = folder / f"{client}.onnx"
+        _with_weights(program, request.weights.path)
+        request.progress(program.with_name(f"{program.name}_data").stat().st_size)
+        specs = towers.network.entry_points[client]
+        described[entry] = {
+            "path": f"{FOLDER}/onnx/{program.name}",
+            "opset": opset,
+            "ir_version": written[client]["ir_version"],
+            "weights": f"{FOLDER}/onnx/{program.name}_data",
+            "inputs": [_stated(spec) for spec in specs.inputs],
+            "output": output,
+        }
+    for name, document in _documents(towers.documents, rules, request.directory / "tokenizer.json", described).items():
+        (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(request.directory / "tokenizer.json", request.out / "tokenizer.json")
+    return described
+
+
+def _stated(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+
+
+def _with_weights(file: Path, weights: Path) -> None:
+    """Put the weights that a program uses beside it, in the order in which it has them, each aligned."""
+    import onnx
+
+    model = onnx.load(file, load_external_data=False)
+    end = 0
+    with weights.open("rb") as source, file.with_name(f"{file.name}_data").open("wb") as target:
+        for tensor in model.graph.initializer:
+            if tensor.data_location != onnx.TensorProto.EXTERNAL:
+                continue
+            place = {entry.key: entry for entry in tensor.external_data}
+            length = int(place["length"].value)
+            source.seek(int(place["offset"].value))
+            target.write(bytes(-end % ALIGNMENT) + source.read(length))
+            start = end + -end % ALIGNMENT
+            place["location"].value, place["offset"].value = f"{file.name}_data", str(start)
+            end = start + length
+    file.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _documents(
+    beside: Mapping[str, Any], rules: Mapping[str, Any], tokenizer: Path, programs: Mapping[str, Description]
+) -> dict[str, Any]:
+    """Make the JSON files, by the name that the clients have for each."""
+    from .sentence_transformers import special_tokens
+
+    (limit,) = set(rules["texts"]["max_tokens"].values())
+    special = special_tokens(json.loads(tokenizer.read_text(encoding="utf-8")), rules["texts"])
+    data = {Path(program["path"]).name: 1 for program in programs.values()}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": limit,
+        "truncation_side": "left" if rules["texts"]["truncation"].startswith("keep the last") else "right",
+        "model_input_names": [name for kind, name in rules["texts"]["inputs"].items() if kind in ("ids", "mask")],
+        "clean_up_tokenization_spaces": False,
+    }
+    return {
+        **beside,
+        "config.json": {**beside["config.json"], "transformers.js_config": {"use_external_data_format": data}},
+        "tokenizer_config.json": settings | special,
+        "special_tokens_map.json": special,
+    }
+
+
+def _open(artifact: Artifact) -> Runner:
+    from .onnx.read import open_
+
+    open_(dataclasses.replace(artifact, entry_points=_signatures(artifact)))
+    return _runner(artifact, {})
+
+
+def _signatures(artifact: Artifact) -> dict[str, EntryPoint]:
+    """Describe what the clients feed and get, which is not what the entry points take and give."""
+    found = {}
+    for name, program in artifact.programs.items():
+        entry = artifact.entry_points[name]
+        inputs = tuple(TensorSpec(given["name"], given["dtype"], tuple(given["shape"])) for given in program["inputs"])
+        (output,) = (spec for spec in entry.outputs if spec.kind.vectors or len(entry.outputs) == 1)
+        found[name] = dataclasses.replace(
+            entry, inputs=inputs, outputs=(dataclasses.replace(output, name=program["output"]),)
+        )
+    return found
+
+
+def _runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
+    from .onnx.read import OnnxRunner
+
+    return Towered(OnnxRunner(artifact, factors), artifact)
+
+
+class Towered:
+    """Runs the programs as the clients do: pictures channels first, and vectors made of length one where ours are."""
+
+    def __init__(self, programs: Runner, artifact: Artifact):
+        self.name = f"{programs.name}, as Transformers.js runs it"
+        self._programs, self._artifact = programs, artifact
+
+    def run(self, entry_point: str, inputs: Arrays) -> Arrays:
+        """Compute an entry point."""
+        program, entry = self._artifact.programs[entry_point], self._artifact.entry_points[entry_point]
+        fed = dict(inputs)
+        if "images" in fed:
+            fed[PIXELS] = np.ascontiguousarray(fed.pop("images").transpose(0, 3, 1, 2))
+        found = self._programs.run(entry_point, {given["name"]: fed[given["name"]] for given in program["inputs"]})
+        (spec,) = (spec for spec in entry.outputs if spec.kind.vectors or len(entry.outputs) == 1)
+        values = found[program["output"]]
+        if getattr(spec.kind, "unit", False):
+            values = values / np.linalg.norm(values, axis=-1, keepdims=True)
+        return {spec.name: values}
+
+
+def _read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+    from .onnx.read import read_weights
+
+    yield from read_weights(artifact)
+
+
+EXPORTER = Exporter(
+    name="transformers-js",
+    key="transformers_js",
+    folder=FOLDER,
+    modules=("onnx", "onnxruntime"),
+    extra="onnx",
+    write=_write,
+    open=_open,
+    read_weights=_read_weights,
+    probe=_runner,
+    compiles=False,
+    layout=True,
+    describes="towers",
+)
