@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 
-GENERATION = "CAUSAL_LM"
+GENERATION, TRANSLATION = "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM"
 HEADS = (
-    *(GENERATION, "SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION"),
+    *(GENERATION, TRANSLATION, "MASKED_LM", "SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION"),
     *("IMAGE_CLASSIFICATION", "AUDIO_CLASSIFICATION", "CTC"),
 )
 """transformers' tables of classes that give `logits`, by what stands in their names."""
@@ -79,19 +79,26 @@ class Architecture:
     @property
     def translates(self) -> bool:
         """Say whether it is an encoder with a decoder."""
-        return bool(getattr(self.network.config, "is_encoder_decoder", False)) and self.takes("decoder_input_ids")
-
-    @property
-    def generates(self) -> bool:
-        """Say whether it scores the next token of a text that it is given token by token."""
-        return self.head == GENERATION and any(map(self.takes, CACHES))
+        both = bool(getattr(self.network.config, "is_encoder_decoder", False)) and self.takes("decoder_input_ids")
+        return both and self.head in ("", TRANSLATION)
 
     def caches(self) -> dict[str, tuple[int | str, ...]]:
-        """Find the shapes of what it keeps of past tokens, by running two."""
+        """Find the shapes of what a class for text generation keeps of past tokens, by running two; {} of any other.
+
+        What is no key or value of each token (a state of the whole text, as Mamba's) is none either.
+        """
+        if self.head != GENERATION or not any(map(self.takes, CACHES)):
+            return {}
         ids = torch.zeros(1, 2, dtype=torch.long)
-        with torch.no_grad():
-            found = self.whole.prefill(ids, torch.ones_like(ids))
-        return {name: ("batch", x.shape[1], "past", x.shape[3]) for name, x in found.items() if name != self.output}
+        try:
+            with torch.no_grad():
+                found = self.whole.prefill(ids, torch.ones_like(ids))
+        except (TypeError, ValueError, AttributeError, KeyError):  # of a class with a cache of its own kind
+            return {}
+        kept = {name: x.shape for name, x in found.items() if name != self.output}
+        if not all(len(shape) == 4 and shape[2] == 2 for shape in kept.values()):
+            return {}
+        return {name: ("batch", shape[1], "past", shape[3]) for name, shape in kept.items()}
 
 
 class Whole(nn.Module):

@@ -328,7 +328,7 @@ class _Tracer:
             raise InputError(f"{self.wanted.name}: {refusal(error, self.wanted.inputs)}") from error
         self._name_symbols(exported)
         for symbol, found in exported.range_constraints.items():
-            axis = self.symbols.get(str(symbol))
+            axis = self.symbols.get(str(symbol), "")
             high = self.wanted.axes[axis].high if axis in self.wanted.axes else None
             if axis in self.wanted.axes and "oo" not in str(found.upper) and (high is None or int(found.upper) < high):
                 raise InputError(
