@@ -363,6 +363,14 @@ def test_recurrent_layers_take_as_many_steps_as_come():
         same(module, graph, np.random.default_rng(rows).normal(size=(rows, tokens, 4)).astype(np.float32))
 
 
+def test_an_example_of_which_one_place_is_left_is_not_the_only_one():
+    module = nn.Conv1d(4, 2, 3, stride=4)
+    spec = TensorSpec("input", "float32", ("b", 4, "t"))
+    graph = traced(module, spec, axes={"b": Axis(), "t": Axis(3, 64)})
+    for rows, places in ((2, 3), (1, 6), (3, 40)):
+        same(module, graph, np.random.default_rng(rows).normal(size=(rows, 4, places)).astype(np.float32))
+
+
 class Packed(nn.Module):
     """Rows of different length packed together, as torch alone can compute them."""
 

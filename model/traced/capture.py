@@ -262,6 +262,8 @@ class _Tracer:
     def _exported(self, entry: nn.Module) -> Any:
         entry.eval()
         self.wanted.function(self.module)
+        longest: dict[str, int] = {}
+        first: Exception | None = None
         for scale in SCALES:
             inputs = tuple(_example(spec, example_sizes(self.wanted.axes, scale)) for spec in self.wanted.inputs)
             try:
@@ -269,14 +271,20 @@ class _Tracer:
             except InputError:
                 raise
             except Exception as error:  # whatever torch or the module raises: it cannot be traced
+                first = first or error
                 failing = guard_failures(str(error), self.wanted.inputs, self.wanted.axes)
-                if failing is None:
-                    raise InputError(f"{self.wanted.name}: {refusal(error, self.wanted.inputs)}") from error
-                longest = {axis: sizes.beyond - 1 for axis, sizes in failing.items() if sizes.beyond}
-                if not longest:
+                if failing is None and SPECIALIZED in str(error) and scale != SCALES[-1]:
+                    continue  # perhaps of this example only
+                if failing is None and not longest:
+                    raise InputError(f"{self.wanted.name}: {refusal(first, self.wanted.inputs)}") from first
+                if failing is None:  # the larger example is no input of the module: the bound before is its own
+                    break
+                beyond = {axis: sizes.beyond - 1 for axis, sizes in failing.items() if sizes.beyond}
+                if not beyond:
                     self._refuse_short(failing)
                     self.doubtful = {axis: sizes.few for axis, sizes in failing.items()}
                     return self._exported_freely(entry, inputs)
+                longest |= beyond
         axis, size = longest.popitem()
         raise TooLong(
             f"{self.wanted.name}: the module works only for {axis} <= {size}, by a guard of torch's: write that bound",
@@ -800,6 +808,9 @@ TORCHS = re.compile(r"L\['inputs'\]\[(\d+)\]\.size\(\)\[(\d+)\]")
 SCALES = (1, 3, 24)
 """What an axis' least size is multiplied by for an example: of one that a module makes a 1 of, torch makes a number."""
 
+SPECIALIZED = "specialized"
+"""Among torch's words where it has made a number of a size."""
+
 TRIED = 1 << 16
 """Sizes of an axis without a bound for which a guard is tried, beside powers of two."""
 
@@ -816,7 +827,7 @@ def guard_failures(text: str, inputs: Sequence[TensorSpec], axes: Mapping[str, A
     None where a guard is of several axes, of more than sizes, or fails at many that are neither small nor great.
     """
     guards = [_of_axes(guard, inputs) for guard in GUARD.findall(text)]
-    if not guards or "specialized" in text or "must be" in text:
+    if not guards or SPECIALIZED in text or "must be" in text:
         return None
     wrong: dict[str, set[int]] = {}
     for guard in guards:
