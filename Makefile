@@ -67,6 +67,7 @@ bench: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(JAX2ONNX)
 	$(BIN)/python -m benchmarks.convert
 	$(BIN)/python -m benchmarks.onnx
+	$(BIN)/python -m benchmarks.roads
 
 # Every architecture of transformers that loads, tiny, by the traced road: docs/coverage.md.
 census: setup

@@ -1,10 +1,11 @@
 """The census: every encoder and decoder of transformers that loads with a tiny configuration, by the traced road.
 
-    python -m benchmarks.census [--only bert,llama] [--formats onnx,stablehlo] [--prove]
+    python -m benchmarks.census [--only bert,llama] [--formats onnx,stablehlo] [--missing] [--compare]
 
-Each architecture is made with random weights at width 32, saved as people save it, traced, lowered and held against
-transformers on sizes that were not traced; `--prove` runs the whole of `all` on it instead. One that does not pass has
-its reason in one line. Writes docs/coverage.md.
+Each architecture is made with random weights at width 32, saved as people save it, and goes through `all`: every stage,
+every verdict, one after the other in one process, so that frameworks are imported once for several. `--compare` does
+less: it traces, lowers and compares, without a proof. One that does not pass has its reason in one line. Writes
+docs/coverage.md.
 """
 
 import argparse
@@ -24,8 +25,13 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PAGE, NUMBERS = ROOT / "docs" / "coverage.md", ROOT / "benchmarks" / "census.json"
-LONGEST = 300
+LONGEST = 600
 """Seconds for one architecture."""
+
+TOGETHER = 6
+"""Architectures that one process does before another takes its place, with its memory."""
+
+FOUR = "onnx,orbax,saved-model,stablehlo"
 
 ALLOWED = 2e-5
 """Relative to the largest number of the output: float32 of networks with random weights."""
@@ -52,7 +58,7 @@ TINY = {
 OWN: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 4},
-    "lilt": {"channel_shrink_ratio": 4},
+    "lilt": {"hidden_size": 48, "intermediate_size": 64},
     "codegen": {"rotary_dim": 4},
     "albert": {"embedding_size": 16},
     "electra": {"embedding_size": 16},
@@ -98,20 +104,52 @@ NAMES = {
         siglip_vision_model clip_vision_model swiftformer swin swinv2 vit vit_mae vit_msn yolos hiera
     """,
     "sound": "wav2vec2 hubert wavlm unispeech unispeech-sat data2vec-audio sew",
+    "generation": """
+        bloom:CausalLM falcon:CausalLM gemma:CausalLM gpt2:CausalLM gpt_neox:CausalLM llama:CausalLM mistral:CausalLM
+        olmo2:CausalLM opt:CausalLM phi3:CausalLM qwen3:CausalLM stablelm:CausalLM
+    """,
+    "translation": """
+        bart:Seq2SeqLM blenderbot-small:Seq2SeqLM m2m_100:Seq2SeqLM marian:Seq2SeqLM mbart:Seq2SeqLM mt5:Seq2SeqLM
+        pegasus:Seq2SeqLM plbart:Seq2SeqLM t5:Seq2SeqLM
+    """,
+    "heads": """
+        albert:SequenceClassification bert:TokenClassification deberta-v2:SequenceClassification distilbert:MaskedLM
+        electra:SequenceClassification modernbert:MaskedLM roberta:MaskedLM vit:ImageClassification wav2vec2:CTC
+    """,
 }
+"""What is counted, by kind: model types, behind a colon the head of the class, where it is not that of states."""
+
 KINDS = {kind: names.split() for kind, names in NAMES.items()}
+HEADS = {
+    "CausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "Seq2SeqLM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+    "SequenceClassification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+    "TokenClassification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
+    "MaskedLM": "MODEL_FOR_MASKED_LM_MAPPING",
+    "ImageClassification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
+    "CTC": "MODEL_FOR_CTC_MAPPING",
+    "": "MODEL_MAPPING",
+}
+"""Head -> transformers' table of its classes."""
 
 
 @dataclass
 class Row:
-    """What became of an architecture."""
+    """What became of an architecture.
+
+    Args:
+        proved: the formats that `all` proved.
+        used: greatest share of its budget that an output of them used.
+        stages: of a comparison, network or format -> the largest difference, relative.
+    """
 
     name: str
     kind: str
     passed: bool = False
     reason: str = ""
+    proved: tuple[str, ...] = ()
+    used: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
-    """Stage or format -> the largest difference, relative; 0 where nothing is compared."""
     operators: int = 0
     parameters: int = 0
     seconds: float = 0.0
@@ -134,18 +172,19 @@ def tiny(name: str) -> Any:
     for listed, size in (("hidden_sizes", 16), ("depths", 1)):
         if isinstance(known.get(listed), list | tuple) and name not in OWN:
             fields[listed] = [size for _ in known[listed]]
-    own = OWN.get(name, {}) | (SOUND if name in KINDS["sound"] else {})
+    own = OWN.get(name, {}) | (SOUND if name in NAMES["sound"].split() else {})
     return cls(**fields | own)
 
 
 def save(name: str, folder: Path) -> None:
     """Save a seeded network as transformers saves it."""
     import torch
-    from transformers import MODEL_MAPPING, set_seed
+    import transformers
 
-    set_seed(0)
+    transformers.set_seed(0)
+    name, _, head = name.partition(":")
     config = tiny(name)
-    cls = MODEL_MAPPING[type(config)]
+    cls = getattr(transformers, HEADS[head])[type(config)]
     cls = cls[0] if isinstance(cls, tuple | list) else cls
     model = cls(config).eval()
     with torch.no_grad():
@@ -156,32 +195,34 @@ def save(name: str, folder: Path) -> None:
 
 
 def examine(row: Row, folder: Path, formats: tuple[str, ...], prove: bool) -> None:
-    """Trace, lower, compare; or prove."""
+    """Do what `all` does, or only trace, lower and compare."""
     from bgevis.converter.options import Options
     from bgevis.converter.source.identify import identify
 
     save(row.name, folder / "model")
-    options = Options(checkpoint=str(folder / "model"), transformers=True, no_tokenizer=True)
+    options = Options(checkpoint=str(folder / "model"), transformers=True, no_tokenizer=True, formats=formats)
     if prove:
-        _prove(row, folder, options, formats)
+        _prove(row, folder / "run", options)
         return
     identified = identify(folder / "model", options)
-    (entry,) = identified.family.entry_points(identified.config)
     net = identified.family.network(identified.config)
-    row.stages["trace"] = 0.0
-    from bgevis.model.traced.graph import Graph
-
-    graph = Graph.from_json(identified.network)
-    row.operators = sum(graph.count().values())
-    row.parameters = len(graph.parameters)
+    graph = _describe(row, identified.network)
     state = {name: identified.checkpoint.read(name) for name in identified.checkpoint.tensors}
     weights = {leaf: state[p.tensor].astype("float32") for leaf, p in graph.parameters.items()}
-    _compare(row, folder, entry, net, weights, identified, formats)
+    _compare(row, folder, net, weights, identified, formats)
 
 
-def _compare(
-    row: Row, folder: Path, entry: Any, net: Any, weights: Any, identified: Any, formats: tuple[str, ...]
-) -> None:
+def _describe(row: Row, network: str) -> Any:
+    """Count what was traced; give the graph."""
+    from bgevis.model.traced.graph import Graph
+
+    graph = Graph.from_json(network)
+    row.operators = sum(graph.count().values())
+    row.parameters = len(graph.parameters)
+    return graph
+
+
+def _compare(row: Row, folder: Path, net: Any, weights: Any, identified: Any, formats: tuple[str, ...]) -> None:
     import jax
     import numpy as np
     from safetensors.numpy import save_file
@@ -197,14 +238,14 @@ def _compare(
     documents = {place: document.content for place, document in identified.found.documents.items()}
     original = Original(read_tensors(identified.checkpoint), documents, folder / "model")
     reference = identified.family.reference(identified.config, original)
-    drawn = [case for case in cases(entry) if case.same_as is None]
-    wanted = {case.name: reference.run(entry.name, case.inputs) for case in drawn}
+    drawn = [(e, case) for e in net.entry_points.values() for case in cases(e) if case.same_as is None]
+    wanted = [reference.run(entry.name, case.inputs) for entry, case in drawn]
 
     def difference(runner: Any) -> float:
         worst = 0.0
-        for case in drawn:
+        for (entry, case), right in zip(drawn, wanted, strict=True):
             got = kept(entry, case.inputs, runner.run(entry.name, case.inputs))
-            want = kept(entry, case.inputs, wanted[case.name])
+            want = kept(entry, case.inputs, right)
             for name, array in want.items():
                 scale = max(float(np.abs(array).max(initial=0)), 1e-6)
                 worst = max(worst, float(np.abs(got[name] - array).max(initial=0)) / scale)
@@ -228,23 +269,36 @@ def _compare(
         row.reason = f"differs by {worst:.2g} in {max(row.stages, key=lambda s: row.stages[s])}"
 
 
-def _prove(row: Row, folder: Path, options: Any, formats: tuple[str, ...]) -> None:
-    import dataclasses
+def _prove(row: Row, place: Path, options: Any) -> None:
+    """Do every stage of `all` in this process, and take the verdicts."""
+    from bgevis.converter.directory import RunDirectory, hold
+    from bgevis.converter.options import chosen
+    from bgevis.converter.progress import Silent
+    from bgevis.converter.run import tasks, worker
+    from bgevis.converter.stages import validate
+    from bgevis.validation.files import read_json
+    from bgevis.validation.report import Report
 
-    from bgevis.converter.run.tasks import convert_all
-
-    class Nothing:
-        def __getattr__(self, name: str) -> Any:
-            return lambda *arguments: None
-
-    display: Any = Nothing()
-    run = convert_all(folder / "run", dataclasses.replace(options, formats=formats), display, 1)
-    row.stages = dict.fromkeys(formats, 0.0)
+    formats = chosen(options)
+    with hold(place):
+        for task in sorted(tasks.tasks_for_all(formats), key=lambda task: task.order):
+            there = dict(sys.modules)
+            try:
+                worker.perform(task.name, place, options, Silent())
+            finally:  # a proof makes torch unimportable, which the next architecture needs
+                sys.modules.update({name: there[name] for name in validate.FORBIDDEN if name in there})
+            if task.name == tasks.PREPARE:
+                _describe(row, (place / "network.json").read_text())
+        tasks.conclude(place, formats, [])
+    run = RunDirectory(place)
+    reports = [Report.from_json(read_json(place / validate.report_path(exporter))) for exporter in formats]
+    row.used = max((report.worst.used or 0.0 for report in reports if report.worst), default=0.0)
+    row.proved = options.formats
     row.passed = set(run.manifest()["verdicts"].values()) == {"pass"}
 
 
 def examined(row: Row, formats: tuple[str, ...], prove: bool) -> Row:
-    """Examine one architecture, in a process of its own: some die in torch.export."""
+    """Examine one architecture."""
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -270,13 +324,18 @@ def reason(error: BaseException) -> str:
 
 def page(found: dict[str, dict[str, Any]]) -> str:
     """Write the page from the numbers."""
+    every = {name for names in KINDS.values() for name in names}
+    proved = [each for each in found.values() if each["passed"] and each["proved"]]
+    compared = [each for each in found.values() if each["passed"] and not each["proved"]]
     lines = [
         "# Coverage of `--transformers`\n",
         "Made by `make census` (`python -m benchmarks.census`): each architecture of transformers with a tiny "
-        "configuration and seeded weights, axes of rows and tokens free, held against transformers on a padded batch "
-        f"and on the longest text, in {', '.join(_formats(found))}. Differences are relative to the largest number of "
-        f"the output; {ALLOWED:g} are allowed. {len(found)} of the {sum(map(len, KINDS.values()))} that the census "
-        "names have run.\n",
+        "configuration and seeded weights, axes of rows and tokens free, through every stage and verdict of `all`. Of "
+        f"{len(every)}, {len(proved)} are proved in {_listed(proved)}"
+        + (f", {len(compared)} pass a comparison on a padded batch and the longest text alone" if compared else "")
+        + f", {len(found) - len(proved) - len(compared)} fail with the reason that is told, and "
+        f"{len(every - found.keys())} have not run. *Budget* is the greatest share that an output used of what it may "
+        "differ by.\n",
     ]
     for kind in KINDS:
         chosen = {name: each for name, each in found.items() if each["kind"] == kind}
@@ -285,31 +344,30 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         passed = sum(each["passed"] for each in chosen.values())
         lines.append(f"## {kind.capitalize()}: {passed} of {len(chosen)}\n")
         lines.append(
-            "| architecture | operators | leaves | worst difference | seconds | |\n"
-            "| --- | --- | --- | --- | --- | --- |"
+            "| architecture | operators | leaves | budget | seconds | |\n| --- | --- | --- | --- | --- | --- |"
         )
         for name, each in sorted(chosen.items()):
-            worst = max(each["stages"].values(), default=0.0)
-            told = "pass" if each["passed"] else each["reason"].replace("|", "\\|")
+            used = f"{each['used']:.2f}" if each["used"] else ""
+            told = "proved" if each["proved"] else "compared" if each["passed"] else each["reason"].replace("|", "\\|")
             lines.append(
                 f"| {name} | {each['operators'] or ''} | {each['parameters'] or ''} | "
-                f"{f'{worst:.1g}' if worst else ''} | {each['seconds']:.0f} | {told} |"
+                f"{used} | {each['seconds']:.0f} | {told} |"
             )
         lines.append("")
     return "\n".join(lines)
 
 
-def _formats(found: dict[str, dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(s for each in found.values() for s in each["stages"] if s != "trace"))
+def _listed(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(dict.fromkeys(name for each in rows for name in each["proved"]))
 
 
 def main(arguments: list[str]) -> None:
     """Run the census and write the page; what was not run keeps its numbers."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="", help="architectures or kinds, with commas between")
-    parser.add_argument("--formats", default="onnx,stablehlo")
-    parser.add_argument("--prove", action="store_true", help="run `all` on each")
-    parser.add_argument("--missing", action="store_true", help="only what has not passed before")
+    parser.add_argument("--formats", default=FOUR)
+    parser.add_argument("--compare", action="store_true", help="without the proof")
+    parser.add_argument("--missing", action="store_true", help="only what has not passed so before")
     given = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     from bgevis.model import upstream
@@ -317,25 +375,33 @@ def main(arguments: list[str]) -> None:
     os.environ.update(upstream.QUIET)
     only = {name for each in filter(None, given.only.split(",")) for name in KINDS.get(each, [each])}
     found: dict[str, dict[str, Any]] = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else {}
+    pool = _pool()
     for row in rows(only):
-        if given.missing and found.get(row.name, {}).get("passed"):
+        before = found.get(row.name, {})
+        if given.missing and before.get("passed") and (given.compare or before["proved"]):
             continue
         began = time.monotonic()
-        alone = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(1, mp_context=alone) as pool:
-            try:
-                row = pool.submit(examined, row, tuple(given.formats.split(",")), given.prove).result(LONGEST)
-            except BrokenProcessPool:
-                row.reason = "the process dies (torch.export, or too little memory)"
-            except TimeoutError:
-                row.reason = f"takes more than {LONGEST} seconds"
-                for process in multiprocessing.active_children():
-                    process.kill()
+        try:
+            row = pool.submit(examined, row, tuple(given.formats.split(",")), not given.compare).result(LONGEST)
+        except (BrokenProcessPool, TimeoutError) as error:
+            late = isinstance(error, TimeoutError)
+            row.reason = (
+                f"takes more than {LONGEST} seconds" if late else "the process dies, perhaps of too little memory"
+            )
+            for process in multiprocessing.active_children():
+                process.kill()
+            pool = _pool()
         row.seconds = time.monotonic() - began
-        print(f"{row.name:24} {'pass' if row.passed else row.reason} {row.stages}", flush=True)
+        print(f"{row.name:24} {'pass' if row.passed else row.reason} {row.seconds:.0f} s", flush=True)
         found[row.name] = vars(row)
         NUMBERS.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")
         PAGE.write_text(page(found))
+
+
+def _pool() -> concurrent.futures.ProcessPoolExecutor:
+    """Give a process that does one architecture after the other: some die in torch.export."""
+    alone = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(1, mp_context=alone, max_tasks_per_child=TOGETHER)
 
 
 if __name__ == "__main__":

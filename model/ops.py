@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ PREFIX = "bgevis."
 _native: ContextVar[bool] = ContextVar("native_operators", default=False)
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @contextmanager
@@ -35,9 +36,9 @@ def native_operators() -> Iterator[None]:
         _native.reset(token)
 
 
-def _composite(function: Callable[P, Array]) -> Callable[P, Array]:
+def _composite(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
-    def call(*args: P.args, **attributes: P.kwargs) -> Array:
+    def call(*args: P.args, **attributes: P.kwargs) -> R:
         if not _native.get():
             return function(*args, **attributes)
         name = PREFIX + function.__name__
@@ -136,3 +137,117 @@ def l2_normalize(x: Float[Array, "*batch width"], *, epsilon: float) -> Float[Ar
     """Divide by the Euclidean norm of the last axis, at least `epsilon`."""
     norm = jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
     return x / jnp.maximum(norm, epsilon)
+
+
+@_composite
+def conv_transpose(
+    x: Float[Array, "b inputs *places"],
+    kernel: Float[Array, "inputs outputs *window"],
+    *,
+    strides: tuple[int, ...],
+    padding: tuple[int, ...],
+    output_padding: tuple[int, ...],
+    dilations: tuple[int, ...],
+    groups: int,
+) -> Float[Array, "b channels *larger"]:
+    """Give what a convolution with these arguments takes back: each place adds the kernel to `strides` times as many.
+
+    `padding` is cut off on both sides, `output_padding` added at the end (Dumoulin and Visin 2016, arXiv:1603.07285).
+    """
+    inputs, outputs, *window = kernel.shape
+    apart = kernel.reshape(groups, inputs // groups, outputs, *window)
+    turned = jnp.flip(jnp.swapaxes(apart, 1, 2), tuple(range(3, 3 + len(window))))
+    pads = [
+        (d * (k - 1) - p, d * (k - 1) - p + extra)
+        for k, p, d, extra in zip(window, padding, dilations, output_padding, strict=True)
+    ]
+    letters = "".join("DHW"[-len(window) :])
+    return jax.lax.conv_general_dilated(
+        x,
+        turned.reshape(groups * outputs, inputs // groups, *window),
+        [1] * len(window),
+        pads,
+        lhs_dilation=strides,
+        rhs_dilation=dilations,
+        dimension_numbers=(f"NC{letters}", f"OI{letters}", f"NC{letters}"),
+        feature_group_count=groups,
+    )
+
+
+@_composite
+def lstm(
+    x: Float[Array, "steps b inputs"],
+    hidden: Float[Array, "b width"],
+    cell: Float[Array, "b width"],
+    weight: Float[Array, "gates inputs"],
+    recurrent: Float[Array, "gates width"],
+    bias: Float[Array, " gates"],
+    recurrent_bias: Float[Array, " gates"],
+    *,
+    reverse: bool,
+) -> tuple[Float[Array, "steps b width"], Float[Array, "b width"], Float[Array, "b width"]]:
+    """Give the hidden states of all steps, and the last hidden and cell state (Hochreiter and Schmidhuber 1997).
+
+    Gates stand as input, forget, cell, output, `width` rows each. From the last step to the first, if `reverse`.
+    """
+
+    def step(state: tuple[Array, Array], given: Array) -> tuple[tuple[Array, Array], Array]:
+        before, memory = state
+        enter, forget, new, leave = jnp.split(given + before @ recurrent.T + recurrent_bias, 4, axis=-1)
+        memory = jax.nn.sigmoid(forget) * memory + jax.nn.sigmoid(enter) * jnp.tanh(new)
+        after = jax.nn.sigmoid(leave) * jnp.tanh(memory)
+        return (after, memory), after
+
+    (hidden, cell), states = jax.lax.scan(step, (hidden, cell), x @ weight.T + bias, reverse=reverse)
+    return states, hidden, cell
+
+
+@_composite
+def gru(
+    x: Float[Array, "steps b inputs"],
+    hidden: Float[Array, "b width"],
+    weight: Float[Array, "gates inputs"],
+    recurrent: Float[Array, "gates width"],
+    bias: Float[Array, " gates"],
+    recurrent_bias: Float[Array, " gates"],
+    *,
+    reverse: bool,
+) -> tuple[Float[Array, "steps b width"], Float[Array, "b width"]]:
+    """Give the hidden states of all steps, and the last (Cho et al. 2014, arXiv:1406.1078).
+
+    Gates stand as reset, update, new; the reset gate acts after the recurrent product, as torch and cuDNN compute it.
+    """
+
+    def step(before: Array, given: Array) -> tuple[Array, Array]:
+        reset, update, new = jnp.split(given, 3, axis=-1)
+        its_reset, its_update, its_new = jnp.split(before @ recurrent.T + recurrent_bias, 3, axis=-1)
+        update = jax.nn.sigmoid(update + its_update)
+        new = jnp.tanh(new + jax.nn.sigmoid(reset + its_reset) * its_new)
+        after = new + update * (before - new)
+        return after, after
+
+    hidden, states = jax.lax.scan(step, hidden, x @ weight.T + bias, reverse=reverse)
+    return states, hidden
+
+
+@_composite
+def rnn(
+    x: Float[Array, "steps b inputs"],
+    hidden: Float[Array, "b width"],
+    weight: Float[Array, "width inputs"],
+    recurrent: Float[Array, "width width"],
+    bias: Float[Array, " width"],
+    recurrent_bias: Float[Array, " width"],
+    *,
+    reverse: bool,
+    relu: bool,
+) -> tuple[Float[Array, "steps b width"], Float[Array, "b width"]]:
+    """Give the hidden states of all steps, and the last (Elman 1990): of each step's tanh, or `relu`."""
+
+    def step(before: Array, given: Array) -> tuple[Array, Array]:
+        total = given + before @ recurrent.T + recurrent_bias
+        after = jax.nn.relu(total) if relu else jnp.tanh(total)
+        return after, after
+
+    hidden, states = jax.lax.scan(step, hidden, x @ weight.T + bias, reverse=reverse)
+    return states, hidden

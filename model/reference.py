@@ -6,7 +6,6 @@ half-precision checkpoints are up-cast exactly. Intermediate values are taken by
 parameter, named by the leaf that the parameter fills. torch is imported only when this module is.
 """
 
-import contextlib
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -202,11 +201,15 @@ class Reference:
             outputs = self.entries[entry_point](**{name: self._tensor(array) for name, array in inputs.items()})
         return {name: value.numpy() for name, value in outputs.items()}
 
-    def computing(self) -> contextlib.AbstractContextManager[Any]:
+    @contextmanager
+    def computing(self) -> Iterator[None]:
         """Compute in the dtype; nothing is done where the weights are of it already."""
-        lower = LOWER[self.dtype]
         stored = {p.dtype for p in self.module.parameters()}
-        return Lifted(self.dtype) if stored & set(lower) else contextlib.nullcontext()
+        if not stored & set(LOWER[self.dtype]):
+            yield
+            return
+        with Lifted(self.dtype), _recurrent_layers_take_any_dtype():
+            yield
 
     def traced(
         self, entry_point: str, inputs: Arrays, leaves: Mapping[str, str], keep: Callable[[np.ndarray], Any]
@@ -284,6 +287,21 @@ class Reference:
         if tensor.is_floating_point():
             return tensor.to(self.dtype)
         return tensor if tensor.dtype == torch.bool else tensor.long()
+
+
+@contextmanager
+def _recurrent_layers_take_any_dtype() -> Iterator[None]:
+    """Let recurrent layers take numbers that are raised: they compare types before their weights are raised too."""
+    check = nn.RNNBase.check_input
+
+    def checked(layer: nn.RNNBase, x: Tensor, batch_sizes: Tensor | None) -> None:
+        check(layer, torch.empty(x.shape, dtype=layer._flat_weights[0].dtype), batch_sizes)  # type: ignore[union-attr]
+
+    nn.RNNBase.check_input = checked  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.RNNBase.check_input = check  # type: ignore[method-assign]
 
 
 def _identity(tensor: Tensor) -> tuple[Any, ...]:

@@ -250,6 +250,30 @@ NATIVE = {
 """The operators of `model/ops.py`, each way that they can be called."""
 
 
+def steps(operator, gates, states=1, **attributes):
+    """Call a recurrent operator on t steps of b rows; `gates` of 5 numbers each."""
+    weights = [Arg(shape, low=-0.5, high=0.5) for shape in (f"{gates * 5} 4", f"{gates * 5} 5", *[f"{gates * 5}"] * 2)]
+    return lambda *arrays: operator(*arrays, **attributes), Arg("t b 4"), *[Arg("b 5")] * states, *weights
+
+
+def transposed(strides, padding, output_padding, dilations, groups):
+    given = {"strides": strides, "padding": padding, "output_padding": output_padding, "dilations": dilations}
+    return lambda x, kernel: ops.conv_transpose(x, kernel, groups=groups, **given)
+
+
+UNBOUND = {
+    "conv_transpose": (transposed((2, 2), (1, 0), (0, 1), (1, 1), 1), Arg("b 4 t 5"), Arg("4 3 3 2")),
+    "conv_transpose in groups": (transposed((3,), (2,), (0,), (2,), 2), Arg("b 4 t"), Arg("4 3 4")),
+    "lstm": steps(ops.lstm, 4, 2, reverse=False),
+    "lstm from the last step": steps(ops.lstm, 4, 2, reverse=True),
+    "gru": steps(ops.gru, 3, reverse=False),
+    "gru from the last step": steps(ops.gru, 3, reverse=True),
+    "rnn": steps(ops.rnn, 1, reverse=False, relu=False),
+    "rnn with relu": steps(ops.rnn, 1, reverse=True, relu=True),
+}
+"""Those that TensorFlow's table has no rule for: loops over as many steps as an input has, undone convolutions."""
+
+
 def primitives(jaxpr):
     """Name the primitives of a jaxpr and of those inside it."""
     for eqn in jaxpr.eqns:

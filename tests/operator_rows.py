@@ -98,6 +98,36 @@ def alone(name: str) -> bool:
     return name in several.split() or name.startswith("logical")
 
 
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+
+def small(*shape: int | str) -> Draw:
+    return F(*shape, low=-0.5, high=0.5)
+
+
+def recurrent(name: str, gates: int) -> list[Row]:
+    """Call a layer in one direction, and two layers in both, rows first and without biases."""
+
+    def weights(inputs: int, biases: bool) -> list[Draw]:
+        n = 5 * gates
+        return [small(n, inputs), small(n, 5), *([small(n), small(n)] if biases else [])]
+
+    def states(count: int) -> Draw | list[Draw]:
+        return [small(count, "b", 5), small(count, "b", 5)] if name == "lstm" else small(count, "b", 5)
+
+    deep = [w for inputs in (3, 3, 10, 10) for w in weights(inputs, False)]
+    return [
+        row(F("t", "b", 3), states(1), weights(3, True), True, 1, 0.0, False, False, False),
+        row(F("b", "t", 3), states(4), deep, False, 2, 0.5, False, True, True),
+    ]
+
+
+def cell(name: str, gates: int) -> Row:
+    """Call one step."""
+    state = [small("b", 5), small("b", 5)] if name == "lstm" else small("b", 5)
+    return row(F("b", 3), state, small(5 * gates, 3), small(5 * gates, 5), small(5 * gates), small(5 * gates))
+
+
 ROWS: dict[str, list[Row]] = {
     **{f"aten.{name}.default": [unary(name)] for name in UNARY if name not in ("isposinf", "isneginf")},
     **{f"aten.{name}.default": [row(F("b"))] for name in ("isposinf", "isneginf")},
@@ -424,6 +454,8 @@ ROWS: dict[str, list[Row]] = {
     "aten.argsort.stable": [row(I("b", 6), stable=True, dim=1, descending=False)],
     "aten.reflection_pad3d.default": [row(F("b", 2, 4, 5, 4), [1, 2, 0, 1, 1, 1])],
     "aten.replication_pad3d.default": [row(F("b", 2, 4, 5, 4), [1, 2, 0, 1, 1, 1])],
+    **{f"aten.{name}.input": recurrent(name, gates) for name, gates in GATES.items()},
+    **{f"aten.{name}_cell.default": [cell(name, gates)] for name, gates in GATES.items()},
 }
 """Overload -> ways to call it."""
 

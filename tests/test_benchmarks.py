@@ -26,7 +26,7 @@ sys.path.append(str(ROOT))
 
 import torch
 
-from benchmarks import census, convert, exports, models, network, plot, report
+from benchmarks import census, convert, exports, models, network, plot, report, roads
 from benchmarks.measure import Usage, last_words
 from benchmarks.models import Model
 from bgevis.model.reference import Original
@@ -192,6 +192,15 @@ def test_a_quick_run_is_not_published(tmp_path):
     )
     assert done.returncode == 2
     assert "--quick" in done.stderr
+
+
+def test_both_roads_lead_to_one_network(monkeypatch):
+    monkeypatch.setattr(roads, "NETWORKS", roads.NETWORKS[:1])
+    monkeypatch.setattr(roads, "SHAPES", ((2, 16),))
+    (row,) = roads.measured(quick=True, seconds=0.0)
+    *_, times, difference = row
+    assert float(difference) < 1e-6
+    assert float(times) > 0
 
 
 def test_the_page_of_coverage_is_made_of_the_census():

@@ -8,19 +8,23 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from flax import nnx
 
 from bgevis.converter.proof.programs import float32_runners
 from bgevis.exporters.base import PROGRAMS, WEIGHTS, Artifact, Request, exporters
 from bgevis.exporters.onnx.precision import quantise
 from bgevis.exporters.precisions import FLOORS, PRECISIONS
 from bgevis.exporters.weights import WeightsFile, plan, write
+from bgevis.model.network import Network
 from bgevis.model.runner import NNXRunner
 from bgevis.validation.cases import cases, neighbour_batches
-from bgevis.validation.entry_point import PaddingMask
+from bgevis.validation.entry_point import Axis, EntryPoint, PaddingMask, TensorSpec
 from bgevis.validation.goldens import golden
 from bgevis.validation.report import Report
 from bgevis.validation.rounded import compare_rounded, cosines, shared_neighbours
@@ -158,6 +162,29 @@ def test_weights_that_are_of_that_precision_already(tmp_path, precision):
     assert judge(artifact, precision).passed
     wrong = edited(artifact, tmp_path, exchanged_heads)
     assert not judge(wrong, precision, artifact).passed
+
+
+class Halves(nnx.Module):
+    """One half of a product gates the other; the largest of it are put in order."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (4, 8)))
+
+    def halves(self, x):
+        one, other = jnp.split(x @ self.kernel[...], 2, axis=-1)
+        return jax.lax.top_k(one * jax.nn.sigmoid(other), 3)[0]
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
+def test_operators_of_several_results(tmp_path, precision):
+    x, y = (TensorSpec(name, "float32", ("batch", size)) for name, size in (("x", 4), ("y", 3)))
+    network = Network(Halves, (EntryPoint("halves", (x,), (y,), {"batch": Axis()}, rows="batch"),))
+    artifact = export(precision, network, tmp_path / "run")
+    given = {"x": np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)}
+    want = NNXRunner(network, WeightsFile(artifact.directory / PROGRAMS / WEIGHTS)).run("halves", given)["y"]
+    np.testing.assert_allclose(
+        exporter_of(precision).open(artifact).run("halves", given)["y"], want, atol=0.05 * np.abs(want).max()
+    )
 
 
 @pytest.mark.parametrize("precision", ROUNDED)

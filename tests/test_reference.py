@@ -1,4 +1,7 @@
-"""The reference's short cut for towers: each row once, the same values and taps; the network itself is untouched."""
+"""The reference's short cut for towers: each row once, the same values and taps; the network itself is untouched.
+
+And what computes in float64 although its weights are stored in less.
+"""
 
 import numpy as np
 import pytest
@@ -6,7 +9,7 @@ import torch
 
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.model.family import families
-from bgevis.model.reference import Original, RowByRow
+from bgevis.model.reference import Original, Reference, RowByRow
 from bgevis.validation.taps import recording, scope, tap
 
 
@@ -69,3 +72,15 @@ def test_the_network_by_itself_computes_whole_batches(reference):
             together = reference.module.encode_image(torch.from_numpy(images))["embeddings"].numpy()
     assert seen == [1, 1, 2, 2]
     np.testing.assert_allclose(together, apart, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
+@pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN])
+def test_recurrent_layers_compute_in_float64_as_they_would_if_converted(kind, stored):
+    layer = kind(3, 4, num_layers=2, bidirectional=True, batch_first=True).to(stored).requires_grad_(False)
+    reference = Reference("", layer, {"go": lambda x: {"y": layer(x)[0]}}, layer.state_dict()).in_dtype("float64")
+    x = np.random.default_rng(0).standard_normal((2, 5, 3))
+    found = reference.run("go", {"x": x})["y"]
+    assert found.dtype == np.float64
+    assert {p.dtype for p in layer.parameters()} == {stored}
+    np.testing.assert_array_equal(found, layer.double()(torch.from_numpy(x))[0])

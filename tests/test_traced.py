@@ -18,7 +18,7 @@ from bgevis.converter.directory import RunDirectory
 from bgevis.converter.source.spec import read_spec
 from bgevis.converter.use.artifacts import load_module
 from bgevis.model.traced import family
-from bgevis.model.traced.capture import capture, guards_hold
+from bgevis.model.traced.capture import Failing, capture, guard_failures
 from bgevis.model.traced.graph import Graph
 from bgevis.model.traced.operators import table
 from bgevis.model.traced.wanted import Wanted
@@ -337,6 +337,58 @@ def test_complex_numbers_are_pairs():
         same(Waves(), graph, x)
 
 
+class Steps(nn.Module):
+    """Recurrent layers one after the other: deep, in both directions, rows or steps first, with a state and cells."""
+
+    def __init__(self):
+        super().__init__()
+        self.deep = nn.LSTM(4, 3, num_layers=2, bidirectional=True, batch_first=True, dropout=0.5)
+        self.gated = nn.GRU(6, 5, bias=False)
+        self.simple = nn.RNN(5, 2, nonlinearity="relu", batch_first=True)
+        self.cells = nn.ModuleList([nn.LSTMCell(4, 3), nn.GRUCell(3, 3), nn.RNNCell(3, 3)])
+
+    def forward(self, x):
+        states, (hidden, memory) = self.deep(x)
+        others, last = self.gated(states.transpose(0, 1), hidden[:1].repeat(1, 1, 2)[..., :5].contiguous())
+        simple, _ = self.simple(others.transpose(0, 1))
+        step = self.cells[2](self.cells[1](self.cells[0](x[:, 0])[1]))
+        return torch.cat([simple.sum(1), memory[1], last[0], simple[:, -1], step], -1)
+
+
+def test_recurrent_layers_take_as_many_steps_as_come():
+    module = Steps()
+    graph = traced(module, TensorSpec("x", "float32", ("b", "t", 4)))
+    assert {"aten.lstm.input", "aten.gru.input", "aten.rnn_relu.input"} < graph.count().keys()
+    for rows, tokens in ((2, 7), (1, 1), (3, 20)):
+        same(module, graph, np.random.default_rng(rows).normal(size=(rows, tokens, 4)).astype(np.float32))
+
+
+def test_an_example_of_which_one_place_is_left_is_not_the_only_one():
+    module = nn.Conv1d(4, 2, 3, stride=4)
+    spec = TensorSpec("input", "float32", ("b", 4, "t"))
+    graph = traced(module, spec, axes={"b": Axis(), "t": Axis(3, 64)})
+    for rows, places in ((2, 3), (1, 6), (3, 40)):
+        same(module, graph, np.random.default_rng(rows).normal(size=(rows, 4, places)).astype(np.float32))
+
+
+class Packed(nn.Module):
+    """Rows of different length packed together, as torch alone can compute them."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.GRU(4, 3, batch_first=True)
+
+    def forward(self, x):
+        lengths = torch.full((x.shape[0],), x.shape[1])
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.layer(packed)[1]
+
+
+def test_packed_rows_are_refused_in_words():
+    with pytest.raises(InputError, match="packs its rows"):
+        traced(Packed(), TensorSpec("x", "float32", ("b", "t", 4)))
+
+
 class Domains(nn.Module):
     """What the inputs hold is told by what they look up."""
 
@@ -368,14 +420,23 @@ def test_rows_that_depend_on_each_other_are_found():
 
 
 @pytest.mark.parametrize(
-    ("guard", "holds"), [("T // 10 - 1 > 1", True), ("T % 2 == 0", False), ("T < 100", False), ("T * U > 0", False)]
+    ("guard", "failing"),
+    [
+        ("T // 10 - 1 > 1", Failing()),
+        ("T % 2 == 0", None),
+        ("T < 100", Failing(beyond=100)),
+        ("T > 30 and T < 100", Failing(until=30, beyond=100)),
+        ("(T < 40) == (T > 20)", Failing(until=20, beyond=40)),
+        ("T - 1 != 6", Failing((7,))),
+        ("T * U > 0", None),
+    ],
 )
-def test_guards_are_tried_for_every_size(guard, holds):
+def test_guards_are_tried_for_every_size(guard, failing):
     inputs = (TensorSpec("x", "float32", ("batch", "samples")),)
-    axes = {"batch": Axis(), "samples": Axis(40)}
+    axes = {"batch": Axis(), "samples": Axis(40 if "//" in guard else 5)}
     torchs = guard.replace("T", "L['inputs'][0].size()[1]").replace("U", "L['inputs'][0].size()[0]")
     text = f"  - Not all values of samples in the specified range satisfy the generated guard {torchs}."
-    assert guards_hold(text, inputs, axes) is holds
+    assert guard_failures(text, inputs, axes) == (None if failing is None else {"samples": failing})
 
 
 LATER = ("aten.layer_norm", "aten.linear", "aten.masked_fill.Scalar", "aten.mul")

@@ -4,6 +4,7 @@ And the road of `--transformers` whole: a folder whose architecture no family kn
 """
 
 import json
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from in_process import convert, in_this_process
 from safetensors.numpy import load_file
+from test_snippets import ROOT, commands
 from tiny_tokenizer import tokenizer
 from variants import TINY
 
@@ -110,6 +112,8 @@ def folder_of(oracles: Path, name: str, tmp_path: Path) -> Path:
 
 def test_an_architecture_that_no_family_knows_is_converted_from_raw_texts(oracles, tmp_path):
     folder = folder_of(oracles, "mpnet/mpnet_st", tmp_path)
+    _edit(folder / "1_Pooling", include_prompt=False)
+    _edit(folder, "config_sentence_transformers.json", prompts={"query": "fox: "})
     with in_this_process():
         run = RunDirectory(convert(folder, tmp_path / "run", ("onnx",), transformers=True))
     manifest = run.manifest()
@@ -119,6 +123,7 @@ def test_an_architecture_that_no_family_knows_is_converted_from_raw_texts(oracle
     assert manifest["config"]["max_seq_length"] == 160
     assert manifest["proof"]["end_to_end"]["verdict"] == "pass"
     assert manifest["entry_points"]["encode_text"]["axes"]["tokens"]["max"] == 200
+    assert [spec["name"] for spec in manifest["entry_points"]["encode_text"]["inputs"]][-1] == "prompt_tokens"
     golden = np.load(oracles / "mpnet/mpnet_st/golden.npz")
     texts = json.loads((oracles / "mpnet/mpnet_st/texts.json").read_text())
     texts = texts["texts"] if isinstance(texts, dict) else texts
@@ -188,28 +193,82 @@ def test_a_folder_that_does_not_fit_is_named(oracles, tmp_path, change, message)
         identify(folder, Options(checkpoint=str(folder), transformers=True))
 
 
-def _edit(folder: Path, **fields) -> None:
-    file = folder / "config.json"
+def _edit(folder: Path, name: str = "config.json", **fields) -> None:
+    file = folder / name
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
 
 
-def test_the_example_does_what_it_says(tmp_path, monkeypatch):
-    example = Path(__file__).parents[1] / "examples" / "own_module"
+SMALL = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def saved(network, tmp_path: Path) -> Path:
+    network.save_pretrained(tmp_path / "folder")
+    return tmp_path / "folder"
+
+
+def test_a_generating_class_continues_from_what_it_kept(tmp_path):
+    import onnxruntime
+    from transformers import GPT2Config, GPT2LMHeadModel, set_seed
+
+    set_seed(2)
+    folder = saved(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, n_positions=32, **SMALL)), tmp_path)
+    with in_this_process():
+        run = convert(folder, tmp_path / "run", ("onnx",), transformers=True, no_tokenizer=True)
+    programs = {n: onnxruntime.InferenceSession(run / f"programs/{n}.onnx") for n in ("prefill", "decode")}
+    ids, ones = np.array([[5, 6, 7, 8, 9]]), np.ones((1, 5), np.int64)
+    whole = programs["prefill"].run(["logits"], {"input_ids": ids, "attention_mask": ones})[0]
+    kept = ["keys_0", "values_0"]
+    past = programs["prefill"].run(kept, {"input_ids": ids[:, :4], "attention_mask": ones[:, :4]})
+    given = {f"past_{name}": value for name, value in zip(kept, past, strict=True)}
+    (last,) = programs["decode"].run(["logits"], {"input_ids": ids[:, 4:], "attention_mask": ones, **given})
+    np.testing.assert_allclose(last[:, 0], whole[:, -1], atol=1e-5)
+
+
+def test_an_encoder_with_a_decoder_is_two_entry_points(tmp_path):
+    from transformers import T5Config, T5ForConditionalGeneration, set_seed
+
+    set_seed(2)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
+    folder = saved(T5ForConditionalGeneration(T5Config(**sizes, **SMALL)), tmp_path)
+    with in_this_process():
+        run = RunDirectory(convert(folder, tmp_path / "run", ("onnx",), transformers=True, no_tokenizer=True))
+    entries = run.manifest()["entry_points"]
+    assert set(run.manifest()["verdicts"].values()) == {"pass"}
+    assert entries["decode"]["outputs"][0]["shape"] == ["batch", "tokens", 50]
+    assert entries["encode"]["outputs"][0]["name"] == entries["decode"]["inputs"][1]["name"]
+
+
+EXAMPLES = {
+    "own_module": ("sentences.pt", "net:make", "ids: int64[rows, words <= 64], mask: int64[rows, words]"),
+    "vision_model": ("pictures.pt", "net:make", "spec.json"),
+    "transformers_encoder": ("folder", "", ""),
+}
+"""Folder of an example -> what its program writes, and what its README says of it on the command line."""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of where sentence-transformers has its modules
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_does_what_it_says(tmp_path, monkeypatch, name):
+    example, (made, module, inputs) = ROOT / "examples" / name, EXAMPLES[name]
     if not example.is_dir():
         pytest.skip("examples belong to a checkout, not to an installation")
-    shutil.copy(example / "net.py", tmp_path / "example_net.py")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    import example_net
-    import torch
-
-    torch.save(example_net.make().state_dict(), tmp_path / "sentences.pt")
-    (line,) = [line for line in (example / "README.md").read_text().splitlines() if "--inputs" in line]
-    spec = line.split('"')[1]
+    (words,) = [words for words in commands(example / "README.md") if words[0] == "all"]
+    given = dict(zip(words[2::2], words[3::2], strict=True)) if module else {}
+    assert words[1] == made
+    assert (given.get("--module", ""), given.get("--inputs", "")) == (module, inputs)
+    shutil.copytree(example, tmp_path / "example", ignore=shutil.ignore_patterns("*.pt", "artifacts"))
+    monkeypatch.chdir(tmp_path / "example")
+    monkeypatch.setattr(sys, "argv", ["example"])
+    (program,) = Path().glob("*.py")
+    for other in ("net", "folder"):
+        sys.modules.pop(other, None)
+    runpy.run_path(str(program), run_name="__main__")
+    options = {"module": module, "inputs": inputs} if module else {"transformers": True}
     with in_this_process():
-        run = convert(tmp_path / "sentences.pt", tmp_path / "run", ("onnx",), module="example_net:make", inputs=spec)
-    assert set(RunDirectory(run).manifest()["verdicts"].values()) == {"pass"}
-    sys.modules.pop("example_net", None)
+        run = RunDirectory(convert(Path(made), tmp_path / "run", ("onnx",), **options))
+    assert set(run.manifest()["verdicts"].values()) == {"pass"}
+    assert module or run.manifest()["proof"]["end_to_end"]["verdict"] == "pass"
+    sys.modules.pop("net", None)
 
 
 VISION = {

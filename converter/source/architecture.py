@@ -11,14 +11,15 @@ from ...model.classifier.config import settle_labels, settle_scores, token_types
 from ...model.documents import USED, Configured, Document, Settled
 from ...model.family import Source, Tokens
 from ...model.pictures import HALF, PLACE, WHOLE, Pictures, settle_pictures
-from ...model.steps import Steps, unit
+from ...model.steps import Steps, pooling, unit
 from ...model.tokenizer import FAST, SETTINGS, SPECIAL, settle_tokenizer
 from ...model.traced.config import SCORE, TransformersConfig
 from ...model.traced.graph import Graph, digest
 from ...model.traced.wanted import Wanted
-from ...validation.domains import AFTER, BEFORE, Floats, PaddingMask, Pixels, TokenIds, TokenTypes
+from ...validation.domains import AFTER, BEFORE, Cache, Floats, PaddingMask, Pixels, TokenIds, TokenTypes
 from ...validation.entry_point import Axis, TensorSpec
 from ...validation.errors import EnvironmentFailure, InputError
+from ...validation.outputs import Cache as Kept
 from ...validation.outputs import Embedding, Logits, Output, Scores, States
 from ..checkpoint import Checkpoint
 from .module import checked, read_tensors
@@ -77,7 +78,7 @@ def trace(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path)
     pooled = asked or (pipeline.MODULES in source.documents and not scored)
     if pooled:
         pipeline.settle_pipeline(settled, source, width)
-        _refuse_prompts(settled.values["pipeline"], source)
+        _refuse_numbered(settled.values["pipeline"], source)
     built = architecture.build(original, settled.values.get("pipeline", ()))
     whole = built.whole
     from ...model.reference import Reference
@@ -90,6 +91,7 @@ def trace(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path)
             f"{', '.join(missing[:8])}"
         )
     architecture.attend_in_one(built.network)
+    whole.traced = True
     _settle_pictures(settled, source, built)
     wanted = _wanted(built, source, tokenizer, settled)
     graph = _traced(capture, whole, wanted, tensors, built, original)
@@ -107,11 +109,14 @@ def trace(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path)
     return text, Configured(TransformersConfig(**settled.values), settled.origins)
 
 
-def _refuse_prompts(steps: Steps, source: Source) -> None:
-    """Refuse to leave the tokens of a prompt out: upstream takes them by numbers, which cannot be traced."""
-    if pipeline.prompt_input(steps):
+def _refuse_numbered(steps: Steps, source: Source) -> None:
+    """Refuse what numbers tokens by their places in the text and leaves those of a prompt out: no mask says that."""
+    if pipeline.prompt_input(steps) and "weightedmean" in pooling(steps).modes:
         place = source.documents[pipeline.MODULES].origin if pipeline.MODULES in source.documents else "--pooling"
-        raise InputError(f"{place}: a pooling without the prompt's tokens is not traced; say include_prompt: true")
+        raise InputError(
+            f"{place}: weightedmean without the prompt's tokens is not traced; say include_prompt: true, or convert a "
+            "family's checkpoint without --transformers"
+        )
 
 
 def _original(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path) -> "Original":
@@ -134,16 +139,20 @@ def _settle_pictures(settled: Settled, source: Source, built: "Architecture") ->
     settled.origins |= {f"pictures.{name}": origin for name, origin in own.origins.items()}
 
 
-def _wanted(built: "Architecture", source: Source, tokenizer: Path, settled: Settled) -> Wanted:
-    """State the entry point: by what the class takes first."""
+def _wanted(built: "Architecture", source: Source, tokenizer: Path, settled: Settled) -> list[Wanted]:
+    """State the entry points: by what the class takes first."""
     steps = settled.values.get("pipeline", ())
     main = built.network.main_input_name
     outputs: dict[str, Output] = {built.output: Logits() if built.output == "logits" else States()}
     name = "forward"
     if main == "input_ids":
-        return _text(built, source, tokenizer, steps)
+        text = _text(built, source, tokenizer, steps)
+        if built.translates:
+            return _translation(built, text)
+        kept = built.caches()
+        return _generation(built, text, kept) if kept else [text]
     if main == "pixel_values":
-        return _pictures(built, settled)
+        return [_pictures(built, settled)]
     if main == "input_values":
         shape: tuple[int | str, ...] = ("batch", "samples")
         axes = {"batch": Axis(), "samples": Axis(SHORTEST_SOUND)}
@@ -153,7 +162,7 @@ def _wanted(built: "Architecture", source: Source, tokenizer: Path, settled: Set
             "function that makes the module, and pass --module and --inputs"
         )
     spec = TensorSpec(main, "float32", shape, Floats())
-    return Wanted(name, (spec,), axes, outputs=outputs, call=_call)
+    return [Wanted(name, (spec,), axes, outputs=outputs, call=_call)]
 
 
 def _pictures(built: "Architecture", settled: Settled) -> Wanted:
@@ -177,6 +186,50 @@ def _call(module: Any, **inputs: Any) -> Any:
     return module(**inputs)
 
 
+def _translation(built: "Architecture", text: Wanted) -> list[Wanted]:
+    """State the encoder, and the decoder beside the encoder's states: each with the axis of its own tokens."""
+    ids = text.inputs[0]
+    width = built.network.config.get_text_config().hidden_size
+    mask = TensorSpec("attention_mask", "int32", ids.shape, PaddingMask("input_ids"))
+    encode = Wanted("encode", (ids, mask), text.axes, "encode", {"encoder_hidden_states": States("attention_mask")})
+    sources = ("batch", "source_tokens")
+    decoder = (
+        _words(ids, ids.shape),
+        TensorSpec("encoder_hidden_states", "float32", (*sources, width), Floats()),
+        TensorSpec("encoder_attention_mask", "int32", sources, PaddingMask("encoder_hidden_states")),
+    )
+    outputs: dict[str, Output] = {built.output: Logits() if built.head else States()}
+    axes = {**text.axes, "source_tokens": text.axes["tokens"]}
+    return [encode, Wanted("decode", decoder, axes, "decode", outputs)]
+
+
+def _generation(built: "Architecture", text: Wanted, kept: Mapping[str, tuple[int | str, ...]]) -> list[Wanted]:
+    """State the first pass over a text, and the step that adds one token to what is kept of those before."""
+    ids = text.inputs[0]
+    mask = TensorSpec("attention_mask", "int32", ids.shape, PaddingMask("input_ids"))
+    outputs: dict[str, Output] = {built.output: Logits("attention_mask"), **dict.fromkeys(kept, Kept())}
+    prefill = Wanted("prefill", (ids, mask), text.axes, "prefill", outputs)
+    longest = text.axes["tokens"].high
+    past = Cache(past="past", padded=_tokens(ids).padded)
+    step = (
+        _words(ids, ("batch", 1)),
+        dataclasses.replace(mask, shape=("batch", "past + 1")),
+        *(TensorSpec(f"past_{name}", "float32", shape, past) for name, shape in kept.items()),
+    )
+    axes = {"batch": Axis(), "past": Axis(1, longest - 1 if longest else None)}
+    return [prefill, Wanted("decode", step, axes, "step", {**outputs, built.output: Logits()})]
+
+
+def _tokens(ids: TensorSpec) -> TokenIds:
+    assert isinstance(ids.domain, TokenIds)
+    return ids.domain
+
+
+def _words(ids: TensorSpec, shape: tuple[int | str, ...]) -> TensorSpec:
+    """Describe ids that neither begin nor end a text."""
+    return dataclasses.replace(ids, shape=shape, domain=dataclasses.replace(_tokens(ids), first=None, last=None))
+
+
 def _text(built: "Architecture", source: Source, tokenizer: Path, steps: Steps) -> Wanted:
     config = built.network.config.get_text_config()
     first, last = _ends(source.tokens, tokenizer)
@@ -189,6 +242,8 @@ def _text(built: "Architecture", source: Source, tokenizer: Path, steps: Steps) 
     masked = built.takes("attention_mask")
     if masked:
         inputs.append(TensorSpec("attention_mask", "int32", shape, PaddingMask("input_ids")))
+    if steps:
+        inputs += pipeline.prompt_input(steps)
     scored = built.output == "logits" and type(built.network).__name__.endswith(SCORED)
     types = getattr(config, "type_vocab_size", 0)
     if scored and built.takes("token_type_ids") and types > 1 and token_types(source)[0]:
@@ -250,34 +305,45 @@ def _ends(tokens: Tokens | None, folder: Path) -> tuple[int | None, int | None]:
 
 
 def _traced(
-    capture: Any, whole: Any, wanted: Wanted, tensors: Mapping[str, str], built: "Architecture", original: "Original"
+    capture: Any,
+    whole: Any,
+    wanted: list[Wanted],
+    tensors: Mapping[str, str],
+    built: "Architecture",
+    original: "Original",
 ) -> Graph:
     """Trace; where the network's own tables are shorter than the configuration says, its texts are."""
-    from ...model.traced.bounds import TooLong, hold_to_tables
+    from ...model.traced.bounds import TooLong, TooShort, hold_to_tables
     from ...model.traced.load import computing_in_float32
 
     module = computing_in_float32(whole)
     for _ in range(TRIES):
         try:
-            graph = capture.capture(module, [wanted], tensors, f"transformers:{type(built.network).__name__}")
+            graph = capture.capture(module, wanted, tensors, f"transformers:{type(built.network).__name__}")
             hold_to_tables(graph)
         except TooLong as error:
-            wanted = _shorter(wanted, error.axis, error.longest)
+            wanted = [_within(each, error.axis, high=error.longest) for each in wanted]
+        except TooShort as error:
+            wanted = [_within(each, error.axis, low=error.shortest) for each in wanted]
         except InputError as error:
             found = SUGGESTED.search(str(error))
-            if found is None or found[1] not in wanted.axes:
+            if found is None or not any(found[1] in each.axes for each in wanted):
                 raise
-            wanted = _shorter(wanted, found[1], int(found[2]))
+            wanted = [_within(each, found[1], high=int(found[2])) for each in wanted]
         else:
             return dataclasses.replace(graph, **_unread(graph, original))
     raise InputError(f"{built.name}: no length of text is found that fits all of its tables")
 
 
-def _shorter(wanted: Wanted, axis: str, longest: int) -> Wanted:
-    low = wanted.axes[axis].low
-    if longest < low:
+def _within(wanted: Wanted, axis: str, low: int = 1, high: int | None = None) -> Wanted:
+    """Narrow an axis, if an entry point has it."""
+    if axis not in wanted.axes:
+        return wanted
+    before = wanted.axes[axis]
+    low, high = max(low, before.low), high if high is not None else before.high
+    if high is not None and high < low:
         raise InputError(f"{wanted.name}: the network's tables leave no place for {axis}")
-    return dataclasses.replace(wanted, axes={**wanted.axes, axis: Axis(low, longest)})
+    return dataclasses.replace(wanted, axes={**wanted.axes, axis: Axis(low, high)})
 
 
 def _unread(graph: Graph, original: "Original") -> dict[str, Any]:
@@ -299,7 +365,7 @@ def _unread(graph: Graph, original: "Original") -> dict[str, Any]:
 
 def _settle_texts(settled: Any, source: Source, graph: Graph, pooled: bool) -> None:
     """Settle what is done to raw texts; of a tokenizer whose class does more than its file says, upstream is judge."""
-    (entry,) = graph.entry_points
+    entry, *_ = graph.entry_points
     if not entry.input_of(TokenIds):
         return
     settings = source.document(SETTINGS)

@@ -48,11 +48,11 @@ IN_FLOAT16 = {
     *("LayerNormalization", "RMSNormalization", "Attention", "RotaryEmbedding"),
 }
 """What is computed in float16; the norms and Attention's softmax have float32 inside by their attributes."""
-MOVES = {*VIEWS, "Transpose", "Slice", "Concat", "Gather", "Expand"}
+MOVES = {*VIEWS, "Transpose", "Slice", "Split", "Concat", "Gather", "Expand"}
 """What only moves numbers, in whichever type they come."""
 
-Rule = Callable[[Node, list[Value]], Value | None]
-"""Gives the new result of a node with these new inputs; None to keep the operator."""
+Rule = Callable[[Node, list[Value]], Value | tuple[Value, ...] | None]
+"""Gives the new results of a node with these new inputs, one alone or all; None to keep the operator."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,11 @@ def _replay(build: Builder, outputs: Mapping[str, Value], rule: Rule) -> dict[st
     new: dict[Value, Value] = {}
     for node in needed(list(outputs.values())):
         inputs = [new.get(value, value) for value in node.inputs]
-        result = rule(node, inputs)
-        if result is not None:
-            new[node.outputs[0]] = result
-            continue
-        results = [(value.shape, value.dtype) for value in node.outputs]
-        again = build.graph.emit(node.op, inputs, results, node.attributes, node.scope)
-        new.update(zip(node.outputs, again, strict=True))
+        again = rule(node, inputs)
+        if again is None:
+            results = [(value.shape, value.dtype) for value in node.outputs]
+            again = build.graph.emit(node.op, inputs, results, node.attributes, node.scope)
+        new.update(zip(node.outputs, again if isinstance(again, tuple) else (again,), strict=True))
     return {name: new.get(value, value) for name, value in outputs.items()}
 
 
@@ -108,7 +106,7 @@ class _Rewriter(ABC):
         self.tensors: dict[str, Tensor] = {}
 
     @abstractmethod
-    def rule(self, node: Node, inputs: list[Value]) -> Value | None:
+    def rule(self, node: Node, inputs: list[Value]) -> Value | tuple[Value, ...] | None:
         """Rewrite one node."""
 
     def weight(self, name: str, shape: Shape, tensor: Tensor) -> Value:
@@ -129,7 +127,7 @@ class _Stored(_Rewriter):
         super().__init__(build)
         self.dtype = dtype
 
-    def rule(self, node: Node, inputs: list[Value]) -> Value | None:
+    def rule(self, node: Node, inputs: list[Value]) -> Value | tuple[Value, ...] | None:
         """Convert the weights that a node reads."""
         if not any(map(_is_weight, inputs)):
             return None
@@ -138,10 +136,8 @@ class _Stored(_Rewriter):
             rows = self.build.emit("Gather", table, *inputs[1:], shape=value.shape, dtype=self.dtype, **node.attributes)
             return self.build.cast(rows, value.dtype)
         inputs = [self.wide(value) if _is_weight(value) else value for value in inputs]
-        value = node.outputs[0]
-        return self.build.emit(
-            node.op, *inputs, shape=value.shape, dtype=value.dtype, scope=node.scope, **node.attributes
-        )
+        results = [(value.shape, value.dtype) for value in node.outputs]
+        return self.build.graph.emit(node.op, inputs, results, node.attributes, node.scope)
 
     def wide(self, value: Value) -> Value:
         """Give a leaf in float32."""
@@ -151,16 +147,15 @@ class _Stored(_Rewriter):
 class _Float16(_Rewriter):
     """Products, sums and what is between them in float16; norms and softmax in float32 inside, reductions outside."""
 
-    def rule(self, node: Node, inputs: list[Value]) -> Value | None:
+    def rule(self, node: Node, inputs: list[Value]) -> tuple[Value, ...]:
         """Choose the type that a node computes in, and bring its inputs there."""
-        value = node.outputs[0]
         low = node.op in IN_FLOAT16 or (node.op in MOVES and (inputs[0].dtype == F16 or _is_weight(inputs[0])))
         inputs = [self._typed(x, F16 if low else F32) for x in inputs]
-        dtype = F16 if low and value.dtype == F32 else value.dtype
+        results = [(value.shape, F16 if low and value.dtype == F32 else value.dtype) for value in node.outputs]
         attributes = dict(node.attributes)
         if node.op == "Attention" and low:
             attributes["softmax_precision"] = 1  # float32
-        return self.build.emit(node.op, *inputs, shape=value.shape, dtype=dtype, scope=node.scope, **attributes)
+        return self.build.graph.emit(node.op, inputs, results, attributes, node.scope)
 
     def _typed(self, value: Value, dtype: np.dtype) -> Value:
         if _is_weight(value):

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn, no_grad, zeros
+import torch
+from torch import Tensor, nn
 
 from ...validation.errors import InputError
 from .. import upstream
@@ -26,11 +27,18 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 
+GENERATION, TRANSLATION = "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM"
 HEADS = (
-    *("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForCausalLM", "ForImageClassification"),
-    *("ForAudioClassification", "ForCTC"),
+    *(GENERATION, TRANSLATION, "MASKED_LM", "SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION"),
+    *("IMAGE_CLASSIFICATION", "AUDIO_CLASSIFICATION", "CTC"),
 )
-"""Endings of classes that give `logits`."""
+"""transformers' tables of classes that give `logits`, by what stands in their names."""
+
+CACHES = ("cache", "past_key_values")
+"""What releases of transformers call the keys and values of past tokens, among inputs and outputs."""
+
+KEYS, VALUES = "keys", "values"
+"""What a cache's inputs and outputs are called, with the number of the layer."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,13 @@ class Architecture:
         network: transformers' class, loaded.
         after: sentence-transformers' modules, if embeddings are made of the states.
         output: what is taken of what the class gives: "last_hidden_state" or "logits".
+        head: which of `HEADS` the class has; "" for one of states.
     """
 
     network: Any
     after: upstream.SentenceModules | None
     output: str
+    head: str = ""
 
     @property
     def modules(self) -> Sequence[nn.Module]:
@@ -53,7 +63,7 @@ class Architecture:
         return self.after.modules if self.after else ()
 
     @property
-    def whole(self) -> nn.Module:
+    def whole(self) -> "Whole":
         """Everything that holds parameters, as one module."""
         return Whole(self)
 
@@ -69,8 +79,8 @@ class Architecture:
 
     def seen(self, height: int, width: int, channels: int) -> tuple[str, ...]:
         """Find what it gives of a picture, by running an empty one."""
-        with no_grad():
-            given = self.network(pixel_values=zeros(1, channels, height, width), return_dict=True)
+        with torch.no_grad():
+            given = self.network(pixel_values=torch.zeros(1, channels, height, width), return_dict=True)
         found = (self.output, "pooler_output")
         return tuple(name for name in found if isinstance(getattr(given, name, None), Tensor))
 
@@ -78,9 +88,33 @@ class Architecture:
         """Say whether the class has an input of this name."""
         return name in inspect.signature(self.network.forward).parameters
 
+    @property
+    def translates(self) -> bool:
+        """Say whether it is an encoder with a decoder."""
+        both = bool(getattr(self.network.config, "is_encoder_decoder", False)) and self.takes("decoder_input_ids")
+        return both and self.head in ("", TRANSLATION)
+
+    def caches(self) -> dict[str, tuple[int | str, ...]]:
+        """Find the shapes of what a class for text generation keeps of past tokens, by running two; {} of any other.
+
+        What is no key or value of each token (a state of the whole text, as Mamba's) is none either.
+        """
+        if self.head != GENERATION or not any(map(self.takes, CACHES)):
+            return {}
+        ids = torch.zeros(1, 2, dtype=torch.long)
+        try:
+            with torch.no_grad():
+                found = self.whole.prefill(ids, torch.ones_like(ids))
+        except (TypeError, ValueError, AttributeError, KeyError):  # of a class with a cache of its own kind
+            return {}
+        kept = {name: x.shape for name, x in found.items() if name != self.output}
+        if not all(len(shape) == 4 and shape[2] == 2 for shape in kept.values()):
+            return {}
+        return {name: ("batch", shape[1], "past", shape[3]) for name, shape in kept.items()}
+
 
 class Whole(nn.Module):
-    """The class and what comes after it."""
+    """The class and what comes after it. Each method is what an entry point is made of: inputs by upstream's names."""
 
     def __init__(self, parts: Architecture):
         super().__init__()
@@ -88,6 +122,8 @@ class Whole(nn.Module):
         self.modules_after = nn.ModuleList(parts.modules)
         self.after = parts.after
         self.taken = parts.output
+        self.traced = False
+        """Whether tokens of prompts are left out by a mask; the judge leaves them out as upstream does, row by row."""
 
     def see(self, images: Tensor) -> dict[str, Tensor]:
         """(batch, height, width, channels) -> what the class gives; what is pooled has one axis beside the rows."""
@@ -97,12 +133,62 @@ class Whole(nn.Module):
         there = {name: value for name, value in found.items() if isinstance(value, Tensor)}
         return {name: value.flatten(1) if name == "pooler_output" else value for name, value in there.items()}
 
-    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+    def forward(self, prompt_tokens: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
         """Inputs by name -> {"embeddings"}, or what the class gives."""
         given = self.network(**inputs, return_dict=True)
         if self.after is None:
             return {self.taken: given[self.taken]}
-        return {"embeddings": self.after(given[self.taken], inputs["attention_mask"])}
+        mask = inputs["attention_mask"]
+        if self.traced and prompt_tokens is not None:
+            mask, prompt_tokens = _behind(mask, prompt_tokens), None
+        return {"embeddings": self.after(given[self.taken], mask, prompt_tokens)}
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Give the encoder's states of a text."""
+        given = self.network.get_encoder()(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+        return {"encoder_hidden_states": given.last_hidden_state}
+
+    def decode(
+        self, input_ids: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor
+    ) -> dict[str, Tensor]:
+        """Give what the class gives for the decoder's tokens beside an encoded text."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        given = self.network(
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoder_hidden_states),
+            attention_mask=encoder_attention_mask,
+            decoder_input_ids=input_ids,
+            use_cache=False,
+            return_dict=True,
+        )
+        return {self.taken: given[self.taken]}
+
+    def prefill(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Give the scores of a text's tokens, and the keys and values of each layer."""
+        return self._generate(input_ids, attention_mask, ())
+
+    def step(self, input_ids: Tensor, attention_mask: Tensor, **past: Tensor) -> dict[str, Tensor]:
+        """Give the same for tokens that come after others, whose keys and values are given."""
+        pairs = [(past[f"past_{KEYS}_{i}"], past[f"past_{VALUES}_{i}"]) for i in range(len(past) // 2)]
+        return self._generate(input_ids, attention_mask, pairs)
+
+    def _generate(self, input_ids: Tensor, attention_mask: Tensor, past: Any) -> dict[str, Tensor]:
+        from transformers import DynamicCache
+
+        known = inspect.signature(self.network.forward).parameters
+        name = next(name for name in CACHES if name in known)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, name: DynamicCache(past or None)}
+        given = self.network(**inputs, use_cache=True, return_dict=True)
+        found = {self.taken: given[self.taken]}
+        for number, (keys, values, *_) in enumerate(given[name]):
+            found |= {f"{KEYS}_{number}": keys, f"{VALUES}_{number}": values}
+        return found
+
+
+def _behind(mask: Tensor, prompt_tokens: Tensor) -> Tensor:
+    """Let no token of a prompt count: as many as stated, from the first that counts."""
+    begin = mask.argmax(1) + prompt_tokens
+    return mask * (torch.arange(mask.shape[1]) >= begin[:, None])
 
 
 def build(original: Original, steps: Steps) -> Architecture:
@@ -118,7 +204,7 @@ def build(original: Original, steps: Steps) -> Architecture:
     library = upstream.transformers()
     document = original.documents[CONFIG]
     config = upstream.configuration(document)
-    cls, output = _class(library, config, document, bool(steps))
+    cls, head = _class(library, config, document, bool(steps))
     if hasattr(config, "use_cache"):
         config.use_cache = False  # what generation needs: it is no part of what is computed
     # A head that pools texts is not what embeds them here; one that pools pictures is, where the checkpoint has it.
@@ -127,7 +213,7 @@ def build(original: Original, steps: Steps) -> Architecture:
     own = {name: tensor for name, tensor in original.state.items() if "/" not in name}  # not those of the modules after
     network = upstream.load(cls, config, own, **options)
     after = upstream.SentenceModules(original, _width(config), steps) if steps else None
-    return Architecture(network, after, output)
+    return Architecture(network, after, "logits" if head else "last_hidden_state", head)
 
 
 def _width(config: Any) -> int:
@@ -135,11 +221,13 @@ def _width(config: Any) -> int:
 
 
 def _class(library: Any, config: Any, document: Mapping[str, Any], pooled: bool) -> tuple[Any, str]:
-    """Choose the class: that with a head where the folder is of one, else the one that gives states."""
+    """Choose the class and its head: that with one where the folder is of such, else the one that gives states."""
     stated = [str(name) for name in document.get("architectures") or []]
-    for name in stated:
-        if not pooled and name.endswith(HEADS) and hasattr(library, name):
-            return getattr(library, name), "logits"
+    for head in () if pooled else HEADS:
+        headed = getattr(library, f"MODEL_FOR_{head}_MAPPING").get(type(config), None)
+        for cls in headed if isinstance(headed, tuple | list) else [headed]:
+            if cls is not None and cls.__name__ in stated:
+                return cls, head
     found = next((getattr(library, n) for n in stated if n.endswith("EncoderModel") and hasattr(library, n)), None)
     if found is None and type(config) in library.MODEL_MAPPING:
         found = library.MODEL_MAPPING[type(config)]
@@ -149,15 +237,16 @@ def _class(library: Any, config: Any, document: Mapping[str, Any], pooled: bool)
         )
     if isinstance(found, tuple | list):
         found = found[0]
-    if getattr(config, "is_encoder_decoder", False) and not found.__name__.endswith("EncoderModel"):
+    if pooled and getattr(config, "is_encoder_decoder", False) and not found.__name__.endswith("EncoderModel"):
         encoder = getattr(library, found.__name__.removesuffix("Model") + "EncoderModel", None)
         if encoder is None:
             raise InputError(
                 f"{CONFIG}: {found.__name__} is an encoder with a decoder, and transformers has no class of its "
-                "encoder alone; write a function that makes the module that you want, and pass --module"
+                "encoder alone, whose states could be pooled; write a function that makes the module that you want, "
+                "and pass --module"
             )
-        return encoder, "last_hidden_state"
-    return found, "last_hidden_state"
+        return encoder, ""
+    return found, ""
 
 
 def attend_in_one(network: Any) -> None:

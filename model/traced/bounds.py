@@ -36,6 +36,20 @@ class TooLong(InputError):
         self.longest = longest
 
 
+class TooShort(InputError):
+    """An axis may be shorter than what was traced is the module for.
+
+    Args:
+        axis: which.
+        shortest: for which it is.
+    """
+
+    def __init__(self, message: str, axis: str, shortest: int):
+        super().__init__(message)
+        self.axis = axis
+        self.shortest = shortest
+
+
 def hold_to_tables(graph: Graph) -> None:
     """See that no place lies outside a table.
 

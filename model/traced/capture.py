@@ -8,6 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ from torch import Tensor, fx, nn
 from ...validation.dims import terms
 from ...validation.domains import Domain, Integers, PaddingMask, TokenIds
 from ...validation.entry_point import Axis, EntryPoint, TensorSpec
-from ...validation.errors import InputError
+from ...validation.errors import GateError, InputError
 from ...validation.outputs import Output
 from ..documents import JSON
+from .bounds import TooLong, TooShort
 from .graph import Graph, Node, Parameter, Program, references
-from .module import LAST
+from .module import LAST, computed_at
 from .operators import accepts, find
 from .wanted import Wanted
+from .whole import NAMES, Whole
 
 PREFIX = "module."
 """Before every path, since the module is called from one that gives its results in order."""
@@ -99,7 +102,8 @@ class _Entry(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip((spec.name for spec in self.wanted.inputs), inputs, strict=True))
-        results = named(self.wanted.function(self.module)(**given), self.wanted.outputs, self.wanted.name)
+        with Whole():
+            results = named(self.wanted.function(self.module)(**given), self.wanted.outputs, self.wanted.name)
         self.given.names = tuple(results)
         return tuple(results.values())
 
@@ -183,6 +187,15 @@ def _refuse_unknown(graph: Graph) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Failing:
+    """The sizes of an axis at which guards fail: a few, or all up to `until`; and all from `beyond` on."""
+
+    few: tuple[int, ...] = ()
+    until: int | None = None
+    beyond: int | None = None
+
+
 class _Tracer:
     """Traces one entry point and reads torch's graph."""
 
@@ -199,6 +212,8 @@ class _Tracer:
         self.nodes: list[Node] = []
         self.unsaid: dict[fx.Node, InputError] = {}
         """Sizes without a word, which matter only where something reads them."""
+        self.doubtful: dict[str, Sequence[int]] = {}
+        """Sizes of axes that torch's guards leave out, for which what was traced may hold none the less."""
 
     def program(self) -> Program:
         """Trace, clean, and give the program."""
@@ -214,21 +229,78 @@ class _Tracer:
         nodes = tuple(_reached(self.nodes, results))
         self._keep(nodes, results)
         self._refuse_unbacked(nodes)
-        return Program(entry_point, nodes, results, self.wanted.method)
+        program = Program(entry_point, nodes, results, self.wanted.method)
+        if any(self.doubtful.values()):
+            self._hold_at_doubtful(program)
+        return program
+
+    def _hold_at_doubtful(self, program: Program) -> None:
+        """See that what was traced is the module at the sizes too that torch's guards leave out.
+
+        Raises:
+            TooShort: it is not.
+        """
+        graph = Graph("", self.parameters, {}, {}, self.constants, {self.wanted.name: program})
+        held = self.module.state_dict()
+        weights = {leaf: held[leaf].numpy() for leaf in graph.parameters}
+        for axis, sizes in self.doubtful.items():
+            for size in reversed(sizes):
+                drawn = _drawn(self.wanted, program.entry.inputs, {axis: size})
+                try:
+                    want = run(self.module, self.wanted, drawn)
+                    same = _alike(want, computed_at(graph, self.wanted.name, weights, drawn))
+                except (InputError, GateError):
+                    same = False
+                if not same:
+                    raise TooShort(
+                        f"{self.wanted.name}: what is traced of the module is another network at {axis} = {size}: "
+                        f"write {axis} >= {size + 1}",
+                        axis,
+                        size + 1,
+                    )
 
     def _exported(self, entry: nn.Module) -> Any:
-        sizes = example_sizes(self.wanted.axes)
-        inputs = tuple(_example(spec, sizes) for spec in self.wanted.inputs)
         entry.eval()
         self.wanted.function(self.module)
-        try:
-            return self._export(entry, inputs, self._named_dims())
-        except InputError:
-            raise
-        except Exception as error:  # whatever torch or the module raises: it cannot be traced
-            if guards_hold(str(error), self.wanted.inputs, self.wanted.axes):
-                return self._exported_freely(entry, inputs)
-            raise InputError(f"{self.wanted.name}: {refusal(error, self.wanted.inputs)}") from error
+        longest: dict[str, int] = {}
+        first: Exception | None = None
+        for scale in SCALES:
+            inputs = tuple(_example(spec, example_sizes(self.wanted.axes, scale)) for spec in self.wanted.inputs)
+            try:
+                return self._export(entry, inputs, self._named_dims())
+            except InputError:
+                raise
+            except Exception as error:  # whatever torch or the module raises: it cannot be traced
+                first = first or error
+                failing = guard_failures(str(error), self.wanted.inputs, self.wanted.axes)
+                if failing is None and SPECIALIZED in str(error) and scale != SCALES[-1]:
+                    continue  # perhaps of this example only
+                if failing is None and not longest:
+                    raise InputError(f"{self.wanted.name}: {refusal(first, self.wanted.inputs)}") from first
+                if failing is None:  # the larger example is no input of the module: the bound before is its own
+                    break
+                beyond = {axis: sizes.beyond - 1 for axis, sizes in failing.items() if sizes.beyond}
+                if not beyond:
+                    self._refuse_short(failing)
+                    self.doubtful = {axis: sizes.few for axis, sizes in failing.items()}
+                    return self._exported_freely(entry, inputs)
+                longest |= beyond
+        axis, size = longest.popitem()
+        raise TooLong(
+            f"{self.wanted.name}: the module works only for {axis} <= {size}, by a guard of torch's: write that bound",
+            axis,
+            size,
+        )
+
+    def _refuse_short(self, failing: Mapping[str, Failing]) -> None:
+        for axis, sizes in failing.items():
+            if sizes.until:
+                raise TooShort(
+                    f"{self.wanted.name}: the module works only for {axis} > {sizes.until}, by a guard of torch's: "
+                    "write that bound",
+                    axis,
+                    sizes.until + 1,
+                )
 
     def _named_dims(self) -> dict[str, Any]:
         return {
@@ -264,9 +336,9 @@ class _Tracer:
             raise InputError(f"{self.wanted.name}: {refusal(error, self.wanted.inputs)}") from error
         self._name_symbols(exported)
         for symbol, found in exported.range_constraints.items():
-            axis = self.symbols.get(str(symbol))
-            high = self.wanted.axes[axis].high if axis else None
-            if axis and "oo" not in str(found.upper) and (high is None or int(found.upper) < high):
+            axis = self.symbols.get(str(symbol), "")
+            high = self.wanted.axes[axis].high if axis in self.wanted.axes else None
+            if axis in self.wanted.axes and "oo" not in str(found.upper) and (high is None or int(found.upper) < high):
                 raise InputError(
                     f"{self.wanted.name}: the module works only for {axis} <= {found.upper}: state that bound"
                 )
@@ -284,10 +356,14 @@ class _Tracer:
                 continue
             tensor = next(given)
             for dim, size in zip(tensor.shape, node.meta["val"].shape, strict=True):
-                if isinstance(dim, int) or dim not in self.wanted.axes:
+                if isinstance(dim, int):
+                    continue
+                expression = size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
+                if dim not in self.wanted.axes:  # a sum, which torch may take for a size of its own
+                    if expression.is_Symbol:
+                        self.symbols.setdefault(expression.name, dim)
                     continue
                 axis = self.wanted.axes[dim]
-                expression = size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
                 if expression.is_Symbol:
                     self.symbols[expression.name] = dim
                 elif axis.low != axis.high:
@@ -616,7 +692,7 @@ def _placeholders(exported: Any) -> Iterator[tuple[fx.Node, Any]]:
 def name_of(target: Any) -> str:
     """Name an operator as the table does: "aten.add.Tensor"."""
     if isinstance(target, torch._ops.OpOverload):
-        return str(target)
+        return NAMES.get(str(target), str(target))
     return getattr(target, "__name__", str(target))
 
 
@@ -649,9 +725,9 @@ def _dynamic(dim: int | str, dims: Mapping[str, Any]) -> Any:
     return torch.export.Dim.DYNAMIC if any(axis in dims for axis, _ in terms(dim)) else None
 
 
-def example_sizes(axes: Mapping[str, Axis]) -> dict[str, int]:
+def example_sizes(axes: Mapping[str, Axis], scale: int) -> dict[str, int]:
     """Choose sizes to trace with: no two alike, none that torch takes for a number."""
-    return {name: axis.clip(max(axis.low, 3) + 2 * i) for i, (name, axis) in enumerate(axes.items())}
+    return {name: axis.clip(max(axis.low * scale, 3) + 2 * i) for i, (name, axis) in enumerate(axes.items())}
 
 
 def _example(spec: TensorSpec, sizes: Mapping[str, int]) -> Tensor:
@@ -671,18 +747,30 @@ def _output_type(dtype: torch.dtype) -> str:
 def independent(module: nn.Module, wanted: Wanted, inputs: Sequence[TensorSpec], axis: str) -> bool:
     """Say whether a row computed alone is what it is among others."""
     from ...validation.cases import take
+
+    rows = wanted.axes[axis].clip(3)
+    entry = EntryPoint(wanted.name, tuple(inputs), (), wanted.axes, axis)
+    drawn = _drawn(wanted, inputs, {axis: rows})
+    both, one = (run(module, wanted, each) for each in (drawn, take(entry, drawn, [1]) if rows > 1 else drawn))
+    place = slice(1, 2) if rows > 1 else slice(None)
+    return all(value.ndim for value in both.values()) and _alike({n: x[place] for n, x in both.items()}, one)
+
+
+def _drawn(wanted: Wanted, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Draw inputs of these sizes, the other axes short."""
     from ...validation.domains import Draft, domain_of
 
-    sizes = {name: bounds.clip(5) for name, bounds in wanted.axes.items()} | {axis: wanted.axes[axis].clip(3)}
-    entry = EntryPoint(wanted.name, tuple(inputs), (), wanted.axes, axis)
+    sizes = {name: bounds.clip(5) for name, bounds in wanted.axes.items()} | dict(sizes)
+    entry = EntryPoint(wanted.name, tuple(inputs), (), wanted.axes)
     rng = np.random.default_rng(3)
-    drawn = {s.name: domain_of(s).draw(Draft(entry, sizes, {}), s, rng) for s in inputs}
-    alone = take(entry, drawn, [1]) if sizes[axis] > 1 else drawn
-    both, one = (run(module, wanted, each) for each in (drawn, alone))
-    place = slice(1, 2) if sizes[axis] > 1 else slice(None)
+    return {spec.name: domain_of(spec).draw(Draft(entry, sizes, {}), spec, rng) for spec in inputs}
+
+
+def _alike(some: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> bool:
     return all(
-        np.allclose(both[name][place], one[name], rtol=1e-3, atol=1e-4, equal_nan=True) if both[name].ndim else False
-        for name in both
+        some[name].shape == others[name].shape
+        and np.allclose(some[name], others[name], rtol=1e-3, atol=1e-4, equal_nan=True)
+        for name in some
     )
 
 
@@ -717,30 +805,63 @@ def tensor_in(array: np.ndarray) -> Tensor:
 
 GUARD = re.compile(r"Not all values of .* satisfy the generated guard (.*?)\.?$", re.MULTILINE)
 TORCHS = re.compile(r"L\['inputs'\]\[(\d+)\]\.size\(\)\[(\d+)\]")
+SCALES = (1, 3, 24)
+"""What an axis' least size is multiplied by for an example: of one that a module makes a 1 of, torch makes a number."""
+
+SPECIALIZED = "specialized"
+"""Among torch's words where it has made a number of a size."""
+
 TRIED = 1 << 16
 """Sizes of an axis without a bound for which a guard is tried, beside powers of two."""
 
+ARITHMETIC = {"__builtins__": {}, "min": min, "max": max}
+"""What guards may use."""
 
-def guards_hold(text: str, inputs: Sequence[TensorSpec], axes: Mapping[str, Axis]) -> bool:
-    """Say whether the guards that torch could not prove, of one axis each, hold for every size that the spec allows."""
+FEW = 8
+"""Of so many sizes that torch's guards leave out, each is tried: what was traced is run and compared."""
+
+
+def guard_failures(text: str, inputs: Sequence[TensorSpec], axes: Mapping[str, Axis]) -> dict[str, Failing] | None:
+    """Say by axis where guards fail that torch could not prove: each is tried for every size that the spec allows.
+
+    None where a guard is of several axes, of more than sizes, or fails at many that are neither small nor great.
+    """
     guards = [_of_axes(guard, inputs) for guard in GUARD.findall(text)]
-    if not guards or "specialized" in text or "must be" in text:
-        return False
+    if not guards or SPECIALIZED in text or "must be" in text:
+        return None
+    wrong: dict[str, set[int]] = {}
     for guard in guards:
         names = sorted(name for name in axes if re.search(rf"\b{name}\b", guard))
-        if len(names) != 1 or not re.fullmatch(r"[\w\s()+*/%<>=!.-]*", guard):
-            return False
-        (name,) = names
-        high = axes[name].high
-        sizes = range(axes[name].low, min(high or TRIED, TRIED) + 1)
-        more = [] if high is not None and high <= TRIED else [n for p in range(16, 31) if (n := 2**p) <= (high or n)]
+        if len(names) != 1 or not re.fullmatch(r"[\w\s()+*/%<>=!.,-]*", guard):
+            return None
         code = compile(guard, "guard", "eval")
         try:  # arithmetic of one name: the pattern above lets nothing else through
-            if not all(eval(code, {"__builtins__": {}}, {name: size}) for size in (*sizes, *more)):
-                return False
+            failing = {n for n in _sizes(axes[names[0]]) if not eval(code, ARITHMETIC, {names[0]: n})}
         except (ArithmeticError, NameError, TypeError, SyntaxError):
-            return False
-    return True
+            return None
+        wrong[names[0]] = wrong.get(names[0], set()) | failing
+    found = {name: _sorted_out(sizes, axes[name]) for name, sizes in wrong.items()}
+    return None if None in found.values() else {name: each for name, each in found.items() if each}
+
+
+def _sorted_out(wrong: set[int], axis: Axis) -> Failing | None:
+    """Tell sizes at both ends from a few between; None where there are many."""
+    every = list(_sizes(axis))
+    last = next((i for i, size in enumerate(reversed(every)) if size not in wrong), len(every))
+    end = len(every) - last
+    rest = [size for size in every[:end] if size in wrong]
+    beyond = every[end] if last else None
+    if len(rest) <= FEW:
+        return Failing(tuple(rest), None, beyond)
+    return Failing((), rest[-1], beyond) if rest == every[: len(rest)] else None
+
+
+def _sizes(axis: Axis) -> Iterator[int]:
+    """Give the sizes that an axis is tried at: all, or where there is no bound many and then powers of two."""
+    high = axis.high
+    yield from range(axis.low, min(high or TRIED, TRIED) + 1)
+    if high is None or high > TRIED:
+        yield from (n for power in range(17, 31) if (n := 2**power) <= (high or n))
 
 
 def _of_axes(text: str, inputs: Sequence[TensorSpec]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -86,6 +87,20 @@ def as_jax_writes(graph: Graph) -> Graph:
         )
         programs[name] = dataclasses.replace(program, entry=dataclasses.replace(program.entry, outputs=outputs))
     return dataclasses.replace(graph, programs=programs)
+
+
+def computed_at(
+    graph: Graph, name: str, weights: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Compute an entry point as programs do that were made for all sizes.
+
+    Raises:
+        GateError: JAX cannot.
+    """
+    net = Network(lambda rngs: build(graph), graph.entry_points)
+    made = jax.export.export(jax.jit(net.function(name)))(net.leaves, *net.input_specs(name))
+    entry = net.entry_points[name]
+    return {n: np.asarray(x) for n, x in made.call(dict(weights), *(inputs[s.name] for s in entry.inputs)).items()}
 
 
 def _written(torchs: Written, jaxs: Size) -> Written:

@@ -28,8 +28,13 @@ def dot_general(c: Lowering, eqn: JaxprEqn) -> Value:
 
 
 def _is_dense(right: Value, inner: Sequence[int]) -> bool:
-    """Tell whether the leading axes of a weight are what is summed over, so that it is a matrix as it lies."""
-    return right.fixed and sorted(inner) == list(range(len(inner)))
+    """Tell whether the leading axes of a weight are what is summed over, so that it is a matrix as it lies.
+
+    A weight that was turned round counts too, as torch's kernels are: runtimes turn it when they load it.
+    """
+    turned = right.made_by("Transpose")
+    weight = right.fixed or (turned is not None and turned.inputs[0].fixed)
+    return weight and sorted(inner) == list(range(len(inner)))
 
 
 def _dense(c: Lowering, left: Value, left_inner: Sequence[int], right: Value, right_inner: Sequence[int]) -> Value:

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from jax.extend.core import JaxprEqn
 
 from ...lowering import rules
-from ...lowering.walk import attributes
-from ..graph import Value, common_scope
+from ...lowering.walk import attributes, shape_of
+from ..dims import INT64
+from ..graph import Attribute, Value, common_scope
 from ..lower import Lowering
 from ..registry import composite
 
@@ -91,3 +93,69 @@ def l2_normalize(c: Lowering, eqn: JaxprEqn) -> Value:
     x = c.full(eqn.invars[0])
     norm = c.reduce("ReduceL2", x, [len(x.shape) - 1], keepdims=True)
     return c.elementwise("Div", x, c.elementwise("Max", norm, c.constant(attributes(eqn)["epsilon"], x.dtype)))
+
+
+@composite("conv_transpose", emits="ConvTranspose", since=17)
+def conv_transpose(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Convolve the other way."""
+    x, kernel = map(c.full, eqn.invars)
+    given = {name: tuple(leaves) for name, leaves, _ in eqn.params["attributes"]}
+    return c.emit(
+        "ConvTranspose",
+        x,
+        kernel,
+        shape=shape_of(eqn.outvars[0]),
+        dtype=x.dtype,
+        strides=given["strides"],
+        pads=given["padding"] * 2,
+        output_padding=given["output_padding"],
+        dilations=given["dilations"],
+        group=given["groups"][0],
+    )
+
+
+@composite("lstm", emits="LSTM Gather Concat Shape Cast Expand", since=17)
+def lstm(c: Lowering, eqn: JaxprEqn) -> Sequence[Value]:
+    """Run through the steps; ONNX has the gates as input, output, forget, cell."""
+    return _recurrent(c, eqn, "LSTM", (0, 3, 1, 2), states=2)
+
+
+@composite("gru", emits="GRU Gather Concat Shape Cast Expand", since=17)
+def gru(c: Lowering, eqn: JaxprEqn) -> Sequence[Value]:
+    """Run through the steps; ONNX has the gates as update, reset, new."""
+    return _recurrent(c, eqn, "GRU", (1, 0, 2), states=1, linear_before_reset=1)
+
+
+@composite("rnn", emits="RNN Concat Shape Cast Expand", since=17)
+def rnn(c: Lowering, eqn: JaxprEqn) -> Sequence[Value]:
+    """Run through the steps."""
+    activation = "Relu" if attributes(eqn)["relu"] else "Tanh"
+    return _recurrent(c, eqn, "RNN", (0,), states=1, activations=(activation,))
+
+
+def _recurrent(
+    c: Lowering, eqn: JaxprEqn, op: str, gates: Sequence[int], *, states: int, **attrs: Attribute
+) -> list[Value]:
+    """Run through the steps in one direction, which is an axis of its own in ONNX.
+
+    `gates` says where each gate of ONNX's order stands in ours; so many `states` are carried from step to step.
+    """
+    x, *rest = map(c.full, eqn.invars)
+    initial, weights = rest[:states], rest[states:]
+    steps, rows, _ = x.shape
+    width = initial[0].shape[-1]
+    order = np.concatenate([np.arange(width) + gate * width for gate in gates])
+    if len(gates) > 1:
+        places = c.constant(order, INT64)
+        weights = [c.emit("Gather", w, places, shape=w.shape, dtype=w.dtype, axis=0) for w in weights]
+    weight, recurrent, *biases = weights
+    bias = c.concat(biases, 0)
+    lengths = c.expand(c.cast(c.sizes.vector([steps]), np.int32), (rows,))
+    given = [c.reshape(each, (1, *each.shape)) for each in (weight, recurrent, bias)]
+    carried = [c.reshape(each, (1, *each.shape)) for each in initial]
+    direction = "reverse" if attributes(eqn)["reverse"] else "forward"
+    results = [((steps, 1, rows, width), x.dtype), *[((1, rows, width), x.dtype)] * states]
+    found = c.graph.emit(
+        op, [x, *given, lengths, *carried], results, {**attrs, "hidden_size": width, "direction": direction}
+    )
+    return [c.reshape(found[0], (steps, rows, width)), *(c.reshape(each, (rows, width)) for each in found[1:])]

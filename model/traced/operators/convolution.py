@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from ....validation.sizes import Size
+from ... import ops
 from . import operator
 
 
@@ -70,23 +71,15 @@ def _transposed(
     output_padding: Sequence[int],
     groups: int,
 ) -> Array:
-    """Convolve with the kernel turned round, over an input with zeros between its places."""
-    inputs, outputs, *kernel = weight.shape
-    apart = weight.reshape(groups, inputs // groups, outputs, *kernel)
-    turned = jnp.flip(jnp.swapaxes(apart, 1, 2), tuple(range(3, 3 + len(kernel))))
-    pads = [
-        (d * (k - 1) - p, d * (k - 1) - p + extra)
-        for k, p, d, extra in zip(kernel, padding, dilation, output_padding, strict=True)
-    ]
-    y = jax.lax.conv_general_dilated(
+    """Convolve the other way."""
+    y = ops.conv_transpose(
         x,
-        turned.reshape(groups * outputs, inputs // groups, *kernel),
-        [1] * len(kernel),
-        pads,
-        lhs_dilation=stride,
-        rhs_dilation=dilation,
-        dimension_numbers=_numbers(len(kernel)),
-        feature_group_count=groups,
+        weight,
+        strides=tuple(stride),
+        padding=tuple(padding),
+        output_padding=tuple(output_padding),
+        dilations=tuple(dilation),
+        groups=groups,
     )
     return _biased(y, bias)
 
