@@ -3,7 +3,10 @@
 import { Tokenizer } from "@huggingface/tokenizers";
 import * as ort from "onnxruntime-web";
 import { Embedder } from "./lib/embedder.js";
-import { Pack, PackError } from "./lib/pack.js";
+import { InputError, PackError } from "./lib/errors.js";
+import { Pack } from "./lib/pack.js";
+
+export { InputError, PackError };
 
 /**
  * Opens a run directory that lies at `url`.

@@ -1,6 +1,8 @@
 // Texts and pictures to embeddings and scores: the tokenizer and the rules of the pack, the ONNX programs in onnxruntime.
 
 import { obeyTables } from "./charsmap.js";
+import { InputError } from "./errors.js";
+import { read, readTexts, whole } from "./given.js";
 import { PackError, size } from "./pack.js";
 import { normalized, pixels, values } from "./pictures.js";
 import { ACTIVATIONS, CUT, pairTemplate } from "./scores.js";
@@ -34,25 +36,57 @@ export class Embedder {
     this.runtime = runtime;
     this.entryPoints = pack.manifest.entry_points;
     this.sessions = {};
+    this.cut = []; // which of the texts that were embedded last were longer than the pack says
     if (pack.rules.images?.steps) this.values = values(pack.rules.images);
   }
 
   /**
-   * Embeds texts, pictures (the bytes of PNG or JPEG files), or pairs of both: one Float32Array for each.
+   * Embeds texts, pictures (the bytes of PNG or JPEG files), or pairs of both: one Float32Array for each row, in order.
    *
-   * Before each text stands the prompt called `promptName`, or `prompt` itself; by default the one that the pack says.
+   * `given` is a text, a list of texts, or { texts, images }, each a list or one alone. What is no list gives one
+   * Float32Array. Rows are run in batches of like length; `cut` names the texts that were longer than the pack says.
+   *
+   * Options, after it or beside texts and images: before each text stands the prompt called `promptName`, or `prompt`
+   * itself, by default the one that the pack says; `dims` keeps so many numbers of each vector, made as long as 1 again
+   * where the network's are; a batch has at most `batchSize` rows, 32.
    */
-  async embed({ texts, images, promptName, prompt }) {
+  async embed(given, options = {}) {
+    const { texts, images, alone, promptName, prompt, dims, batchSize = 32 } = await read(given, options);
     const entry = this.#entryFor(texts, images);
-    const inputs = {};
-    if (images) Object.assign(inputs, await this.pictures(images));
-    if (texts) {
-      const before = prompt ?? this.prompt(promptName);
-      const rows = await Promise.all(texts.map((text) => this.ids(text, entry, before)));
-      Object.assign(inputs, this.batch(rows, await this.promptTokens(before, entry)));
+    const { outputs, width, normalize } = this.pack.rules.embeddings;
+    const size = whole("batchSize", batchSize, 1);
+    const kept = dims === undefined ? width : whole("dims", dims, 1, width);
+    const before = texts ? this.#before(promptName, prompt) : "";
+    const encoded = texts && (await Promise.all(texts.map((text) => this.#encoded(text, entry, before))));
+    this.cut = (encoded ?? []).flatMap(({ cut }, row) => (cut ? [row] : []));
+    const leading = texts ? await this.promptTokens(before, entry) : 0;
+    const vectors = Array((texts ?? images).length);
+    for (const rows of batches(encoded?.map(({ ids }) => ids.length) ?? images.map(() => 0), size)) {
+      const inputs = {};
+      if (images) Object.assign(inputs, await this.pictures(rows.map((row) => images[row])));
+      if (texts) Object.assign(inputs, this.batch(rows.map((row) => encoded[row].ids), leading));
+      const { data } = (await this.run(entry, inputs))[outputs[entry]];
+      rows.forEach((row, i) => {
+        const vector = data.slice(i * width, i * width + kept);
+        vectors[row] = kept < width && normalize ? unit(vector) : vector;
+      });
     }
-    const { data, dims } = (await this.run(entry, inputs))[this.pack.rules.embeddings.outputs[entry]];
-    return Array.from({ length: dims[0] }, (_, row) => data.slice(row * dims[1], (row + 1) * dims[1]));
+    return alone ? vectors[0] : vectors;
+  }
+
+  /** Gives how near two embeddings are, by the rule that the pack states; more is nearer. */
+  similarity(a, b) {
+    if (a.length !== b.length)
+      throw new InputError(`embeddings of ${a.length} and ${b.length} numbers cannot be compared: make both alike`);
+    return similarity(a, b, this.pack.rules.embeddings);
+  }
+
+  /** Counts the tokens of each text, special ones and the prompt's included, and those that would be cut. */
+  async tokenCount(texts, { promptName, prompt } = {}) {
+    const before = this.#before(promptName, prompt);
+    const found = await Promise.all(readTexts(texts).map((text) => this.#encoded(text, undefined, before)));
+    const counts = found.map(({ ids }) => ids.length);
+    return typeof texts === "string" ? counts[0] : counts;
   }
 
   /**
@@ -82,8 +116,6 @@ export class Embedder {
   }
 
   #entryFor(texts, images) {
-    if (texts && images && texts.length !== images.length)
-      throw new PackError(`${texts.length} texts and ${images.length} images: there must be one text for each image`);
     const { rules } = this.pack;
     if (!rules.embeddings) throw new PackError("this network gives no embeddings of texts or pictures");
     const [ids, pixels] = [rules.texts?.inputs.ids, rules.images?.input];
@@ -91,16 +123,24 @@ export class Embedder {
       const takes = this.entryPoints[name].inputs.map((spec) => spec.name);
       return takes.includes(ids) === Boolean(texts) && takes.includes(pixels) === Boolean(images);
     });
-    const given = [texts && "texts", images && "images"].filter(Boolean).join(" and ") || "neither texts nor images";
-    if (!entry) throw new PackError(`this network has no entry point for ${given} that embeds it`);
+    const given = [texts && "texts", images && "images"].filter(Boolean).join(" and ");
+    if (!entry) throw new InputError(`this network has no entry point for ${given} that embeds it`);
     return entry;
+  }
+
+  #before(promptName, prompt) {
+    if (promptName !== undefined && prompt !== undefined)
+      throw new InputError(`promptName is ${promptName} and prompt is ${JSON.stringify(prompt)}: give one of them`);
+    if (prompt !== undefined && typeof prompt !== "string") throw new InputError("prompt is no string");
+    return prompt ?? this.prompt(promptName);
   }
 
   /** Gives the prompt of a name; without one, the default. */
   prompt(name = this.pack.rules.texts?.default_prompt) {
     const prompts = this.pack.rules.texts?.prompts ?? {};
     if (name === null || name === undefined) return "";
-    if (!Object.hasOwn(prompts, name)) throw new PackError(`there is no prompt ${name}, but ${Object.keys(prompts)}`);
+    if (!Object.hasOwn(prompts, name))
+      throw new InputError(`there is no prompt ${name} (prompts: ${Object.keys(prompts).join(", ") || "none"})`);
     return prompts[name];
   }
 
@@ -115,11 +155,16 @@ export class Embedder {
    * tokens as fit.
    */
   async ids(text, entry, prompt = this.prompt()) {
+    return (await this.#encoded(text, entry, prompt)).ids;
+  }
+
+  /** Gives the ids of a text, and whether it was cut; for no entry point it is not. */
+  async #encoded(text, entry, prompt) {
     const words = await this.#words(prompt + text);
     const rules = this.pack.rules.texts;
     const [first, last] = [rules.first_id, rules.last_id].map((id) => (id === null ? [] : [id]));
     const room = (rules.max_tokens[entry] ?? Infinity) - first.length - last.length;
-    return [...first, ...KEPT[rules.truncation](words, room), ...last];
+    return { ids: [...first, ...KEPT[rules.truncation](words, room), ...last], cut: words.length > room };
   }
 
   /** Gives { ids, types } of two texts that are read together, for an entry point: cut as preprocess.json says. */
@@ -219,11 +264,13 @@ export class Embedder {
     return outputs;
   }
 
-  /** Frees the memory of a program; it is opened again when it is needed. */
+  /** Frees the memory of a program, or of all; it is opened again when it is needed. */
   async close(entry) {
-    const session = await this.sessions[entry];
-    delete this.sessions[entry];
-    await session?.release();
+    for (const name of entry === undefined ? Object.keys(this.sessions) : [entry]) {
+      const session = await this.sessions[name];
+      delete this.sessions[name];
+      await session?.release();
+    }
   }
 }
 
@@ -237,6 +284,24 @@ const single = (ids) => ({ ids, types: ids.map(() => 0) });
 function plainSigma(text, normalizer) {
   const lower = [normalizer, ...(normalizer?.normalizers ?? [])].some((n) => n?.lowercase || n?.type === "Lowercase");
   return lower ? text.replaceAll("\u03a3", "\u03c3") : text;
+}
+
+/** Attention's memory grows with the square of the tokens: longer texts than so many come in fewer rows. */
+const USUAL = 512;
+
+/** Gives the rows of each batch, the longest first. */
+function* batches(lengths, batchSize) {
+  const order = [...lengths.keys()].sort((a, b) => lengths[b] - lengths[a]);
+  for (let start = 0, size; start < order.length; start += size) {
+    const longest = Math.max(lengths[order[start]], 1);
+    size = Math.max(1, Math.min(batchSize, Math.floor((batchSize * USUAL ** 2) / longest ** 2)));
+    yield order.slice(start, start + size);
+  }
+}
+
+function unit(vector) {
+  const length = Math.max(Math.sqrt(dot(vector, vector)), 1e-12);
+  return vector.map((value) => value / length);
 }
 
 const sum = (a, b, term) => a.reduce((total, value, i) => total + term(value, b[i]), 0);
