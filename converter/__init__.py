@@ -1,14 +1,23 @@
 """How does a checkpoint become artifacts? Reading, remapping, building, the run directory, the command line."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
     from .use.artifacts import Artifacts, load_module, open_artifacts
     from .use.matching import best_matches, classify, similarity
     from .use.sentence_transformers import cross_encoder, sentence_transformer
 
+    __version__: str
+
 __all__ = [
     "Artifacts",
+    "ConvertError",
+    "EnvironmentFailure",
+    "GateError",
+    "InputError",
+    "__version__",
     "best_matches",
     "classify",
     "cross_encoder",
@@ -18,11 +27,21 @@ __all__ = [
     "similarity",
 ]
 
+_PLACES = {
+    **dict.fromkeys(("ConvertError", "EnvironmentFailure", "GateError", "InputError"), "..validation.errors"),
+    **dict.fromkeys(("best_matches", "classify", "similarity"), ".use.matching"),
+    **dict.fromkeys(("cross_encoder", "sentence_transformer"), ".use.sentence_transformers"),
+}
+"""Where what is public is, if not in .use.artifacts."""
+
 
 def __getattr__(name: str) -> Any:
     """Import what is public when it is asked for: the command line must not wait for it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .use import artifacts, matching, sentence_transformers
+    if name == "__version__":
+        from importlib.metadata import version
 
-    return next(getattr(room, name) for room in (artifacts, matching, sentence_transformers) if hasattr(room, name))
+        return version("bgevis-convert")
+    place = _PLACES.get(name, ".use.artifacts")
+    return getattr(importlib.import_module(place, __name__), name)

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from ..validation.errors import ConvertError, Unexpected
+from ..validation.packages import EXTRAS, missing
 from .printable import printable
 from .stages import BY_NAME, STAGES, Stage
 from .unexpected import DEBUG, unexpected
@@ -47,6 +48,9 @@ class Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:  # a fault of this tool
+            module = str(error.name).partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+            if module in EXTRAS:
+                self._fail(context, missing(module, f"`bgevis-convert {context.invoked_subcommand}`"))
             self._fail(context, unexpected(context.invoked_subcommand or "", error))
 
     @staticmethod
@@ -242,6 +246,57 @@ def jobs_option(command: Command) -> Command:
     return click.option("--jobs", default=default, show_default=True, type=click.IntRange(1), help=help_text)(command)
 
 
+def opened_options(command: Command) -> Command:
+    """Add what opens artifacts and runs rows through them."""
+    help_text = "Most rows at once; longer texts come in fewer."
+    command = click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help=help_text)(command)
+    help_text = "Refuse texts that are longer than the limit, instead of cutting them."
+    command = click.option("--strict", is_flag=True, help=help_text)(command)
+    help_text = "onnx, onnx-int8, ..., stablehlo, saved-model or orbax; default the first that runs here."
+    return click.option("--format", "format_name", metavar="FORMAT", help=help_text)(command)
+
+
+def rows_options(command: Command) -> Command:
+    """Add texts and pictures: what `rows_given` takes."""
+    help_text = (
+        "Files of pictures: a pattern in quotes, as in 'photos/*.jpg', or a file with one per line; - for standard "
+        "input."
+    )
+    command = click.option("--images", "pattern", metavar="FILE|GLOB", help=help_text)(command)
+    help_text = "A picture's file. Repeatable; with texts, pairs in this order."
+    command = click.option("--image", "images", metavar="FILE", multiple=True, help=help_text)(command)
+    help_text = "A file with a text per line; - for standard input."
+    command = click.option("--texts", "lines", metavar="FILE", help=help_text)(command)
+    return click.option("--text", "texts", multiple=True, help="A text. Repeatable.")(command)
+
+
+def rows_given(
+    texts: tuple[str, ...], lines: str | None, images: tuple[str, ...], pattern: str | None
+) -> list[dict[str, Any]]:
+    """Read the rows that the options name."""
+    from .use import embedding
+
+    if not texts and not images and lines is None and pattern is None:
+        raise click.UsageError("nothing to embed: give --text, --texts, --image or --images")
+    every = [*texts, *(embedding.read_lines(lines) if lines is not None else ())]
+    seen = [*images, *(embedding.read_images(pattern) if pattern is not None else ())]
+    both = (texts or lines is not None) and (images or pattern is not None)
+    if both and len(every) != len(seen):
+        raise click.UsageError(f"texts and pictures are pairs: got {len(every)} texts and {len(seen)} pictures")
+    return embedding.rows(every, seen)
+
+
+def dims_option(command: Command) -> Command:
+    """Add --dims."""
+    help_text = "Keep so many numbers of each embedding, as Matryoshka training means it."
+    return click.option("--dims", type=click.IntRange(1), help=help_text)(command)
+
+
+def quiet() -> None:
+    """Keep TensorFlow from logging what it is compiled for."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
 def parse_static(text: str) -> dict[str, int]:
     """Read "batch=1,tokens=32"."""
     try:
@@ -396,12 +451,8 @@ def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path |
 
 @main.command()
 @directory_argument
-@click.option(
-    "--format", "format_name", help="onnx, orbax, saved-model or stablehlo; default the first that runs here."
-)
-@click.option("--text", "texts", multiple=True, help="A text. Repeatable.")
-@click.option("--image", "images", multiple=True, help="A picture's file. Repeatable; with texts, pairs in this order.")
-@click.option("--texts", "lines", metavar="FILE", help="A file with a text per line; - for standard input.")
+@rows_options
+@click.option("--jsonl", metavar="FILE", help="Rows as JSON lines with text, image or both; other fields are kept.")
 @click.option(
     "-o",
     "--out",
@@ -410,58 +461,84 @@ def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path |
 )
 @click.option("--prompt-name", metavar="NAME", help="The prompt that stands before each text, of those of the folder.")
 @click.option("--prompt", metavar="TEXT", help="That prompt itself; an empty one for none.")
-@click.option("--strict", is_flag=True, help="Refuse texts that are longer than the limit, instead of cutting them.")
-@click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
+@dims_option
+@opened_options
 @force_option
 def embed(
     directory: Path,
     format_name: str | None,
-    texts: tuple[str, ...],
-    images: tuple[str, ...],
-    lines: str | None,
+    jsonl: str | None,
     out: Path | None,
     prompt_name: str | None,
     prompt: str | None,
+    dims: int | None,
     strict: bool,
     batch: int,
     force: bool,
+    **given: Any,
 ) -> None:
     """Embed texts, pictures or pairs of both by the artifacts of DIR."""
     from .output import refuse_place
     from .use import embedding
     from .use.artifacts import open_artifacts
 
-    if not texts and not images and lines is None:
-        raise click.UsageError("nothing to embed: give --text, --texts or --image")
+    if jsonl is not None and any(given.values()):
+        raise click.UsageError("--jsonl is all rows: leave out --text, --texts, --image and --images")
+    if prompt is not None and prompt_name is not None:
+        raise click.UsageError("--prompt and --prompt-name both say what stands before a text: give one of them")
     if out:
         refuse_place(out, force=force)
         embedding.writer(out)
-    every = [*texts, *(embedding.read_lines(lines) if lines else ())]
-    if every and images and len(every) != len(images):
-        raise click.UsageError(f"texts and pictures are pairs: got {len(every)} texts and {len(images)} pictures")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if prompt is not None and prompt_name is not None:
-        raise click.UsageError("--prompt and --prompt-name both say what stands before a text: give one of them")
-    before = {"prompt": prompt, "prompt_name": prompt_name}
-    artifacts = open_artifacts(directory, format_name, verify=True)
-    found = embedding.embedded(artifacts, embedding.rows(every, images), batch, before, strict=strict)
-    embedding.write(found, artifacts.width, out)
+    rows = rows_given(**given) if jsonl is None else embedding.read_rows(jsonl)
+    quiet()
+    shown = sys.stderr.isatty() and (out is not None or not sys.stdout.isatty())
+    with open_artifacts(directory, format_name) as artifacts:
+        how: dict[str, Any] = {"prompt": prompt, "prompt_name": prompt_name, "dims": dims, "batch_size": batch}
+        found = embedding.embedded(artifacts, rows, strict=strict, progress=shown, **how)
+        embedding.write(found, dims or artifacts.width, out)
 
 
 @main.command()
 @directory_argument
-@click.option(
-    "--format", "format_name", help="onnx, orbax, saved-model or stablehlo; default the first that runs here."
-)
+@click.option("--query", required=True, help="The text that the rows are compared with.")
+@rows_options
+@click.option("--query-prompt-name", metavar="NAME", help="The prompt that stands before the query.")
+@click.option("--prompt-name", metavar="NAME", help="The prompt that stands before each other text.")
+@dims_option
+@opened_options
+def similarity(
+    directory: Path,
+    format_name: str | None,
+    query: str,
+    query_prompt_name: str | None,
+    prompt_name: str | None,
+    dims: int | None,
+    strict: bool,
+    batch: int,
+    **given: Any,
+) -> None:
+    """Say how near texts, pictures or pairs are to a query by DIR's embeddings: JSON lines, the nearest first."""
+    from .use import scoring
+    from .use.artifacts import open_artifacts
+
+    rows = rows_given(**given)
+    quiet()
+    how = {"prompt_name": prompt_name, "strict": strict, "batch_size": batch}
+    with open_artifacts(directory, format_name) as artifacts:
+        for line in scoring.compared(artifacts, query, rows, query_prompt_name=query_prompt_name, dims=dims, **how):
+            click.echo(line)
+
+
+@main.command()
+@directory_argument
 @click.option("--pair", "pairs", multiple=True, nargs=2, metavar="QUERY TEXT", help="Two texts. Repeatable.")
 @click.option("--query", help="Score each of the texts against this one, and give the best first.")
 @click.option("--text", "texts", multiple=True, help="A text: with --query its passage, else by itself. Repeatable.")
 @click.option("--texts", "lines", metavar="FILE", help="A file with a text per line; - for standard input.")
-@click.option("--strict", is_flag=True, help="Refuse texts that are longer than the limit, instead of cutting them.")
 @click.option(
     "--activation", help="What makes scores of logits: identity, sigmoid, tanh, softmax; default the folder's."
 )
-@click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
+@opened_options
 def score(
     directory: Path,
     format_name: str | None,
@@ -481,11 +558,11 @@ def score(
     if not pairs and not texts and lines is None:
         raise click.UsageError("nothing to score: give --pair, --text or --texts")
     every = [*texts, *(read_lines(lines) if lines else ())]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    artifacts = open_artifacts(directory, format_name, verify=True)
+    quiet()
     rows = [*pairs, *(every if query is None else [(query, text) for text in every])]
-    for line in scoring.scored(artifacts, rows, activation, batch, ranked=query is not None, strict=strict):
-        click.echo(line)
+    with open_artifacts(directory, format_name) as artifacts:
+        for line in scoring.scored(artifacts, rows, activation, batch, ranked=query is not None, strict=strict):
+            click.echo(line)
 
 
 @main.command()
@@ -612,7 +689,7 @@ def restore(directory: Path, format_name: str, out: Path, force: bool, as_json: 
     from .use.restore import restore as rebuild
 
     exporter = chosen(options(formats=(format_name,)))[0]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet()
     with progress(f"restore from {format_name}", as_json) as shown:
         restored = rebuild(RunDirectory(directory), exporter, out, shown, force=force)
     click.echo(json.dumps(restored.to_json(), indent=1) if as_json else restored.tell())

@@ -8,6 +8,7 @@ files and its verdict out of the manifest. Only files that the manifest names ar
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -181,14 +182,26 @@ class RunDirectory:
         return not any(True for _ in self.damaged(record["files"], manifest))
 
     def damaged(
-        self, files: list[str] | None = None, manifest: Manifest | None = None, *, contents: bool = True
+        self,
+        files: list[str] | None = None,
+        manifest: Manifest | None = None,
+        *,
+        contents: bool = True,
+        once: bool = False,
     ) -> Iterator[str]:
-        """Name the files that are missing or differ from the manifest, and say how; without `contents`, by size."""
+        """Name the files that are missing or differ from the manifest, and say how.
+
+        Args:
+            files: some of them; None for all.
+            manifest: if it was read already.
+            contents: False to compare sizes alone.
+            once: whether a file that this process has read, and that nobody touched since, is not read again.
+        """
         manifest = manifest or self.manifest()
         for relative in manifest["files"] if files is None else files:
             wanted, file = manifest["files"].get(relative), self.path / relative
             try:
-                size = regular(file).st_size
+                state = regular(file)
             except (FileNotFoundError, NotADirectoryError):
                 yield f"{file} is missing"
                 continue
@@ -197,9 +210,9 @@ class RunDirectory:
                 continue
             if not wanted:
                 yield f"{file} is not in the manifest"
-            elif size != wanted["bytes"]:
-                yield f"{file} has {size} bytes, the manifest says {wanted['bytes']}"
-            elif contents and sha256(file) != wanted["sha256"]:
+            elif state.st_size != wanted["bytes"]:
+                yield f"{file} has {state.st_size} bytes, the manifest says {wanted['bytes']}"
+            elif contents and (_sha256_of(file, state) if once else sha256(file)) != wanted["sha256"]:
                 yield f"{file} was altered: its sha256 is not the manifest's"
 
     def reads(self, *parts: object) -> str:
@@ -341,6 +354,18 @@ def sha256(file: Path, progress: Callable[[int], None] = lambda nbytes: None) ->
 def megabytes(nbytes: int) -> str:
     """Write a size as people read it."""
     return f"{nbytes / 1e6:,.0f} MB" if nbytes > 1e7 else f"{nbytes / 1e6:.1f} MB"
+
+
+def _sha256_of(file: Path, state: os.stat_result) -> str:
+    """Give the digest of a file in a certain state, read once; nobody can set its ctime."""
+    return _remembered(
+        file.absolute(), (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _remembered(file: Path, state: tuple[int, ...]) -> str:
+    return sha256(file)
 
 
 def environment_failure(error: OSError, path: Path) -> ConvertError:

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..exporters.base import PROGRAMS, WEIGHTS, Artifact, Exporter
+from ..exporters.base import PROGRAMS, WEIGHTS, Artifact, Exporter, Session
 from ..model import traced
 from ..model.family import Config, Family, config_from_json, families
 from ..model.traced.graph import digest
 from ..validation import outputs
 from ..validation.entry_point import Axis, EntryPoint, TensorSpec
 from ..validation.errors import GateError, InputError
+from ..validation.packages import need_jax
 from .certificate.ledger import numpy_dtype
 from .directory import Manifest, RunDirectory
 
@@ -59,7 +60,12 @@ def _network_text(run: RunDirectory, wanted: str) -> str:
 
 
 def network(run: RunDirectory) -> "Network":
-    """Give the NNX model that a manifest describes, without weights; leaves have the types they are stored as."""
+    """Give the NNX model that a manifest describes, without weights; leaves have the types they are stored as.
+
+    Raises:
+        EnvironmentFailure: JAX or Flax is not installed.
+    """
+    need_jax()
     family, config = family_and_config(run)
     leaves = run.manifest().get("stored", {}).get("leaves", {})  # before there was a choice, it was float32
     return _built(family.network, config, tuple(sorted(leaves.items())))
@@ -98,7 +104,7 @@ def entry_points(manifest: Manifest) -> dict[str, EntryPoint]:
         raise InputError(f"the manifest's entry points cannot be: {error}") from error
 
 
-def artifact(run: RunDirectory, exporter: Exporter) -> Artifact:
+def artifact(run: RunDirectory, exporter: Exporter, session: Session | None = None) -> Artifact:
     """Describe an artifact to its opener.
 
     Raises:
@@ -116,7 +122,7 @@ def artifact(run: RunDirectory, exporter: Exporter) -> Artifact:
     missing = sorted(manifest["entry_points"].keys() - programs.keys())
     if missing:
         raise GateError(f"the manifest has no {exporter.name} program of {', '.join(missing)}: it was altered")
-    return Artifact(run.path, entry_points(manifest), programs, lambda: network(run))
+    return Artifact(run.path, entry_points(manifest), programs, lambda: network(run), session or Session())
 
 
 def probe_folders(directory: Path) -> list[Path]:

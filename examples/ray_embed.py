@@ -42,7 +42,8 @@ class Embed:
     def __init__(self, given: argparse.Namespace):
         from bgevis.converter import open_artifacts
 
-        self.model = open_artifacts(given.directory, given.format)
+        threads = given.cpus if given.format.startswith("onnx") else None  # others ask Ray's environment
+        self.model = open_artifacts(given.directory, given.format, threads=threads)
         self.given = given
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What an exporter is: one format's writer and opener, declared in a module or folder of this package."""
 
 import importlib
-import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..validation.entry_point import EntryPoint
-from ..validation.errors import EnvironmentFailure, GateError
+from ..validation.errors import GateError
 from ..validation.goldens import Intermediates
 from ..validation.locate import Taps
+from ..validation.packages import need
 from ..validation.runner import Arrays, Runner
 from .precisions import FLOAT32
 from .releases import Need
@@ -75,6 +75,21 @@ class Request(Plan):
 
 
 @dataclass(frozen=True)
+class Session:
+    """How a runtime is opened. As it stands here, artifacts are proved: with the runtime's own defaults.
+
+    Args:
+        threads: of one run; None for the runtime's default.
+        providers: onnxruntime's execution providers, the first that there is; the CPU's if none are named.
+        kept: whether programs stay open that have run, for calls that take turns between entry points.
+    """
+
+    threads: int | None = None
+    providers: tuple[Any, ...] = ()
+    kept: bool = False
+
+
+@dataclass(frozen=True)
 class Artifact:
     """What to open: a finished run directory, by its manifest."""
 
@@ -84,6 +99,7 @@ class Artifact:
     """Entry point -> this exporter's description of its program."""
     network: Callable[[], "Network"]
     """The NNX model, for formats that hold weights without a program (Orbax)."""
+    session: Session = Session()
 
 
 @dataclass(frozen=True)
@@ -94,11 +110,12 @@ class Exporter:
         name: as on the command line, "saved-model".
         key: as in the manifest, "saved_model".
         folder: where in the run directory it lives.
-        modules: what must be importable.
-        extra: the pip extra that brings these.
+        modules: what must be importable; validation/packages.py names the extra that brings each.
         write: makes the files and describes the program of each entry point.
         trace: does what of `write` needs no weights, for it to find done; None if that is nothing.
         open: gives a Runner that computes in the format's own runtime, with that runtime's defaults.
+        serve: gives the same of files that were held to their digests, without asking again whether they are valid, by
+            the modules `serves` alone; None if that is `open`.
         read_weights: reads every weight back out of the artifact, as (leaf name, array in the leaf's shape).
         probe: opens with some leaves multiplied, for the probes; None for formats whose operators are
             those that JAX lowers the model to.
@@ -122,16 +139,18 @@ class Exporter:
         more: gives further Runners of the artifact and of the programs of `also`, by format, each with the
             precision that it is held to.
         needs: says what each file asks of the runtime that opens it.
+        tunable: what of a `Session` its opener obeys, by name.
     """
 
     name: str
     key: str
     folder: str
     modules: tuple[str, ...]
-    extra: str
     write: Callable[[Request], dict[str, Description]]
     open: Callable[[Artifact], Runner]
     read_weights: Callable[[Artifact], Iterator[tuple[str, np.ndarray]]]
+    serve: Callable[[Artifact], Runner] | None = None
+    serves: tuple[str, ...] = ()
     trace: Callable[[Plan], object] | None = None
     probe: Callable[[Artifact, Mapping[str, float]], Runner] | None = None
     taps: Callable[[Artifact, str, Intermediates, Mapping[str, float]], tuple[Taps, Arrays]] | None = None
@@ -149,23 +168,19 @@ class Exporter:
     also: tuple[str, ...] = ()
     more: Callable[[Artifact, Mapping[str, Mapping[str, Description]]], Iterator[tuple[Runner, str]]] | None = None
     needs: Callable[[Artifact], Iterator[Need]] | None = None
+    tunable: tuple[str, ...] = ()
 
-    def require(self, via: str = "") -> None:
-        """Raise EnvironmentFailure if a package is missing, saying how to get it."""
-        needed = dict.fromkeys(self.modules, self.extra) | dict.fromkeys(self.ways.get(via, ()), via)
-        for module, extra in needed.items():
-            if not _installed(module):
-                raise EnvironmentFailure(
-                    f"the {self.name} exporter needs the Python package {module}, which is not installed: "
-                    f"pip install 'bgevis-convert[{extra}]'"
-                )
+    def require(self, via: str = "", *, serving: bool = False) -> None:
+        """Raise EnvironmentFailure if a package is missing, saying how to get it.
 
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that `module` would be in
-        return False
+        Args:
+            via: another way of writing.
+            serving: whether only `serve` will be called.
+        """
+        for module in self.serves if serving and self.serve else self.modules:
+            need(module, f"the {self.name} exporter")
+        for module in self.ways.get(via, ()):
+            need(module, f"the {self.name} exporter", via)
 
 
 def exporters() -> dict[str, Exporter]:

@@ -152,7 +152,6 @@ EXPORTER = Exporter(
     key=KEY,
     folder=KEY,
     modules=("onnx", "openvino"),
-    extra="openvino",
     write=write,
     open=open_,
     read_weights=read_weights,

@@ -147,7 +147,6 @@ EXPORTER = Exporter(
     key=KEY,
     folder=KEY,
     modules=("jax", "flax", "orbax.checkpoint"),
-    extra="orbax",
     write=write,
     open=open_,
     read_weights=read_weights,

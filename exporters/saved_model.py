@@ -291,7 +291,6 @@ EXPORTER = Exporter(
     key=KEY,
     folder=KEY,
     modules=("jax", "tensorflow"),
-    extra="saved-model",
     write=write,
     trace=trace,
     host="stablehlo",

@@ -147,14 +147,14 @@ def _signatures(artifact: Artifact) -> dict[str, EntryPoint]:
 
 
 def _runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
-    from .onnx.read import OnnxRunner
+    from .onnx.read import ScaledRunner
 
-    return AsClients(OnnxRunner(artifact, factors), artifact, factors)
+    return AsClients(ScaledRunner(artifact, factors), artifact, factors)
 
 
 def _more(artifact: Artifact, also: Mapping[str, Any]) -> Iterator[tuple[Runner, str]]:
     """Give what runs as the clients that take the vector as it is, where there is one beside the states."""
-    from .onnx.read import OnnxRunner
+    from .onnx.runner import OnnxRunner
 
     if any(program["pipeline"] and program["gives"] for program in artifact.programs.values()):
         yield AsClients(OnnxRunner(artifact), artifact, {}, pools=False), FLOAT32
@@ -252,7 +252,6 @@ EXPORTER = Exporter(
     key="sentence_transformers",
     folder=FOLDER,
     modules=("onnx", "onnxruntime"),
-    extra="onnx",
     write=_write,
     open=_open,
     read_weights=_read_weights,

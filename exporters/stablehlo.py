@@ -208,7 +208,6 @@ EXPORTER = Exporter(
     key=KEY,
     folder=PROGRAMS,
     modules=("jax",),
-    extra="all",
     write=write,
     trace=trace,
     effort=3,

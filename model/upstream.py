@@ -102,6 +102,8 @@ def configuration(document: Mapping[str, Any]) -> Any:
                 )
             return found[0].config_class(**fields)
         return library.AutoConfig.for_model(kind, **fields)
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"config.json: transformers {library.__version__} refuses it: {_reason(error)}") from error
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -26,6 +27,7 @@ from bgevis.validation.compare import form
 from bgevis.validation.entry_point import Axis, EntryPoint, TensorSpec
 from bgevis.validation.errors import EnvironmentFailure
 from bgevis.validation.kept import kept
+from bgevis.validation.packages import EXTRAS
 
 HERE = Path(__file__).parent
 SPEC = spec_from_file_location("tiny_exports", HERE / "tiny_exports.py")
@@ -227,12 +229,23 @@ def test_the_runner_names_its_runtime_and_version(reopened):
     assert re.search(r"\d+\.\d+", reopened[0])
 
 
+@pytest.mark.parametrize("module", EXTRAS)
+def test_an_extra_brings_what_the_message_says(module):
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    called = {"PIL": "pillow", "orbax": "orbax-checkpoint", "tensorflow": "tensorflow-cpu"}.get(module, module)
+    asked = {re.split(r"[<>=]", requirement)[0].replace("-", "_") for requirement in extras[EXTRAS[module]]}
+    assert called.replace("-", "_") in asked
+
+
 @pytest.mark.parametrize("format_", FORMATS)
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch, format_):
     exporter: Exporter = exporters()[format_]
     missing, found = exporter.modules[-1], importlib.util.find_spec
+    extra = EXTRAS[missing.partition(".")[0]]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else found(name))
-    with pytest.raises(EnvironmentFailure, match=rf"{missing}.*pip install 'bgevis-convert\[{exporter.extra}\]'"):
+    with pytest.raises(EnvironmentFailure, match=rf"{missing}.*pip install 'bgevis-convert\[{extra}\]'"):
         exporter.require()
 
 

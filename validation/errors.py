@@ -19,8 +19,8 @@ class GateError(ConvertError):
     exit_code = 1
 
 
-class InputError(ConvertError):
-    """The input cannot be used: unreadable, unsafe, unsupported, corrupt. Exit code 3."""
+class InputError(ConvertError, ValueError):
+    """The input cannot be used: unreadable, unsafe, unsupported, corrupt. Exit code 3. In Python it is a ValueError."""
 
     exit_code = 3
 

@@ -180,6 +180,8 @@ class Ledger:
             return cls._from_json(document)
         except FileNotFoundError as error:
             raise InputError(f"{path} does not exist; run `bgevis-convert remap {path.parent}` first") from error
+        except InputError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not a ledger ({error!r}); run `bgevis-convert remap` again") from error
 

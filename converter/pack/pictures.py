@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from ...validation.errors import InputError
-from . import need
+from ...validation.packages import need
 from .steps import HALVES, LONGER, Rules
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Source: TypeAlias = "str | Path | bytes | np.ndarray | Image.Image"
-"""A file, its bytes, an array (height, width, 3) of uint8, or a picture that Pillow has opened."""
+"""A file, its bytes, an array (height, width) or (height, width, 3 or 4) of uint8, or a picture of Pillow's."""
 
 PREMULTIPLIED = {"RGBA": "RGBa", "LA": "La"}
 """Modes of Pillow's with alpha, and the same with colours multiplied by it."""
@@ -36,33 +36,50 @@ def open_(source: Source) -> "Image.Image":
     """Open a picture and read its first frame.
 
     Raises:
-        InputError: it is no picture, damaged, or of a size that is meant to do harm.
+        InputError: it is no picture, empty, damaged, or of a size that is meant to do harm.
     """
     need("PIL", "reading pictures")
     from PIL import Image
 
-    if isinstance(source, Image.Image):
-        return source
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
-            got = f"{source.shape} of {source.dtype}"
-            raise InputError(f"a picture as an array must be (height, width, 3) of uint8, got {got}")
-        return Image.fromarray(source)
-    name = "the picture" if isinstance(source, bytes) else str(source)
+    image = _of_array(source) if isinstance(source, np.ndarray) else source
+    name = str(source) if isinstance(source, str | Path) else "the picture"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if not isinstance(source, bytes) and not Path(source).is_file() and Path(source).exists():
+            if isinstance(image, str | Path) and not Path(image).is_file() and Path(image).exists():
                 raise InputError(f"{name} is no regular file: a picture is read more than once")
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else Path(source), formats=FORMATS)
+            if not isinstance(image, Image.Image):
+                image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else Path(image), formats=FORMATS)
             image.load()
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{name} does not exist") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{name} cannot be read as a picture: {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name}: {error}; make it smaller first") from error
+    if 0 in image.size:
+        raise InputError(f"{name} is empty, {_measures(image)}: expected one pixel at least")
     return image
+
+
+def _of_array(array: np.ndarray) -> "Image.Image":
+    """Make a picture of samples: grey, in colours, or in colours with alpha.
+
+    Raises:
+        InputError: the array is of another shape or type.
+    """
+    from PIL import Image
+
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        got = f"{array.shape} of {array.dtype}"
+        raise InputError(
+            f"a picture as an array must be (height, width) or (height, width, 3 or 4) of uint8, got {got}"
+        )
+    if 0 in array.shape:
+        raise InputError(f"the picture is empty, {array.shape}: expected one pixel at least")
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
 def pixels(source: Source, rules: Rules) -> np.ndarray:

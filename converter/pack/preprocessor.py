@@ -2,8 +2,9 @@
 
 import json
 import math
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,7 +21,7 @@ from .pictures import Source, images
 from .steps import NULL_OR_OBJECT, Rules, one_of
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 
 Raw: TypeAlias = str | tuple[str, str]
@@ -69,10 +70,12 @@ class Row:
     Args:
         ids: special ones included, not padded.
         types: which of the two texts each is of.
+        cut: whether it was longer than it may be.
     """
 
     ids: list[int]
     types: list[int]
+    cut: bool = False
 
 
 class Texts(Modality):
@@ -80,8 +83,10 @@ class Texts(Modality):
 
     check = staticmethod(steps.texts)
     _opened: "Tokenizer | None" = None
-    cut: tuple[int, ...] = ()
-    """Which of the texts that were read last were longer than they may be."""
+
+    def __init__(self, directory: Path, rules: Rules):
+        super().__init__(directory, rules)
+        self._lock = threading.Lock()  # where a text is cut is set in the tokenizer, which all threads share
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -117,27 +122,47 @@ class Texts(Modality):
         Raises:
             InputError: a text is longer than the network reads, and its own processor cuts none.
         """
-        found = self.encoded(entry_point, texts, prompt)
+        return self.ids_and_cut(entry_point, texts, prompt)[0]
+
+    def ids_and_cut(self, entry_point: str, texts: Sequence[str], prompt: str = "") -> tuple[list[list[int]], set[int]]:
+        """Give the ids of each text, see `ids`, and which texts were longer than they may be."""
+        found, cut = self._read(entry_point, texts, prompt)
         if long := self.refused(entry_point, found):
             limit = self.rules["max_tokens"][entry_point]
             raise InputError(
                 f"{self.directory}: text {long[0]} has {len(found[long[0]])} tokens, but {entry_point} reads at most "
                 f"{limit}, and the network's own processor cuts none; shorten it"
             )
-        return found
+        return found, cut
 
     def encoded(self, entry_point: str, texts: Sequence[str], prompt: str = "") -> list[list[int]]:
         """Give the ids as `ids` does, of a text that is refused too."""
-        opened = self._tokenizer(entry_point)
-        tokenizer.truncate(opened, self.rules["max_tokens"][entry_point], self.rules["truncation"])
+        return self._read(entry_point, texts, prompt)[0]
+
+    def _read(self, entry_point: str, texts: Sequence[str], prompt: str) -> tuple[list[list[int]], set[int]]:
+        """Give the ids of each text, and which were cut."""
         found: list[list[int]] = []
-        cut: list[int] = []
+        cut: set[int] = set()
+        for start, encoded in self._encodings(texts, prompt, self.rules["max_tokens"][entry_point]):
+            found += [each.ids for each in encoded]
+            cut |= {start + i for i, each in enumerate(encoded) if each.overflowing}
+        return found, cut
+
+    def count(self, texts: Sequence[str], prompt: str = "") -> list[int]:
+        """Count the tokens that each text would be with the prompt before it, special ones included, however long."""
+        return [len(each) for _, encoded in self._encodings(texts, prompt, None) for each in encoded]
+
+    def _encodings(
+        self, texts: Sequence[str], prompt: str, limit: int | None
+    ) -> Iterator[tuple[int, "list[Encoding]"]]:
+        """Give what the tokenizer makes of some texts at once, and the place of the first of them."""
+        opened = self._tokenizer()
         for start in range(0, len(texts), CHUNK):
-            several = tokenizer.encoded(opened, [prompt + text for text in texts[start : start + CHUNK]], start)
-            found += [each.ids for each in several]
-            cut += [start + i for i, each in enumerate(several) if each.overflowing]
-        self.cut = tuple(cut)
-        return found
+            with self._lock:
+                tokenizer.truncate(opened, limit, self.rules["truncation"])
+                several = [prompt + text for text in texts[start : start + CHUNK]]
+                encoded = tokenizer.encoded(opened, several, start)
+            yield start, encoded
 
     def refused(self, entry_point: str, rows: Sequence[Sequence[int]]) -> list[int]:
         """Say which rows of ids are too long, where such are refused and not cut."""
@@ -156,26 +181,23 @@ class Texts(Modality):
         pairs = {at: text for at, text in enumerate(raw) if not isinstance(text, str)}
         if pairs and "pairs" not in self.rules:
             raise InputError(f"{self.directory}: this network takes single texts, no pairs")
-        ids = self.ids(entry_point, [*texts.values()])
-        found = {at: Row(row, [0] * len(row)) for at, row in zip(texts, ids, strict=True)}
-        cut = {[*texts][i] for i in self.cut}
+        ids, cut = self.ids_and_cut(entry_point, [*texts.values()])
+        found = {at: Row(row, [0] * len(row), i in cut) for i, (at, row) in enumerate(zip(texts, ids, strict=True))}
         for start in range(0, len(pairs), CHUNK):
             several = dict([*pairs.items()][start : start + CHUNK])
-            for at, (row, short) in zip(several, self._encoded(entry_point, [*several.values()]), strict=True):
-                found[at] = row
-                cut |= {at} if short else set()
-        self.cut = tuple(sorted(cut))
+            found |= dict(zip(several, self._encoded(entry_point, [*several.values()]), strict=True))
         return [found[at] for at in range(len(raw))]
 
-    def _encoded(self, entry_point: str, pairs: Sequence[tuple[str, str]]) -> list[tuple[Row, bool]]:
-        """Give the tokens of pairs, and whether they were cut."""
-        opened, limit = self._tokenizer(entry_point), self.rules["max_tokens"][entry_point]
-        if self.rules["pairs"] == steps.CUT[LONGEST_FIRST] or limit is None:
-            tokenizer.truncate(opened, limit, self.rules["truncation"])
-            several = [(each, bool(each.overflowing)) for each in tokenizer.encoded(opened, pairs, 0)]
-        else:
-            several = tokenizer.query_first(opened, pairs, limit, self.rules["truncation"])
-        return [(Row(each.ids, each.type_ids), short) for each, short in several]
+    def _encoded(self, entry_point: str, pairs: Sequence[tuple[str, str]]) -> list[Row]:
+        """Give the tokens of pairs."""
+        opened, limit = self._tokenizer(), self.rules["max_tokens"][entry_point]
+        with self._lock:
+            if self.rules["pairs"] == steps.CUT[LONGEST_FIRST] or limit is None:
+                tokenizer.truncate(opened, limit, self.rules["truncation"])
+                several = [(each, bool(each.overflowing)) for each in tokenizer.encoded(opened, pairs, 0)]
+            else:
+                several = tokenizer.query_first(opened, pairs, limit, self.rules["truncation"])
+        return [Row(each.ids, each.type_ids, short) for each, short in several]
 
     def prompt_tokens(self, entry_point: str, prompt: str) -> int:
         """Count the tokens of a prompt, special ones before it included, as sentence-transformers does."""
@@ -223,14 +245,14 @@ class Texts(Modality):
         before = self.rules["padding"] == tokenizer.PADDING[BEFORE]
         return [slice(width - len(row.ids), width) if before else slice(0, len(row.ids)) for row in rows]
 
-    def special_ids(self, entry_point: str) -> set[int]:
+    def special_ids(self) -> set[int]:
         """Give the ids that stand for no word: the first and the last token, padding, and what is unknown."""
         stated = {self.rules[key] for key in ("first_id", "last_id", "pad_id")} - {None}
-        unknown = tokenizer.unknown_id(self._tokenizer(entry_point))
+        unknown = tokenizer.unknown_id(self._tokenizer())
         return stated if unknown is None else stated | {unknown}
 
-    def _tokenizer(self, entry_point: str) -> "Tokenizer":
-        """Open the tokenizer that reads texts for an entry point, which is one for all of them."""
+    def _tokenizer(self) -> "Tokenizer":
+        """Open the tokenizer, one for all entry points."""
         if self._opened is None:
             if self.rules["tokenizer"] is None:
                 raise InputError(f"{self.directory} has no tokenizer: {self.rules['missing']}")

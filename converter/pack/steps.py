@@ -15,6 +15,7 @@ import numpy as np
 from ...model.family import LONGEST_FIRST, QUERY_FIRST
 from ...model.steps import MODES
 from ...validation.errors import InputError
+from .similarities import SIMILARITIES
 from .tokenizer import PADDING, TRUNCATION, WHOLE
 
 Rules: TypeAlias = Mapping[str, Any]
@@ -107,7 +108,6 @@ SCORED: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     ),
 }
 """What makes scores of logits, (rows, labels)."""
-SIMILARITIES = ("dot", "cosine", "euclidean", "manhattan")
 FILTERS = ("bicubic", "bilinear")
 ALPHA = ("dropped", "over white")
 

@@ -15,8 +15,8 @@ from ...model.family import REFUSED
 from ...validation.domains import AFTER, BEFORE
 from ...validation.entry_point import EntryPoint, TokenIds
 from ...validation.errors import InputError
+from ...validation.packages import need
 from ..source.slow import CONVERTED
-from . import need
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -203,7 +203,7 @@ def encoded(
         InputError: one holds half of a character, as bytes do that are not UTF-8.
     """
     try:
-        return list(tokenizer.encode_batch(list(rows), add_special_tokens=special))
+        return list(tokenizer.encode_batch_fast(list(rows), add_special_tokens=special))
     except (TypeError, UnicodeEncodeError) as error:
         for number, row in enumerate(rows, first):
             for text in (row,) if isinstance(row, str) else row:

@@ -31,6 +31,7 @@ from ...validation.errors import (
     Unexpected,
     UsageFailure,
 )
+from ...validation.packages import need_jax
 from ..certificate import provenance
 from ..certificate.ledger import SOURCE
 from ..checkpoint import open_checkpoint
@@ -191,6 +192,7 @@ def _longest_first(formats: Sequence[Exporter]) -> list[Exporter]:
 def convert_all(directory: Path, options: Options, display: Display, jobs: int) -> RunDirectory:
     """Do everything: from the checkpoint to proven artifacts."""
     check(options)
+    need_jax()
     formats = chosen(options)
     for exporter in formats:
         exporter.require(options.via)
@@ -215,6 +217,7 @@ def validate_all(run: RunDirectory, options: Options, display: Display, jobs: in
         raise InputError(f"{run.path} holds no artifacts; run `bgevis-convert export FORMAT {run.path}` first")
     for exporter in formats:  # before anything is touched: nobody's proof goes because something is not installed here
         exporter.require()
+    need_jax()
     with believable(run.path):
         provenance.check(run)
         check_manifest(run)
@@ -256,6 +259,7 @@ def conclude(directory: Path, formats: Sequence[Exporter], errors: list[ConvertE
 
 def prove_parity(run: RunDirectory, options: Options, display: Display) -> None:
     """Run the reference, then the NNX model, each in its own process."""
+    need_jax()
     run.forget(["reference", "parity"])
     errors = run_tasks([Task("reference"), Task("parity", ("reference",))], run.path, options, display, 1)
     if errors:

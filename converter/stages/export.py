@@ -4,6 +4,7 @@ from typing import Any
 
 from ...exporters.base import Exporter, Plan
 from ...exporters.weights import WeightsFile
+from ...validation.packages import need_jax
 from ..directory import RunDirectory
 from ..manifest import WEIGHTS_PATH, network
 from ..options import Options
@@ -19,6 +20,7 @@ SHAPING = ("static", "opset", "ops", "via")
 def perform(run: RunDirectory, options: Options, progress: Progress, exporter: Exporter) -> None:
     """Write one format."""
     exporter.require(options.via)
+    need_jax()
     require(run, *["build", *["pack"] * exporter.layout])
     weights = WeightsFile(run.path / WEIGHTS_PATH)
     progress.begin(sum(location.nbytes for location in weights.tensors.values()))

@@ -13,10 +13,11 @@ from ...validation.cases import LONGEST
 from ...validation.domains import Domain, PromptTokens, TokenTypes
 from ...validation.entry_point import EntryPoint, PaddingMask, Pixels, TokenIds
 from ...validation.errors import InputError
+from ...validation.packages import need
 from ..directory import SOURCE, Manifest, RunDirectory
 from ..manifest import family_and_config
 from ..options import Options
-from ..pack import FORMAT_VERSION, INDEX, INDEX_VERSION, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES, need, tokenizer
+from ..pack import FORMAT_VERSION, INDEX, INDEX_VERSION, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES, tokenizer
 from ..pack.pictures import longer_side, open_, pixels, values
 from ..pack.preprocessor import Preprocessor
 from ..pack.samples import LONG, PAIRED, pictures, texts

@@ -1,26 +1,29 @@
 """A finished run directory from Python: raw texts and pictures to embeddings through any format, or the NNX module."""
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ...exporters.base import Exporter, exporters
+from ...exporters.base import PROGRAMS, Exporter, Session, exporters
 from ...exporters.weights import WeightsFile
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import ConvertError, EnvironmentFailure, InputError, raised
 from ...validation.outputs import States, TokenWeights
-from ...validation.runner import Arrays
+from ...validation.runner import Arrays, Runner
 from ..directory import RunDirectory
 from ..manifest import WEIGHTS_PATH, artifact, network
 from ..options import Options, chosen
 from ..pack import PREPROCESS, TOKENIZER
 from ..pack.pictures import Source
 from ..pack.preprocessor import Preprocessor, Raw
+from ..pack.similarities import similarity, unit
 from ..pack.steps import SCORED
 from ..stages.common import require
+from .batches import BATCH, CHUNK, Progress, batches, counted, rounded
+from .given import Given, Images, Pairs, Texts, given, pair, rows, text, whole
 from .hybrid import Hybrid, lexical_weights, scores
 
 if TYPE_CHECKING:
@@ -29,9 +32,8 @@ if TYPE_CHECKING:
 PREFERRED = ("onnx", "stablehlo", "saved-model", "orbax")
 """Which format is opened when none is named: the first that is there and whose runtime is installed."""
 
-BATCH = 32
-USUAL = 512
-"""Tokens up to which a batch is full. Attention's memory grows with their square, so longer ones come in fewer rows."""
+Embed = Callable[[list[str] | None, list[Source] | None, int, Callable[[int], None]], np.ndarray]
+"""Embeds rows: (texts, pictures, how many rows came before, what is told how many are done)."""
 
 
 def load_module(directory: Path | str) -> "nnx.Module":
@@ -39,12 +41,13 @@ def load_module(directory: Path | str) -> "nnx.Module":
 
     Raises:
         InputError: `directory` is no run directory, or its weights were not built.
+        EnvironmentFailure: JAX or Flax is not installed.
     """
-    import jax
-
     run = RunDirectory(Path(directory))
     require(run, "build")
     net, weights = network(run), WeightsFile(run.path / WEIGHTS_PATH)
+    import jax
+
     return net.module(jax.device_put({name: weights[name] for name in net.leaves}))
 
 
@@ -52,50 +55,104 @@ def open_artifacts(
     directory: Path | str,
     format: str | None = None,  # noqa: A002 - as on the command line
     *,
-    verify: bool = False,
+    threads: int | None = None,
+    providers: Sequence[Any] | None = None,
+    verify: bool = True,
 ) -> "Artifacts":
     """Open one format of a run directory.
 
     Args:
         directory: the run directory.
-        format: onnx, stablehlo, saved-model or orbax; by default the first that is there and can be run here.
-        verify: hold each file that is opened to its sha256 in the manifest, not to its size alone.
+        format: onnx, onnx-int8 or another precision that was made, stablehlo, saved-model, orbax, openvino; by default
+            the first of onnx, stablehlo, saved-model and orbax that is there and can be run here.
+        threads: of onnxruntime, in one run; by default one for each core.
+        providers: onnxruntime's execution providers, the preferred first, as `InferenceSession` takes them; by default
+            the CPU's, by which the artifact was proved.
+        verify: hold each file that is used to its sha256 in the manifest, once in a process for a file that nobody
+            touches, which takes seconds per gigabyte; False compares sizes alone.
 
     Raises:
-        InputError: no such directory or format, or it cannot be opened.
+        InputError: no such directory or format, or it cannot be opened, or takes no threads or providers.
         EnvironmentFailure: the format's runtime is not installed.
     """
-    return Artifacts(RunDirectory(Path(directory)), format, verify=verify)
+    session = Session(
+        None if threads is None else whole(threads, "threads", 1),
+        () if providers is None else tuple(providers),
+        kept=True,
+    )
+    return Artifacts(RunDirectory(Path(directory)), format, session, verify=verify)
 
 
 class Artifacts:
-    """One format of a run directory, open, with the tokenizer and the preprocessing of its pack."""
+    """One format of a run directory, open, with the tokenizer and the preprocessing of its pack.
 
-    def __init__(self, run: RunDirectory, format: str | None = None, *, verify: bool = False):  # noqa: A002 - as on the command line
+    It can be pickled, and is then opened anew; `with` or `close` gives its memory back. Threads may share it, but for
+    `cut`, which is the last call's of any.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        format: str | None = None,  # noqa: A002 - as on the command line
+        session: Session | None = None,
+        *,
+        verify: bool = True,
+    ):
         exporter = chosen(Options(formats=(format,)))[0] if format else _first(run)
-        exporter.require()
-        opened = artifact(run, exporter)
-        files = run.manifest()["stages"].get(f"export-{exporter.name}", {"files": []})["files"]
-        shared = [f for f in (TOKENIZER, PREPROCESS, WEIGHTS_PATH) if f in run.manifest()["files"]]
-        for damage in run.damaged([*files, *shared], contents=verify):
+        exporter.require(serving=True)
+        self._session, self._verify = session or Session(), verify
+        for setting in ("threads", "providers"):
+            if getattr(self._session, setting) and setting not in exporter.tunable:
+                raise InputError(f"{setting} cannot be chosen for the format {exporter.name}: it is onnx's alone")
+        opened = artifact(run, exporter, self._session)
+        manifest = run.manifest()
+        used = _used(run, exporter)
+        for damage in run.damaged(used, manifest, contents=verify, once=True):
             raise InputError(f"{damage}; get the run directory again, or convert again")
         try:
-            self._runner = exporter.open(opened)
+            runner: Runner = (exporter.serve or exporter.open)(opened)
         except ConvertError:
             raise
         except Exception as error:  # each runtime has its own
             raise InputError(f"{run.path}: its {exporter.name} cannot be opened: {raised(error)}") from error
         self.path = run.path
         self.format = exporter.name
-        self.runner = self._runner.name
+        self.runner = runner.name
+        self.family: str = manifest["family"]
         self.entry_points = opened.entry_points
+        """By name, with the network's types; integers are handed to a program in the type that it asks for."""
         self.cut: tuple[int, ...] = ()
-        """Which of the texts that were embedded last were cut, being longer than `limit`."""
-        self.limit: int | None = None
-        """The most tokens of these, special ones and the prompt's included; None for no limit."""
+        """Which of the texts that were read last were cut, being longer than `limit`, by their places."""
+        self._runner: Runner | None = runner
         self._compiles = exporter.compiles
         self._preprocessor = Preprocessor(run.path)
         self._preprocessor.hold_to(self.entry_points)
+        limits = (self._preprocessor.rules["texts"] or {}).get("max_tokens", {})
+        self.limit: int | None = next(iter(limits.values()), None)
+        """The most tokens of a text, special ones and the prompt's included, for the entry point that was run last;
+        None for no limit."""
+
+    def __repr__(self) -> str:
+        return f"<Artifacts {self.path}: {self.family}, {self.format} in {self.runner}, {self._told()}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        opened = functools.partial(
+            open_artifacts,
+            threads=self._session.threads,
+            providers=self._session.providers or None,
+            verify=self._verify,
+        )
+        return opened, (str(self.path.absolute()), self.format)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the programs' memory back; what is asked of it afterwards is an InputError."""
+        self._runner = None
 
     @property
     def rules(self) -> Mapping[str, Any]:
@@ -109,10 +166,15 @@ class Artifacts:
         Raises:
             InputError: the network gives no embeddings.
         """
+        return int(self._embeddings()["width"])
+
+    def _embeddings(self) -> Mapping[str, Any]:
         rules = self._preprocessor.rules["embeddings"]
         if rules is None:
-            raise InputError(f"{self.path}: this network gives no embeddings ({self._told()})")
-        return int(rules["width"])
+            hint = "; `score` gives its scores" if self._preprocessor.rules.get("scores") else ""
+            raise InputError(f"{self.path}: this network gives no embeddings{hint} ({self._told()})")
+        found: Mapping[str, Any] = rules
+        return found
 
     def _told(self) -> str:
         described = (
@@ -123,71 +185,212 @@ class Artifacts:
 
     def embed(
         self,
-        texts: Sequence[str] | None = None,
-        images: Sequence[Source] | None = None,
+        texts: Texts | None = None,
+        images: "Images | None" = None,
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
+        dims: int | None = None,
+        normalize: bool | None = None,
         strict: bool = False,
         batch_size: int = BATCH,
-        progress: bool = False,
+        progress: Progress = False,
     ) -> np.ndarray:
         """Embed texts, pictures, or pairs of both: (rows, width) float32, in the order given.
 
-        Texts that are longer than the folder's limit are cut, at the end that it says; `cut` tells which they were.
-        Rows are run in batches of like length.
+        One text or picture that is no list gives one vector, (width,). Texts that are longer than the folder's limit
+        are cut, at the end that it says; `cut` tells which they were. Rows are run in batches of like length.
 
         Args:
-            texts: any strings, the empty one too.
+            texts: a text, or any iterable of texts; the empty one too.
+            images: a picture, or any iterable of pictures: names of files, open files, their bytes, arrays of uint8
+                (height, width), (height, width, 3 or 4) or a stack of these, or Pillow's pictures.
             prompt_name: the name of the prompt that stands before each text, one of `prompts`; by default the one that
                 the folder says, if any.
             prompt: that prompt itself, instead of its name; "" for none.
-            images: files, their bytes, arrays (height, width, 3) of uint8, or Pillow's pictures.
+            dims: keep so many numbers of each vector, as Matryoshka training means it; the rest is made as long as 1
+                again where the network's vectors are.
+            normalize: True to make the vectors as long as 1, False to leave those that `dims` cut as they are; by
+                default as the network does it.
             strict: refuse texts that would be cut.
             batch_size: most rows at once; longer texts come in fewer.
-            progress: show a bar on standard error.
+            progress: True to show a bar on standard error, or a function of (rows done, all rows).
 
         Raises:
-            InputError: the network does not take these, gives no embeddings of them, has no such prompt, a picture
-                cannot be read, or a text is too long for `strict`.
+            InputError: the network does not take these, gives no embeddings of them, has no such prompt, an argument
+                is none of the above, a picture cannot be read, or a text is too long for `strict`.
             EnvironmentFailure: a package that reads them is missing, or the runtime failed.
         """
-        for name, given in (("texts", texts), ("images", images)):
-            if isinstance(given, str | bytes | Path):
-                raise TypeError(f"{name} must be a list, got one {type(given).__name__}")
-        width = self.width
-        entry, output = self._entry(texts is not None, images is not None)
-        if texts is not None and images is not None and len(texts) != len(images):
-            raise ValueError(f"texts and images are pairs: got {len(texts)} texts and {len(images)} images")
-        count = len(texts if texts is not None else images or ())
-        embeddings = np.zeros((count, width), np.float32)
-        ids, leading = None, 0
-        self.cut = ()
-        if texts is not None:
+        several = given(texts, images)
+        embed = self._embedder(several, prompt_name, prompt, dims, normalize, batch_size, strict=strict)
+        found_texts, found_images = several.take(None)
+        total = len(found_texts if found_texts is not None else found_images or ())
+        with counted(progress, total, "embed") as advance:
+            found = embed(found_texts, found_images, 0, advance)
+        return found[0] if several.alone else found
+
+    def embed_iter(
+        self,
+        texts: Texts | None = None,
+        images: "Images | None" = None,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dims: int | None = None,
+        normalize: bool | None = None,
+        strict: bool = False,
+        batch_size: int = BATCH,
+        chunk: int = CHUNK,
+        progress: Progress = False,
+    ) -> Iterator[np.ndarray]:
+        """Embed a stream: gives a vector (width,) for each row, in the order given, in bounded memory.
+
+        Args:
+            texts: see `embed`.
+            images: see `embed`.
+            prompt_name: see `embed`.
+            prompt: see `embed`.
+            dims: see `embed`.
+            normalize: see `embed`.
+            strict: see `embed`; rows before the one that is refused may have been given out.
+            batch_size: see `embed`.
+            chunk: rows that are read and held at once; of these, batches of like length are made.
+            progress: see `embed`.
+
+        Raises:
+            InputError: see `embed`.
+            EnvironmentFailure: see `embed`.
+        """
+        several, size = given(texts, images), whole(chunk, "chunk", 1)
+        embed = self._embedder(several, prompt_name, prompt, dims, normalize, batch_size, strict=strict)
+
+        def vectors() -> Iterator[np.ndarray]:
+            first = 0
+            with counted(progress, several.count, "embed") as advance:
+                while any(read := several.take(size, first)):
+                    found = embed(*read, first, advance)
+                    first += len(found)
+                    yield from found
+
+        return vectors()
+
+    def _embedder(
+        self,
+        several: Given,
+        prompt_name: str | None,
+        prompt: str | None,
+        dims: int | None,
+        normalize: bool | None,
+        batch_size: int,
+        *,
+        strict: bool,
+    ) -> Embed:
+        """Check what `embed` is asked for, before any row is read, and give what does it."""
+        width, finish = self._finished(dims, normalize)
+        entry, output = self._entry(several.texts is not None, several.images is not None)
+        size, leading, before = whole(batch_size, "batch_size", 1), 0, ""
+        if several.texts is not None:
             before = self._prompt(prompt_name, prompt)
             leading = self._preprocessor.texts.prompt_tokens(entry.name, before)
-            ids = self._preprocessor.ids(entry.name, texts, before)
-            self._note_cut(entry.name, count, strict=strict)
+        self.cut = ()
 
-        def made(rows: list[int], tokens: int) -> Arrays:
-            pixels = {} if images is None else self._preprocessor.image_inputs([images[row] for row in rows])
-            if ids is None:
-                return pixels
-            given = [ids[row] for row in rows]
-            return pixels | self._preprocessor.text_inputs(given, tokens, prompt_tokens=leading)
+        def embed(
+            texts: list[str] | None, images: list[Source] | None, first: int, advance: Callable[[int], None]
+        ) -> np.ndarray:
+            count, ids = len(texts if texts is not None else images or ()), None
+            if texts is not None:
+                ids, cut = self._preprocessor.texts.ids_and_cut(entry.name, texts, before)
+                self._note_cut(entry.name, cut, first, count, strict=strict)
 
-        for rows in _shown(_batches(count, ids, batch_size), count, progress):
-            embeddings[rows] = self._run(entry, rows, ids, made)[output]
-        return embeddings
+            def made(batch: list[int], tokens: int) -> Arrays:
+                pixels = {} if images is None else self._pixels(images, batch, None if several.alone else first)
+                if ids is None:
+                    return pixels
+                read = [ids[row] for row in batch]
+                return pixels | self._preprocessor.text_inputs(read, tokens, prompt_tokens=leading)
+
+            vectors = np.zeros((count, width), np.float32)
+            lengths = [0] * count if ids is None else [len(row) for row in ids]
+            for batch in batches(lengths, size):
+                vectors[batch] = finish(self._run(entry, batch, lengths, made)[output])
+                advance(len(batch))
+            return vectors
+
+        return embed
+
+    def _finished(self, dims: int | None, normalize: bool | None) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:
+        """Say how many numbers of a vector are kept, and give what makes them of the program's.
+
+        Raises:
+            InputError: there are not so many, or vectors of length 1 are not wanted, and nothing else is known.
+        """
+        full, already = self.width, bool(self._embeddings()["normalize"])
+        kept = full if dims is None else whole(dims, "dims", 1, full)
+        if normalize is False and already and kept == full:
+            raise InputError(
+                f"{self.path}: normalize=False: the network's last step makes its vectors as long as 1, and what they "
+                "were before is not known; convert it without that step"
+            )
+        wanted = already if normalize is None else normalize
+        if wanted and not (already and kept == full):
+            return kept, lambda vectors: unit(vectors[:, :kept])
+        return kept, lambda vectors: vectors[:, :kept]
+
+    def _pixels(self, images: Sequence[Source], batch: Sequence[int], first: int | None) -> dict[str, np.ndarray]:
+        """Prepare some of the pictures, of which `first` came before; None for one alone, which needs no name."""
+        ready = []
+        for row in batch:
+            try:
+                ready.append(self._preprocessor.image_inputs([images[row]]))
+            except InputError as error:
+                if first is None:
+                    raise
+                raise InputError(f"picture {first + row}: {error}") from error
+        return {name: np.concatenate([inputs[name] for inputs in ready]) for name in ready[0]}
+
+    def similarity(self, one: object, other: object) -> np.ndarray:
+        """Compare embeddings in the way that the folder says: (rows of one, rows of the other) float32.
+
+        More is nearer: cosine or dot product; a distance, euclidean or manhattan, is negative.
+
+        Args:
+            one: (rows, width), or (width,) for one row.
+            other: likewise.
+
+        Raises:
+            InputError: they are no embeddings, or not of one width.
+        """
+        return similarity(one, other, self._embeddings()["similarity"])
+
+    def token_count(
+        self, texts: Texts, *, prompt_name: str | None = None, prompt: str | None = None
+    ) -> list[int] | int:
+        """Count the tokens of each text, special ones and the prompt's included, and those that would be cut.
+
+        One text that is no list gives one number. More than `limit` is cut.
+
+        Args:
+            texts: see `embed`.
+            prompt_name: see `embed`.
+            prompt: see `embed`.
+
+        Raises:
+            InputError: the network reads no texts, or one is none.
+            EnvironmentFailure: the package that reads texts is missing.
+        """
+        reader = self._preprocessor.texts
+        before, alone = self._prompt(prompt_name, prompt), isinstance(texts, str)
+        found = reader.count(list(rows(texts, "text", text, alone=alone)), before)
+        return found[0] if alone else found
 
     def score(
         self,
-        pairs: Sequence[Raw],
+        pairs: Pairs,
         *,
         activation: str | None = None,
         strict: bool = False,
         batch_size: int = BATCH,
-        progress: bool = False,
+        progress: Progress = False,
     ) -> np.ndarray:
         """Score pairs of texts, a query and a passage each, or single texts: (rows,) float32, in the order given.
 
@@ -195,98 +398,102 @@ class Artifacts:
         are cut as preprocess.json says.
 
         Args:
-            pairs: two texts each, or one.
+            pairs: any iterable of rows, two texts each, or one; one text that is no list gives its score alone.
             activation: what makes scores of logits: identity, sigmoid, tanh, softmax; by default what the folder says.
             strict: refuse texts that would be cut.
             batch_size: most rows at once; longer texts come in fewer.
-            progress: show a bar on standard error.
+            progress: see `embed`.
 
         Raises:
-            InputError: the network gives no scores of texts, or takes no pairs.
+            InputError: the network gives no scores of texts, or takes no pairs, or a row is none.
             EnvironmentFailure: a package that reads texts is missing, or the runtime failed.
         """
-        rules = self._scores()
+        rules, size = self._scores(), whole(batch_size, "batch_size", 1)
         function = SCORED.get(rules["activation"] if activation is None else activation)
         if function is None:
             raise InputError(f"activation is {activation!r}, expected one of {', '.join(SCORED)}")
-        if isinstance(pairs, str | bytes):
-            raise TypeError(f"pairs must be a list, got one {type(pairs).__name__}")
-        for at, pair in enumerate(pairs):
-            several = [pair] if isinstance(pair, str) else pair
-            if not isinstance(several, list | tuple) or not all(isinstance(text, str) for text in several):
-                raise InputError(f"row {at} is {pair!r}, expected a text or two of them")
-            if not isinstance(pair, str) and len(several) != 2:
-                raise InputError(f"row {at} has {len(several)} texts, expected a text or two of them")
+        alone = isinstance(pairs, str)
+        if isinstance(pairs, tuple) and len(pairs) == 2 and all(isinstance(each, str) for each in pairs):
+            raise InputError("a tuple of two texts is one pair or two texts: give a list, [(one, two)] or [one, two]")
+        read: list[Raw] = list(rows(pairs, "row", pair, alone=alone))
         ((name, output),) = rules["outputs"].items()
         texts = self._preprocessor.texts
-        encoded = texts.rows(name, [pair if isinstance(pair, str) else (pair[0], pair[1]) for pair in pairs])
-        self._note_cut(name, len(pairs), strict=strict)
-        ids = [row.ids for row in encoded]
+        encoded = texts.rows(name, read)
+        self.cut = ()
+        self._note_cut(name, {at for at, row in enumerate(encoded) if row.cut}, 0, len(read), strict=strict)
+        lengths = [len(row.ids) for row in encoded]
 
-        def made(rows: list[int], tokens: int) -> Arrays:
-            return texts.padded_rows([encoded[row] for row in rows], tokens)
+        def made(batch: list[int], tokens: int) -> Arrays:
+            return texts.padded_rows([encoded[row] for row in batch], tokens)
 
-        logits = np.zeros((len(pairs), len(rules["labels"])), np.float32)
-        for rows in _shown(_batches(len(pairs), ids, batch_size), len(pairs), progress):
-            logits[rows] = self._run(self.entry_points[name], rows, ids, made)[output]
+        logits = np.zeros((len(read), len(rules["labels"])), np.float32)
+        with counted(progress, len(read), "score") as advance:
+            for batch in batches(lengths, size):
+                logits[batch] = self._run(self.entry_points[name], batch, lengths, made)[output]
+                advance(len(batch))
         found = function(logits)
-        return found[:, 0] if len(rules["labels"]) == 1 else found
+        found = found[:, 0] if len(rules["labels"]) == 1 else found
+        return found[0] if alone else found
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Texts,
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
         strict: bool = False,
         batch_size: int = BATCH,
-        progress: bool = False,
+        progress: Progress = False,
     ) -> Hybrid:
         """Give all that a network like bge-m3 gives of texts: dense vectors, lexical weights, and a vector a token.
 
         Args:
-            texts: any strings, the empty one too.
+            texts: any iterable of texts; one that is no list is a list of one here.
             prompt_name: see `embed`.
             prompt: see `embed`.
             strict: see `embed`.
             batch_size: most rows at once; longer texts come in fewer.
-            progress: show a bar on standard error.
+            progress: see `embed`.
 
         Raises:
             InputError: the network gives no weights or vectors of tokens.
             EnvironmentFailure: a package that reads texts is missing, or the runtime failed.
         """
-        if isinstance(texts, str | bytes):
-            raise TypeError(f"texts must be a list, got one {type(texts).__name__}")
-        width = self.width
+        width, size = self.width, whole(batch_size, "batch_size", 1)
         entry, dense = self._entry(True, False)
         named = {type(spec.kind): spec.name for spec in reversed(entry.outputs)}
         if not {TokenWeights, States} <= named.keys():
-            raise InputError(f"{self.path}: this network gives no weights and vectors of tokens ({self._told()})")
-        reader = self._preprocessor.texts
-        before = self._prompt(prompt_name, prompt)
-        leading, ids = reader.prompt_tokens(entry.name, before), reader.ids(entry.name, texts, before)
-        special, count = reader.special_ids(entry.name), len(ids)
-        self._note_cut(entry.name, count, strict=strict)
-        vectors = np.zeros((count, width), np.float32)
-        weights: list[dict[str, float]] = [{}] * count
-        tokens = [np.zeros((0, 0), np.float32)] * count
+            raise InputError(
+                f"{self.path}: this network gives no weights and vectors of tokens; `embed` gives its vectors of texts "
+                f"({self._told()})"
+            )
+        read = list(rows(texts, "text", text, alone=isinstance(texts, str)))
+        reader, before = self._preprocessor.texts, self._prompt(prompt_name, prompt)
+        leading, special = reader.prompt_tokens(entry.name, before), reader.special_ids()
+        ids, cut = reader.ids_and_cut(entry.name, read, before)
+        self.cut, lengths = (), [len(row) for row in ids]
+        self._note_cut(entry.name, cut, 0, len(ids), strict=strict)
+        vectors = np.zeros((len(ids), width), np.float32)
+        weights: list[dict[str, float]] = [{}] * len(ids)
+        tokens = [np.zeros((0, 0), np.float32)] * len(ids)
 
-        def made(rows: list[int], length: int) -> Arrays:
-            return self._preprocessor.text_inputs([ids[row] for row in rows], length, prompt_tokens=leading)
+        def made(batch: list[int], length: int) -> Arrays:
+            return self._preprocessor.text_inputs([ids[row] for row in batch], length, prompt_tokens=leading)
 
-        for rows in _shown(_batches(count, ids, batch_size), count, progress):
-            outputs = self._run(entry, rows, ids, made)
-            vectors[rows] = outputs[dense]
-            for at, row in enumerate(rows):
-                own = len(ids[row])
-                weights[row] = lexical_weights(ids[row], outputs[named[TokenWeights]][at, :own, 0], special)
-                tokens[row] = outputs[named[States]][at, : own - 1]
+        with counted(progress, len(ids), "encode") as advance:
+            for batch in batches(lengths, size):
+                outputs = self._run(entry, batch, lengths, made)
+                vectors[batch] = outputs[dense]
+                for at, row in enumerate(batch):
+                    own = len(ids[row])
+                    weights[row] = lexical_weights(ids[row], outputs[named[TokenWeights]][at, :own, 0], special)
+                    tokens[row] = outputs[named[States]][at, : own - 1]
+                advance(len(batch))
         return Hybrid(vectors, weights, tokens)
 
     def compute_score(
         self,
-        pairs: Sequence[tuple[str, str]],
+        pairs: Pairs,
         weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
         *,
         batch_size: int = BATCH,
@@ -294,15 +501,19 @@ class Artifacts:
         """Score pairs by what `encode` gives of both texts, (rows,) each: dense, sparse, colbert, and their means.
 
         Args:
-            pairs: a query and a passage each.
+            pairs: any iterable of pairs, a query and a passage each.
             weights: of the dense, the sparse and ColBERT's scores in the means.
             batch_size: see `encode`.
 
         Raises:
-            InputError: see `encode`.
+            InputError: see `encode`; or a row is no pair.
         """
-        queries = self.encode([query for query, _ in pairs], batch_size=batch_size)
-        return scores(queries, self.encode([passage for _, passage in pairs], batch_size=batch_size), weights)
+        read = list(rows(pairs, "row", pair, alone=False))
+        for at, row in enumerate(read):
+            if isinstance(row, str):
+                raise InputError(f"row {at} is one text, expected a pair of them")
+        queries = self.encode([row[0] for row in read], batch_size=batch_size)
+        return scores(queries, self.encode([row[1] for row in read], batch_size=batch_size), weights)
 
     @property
     def labels(self) -> list[str]:
@@ -317,18 +528,26 @@ class Artifacts:
         rules = self._preprocessor.rules.get("scores")
         if rules is None:
             raise InputError(f"{self.path}: this network gives no scores of texts ({self._told()})")
-        return rules
+        found: Mapping[str, Any] = rules
+        return found
 
-    def _note_cut(self, entry_point: str, count: int, *, strict: bool) -> None:
-        """Keep which of the texts that were just read were cut.
+    def _note_cut(self, entry_point: str, cut: Collection[int], first: int, count: int, *, strict: bool) -> None:
+        """Keep which of the rows that were just read were cut.
+
+        Args:
+            entry_point: that reads them.
+            cut: places of rows after the first.
+            first: how many rows came before.
+            count: how many were read.
+            strict: see `embed`.
 
         Raises:
             InputError: some were, and that is refused.
         """
-        texts = self._preprocessor.texts
-        self.cut, self.limit = texts.cut, texts.rules["max_tokens"][entry_point]
-        if strict and self.cut:
-            raise InputError(f"{told_cut(self.cut, count, self.limit)}; shorten them, or go without strict")
+        self.limit = self._preprocessor.texts.rules["max_tokens"][entry_point]
+        self.cut = (*self.cut, *(first + row for row in sorted(cut)))
+        if strict and cut:
+            raise InputError(f"{told_cut(self.cut, first + count, self.limit)}; shorten them, or go without strict")
 
     @property
     def prompts(self) -> Mapping[str, str]:
@@ -338,45 +557,49 @@ class Artifacts:
     def _prompt(self, name: str | None, prompt: str | None) -> str:
         """Give what stands before each text."""
         if name is not None and prompt is not None:
-            raise ValueError(f"prompt_name is {name!r} and prompt is {prompt!r}: give one of them")
-        return self._preprocessor.texts.prompt(name) if prompt is None else prompt
+            raise InputError(f"prompt_name is {name!r} and prompt is {prompt!r}: give one of them")
+        return self._preprocessor.texts.prompt(name) if prompt is None else text(prompt, "prompt")
 
     def _entry(self, texts: bool, images: bool) -> tuple[EntryPoint, str]:
         """Find the entry point that takes just what is given and embeds it, and the output that is the embedding."""
         rules = self._preprocessor.rules
         ids = rules["texts"] and rules["texts"]["inputs"]["ids"]
         pixels = rules["images"] and rules["images"]["input"]
-        for name, output in rules["embeddings"]["outputs"].items():
+        for name, output in self._embeddings()["outputs"].items():
             takes = {spec.name for spec in self.entry_points[name].inputs}
             if (ids in takes, pixels in takes) == (texts, images):
                 return self.entry_points[name], output
-        given = " and ".join(["texts"] * texts + ["images"] * images) or "neither texts nor images"
-        raise InputError(f"{self.path}: this network has no entry point for {given} that embeds it ({self._told()})")
+        asked = " and ".join(["texts"] * texts + ["images"] * images)
+        raise InputError(f"{self.path}: this network has no entry point for {asked} that embeds it ({self._told()})")
 
     def _run(
         self,
         entry: EntryPoint,
-        rows: list[int],
-        ids: list[list[int]] | None,
+        batch: list[int],
+        lengths: Sequence[int],
         made: Callable[[list[int], int], Arrays],
     ) -> Arrays:
         """Run one batch. Where each shape costs a compilation, sizes are rounded up, so that there are few.
 
-        `made` gives the inputs of some rows, padded to so many tokens.
+        Args:
+            entry: what is run.
+            batch: rows.
+            lengths: tokens of each row, 0 for a picture.
+            made: gives the inputs of some rows, padded to so many tokens.
         """
-        size = 1 << (len(rows) - 1).bit_length() if self._compiles else len(rows)
-        filled = [*rows, *rows[-1:] * (size - len(rows))]
-        tokens = 0
-        if ids is not None:
-            longest = max(len(ids[row]) for row in rows)
-            limit = self._preprocessor.rules["texts"]["max_tokens"][entry.name]
-            tokens = _rounded(longest, limit) if self._compiles else longest
+        if self._runner is None:
+            raise InputError(f"{self.path} was closed; open it again with open_artifacts")
+        size = 1 << (len(batch) - 1).bit_length() if self._compiles else len(batch)
+        filled = [*batch, *batch[-1:] * (size - len(batch))]
+        tokens = max(lengths[row] for row in batch)
+        if tokens and self._compiles:
+            tokens = rounded(tokens, self._preprocessor.rules["texts"]["max_tokens"][entry.name])
         inputs = made(filled, tokens)
         try:
             outputs = self._runner.run(entry.name, {spec.name: inputs[spec.name] for spec in entry.inputs})
         except Exception as error:  # each runtime has its own
             raise EnvironmentFailure(f"{self.runner} could not compute {entry.name}: {raised(error)}") from error
-        return {name: array[: len(rows)] for name, array in outputs.items()}
+        return {name: array[: len(batch)] for name, array in outputs.items()}
 
 
 def told_cut(cut: Sequence[int], count: int, limit: int | None) -> str:
@@ -385,47 +608,24 @@ def told_cut(cut: Sequence[int], count: int, limit: int | None) -> str:
     return f"{len(cut)} of {count} {verb} longer than {limit} tokens, the first is number {cut[0]} from 0"
 
 
+def _used(run: RunDirectory, exporter: Exporter) -> list[str]:
+    """Name the files of a run that are read when a format is opened and run."""
+    manifest = run.manifest()
+    own = manifest["stages"].get(f"export-{exporter.name}", {"files": []})["files"]
+    weights = [WEIGHTS_PATH] if exporter.folder == PROGRAMS else []
+    pack = [name for name in (TOKENIZER, PREPROCESS) if name in manifest["files"] or (run.path / name).exists()]
+    return [*own, *weights, *pack]
+
+
 def _first(run: RunDirectory) -> Exporter:
     known, keys = exporters(), {k for entry in run.manifest()["entry_points"].values() for k in entry["programs"]}
     there = [known[name] for name in PREFERRED if known[name].key in keys]
     for exporter in there:
         try:
-            exporter.require()
+            exporter.require(serving=True)
         except EnvironmentFailure:
             continue
         return exporter
     if there:
-        there[0].require()
+        there[0].require(serving=True)
     raise InputError(f"{run.path} holds no artifacts; run `bgevis-convert export FORMAT {run.path}` first")
-
-
-def _batches(count: int, ids: list[list[int]] | None, batch_size: int) -> Iterator[list[int]]:
-    """Give the rows of each batch, the longest texts first: what does not fit into memory shows at once."""
-    order = list(range(count)) if ids is None else sorted(range(count), key=lambda row: -len(ids[row]))
-    while order:
-        longest = len(ids[order[0]]) if ids else 0
-        size = max(1, min(batch_size, batch_size * USUAL**2 // max(longest, 1) ** 2))
-        yield order[:size]
-        order = order[size:]
-
-
-def _rounded(tokens: int, limit: int | None) -> int:
-    """Round a length up: to 8, 16, ... 64, then 128, 192, ..., but not above the limit."""
-    step = 8 if tokens <= 64 else 64
-    return min(-(-tokens // step) * step, limit or sys.maxsize)
-
-
-def _shown(batches: Iterator[list[int]], total: int, progress: bool) -> Iterator[list[int]]:
-    """Pass batches on, with a bar that counts their rows."""
-    if not progress:
-        yield from batches
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("embed"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("embed", total=total)
-        for rows in batches:
-            yield rows
-            bars.advance(task, len(rows))

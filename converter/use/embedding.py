@@ -1,7 +1,8 @@
 """`bgevis-convert embed`: rows of texts and pictures from the shell, embeddings to standard output or a file."""
 
-import importlib.util
+import glob
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,18 +10,21 @@ from typing import IO, Any
 
 import numpy as np
 
-from ...validation.errors import EnvironmentFailure, InputError
+from ...validation.errors import InputError
+from ...validation.files import parse_json
+from ...validation.packages import need
 from ..output import written
 from .artifacts import Artifacts, told_cut
+from .batches import CHUNK
 
-CHUNK = 4096
-"""Rows that are embedded before the first of them is written."""
+Row = dict[str, Any]
+"""What one embedding is of: {"text": ...}, {"image": ...} or both, and what else a JSON line held."""
 
-Row = dict[str, str]
-"""What one embedding is of: {"text": ...}, {"image": ...} or both."""
+KINDS = ("text", "image")
+PATTERN = re.compile(r"[*?\[]")
 
-Writer = Callable[[Iterator[tuple[Row, np.ndarray]], int, IO[bytes]], None]
-"""Takes rows with their embeddings, how many numbers one has, and the file."""
+Writer = Callable[[Iterator[tuple[Row, np.ndarray]], int, IO[bytes]], int]
+"""Takes rows with their embeddings, how many numbers one has, and the file; says how many rows there were."""
 
 
 def read_lines(name: str) -> list[str]:
@@ -34,9 +38,51 @@ def read_lines(name: str) -> list[str]:
         lines = data.decode("utf-8").split("\n")
     except FileNotFoundError as error:
         raise InputError(f"{name} does not exist") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{name} is a folder, expected a file with one row per line") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{name} is not UTF-8: {error}") from error
+        raise InputError(f"{name} is not UTF-8, expected a text file with one row per line: {error}") from error
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def read_images(given: str) -> list[str]:
+    """Name the pictures of a pattern, in the order of their names, or of a file with one per line, "-" for stdin.
+
+    Raises:
+        InputError: there are none, or no such file.
+    """
+    if not PATTERN.search(given):
+        return read_lines(given)
+    found = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - the user's pattern may be absolute
+    if not found:
+        raise InputError(f"--images {given}: no file's name is like this")
+    return found
+
+
+def read_rows(name: str) -> list[Row]:
+    """Read JSON lines, each an object with `text`, `image` or both, and anything else, which is kept.
+
+    Raises:
+        InputError: a line is no such object, or holds other ones of the two than the lines before.
+    """
+    found: list[Row] = []
+    for number, line in enumerate(read_lines(name), 1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line.encode())
+        except ValueError as error:
+            raise InputError(f"{name}, line {number}: {error}") from error
+        if not isinstance(row, dict) or not any(kind in row for kind in KINDS):
+            raise InputError(f"{name}, line {number}: expected an object with text, image or both, got {line[:40]}")
+        for kind in KINDS:
+            if kind in row and not isinstance(row[kind], str):
+                raise InputError(f"{name}, line {number}: {kind} is {json.dumps(row[kind])[:40]}, expected a text")
+            if found and (kind in row) != (kind in found[0]):
+                has = "has" if kind in row else "has no"
+                raise InputError(f"{name}, line {number} {has} {kind}, other than the first: all must be alike")
+        found.append(row)
+    return found
 
 
 def rows(texts: Sequence[str], images: Sequence[str]) -> list[Row]:
@@ -49,29 +95,23 @@ def rows(texts: Sequence[str], images: Sequence[str]) -> list[Row]:
 
 
 def embedded(
-    artifacts: Artifacts, given: Sequence[Row], batch: int, before: Mapping[str, str | None], *, strict: bool = False
+    artifacts: Artifacts, given: Sequence[Row], *, strict: bool = False, **how: Any
 ) -> Iterator[tuple[Row, np.ndarray]]:
     """Embed rows, a chunk at a time; say at the end on standard error how many texts were cut.
 
     Args:
         artifacts: opened.
-        given: rows.
-        batch: most of them at once.
-        before: which prompt stands before texts, as `Artifacts.embed` takes it.
+        given: rows, all of them of the same kinds.
         strict: see `Artifacts.embed`; the rows are one chunk then, so that nothing is written before all are read.
+        how: what else `Artifacts.embed_iter` takes.
     """
-    cut: list[int] = []
-    size = len(given) if strict else CHUNK
-    for start in range(0, len(given), size):
-        chunk = given[start : start + size]
-        columns = {key: [row[key] for row in chunk] for key in chunk[0]}
-        texts, images = columns.get("text"), columns.get("image")
-        shown = sys.stderr.isatty()
-        found = artifacts.embed(texts, images, **before, strict=strict, batch_size=batch, progress=shown)
-        cut += [start + i for i in artifacts.cut]
-        yield from zip(chunk, found, strict=True)
-    if cut:
-        print(f"warning: {told_cut(cut, len(given), artifacts.limit)}; they were cut", file=sys.stderr)
+    if not given:
+        return
+    texts, images = ([row[kind] for row in given] if kind in given[0] else None for kind in KINDS)
+    chunk = len(given) if strict else CHUNK
+    yield from zip(given, artifacts.embed_iter(texts, images, strict=strict, chunk=chunk, **how), strict=True)
+    if artifacts.cut:
+        print(f"warning: {told_cut(artifacts.cut, len(given), artifacts.limit)}; they were cut", file=sys.stderr)
 
 
 def write(found: Iterator[tuple[Row, np.ndarray]], width: int, out: Path | None) -> None:
@@ -91,7 +131,8 @@ def write(found: Iterator[tuple[Row, np.ndarray]], width: int, out: Path | None)
             raise EnvironmentFailure(f"standard output: {error.strerror}") from error
         return
     with written(out) as aside, aside.open("wb") as file:
-        writer(out)(found, width, file)
+        count = writer(out)(found, width, file)
+    print(f"wrote {out} ({count}, {width})", file=sys.stderr)
 
 
 def writer(out: Path) -> Writer:
@@ -103,31 +144,41 @@ def writer(out: Path) -> Writer:
     """
     if out.suffix not in WRITERS:
         raise InputError(f"--out {out}: its ending says nothing of what to write; known: {', '.join(WRITERS)}")
-    if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise EnvironmentFailure(f"{out} needs the Python package pyarrow: pip install 'bgevis-convert[parquet]'")
+    if out.suffix == ".parquet":
+        need("pyarrow", str(out))
     return WRITERS[out.suffix]
 
 
-def _json_lines(found: Iterator[tuple[Row, np.ndarray]], width: int, file: IO[bytes]) -> None:
+def _json_lines(found: Iterator[tuple[Row, np.ndarray]], width: int, file: IO[bytes]) -> int:
+    count = 0
     for row, embedding in found:
         numbers = [float(f"{value:.9g}") for value in embedding]  # nine digits give a float32 back
         file.write(json.dumps(row | {"embedding": numbers}, ensure_ascii=False).encode() + b"\n")
         file.flush()
+        count += 1
+    return count
 
 
-def _npy(found: Iterator[tuple[Row, np.ndarray]], width: int, file: IO[bytes]) -> None:
-    np.save(file, np.array([embedding for _, embedding in found], np.float32).reshape(-1, width))
+def _npy(found: Iterator[tuple[Row, np.ndarray]], width: int, file: IO[bytes]) -> int:
+    array = np.array([embedding for _, embedding in found], np.float32).reshape(-1, width)
+    np.save(file, array)
+    return len(array)
 
 
-def _parquet(found: Iterator[tuple[Row, np.ndarray]], width: int, file: IO[bytes]) -> None:
+def _parquet(found: Iterator[tuple[Row, np.ndarray]], width: int, file: IO[bytes]) -> int:
     import pyarrow
     from pyarrow import parquet
 
     several = list(found)
-    columns: dict[str, Any] = {key: [row[key] for row, _ in several] for key in (several[0][0] if several else ())}
+    names = dict.fromkeys(name for row, _ in several for name in row)
+    try:
+        columns: dict[str, Any] = {name: pyarrow.array([row.get(name) for row, _ in several]) for name in names}
+    except pyarrow.ArrowException as error:
+        raise InputError(f"a field of the rows cannot be a column: {error}; write .jsonl instead") from error
     flat = np.array([embedding for _, embedding in several], np.float32).reshape(-1)
     columns["embedding"] = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(flat), width)
     parquet.write_table(pyarrow.table(columns), file)
+    return len(several)
 
 
 WRITERS: Mapping[str, Writer] = {".npy": _npy, ".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines}

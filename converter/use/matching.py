@@ -16,7 +16,8 @@ from ..directory import RunDirectory
 from ..manifest import WEIGHTS_PATH, family_and_config
 from ..pack.pictures import Source
 from ..pack.steps import SCORED
-from .artifacts import BATCH, Artifacts
+from .artifacts import Artifacts
+from .batches import BATCH
 
 TEXT = "{}"
 """Where a label stands in a template."""

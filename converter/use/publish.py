@@ -71,6 +71,8 @@ def publish(
             place.send(run, name)
             if place.sha256(name, advance) != digest:
                 raise GateError(f"{url}/{name} did not arrive as it was sent; run the command again")
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{url}: {error}") from error
     except (OSError, NotImplementedError) as error:
@@ -134,6 +136,8 @@ class _Place:
             before = manifest["source"]
             another = before["sha256"] != source["sha256"]
             name = str(before["file"])
+        except InputError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{self.url}/{MANIFEST} is not a run's manifest ({error}); choose another place"

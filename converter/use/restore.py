@@ -19,6 +19,7 @@ from ...exporters.base import Exporter, UnreadableWeight
 from ...exporters.weights import plan
 from ...model.derived import LowRank, Part
 from ...validation.errors import EnvironmentFailure, GateError, InputError, raised
+from ...validation.packages import need_jax
 from ..certificate.ledger import Entry, Ledger, numpy_dtype
 from ..directory import RunDirectory
 from ..manifest import LEDGER, artifact
@@ -71,6 +72,7 @@ def restore(run: RunDirectory, exporter: Exporter, out: Path, progress: Progress
         EnvironmentFailure: a package is missing.
     """
     exporter.require()
+    need_jax()
     if exporter.rounding:
         raise InputError(
             f"{exporter.name} holds rounded weights, from which no tensor can be restored; choose another format"

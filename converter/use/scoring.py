@@ -1,13 +1,15 @@
-"""`bgevis-convert score`: pairs of texts from the shell, scores to standard output."""
+"""`bgevis-convert score` and `similarity`: how well texts fit a query, to standard output."""
 
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..pack.preprocessor import Raw
 from .artifacts import Artifacts, told_cut
+from .embedding import Row, embedded
 
 
 def scored(
@@ -42,3 +44,29 @@ def scored(
         several = dict(zip(artifacts.labels, numbers, strict=True))
         scores = {"score": numbers[0]} if len(numbers) == 1 else {"scores": several}
         yield json.dumps(texts | scores, ensure_ascii=False)
+
+
+def compared(
+    artifacts: Artifacts,
+    query: str,
+    given: Sequence[Row],
+    *,
+    query_prompt_name: str | None,
+    dims: int | None,
+    **how: Any,
+) -> Iterator[str]:
+    """Give a line of JSON for each row, the nearest to the query first: the row and its similarity.
+
+    Args:
+        artifacts: open.
+        query: a text.
+        given: rows of texts, pictures or pairs.
+        query_prompt_name: the prompt that stands before the query; None for the folder's default.
+        dims: see `Artifacts.embed`.
+        how: of the rows, what else `Artifacts.embed_iter` takes.
+    """
+    wanted = artifacts.embed(query, prompt_name=query_prompt_name, dims=dims, strict=how.get("strict", False))
+    found = [vector for _, vector in embedded(artifacts, given, dims=dims, **how)]
+    near = artifacts.similarity(wanted, np.reshape(found, (len(given), len(wanted))))[0]
+    for at in np.argsort(-near, kind="stable"):
+        yield json.dumps(given[at] | {"similarity": float(f"{near[at]:.9g}")}, ensure_ascii=False)

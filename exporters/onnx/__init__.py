@@ -45,6 +45,12 @@ def _open(artifact: Artifact) -> Runner:
     return open_(artifact)
 
 
+def _serve(artifact: Artifact) -> Runner:
+    from .runner import OnnxRunner
+
+    return OnnxRunner(artifact)
+
+
 def _read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
     from .read import read_weights
 
@@ -52,9 +58,9 @@ def _read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _probe(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
-    from .read import OnnxRunner
+    from .read import ScaledRunner
 
-    return OnnxRunner(artifact, factors)
+    return ScaledRunner(artifact, factors)
 
 
 def _taps(
@@ -82,10 +88,11 @@ EXPORTER = Exporter(
     key="onnx",
     folder=PROGRAMS,
     modules=("onnx", "onnxruntime"),
-    extra="onnx",
     write=_write,
     trace=_trace,
     open=_open,
+    serve=_serve,
+    serves=("onnxruntime",),
     read_weights=_read_weights,
     probe=_probe,
     taps=_taps,
@@ -93,6 +100,7 @@ EXPORTER = Exporter(
     ways={"tf2onnx": ("jax", "tensorflow", "tf2onnx")},
     compiles=False,
     needs=_needs,
+    tunable=("threads", "providers"),
 )
 
 
@@ -114,14 +122,16 @@ def _in(precision: str) -> Exporter:
         key=f"onnx_{precision.replace('-', '_')}",
         folder=PROGRAMS,
         modules=("onnx", "onnxruntime"),
-        extra="onnx",
         write=functools.partial(_write_rounded, precision=precision),
         open=_open,
+        serve=_serve,
+        serves=("onnxruntime",),
         read_weights=_read_rounded,
         optional=True,
         precision=precision,
         rounding=functools.partial(_rounding, precision=precision),
         needs=_needs,
+        tunable=EXPORTER.tunable,
     )
 
 

@@ -1,4 +1,4 @@
-"""Reading back: running a program in onnxruntime, and its weights through its own references."""
+"""Reading back: a program that must be valid, with some weights changed, and its weights by its own references."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,56 +12,33 @@ from onnx.shape_inference import InferenceError
 from ...validation.dims import Dim, same
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import GateError
-from ...validation.runner import Arrays
 from ..base import Artifact, UnreadableWeight
-
-FOLDER = "session.model_external_initializers_file_folder_path"
-"""onnxruntime's name for where the weights lie of a model that is given as bytes."""
+from .runner import FOLDER, OnnxRunner
 
 
-class OnnxRunner:
-    """Runs the programs in onnxruntime with its defaults. Holds one session at a time.
+class ScaledRunner(OnnxRunner):
+    """Runs the programs with some leaves multiplied, in the session's memory.
 
     Args:
-        factors: what some leaves are multiplied by, in the session's memory.
+        factors: by leaf.
     """
 
-    def __init__(self, artifact: Artifact, factors: Mapping[str, float] | None = None):
-        precisions = {program["precision"] for program in artifact.programs.values() if "precision" in program}
-        self.name = " ".join(("onnxruntime", onnxruntime.__version__, *sorted(precisions)))
-        self._artifact = artifact
-        self._factors = factors or {}
-        self._open: tuple[str, onnxruntime.InferenceSession] | None = None
+    def __init__(self, artifact: Artifact, factors: Mapping[str, float]):
+        super().__init__(artifact)
+        self._factors = factors
 
-    def run(self, entry_point: str, inputs: Arrays) -> Arrays:
-        """Compute an entry point, feeding integers as the program wants them."""
-        session = self._session(entry_point)
-        wide = [value.name for value in session.get_inputs() if value.type == "tensor(int64)"]
-        names = [value.name for value in session.get_outputs()]
-        return dict(zip(names, session.run(names, feed(inputs, wide)), strict=True))
-
-    def _session(self, entry_point: str) -> onnxruntime.InferenceSession:
-        if self._open is None or self._open[0] != entry_point:
-            self._open = None
-            path = self._artifact.directory / self._artifact.programs[entry_point]["path"]
-            options, changed = onnxruntime.SessionOptions(), scaled(path, self._factors)
-            model: str | bytes = str(path)
-            if self._factors:  # a probe is one small case: laying the weights out for more costs more than it saves
-                options.add_session_config_entry("session.disable_prepacking", "1")
-                options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            if changed:
-                values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in changed.values()]
-                options.add_external_initializers(list(changed), values)
-                options.add_session_config_entry(FOLDER, str(path.parent))
-                model = retyped(onnx.load(path, load_external_data=False), changed).SerializeToString()
-            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-            self._open = entry_point, session
-        return self._open[1]
-
-
-def feed(inputs: Arrays, wide: Collection[str]) -> dict[str, np.ndarray]:
-    """Give inputs in the types that a program wants: some as int64."""
-    return {name: array.astype(np.int64) if name in wide else array for name, array in inputs.items()}
+    def _opened(self, path: Path) -> onnxruntime.InferenceSession:
+        options, changed = self._options(), scaled(path, self._factors)
+        if self._factors:  # a probe is one small case: laying the weights out for more costs more than it saves
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not changed:
+            return onnxruntime.InferenceSession(str(path), options, providers=self._providers)
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in changed.values()]
+        options.add_external_initializers(list(changed), values)
+        options.add_session_config_entry(FOLDER, str(path.parent))
+        model = retyped(onnx.load(path, load_external_data=False), changed).SerializeToString()
+        return onnxruntime.InferenceSession(model, options, providers=self._providers)
 
 
 def scaled(path: Path, factors: Mapping[str, float]) -> dict[str, np.ndarray]:

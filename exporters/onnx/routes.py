@@ -10,7 +10,7 @@ import onnxruntime
 
 from ...validation.budget import distance
 from ...validation.runner import Arrays
-from .read import FOLDER
+from .runner import FOLDER
 
 ALLOWED = 3e-5
 """Of the largest element: two orders of float32 sums, through some dozen layers."""

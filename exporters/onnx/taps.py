@@ -19,7 +19,8 @@ from ...validation.locate import Taps, first_divergence
 from ...validation.runner import Arrays
 from ..base import Artifact
 from .mend import Shapes, mistakes
-from .read import FOLDER, feed, retyped, scaled
+from .read import retyped, scaled
+from .runner import FOLDER, feed
 from .serialize import TAPS
 
 SUM = "tap "

@@ -162,6 +162,8 @@ class Graph:
                 {name: _program_from_json(name, each) for name, each in document["entry_points"].items()},
                 document["facts"],
             )
+        except InputError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
             raise InputError(f"{origin} is no traced network as this program writes it: {error!r}") from error
 
