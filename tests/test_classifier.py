@@ -151,7 +151,11 @@ def test_the_shell_ranks(reranker):
     [
         ([("one", "two", "three")], "row 0 has 3 texts"),
         (["one", None], "row 1 is None"),
-        ([("one", float("nan"))], "expected a text or two of them"),
+        (
+            [("one", float("nan"))],
+            r"the second text of row 0 is nan \(float\), expected a str; leave out what is missing",
+        ),
+        (("one", "two"), r"one pair or two texts: give a list, \[\(one, two\)\] or \[one, two\]"),
     ],
 )
 def test_rows_that_are_no_pairs_are_named(reranker, rows, message):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PREFERRED = ("onnx", "stablehlo", "saved-model", "orbax")
 """Which format is opened when none is named: the first that is there and whose runtime is installed."""
 
-Embed = Callable[[list[str] | None, list[Source] | None, int, Callable[[int], None]], np.ndarray]
+Embed = Callable[[list[str] | None, list[Source] | None, int, Callable[[int], object]], np.ndarray]
 """Embeds rows: (texts, pictures, how many rows came before, what is told how many are done)."""
 
 
@@ -295,7 +295,7 @@ class Artifacts:
         self.cut = ()
 
         def embed(
-            texts: list[str] | None, images: list[Source] | None, first: int, advance: Callable[[int], None]
+            texts: list[str] | None, images: list[Source] | None, first: int, advance: Callable[[int], object]
         ) -> np.ndarray:
             count, ids = len(texts if texts is not None else images or ()), None
             if texts is not None:

@@ -40,7 +40,7 @@ def rounded(tokens: int, limit: int | None) -> int:
 
 
 @contextlib.contextmanager
-def counted(progress: Progress, total: int | None, what: str) -> Iterator[Callable[[int], None]]:
+def counted(progress: Progress, total: int | None, what: str) -> Iterator[Callable[[int], object]]:
     """Give what is told how many rows were done since, and shows it.
 
     Args:
@@ -65,4 +65,4 @@ def counted(progress: Progress, total: int | None, what: str) -> Iterator[Callab
     from tqdm import tqdm
 
     with tqdm(total=total, desc=what, unit=" rows", leave=False, file=sys.stderr) as bar:
-        yield lambda rows: bar.update(rows) and None
+        yield bar.update

@@ -126,3 +126,14 @@ def test_texts_are_taken_in_any_form_and_come_back_in_their_order(tmp_path):
 def test_what_is_wrong_is_named(tmp_path):
     said = node(REFUSED % {"wrong": ", ".join(f"() => {use}" for use in WRONG)}, tmp_path)
     assert [use for use, told in zip(WRONG, said, strict=True) if WRONG[use] not in told] == [], said
+
+
+def test_it_is_found_as_a_package(tmp_path):
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules" / "bgevis-artifact-runner").symlink_to(LIBRARY.parent)
+    found = node(
+        'import { replay } from "bgevis-artifact-runner/replay";\n'
+        'console.log(JSON.stringify([import.meta.resolve("bgevis-artifact-runner"), typeof replay]));\n',
+        tmp_path,
+    )
+    assert found == [(LIBRARY.parent / "node.js").as_uri(), "function"]
