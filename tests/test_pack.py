@@ -893,7 +893,7 @@ def test_missing_packages_are_named(module, package, tmp_path, monkeypatch):
     [
         (b"no picture", "cannot be read as a picture"),
         (Path("/nowhere/picture.png"), "does not exist"),
-        (np.zeros((4, 4), np.uint8), r"must be \(height, width, 3\)"),
+        (np.zeros((4, 4, 2), np.uint8), r"must be \(height, width\) or \(height, width, 3 or 4\)"),
         (np.zeros((1, 200_000, 3), np.uint8), "crop it first"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ...validation.errors import InputError
+from ...validation.errors import EnvironmentFailure, InputError
 from ...validation.files import parse_json
 from ...validation.packages import need
 from ..output import written

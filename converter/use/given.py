@@ -14,6 +14,7 @@ import numpy as np
 from ...validation.errors import InputError
 from ..pack.pictures import Source
 from ..pack.preprocessor import Raw
+from ..pack.tokenizer import HALF, SHOWN
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -119,12 +120,8 @@ def text(value: object, name: str) -> str:
         missing = value is None or value != value  # NaN alone is not itself
         hint = "; leave out what is missing, or put a text there" if missing is True else ""
         raise InputError(f"{name} is {_told(value)}, expected a str{hint}")
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            half = f"{value[error.start]!a} at {error.start}"
-            raise InputError(f"{name} holds half of a character, the surrogate {half}, expected text") from error
+    if not value.isascii() and HALF.search(value):
+        raise InputError(f"{name} holds {value[:SHOWN]!r}, a part of which is no character; read it as UTF-8")
     return str.__str__(value)  # of a subclass, as numpy has one, the text alone
 
 
