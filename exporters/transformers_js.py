@@ -135,9 +135,9 @@ def _signatures(artifact: Artifact) -> dict[str, EntryPoint]:
 
 
 def _runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
-    from .onnx.read import OnnxRunner
+    from .onnx.read import ScaledRunner
 
-    return Towered(OnnxRunner(artifact, factors), artifact)
+    return Towered(ScaledRunner(artifact, factors), artifact)
 
 
 class Towered:
@@ -172,7 +172,6 @@ EXPORTER = Exporter(
     key="transformers_js",
     folder=FOLDER,
     modules=("onnx", "onnxruntime"),
-    extra="onnx",
     write=_write,
     open=_open,
     read_weights=_read_weights,
