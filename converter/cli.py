@@ -500,37 +500,6 @@ def embed(
 
 @main.command()
 @directory_argument
-@click.option("--query", required=True, help="The text that the rows are compared with.")
-@rows_options
-@click.option("--query-prompt-name", metavar="NAME", help="The prompt that stands before the query.")
-@click.option("--prompt-name", metavar="NAME", help="The prompt that stands before each other text.")
-@dims_option
-@opened_options
-def similarity(
-    directory: Path,
-    format_name: str | None,
-    query: str,
-    query_prompt_name: str | None,
-    prompt_name: str | None,
-    dims: int | None,
-    strict: bool,
-    batch: int,
-    **given: Any,
-) -> None:
-    """Say how near texts, pictures or pairs are to a query by DIR's embeddings: JSON lines, the nearest first."""
-    from .use import scoring
-    from .use.artifacts import open_artifacts
-
-    rows = rows_given(**given)
-    quiet()
-    how = {"prompt_name": prompt_name, "strict": strict, "batch_size": batch}
-    with open_artifacts(directory, format_name) as artifacts:
-        for line in scoring.compared(artifacts, query, rows, query_prompt_name=query_prompt_name, dims=dims, **how):
-            click.echo(line)
-
-
-@main.command()
-@directory_argument
 @click.option("--pair", "pairs", multiple=True, nargs=2, metavar="QUERY TEXT", help="Two texts. Repeatable.")
 @click.option("--query", help="Score each of the texts against this one, and give the best first.")
 @click.option("--text", "texts", multiple=True, help="A text: with --query its passage, else by itself. Repeatable.")
@@ -594,24 +563,22 @@ def classify(
     every = [*labels, *(read_lines(lines) if lines else ())]
     if not every:
         raise click.UsageError("no labels: give --label or --labels")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    artifacts = open_artifacts(directory, format_name, verify=True)
-    for line in matching.classified(artifacts, images, every, template, batch, logits=logits):
-        click.echo(line)
+    quiet()
+    with open_artifacts(directory, format_name) as artifacts:
+        for line in matching.classified(artifacts, images, every, template, batch, logits=logits):
+            click.echo(line)
 
 
 @main.command()
 @directory_argument
-@click.option(
-    "--format", "format_name", help="onnx, orbax, saved-model or stablehlo; default the first that runs here."
-)
 @click.option("--query", help="The text that is asked for.")
-@click.option("--query-image", help="The picture that is asked for; with --query, both together.")
-@click.option("--text", "texts", multiple=True, help="A text to search. Repeatable.")
-@click.option("--texts", "lines", metavar="FILE", help="A file with a text per line; - for standard input.")
-@click.option("--image", "images", multiple=True, help="A picture's file to search. Repeatable.")
-@click.option("-k", "count", default=10, show_default=True, type=click.IntRange(1), help="How many are given.")
-@click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Most rows at once.")
+@click.option("--query-image", metavar="FILE", help="The picture that is asked for; with --query, both together.")
+@rows_options
+@click.option("-k", "count", type=click.IntRange(1), help="How many are given; default all.")
+@click.option("--query-prompt-name", metavar="NAME", help="The prompt that stands before the query.")
+@click.option("--prompt-name", metavar="NAME", help="The prompt that stands before each other text.")
+@dims_option
+@opened_options
 def search(
     directory: Path,
     format_name: str | None,
@@ -620,25 +587,27 @@ def search(
     texts: tuple[str, ...],
     lines: str | None,
     images: tuple[str, ...],
-    count: int,
+    pattern: str | None,
     batch: int,
+    **how: Any,
 ) -> None:
-    """Find the texts and pictures that are nearest to a query, by the network of DIR: JSON lines, the best first."""
-    from .use import matching
+    """Find the texts and pictures that are nearest to a query by DIR's embeddings: JSON lines, the nearest first."""
+    from .use import embedding, scoring
     from .use.artifacts import open_artifacts
-    from .use.embedding import read_lines, rows
 
     asked = {"text": query, "image": query_image}
     given = {kind: value for kind, value in asked.items() if value is not None}
     if not given:
         raise click.UsageError("nothing is asked for: give --query or --query-image")
-    among = [*rows([*texts, *(read_lines(lines) if lines else ())], []), *rows([], images)]
+    every = [*texts, *(embedding.read_lines(lines) if lines is not None else ())]
+    seen = [*images, *(embedding.read_images(pattern) if pattern is not None else ())]
+    among = [*embedding.rows(every, []), *embedding.rows([], seen)]
     if not among:
-        raise click.UsageError("nothing to search: give --text, --texts or --image")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    artifacts = open_artifacts(directory, format_name, verify=True)
-    for line in matching.searched(artifacts, given, among, count, batch):
-        click.echo(line)
+        raise click.UsageError("nothing to search: give --text, --texts, --image or --images")
+    quiet()
+    with open_artifacts(directory, format_name) as artifacts:
+        for line in scoring.searched(artifacts, given, among, batch_size=batch, **how):
+            click.echo(line)
 
 
 @main.command()

@@ -506,7 +506,7 @@ def test_rows_as_json_lines_keep_what_else_they_hold(ending, directory, wanted, 
 
 def test_the_nearest_come_first(directory, artifacts):
     texts = ["b", "a longer text than all", "b b"]
-    done = shell("similarity", directory, "--query", "b", *(f"--text={text}" for text in texts))
+    done = shell("search", directory, "--query", "b", *(f"--text={text}" for text in texts))
     assert done.exit_code == 0, done.stderr
     near = artifacts.similarity(artifacts.embed("b"), artifacts.embed(texts))[0]
     lines = [json.loads(line) for line in done.stdout.splitlines()]

@@ -5,7 +5,7 @@ directory's weights.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,33 +130,6 @@ def classified(
     for image, row in zip(images, found, strict=True):
         order = np.argsort(-row, kind="stable")
         yield json.dumps({"image": image, key: {labels[at]: _digits(row[at]) for at in order}}, ensure_ascii=False)
-
-
-def searched(
-    artifacts: Artifacts, query: Mapping[str, str], rows: Sequence[Mapping[str, str]], k: int, batch: int
-) -> Iterator[str]:
-    """Give a line of JSON for each of the rows that are nearest to the query, the nearest first.
-
-    Args:
-        artifacts: opened.
-        query: {"text": ...} or {"image": ...}, or both for a network that embeds pairs.
-        rows: the same, of what is searched.
-        k: how many.
-        batch: most rows at once.
-    """
-    kinds = {tuple(sorted(row)) for row in rows}
-    embeddings = np.zeros((len(rows), artifacts.width), np.float32)
-    for kind in kinds:
-        places = [at for at, row in enumerate(rows) if tuple(sorted(row)) == kind]
-        embeddings[places] = _embed(artifacts, [rows[at] for at in places], batch)
-    (found,) = best_matches(_embed(artifacts, [query], batch), embeddings, k)
-    for match in found:
-        yield json.dumps({**rows[match.place], "similarity": _digits(match.similarity)}, ensure_ascii=False)
-
-
-def _embed(artifacts: Artifacts, rows: Sequence[Mapping[str, str]], batch: int) -> np.ndarray:
-    columns = {key: [row[key] for row in rows] for key in rows[0]}
-    return artifacts.embed(columns.get("text"), columns.get("image"), batch_size=batch)
 
 
 def _digits(value: float) -> float:

@@ -1,4 +1,4 @@
-"""`bgevis-convert score` and `similarity`: how well texts fit a query, to standard output."""
+"""`bgevis-convert score` and `search`: how well texts and pictures fit a query, to standard output."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import numpy as np
 
 from ..pack.preprocessor import Raw
 from .artifacts import Artifacts, told_cut
-from .embedding import Row, embedded
+from .embedding import KINDS, Row, embedded
 
 
 def scored(
@@ -46,27 +46,38 @@ def scored(
         yield json.dumps(texts | scores, ensure_ascii=False)
 
 
-def compared(
+def searched(
     artifacts: Artifacts,
-    query: str,
+    query: Row,
     given: Sequence[Row],
     *,
+    count: int | None,
     query_prompt_name: str | None,
     dims: int | None,
+    strict: bool,
     **how: Any,
 ) -> Iterator[str]:
     """Give a line of JSON for each row, the nearest to the query first: the row and its similarity.
 
     Args:
         artifacts: open.
-        query: a text.
-        given: rows of texts, pictures or pairs.
+        query: a text, a picture, or both of a network that embeds pairs.
+        given: texts and pictures, each by itself.
+        count: how many are given; None for all.
         query_prompt_name: the prompt that stands before the query; None for the folder's default.
         dims: see `Artifacts.embed`.
+        strict: refuse texts that would be cut.
         how: of the rows, what else `Artifacts.embed_iter` takes.
     """
-    wanted = artifacts.embed(query, prompt_name=query_prompt_name, dims=dims, strict=how.get("strict", False))
-    found = [vector for _, vector in embedded(artifacts, given, dims=dims, **how)]
-    near = artifacts.similarity(wanted, np.reshape(found, (len(given), len(wanted))))[0]
-    for at in np.argsort(-near, kind="stable"):
+    asked = [[query[kind]] if kind in query else None for kind in KINDS]
+    wanted = artifacts.embed(*asked, prompt_name=query_prompt_name, dims=dims, strict=strict)
+    found = np.zeros((len(given), wanted.shape[1]), np.float32)
+    for kind in KINDS:
+        places = [at for at, row in enumerate(given) if kind in row]
+        told = {"prompt_name": None} if kind == "image" else {}  # which stands before texts
+        several = embedded(artifacts, [given[at] for at in places], strict=strict, dims=dims, **how | told)
+        for at, (_, vector) in zip(places, several, strict=True):
+            found[at] = vector
+    near = artifacts.similarity(wanted, found)[0]
+    for at in np.argsort(-near, kind="stable")[:count]:
         yield json.dumps(given[at] | {"similarity": float(f"{near[at]:.9g}")}, ensure_ascii=False)
