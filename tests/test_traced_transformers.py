@@ -171,7 +171,6 @@ def test_a_classifier_that_no_family_knows_scores_pairs(tmp_path, labels):
     artifacts = open_artifacts(run.path)
     assert artifacts.labels == ["bad", "good", "neither"][:labels]
     assert artifacts.rules["scores"]["activation"] == ("sigmoid" if labels == 1 else "identity")
-    assert artifacts.limit is None
     rows = [("the fox", "quick"), "a fox", ("the " * 40, "fox " * 40)]
     assert artifacts.score(rows).shape == ((3,) if labels == 1 else (3, labels))
     assert (artifacts.cut, artifacts.limit) == ((2,), 30)

@@ -211,14 +211,15 @@ def samples(out: Path, pack: Path, rules: dict[str, Any], entries: Sequence[Entr
 
 def _texts(preprocessor: Preprocessor, limits: dict[str, int | None]) -> list[dict[str, Any]]:
     longest = None if None in limits.values() else max(limit for limit in limits.values() if limit)
+    reader, prompt = preprocessor.texts, preprocessor.texts.prompt()
     read = {
-        name: (text, {entry: preprocessor.texts.encoded(entry, [text])[0] for entry in limits})
+        name: (text, {entry: reader.encoded(entry, [text], prompt)[0] for entry in limits})
         for name, text in texts(longest).items()
     }
     return [
         {"name": name, "text": text, "ids": ids}
         for name, (text, ids) in read.items()
-        if not any(preprocessor.texts.refused(entry, [row]) for entry, row in ids.items())
+        if not any(reader.refused(entry, [row]) for entry, row in ids.items())
     ]
 
 
