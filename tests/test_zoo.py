@@ -88,7 +88,7 @@ def test_a_folder_of_sentence_transformers_is_the_same(case, tmp_path):
     model, golden = converted(case, tmp_path / "run"), arrays(case / "golden.npz")
     same(model.embed(texts(case)), golden["embeddings"])
     same(model.embed(texts(case), batch_size=1), golden["embeddings_alone"])
-    prompted = [key for key in golden.files if key.startswith("embeddings_prompt_")]
+    prompted = [key for key in golden if key.startswith("embeddings_prompt_")]
     assert bool(prompted) == any(model.prompts.values())
     for key in prompted:
         name = key.removeprefix("embeddings_prompt_")

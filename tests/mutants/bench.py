@@ -141,7 +141,8 @@ class Bench:
             return f"build: raises {type(error).__name__}"
         if {name: leaf.shape for name, leaf in net.leaves.items()} != self.shapes:
             return "verify"
-        for entry in net.entry_points.values():  # cases are drawn by what a network says that it takes
+        known = [entry for entry in net.entry_points.values() if entry.name in self.net.entry_points]
+        for entry in known:  # cases are drawn by what a network says that it takes
             if [spec.shape for spec in entry.inputs] != [s.shape for s in self.net.entry_points[entry.name].inputs]:
                 try:
                     self.original.run(entry.name, tap_case(entry).inputs)

@@ -53,6 +53,7 @@ EQUIVALENT = {
     "return layers.at(x * counts": "of the last that counts, and so 1",
     "for mode in self.step.modes], axis=-1": "what one mode gives has nothing to be joined with",
     "self.token_type.embedding[0] if": "of a network of one type, or of one that is given the types",
+    "config.projection_dim > 0": "of a tower without its projection, whose size is 0",
     "self.cls_token.shape[0]": "it has one axis",
     "jnp.ones_like(cos[:1])": "ones and zeros of the same shape",
 }
