@@ -1,4 +1,4 @@
-"""Names and texts of files as they may be shown: what moves a cursor, or turns the order of letters, is spelled out."""
+"""Names, texts and numbers as they may be shown: what moves a cursor, or turns the order of letters, is spelled out."""
 
 import re
 
@@ -11,3 +11,8 @@ ODD = re.compile(
 def printable(text: str) -> str:
     """Spell out what would not be seen."""
     return ODD.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def digits(value: float) -> float:
+    """Round a float32 to the nine digits that give it back, which are all that JSON need hold of it."""
+    return float(f"{value:.9g}")

@@ -23,6 +23,7 @@ from ..pack.preprocessor import Preprocessor
 from ..pack.samples import LONG, PAIRED, pictures, texts
 from ..pack.steps import CUT, SCORED
 from ..pack.tokenizer import token_ids
+from ..printable import digits
 from ..progress import WARNING, Progress
 
 LOGITS = (-20.0, -3.0, -0.5, 0.0, 0.25, 2.0, 30.0)
@@ -242,7 +243,7 @@ def _scores(rules: dict[str, Any]) -> dict[str, list[list[float]]]:
     """Give logits, rows of one for each label, and the scores that are made of them, to nine digits."""
     logits = np.resize(LOGITS, (len(LOGITS), len(rules["labels"])))
     scores = SCORED[rules["activation"]](logits)
-    return {"logits": logits.tolist(), "scores": [[float(f"{score:.9g}") for score in row] for row in scores]}
+    return {"logits": logits.tolist(), "scores": [[digits(score) for score in row] for row in scores]}
 
 
 def _images(folder: Path, rules: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from ...validation.errors import EnvironmentFailure, InputError
 from ...validation.files import parse_json
 from ...validation.packages import need
 from ..output import written
+from ..printable import digits
 from .artifacts import Artifacts, told_cut
 from .batches import CHUNK
 
@@ -152,7 +153,7 @@ def writer(out: Path) -> Writer:
 def _json_lines(found: Iterator[tuple[Row, np.ndarray]], width: int, file: IO[bytes]) -> int:
     count = 0
     for row, embedding in found:
-        numbers = [float(f"{value:.9g}") for value in embedding]  # nine digits give a float32 back
+        numbers = [digits(value) for value in embedding]
         file.write(json.dumps(row | {"embedding": numbers}, ensure_ascii=False).encode() + b"\n")
         file.flush()
         count += 1

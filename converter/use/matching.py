@@ -15,7 +15,9 @@ from ...validation.errors import InputError
 from ..directory import RunDirectory
 from ..manifest import WEIGHTS_PATH, family_and_config
 from ..pack.pictures import Source
+from ..pack.similarities import unit
 from ..pack.steps import SCORED
+from ..printable import digits
 from .artifacts import Artifacts
 from .batches import BATCH
 
@@ -53,8 +55,8 @@ def similarity(
     Raises:
         InputError: the network does not embed both.
     """
-    seen = _unit(artifacts.embed(images=images, batch_size=batch_size))
-    read = _unit(artifacts.embed(texts, batch_size=batch_size))
+    seen = unit(artifacts.embed(images=images, batch_size=batch_size))
+    read = unit(artifacts.embed(texts, batch_size=batch_size))
     scale, bias, _ = _learned(artifacts)
     return np.asarray(scale * (seen @ read.T) + bias, np.float32)
 
@@ -112,7 +114,7 @@ def best_matches(query: np.ndarray, embeddings: np.ndarray, k: int = 10) -> list
         raise InputError(f"a query of {asked.shape[1]} numbers cannot be held against embeddings of {embeddings.shape}")
     if k < 1:
         raise InputError(f"k is {k}, expected at least 1")
-    near = _unit(asked) @ _unit(embeddings).T
+    near = unit(asked) @ unit(embeddings).T
     order = np.argsort(-near, axis=1, kind="stable")[:, :k]
     return [[Match(int(place), float(row[place])) for place in places] for row, places in zip(near, order, strict=True)]
 
@@ -129,17 +131,7 @@ def classified(
     key = "similarity" if logits else "labels"
     for image, row in zip(images, found, strict=True):
         order = np.argsort(-row, kind="stable")
-        yield json.dumps({"image": image, key: {labels[at]: _digits(row[at]) for at in order}}, ensure_ascii=False)
-
-
-def _digits(value: float) -> float:
-    return float(f"{value:.9g}")  # nine digits give a float32 back
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Make rows of length one; one of zeros stays."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths == 0, 1, lengths))
+        yield json.dumps({"image": image, key: {labels[at]: digits(row[at]) for at in order}}, ensure_ascii=False)
 
 
 def _learned(artifacts: Artifacts) -> tuple[float, float, str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..pack.preprocessor import Raw
+from ..printable import digits
 from .artifacts import Artifacts, told_cut
 from .embedding import KINDS, Row, embedded
 
@@ -40,7 +41,7 @@ def scored(
     for at in order:
         row = rows[at]
         texts = {"text": row} if isinstance(row, str) else {"query": row[0], "text": row[1]}
-        numbers = [float(f"{value:.9g}") for value in np.atleast_1d(found[at])]
+        numbers = [digits(value) for value in np.atleast_1d(found[at])]
         several = dict(zip(artifacts.labels, numbers, strict=True))
         scores = {"score": numbers[0]} if len(numbers) == 1 else {"scores": several}
         yield json.dumps(texts | scores, ensure_ascii=False)
@@ -80,4 +81,4 @@ def searched(
             found[at] = vector
     near = artifacts.similarity(wanted, found)[0]
     for at in np.argsort(-near, kind="stable")[:count]:
-        yield json.dumps(given[at] | {"similarity": float(f"{near[at]:.9g}")}, ensure_ascii=False)
+        yield json.dumps(given[at] | {"similarity": digits(near[at])}, ensure_ascii=False)
