@@ -15,79 +15,34 @@ from ...validation.errors import InputError
 OURS = "bgevis"
 """The namespace of the operators in torch's registry."""
 
-LAYERS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+LAYERS = {"lstm": 2, "gru": 1, "rnn_tanh": 1, "rnn_relu": 1}
+"""Name -> how many states it carries."""
+
 PACK = "_pack_padded_sequence"
 
 
-@torch.library.custom_op(f"{OURS}::lstm", mutates_args=())
-def _lstm(
-    input: Tensor,  # noqa: A002 - ATen's name
-    hx: list[Tensor],
-    params: list[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.lstm(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+def _register(name: str, states: int) -> None:
+    """Give torch a layer, with ATen's arguments."""
+
+    def layer(*args: Any) -> Any:
+        return getattr(torch, name)(*args)
+
+    def shapes(x: Tensor, hx: Any, *args: Any) -> tuple[Tensor, ...]:
+        *_, both, _ = args
+        hidden = hx if states > 1 else [hx]
+        found = x.new_empty((*x.shape[:2], hidden[0].shape[2] * (2 if both else 1)))
+        return (found, *map(torch.empty_like, hidden))
+
+    schema = (
+        f"(Tensor input, Tensor{'[]' if states > 1 else ''} hx, Tensor[] params, bool has_biases, int num_layers, "
+        "float dropout, bool train, bool bidirectional, bool batch_first) -> "
+        f"(Tensor{', Tensor' * states})"
+    )
+    torch.library.custom_op(f"{OURS}::{name}", layer, mutates_args=(), schema=schema).register_fake(shapes)
 
 
-@_lstm.register_fake
-def _(
-    input: Tensor,  # noqa: A002 - ATen's name
-    hx: list[Tensor],
-    params: list[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _states(input, hx[0], bidirectional), torch.empty_like(hx[0]), torch.empty_like(hx[1])
-
-
-def _states(x: Tensor, hidden: Tensor, both: bool) -> Tensor:
-    return x.new_empty((*x.shape[:2], hidden.shape[2] * (2 if both else 1)))
-
-
-def _of_one_state(name: str) -> None:
-    """Register a layer that carries one state."""
-
-    def layer(
-        input: Tensor,  # noqa: A002 - ATen's name
-        hx: Tensor,
-        params: list[Tensor],
-        has_biases: bool,
-        num_layers: int,
-        dropout: float,
-        train: bool,
-        bidirectional: bool,
-        batch_first: bool,
-    ) -> tuple[Tensor, Tensor]:
-        function = getattr(torch, name)
-        return function(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
-
-    def shapes(
-        input: Tensor,  # noqa: A002 - ATen's name
-        hx: Tensor,
-        params: list[Tensor],
-        has_biases: bool,
-        num_layers: int,
-        dropout: float,
-        train: bool,
-        bidirectional: bool,
-        batch_first: bool,
-    ) -> tuple[Tensor, Tensor]:
-        return _states(input, hx, bidirectional), torch.empty_like(hx)
-
-    torch.library.custom_op(f"{OURS}::{name}", layer, mutates_args=()).register_fake(shapes)
-
-
-for _name in LAYERS[1:]:
-    _of_one_state(_name)
+for _name, _states in LAYERS.items():
+    _register(_name, _states)
 
 NAMES = {f"{OURS}.{name}.default": f"aten.{name}.input" for name in LAYERS}
 """What torch's graph calls them -> ATen's name."""

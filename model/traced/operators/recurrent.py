@@ -1,6 +1,7 @@
 """Recurrent networks: layers of steps, in one direction or both, and single steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,76 +13,21 @@ Layer = Callable[..., tuple[Array, ...]]
 """(x, states, weights, reverse) -> the states of all steps, then each state after the last."""
 
 
-@operator("aten.lstm.input")
-def lstm(
-    input: Array,  # noqa: A002 - ATen's name
-    hx: Sequence[Array],
-    params: Sequence[Array],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Array, ...]:
-    """Long short-term memory: the states of the last layer, and each layer's last hidden and cell state."""
-    return _layers(ops.lstm, input, hx, params, has_biases, num_layers, bidirectional, batch_first)
-
-
-@operator("aten.gru.input")
-def gru(
-    input: Array,  # noqa: A002 - ATen's name
-    hx: Array,
-    params: Sequence[Array],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Array, ...]:
-    """Gated recurrent units: the states of the last layer, and each layer's last one."""
-    return _layers(ops.gru, input, [hx], params, has_biases, num_layers, bidirectional, batch_first)
-
-
-@operator("aten.rnn_tanh.input")
-def rnn_tanh(
-    input: Array,  # noqa: A002 - ATen's name
-    hx: Array,
-    params: Sequence[Array],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Array, ...]:
-    """The simple recurrent network with tanh."""
-    return _layers(_tanh, input, [hx], params, has_biases, num_layers, bidirectional, batch_first)
-
-
-@operator("aten.rnn_relu.input")
-def rnn_relu(
-    input: Array,  # noqa: A002 - ATen's name
-    hx: Array,
-    params: Sequence[Array],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Array, ...]:
-    """The simple recurrent network with relu."""
-    return _layers(_relu, input, [hx], params, has_biases, num_layers, bidirectional, batch_first)
-
-
 def _tanh(*arrays: Array, reverse: bool = False) -> tuple[Array, ...]:
     return ops.rnn(*arrays, reverse=reverse, relu=False)
 
 
 def _relu(*arrays: Array, reverse: bool = False) -> tuple[Array, ...]:
     return ops.rnn(*arrays, reverse=reverse, relu=True)
+
+
+LAYERS: Mapping[str, tuple[Layer, str]] = {
+    "lstm": (ops.lstm, "long short-term memory"),
+    "gru": (ops.gru, "gated recurrent units"),
+    "rnn_tanh": (_tanh, "the simple recurrent network with tanh"),
+    "rnn_relu": (_relu, "the simple recurrent network with relu"),
+}
+"""Name -> one layer of it, and what it is called. What carries two states takes them as a list."""
 
 
 def _layers(
@@ -123,58 +69,45 @@ def _biased(weights: Sequence[Array]) -> Sequence[Array]:
     return weights if len(weights) == 4 else (*weights, zero, zero)
 
 
-@operator("aten.lstm_cell")
-def lstm_cell(
-    input: Array,  # noqa: A002 - ATen's name
-    hx: Sequence[Array],
-    w_ih: Array,
-    w_hh: Array,
-    b_ih: Array | None = None,
-    b_hh: Array | None = None,
-) -> tuple[Array, ...]:
-    """One step of long short-term memory: hidden and cell state."""
-    return _step(ops.lstm, input, hx, [w_ih, w_hh, b_ih, b_hh])
-
-
-@operator("aten.gru_cell")
-def gru_cell(
-    input: Array,  # noqa: A002 - ATen's name
-    hx: Array,
-    w_ih: Array,
-    w_hh: Array,
-    b_ih: Array | None = None,
-    b_hh: Array | None = None,
-) -> Array:
-    """One step of gated recurrent units."""
-    return _step(ops.gru, input, [hx], [w_ih, w_hh, b_ih, b_hh])[0]
-
-
-@operator("aten.rnn_tanh_cell")
-def rnn_tanh_cell(
-    input: Array,  # noqa: A002 - ATen's name
-    hx: Array,
-    w_ih: Array,
-    w_hh: Array,
-    b_ih: Array | None = None,
-    b_hh: Array | None = None,
-) -> Array:
-    """One step of the simple recurrent network with tanh."""
-    return _step(_tanh, input, [hx], [w_ih, w_hh, b_ih, b_hh])[0]
-
-
-@operator("aten.rnn_relu_cell")
-def rnn_relu_cell(
-    input: Array,  # noqa: A002 - ATen's name
-    hx: Array,
-    w_ih: Array,
-    w_hh: Array,
-    b_ih: Array | None = None,
-    b_hh: Array | None = None,
-) -> Array:
-    """One step of the simple recurrent network with relu."""
-    return _step(_relu, input, [hx], [w_ih, w_hh, b_ih, b_hh])[0]
-
-
 def _step(layer: Layer, x: Array, states: Sequence[Array], weights: Sequence[Array | None]) -> tuple[Array, ...]:
     given = _biased([weight for weight in weights if weight is not None])
     return tuple(layer(x[None], *states, *given, reverse=False)[1:])
+
+
+def _register(name: str, layer: Layer, said: str) -> None:
+    """Register a network of layers, and one step of it, with ATen's arguments."""
+
+    def whole(
+        input: Array,  # noqa: A002 - ATen's name
+        hx: Any,
+        params: Sequence[Array],
+        has_biases: bool,
+        num_layers: int,
+        dropout: float,
+        train: bool,
+        bidirectional: bool,
+        batch_first: bool,
+    ) -> tuple[Array, ...]:
+        states = hx if isinstance(hx, list | tuple) else [hx]
+        return _layers(layer, input, states, params, has_biases, num_layers, bidirectional, batch_first)
+
+    def cell(
+        input: Array,  # noqa: A002 - ATen's name
+        hx: Any,
+        w_ih: Array,
+        w_hh: Array,
+        b_ih: Array | None = None,
+        b_hh: Array | None = None,
+    ) -> Any:
+        several = isinstance(hx, list | tuple)
+        found = _step(layer, input, hx if several else [hx], [w_ih, w_hh, b_ih, b_hh])
+        return found if several else found[0]
+
+    whole.__doc__ = f"Layers of {said}: the states of the last one, and each layer's own after the last step."
+    cell.__doc__ = f"One step of {said}."
+    operator(f"aten.{name}.input")(whole)
+    operator(f"aten.{name}_cell")(cell)
+
+
+for _name, _listed in LAYERS.items():
+    _register(_name, *_listed)
