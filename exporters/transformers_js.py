@@ -27,6 +27,10 @@ OPSET = 17
 PIXELS = "pixel_values"
 
 
+CLIENTS = {"encode_text": "text_model", "encode_image": "vision_model", "similarity": "model"}
+"""Entry point of a family -> that of the clients, by the name of its file; each has one output."""
+
+
 def _write(request: Request) -> dict[str, Description]:
     """Write the folder.
 
@@ -47,7 +51,7 @@ def _write(request: Request) -> dict[str, Description]:
     opset = OPSET if request.opset is None else request.opset
     written = write(Request(towers.network, request.weights, folder, opset=opset))
     described = {}
-    for entry, (client, output) in towers.programs.items():
+    for entry, client in CLIENTS.items():
         program = folder / f"{client}.onnx"
         _with_weights(program, request.weights.path)
         request.progress(program.with_name(f"{program.name}_data").stat().st_size)
@@ -58,7 +62,7 @@ def _write(request: Request) -> dict[str, Description]:
             "ir_version": written[client]["ir_version"],
             "weights": f"{FOLDER}/onnx/{program.name}_data",
             "inputs": [_stated(spec) for spec in specs.inputs],
-            "output": output,
+            "output": specs.outputs[0].name,
         }
     for name, document in _documents(towers.documents, rules, request.directory / "tokenizer.json", described).items():
         (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

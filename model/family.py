@@ -174,12 +174,10 @@ class Towers:
     Args:
         documents: what lies beside the checkpoint there, by place.
         network: the clients' entry points, by the names of their programs' files; pictures are channels first.
-        programs: the family's entry point -> the client's, and the output of it that is the entry point's.
     """
 
     documents: Mapping[str, JSON]
     network: "Network"
-    programs: Mapping[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)

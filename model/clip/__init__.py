@@ -208,12 +208,7 @@ def _towers(config: ClipConfig) -> Towers:
         EntryPoint("vision_model", (pixels,), gives("image_embeds"), batch, rows="batch"),
         EntryPoint("model", both, scores, {"images": Axis(), "texts": Axis(), **tokens}),
     )
-    programs = {
-        "encode_text": ("text_model", "text_embeds"),
-        "encode_image": ("vision_model", "image_embeds"),
-        "similarity": ("model", "logits_per_image"),
-    }
-    return Towers(_documents(config), Network(lambda rngs: Clip(config, rngs=rngs), entries), programs)
+    return Towers(_documents(config), Network(lambda rngs: Clip(config, rngs=rngs), entries))
 
 
 FAMILY = Family(

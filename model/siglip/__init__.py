@@ -205,12 +205,7 @@ def _towers(config: SiglipConfig) -> Towers:
         EntryPoint("vision_model", (pixels,), gives(vision.hidden_size), batch, rows="batch"),
         EntryPoint("model", both, scores, {"images": Axis(), "texts": Axis()}),
     )
-    programs = {
-        "encode_text": ("text_model", "pooler_output"),
-        "encode_image": ("vision_model", "pooler_output"),
-        "similarity": ("model", "logits_per_image"),
-    }
-    return Towers(_documents(config), Network(lambda rngs: Siglip(config, rngs=rngs), entries), programs)
+    return Towers(_documents(config), Network(lambda rngs: Siglip(config, rngs=rngs), entries))
 
 
 FAMILY = Family(
