@@ -21,6 +21,7 @@ from vocabularies import filled
 from bgevis.converter.directory import RunDirectory, sha256
 from bgevis.converter.options import Options
 from bgevis.converter.progress import Silent
+from bgevis.converter.proof.yardsticks import yardstick_problems
 from bgevis.converter.stages import export
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
@@ -424,6 +425,22 @@ def test_an_altered_directory_does_not_pass(run, tmp_path, name):
     if "manifest" not in name and name != "a file outside":
         suites = ElementTree.parse(tmp_path / "junit.xml").getroot()
         assert sum(int(suite.get("failures")) for suite in suites) > 0
+
+
+@pytest.mark.parametrize(
+    ("probe", "share", "passes"),
+    [("masked_scores", 2.0**-9, True), ("masked_scores", 2.0**-7, False), ("low_variance", 2.0**-9, False)],
+)
+def test_what_float32_may_be_said_to_cost_under_a_probe(run, probe, share, passes):
+    """Under the masked one rounding may choose another of two tokens; no more than that is believed."""
+
+    def widen(index):
+        taps = index["encode_text"]["taps"]["text.layers.0.up"]
+        taps[0] = share * taps[1]
+
+    goldens(widen, f"goldens/probes/{probe}")(run)
+    found = list(yardstick_problems(RunDirectory(run)))
+    assert found == [] if passes else "text.layers.0.up: float32 is said to cost" in found[0]
 
 
 def test_an_unaltered_directory_passes(run, tmp_path):

@@ -24,9 +24,9 @@ CEILING = 2.0**-10
 much, the inputs would prove nothing, and goldens that say so were altered."""
 
 
-FEW = 32
+FEW = 8
 """Numbers below which what float32 costs them is one draw of luck: of two draws of one number, the one is more than
-four times the other in three of twenty; of eight numbers one runtime's worst was five times another's."""
+four times the other in three of twenty."""
 
 
 @dataclass(frozen=True)
