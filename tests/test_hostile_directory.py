@@ -81,6 +81,12 @@ def weight(model, name):
     return next(t for t in model.graph.initializer if t.name == name)
 
 
+def normalise_all(model):
+    """Whatever onnxruntime makes of it: other runtimes do as it says."""
+    (axis,) = (a for a in node(model, "text.embeddings.norm.LayerNormalization").attribute if a.name == "axis")
+    axis.i = 0
+
+
 def feed_int32(model):
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT32
     model.graph.input[0].name = "narrow"
@@ -271,6 +277,7 @@ ALTERED = {
         "text.layers.1.down_norm diverges first",
         "epsilon is 0.001, not 1e-12",
     ),
+    "a norm over all axes": (program(normalise_all), "LayerNormalization begins at axis 0, its scale has 1"),
     "ids are fed as int32": (program(feed_int32), "input_ids should be int64"),
     "outputs in float64": (program(give_float64), "embeddings should be float32"),
     "an axis by another name": (program(fix_the_batch), "should be int64 (batch, tokens), got int64 (rows, tokens)"),
@@ -440,7 +447,8 @@ def test_what_float32_may_be_said_to_cost_under_a_probe(run, probe, share, passe
 
     goldens(widen, f"goldens/probes/{probe}")(run)
     found = list(yardstick_problems(RunDirectory(run)))
-    assert found == [] if passes else "text.layers.0.up: float32 is said to cost" in found[0]
+    said = "text.layers.0.up: float32 is said to cost"
+    assert found == [] if passes else any(said in problem for problem in found)
 
 
 def test_an_unaltered_directory_passes(run, tmp_path):
