@@ -194,6 +194,16 @@ def unknown_id(tokenizer: "Tokenizer") -> int | None:
     return None if model.get("unk_token") is None else tokenizer.token_to_id(model["unk_token"])
 
 
+def refuse_halves(text: str, name: str) -> None:
+    """Refuse a text that no tokenizer reads.
+
+    Raises:
+        InputError: it holds half of a character, as bytes do that are not UTF-8.
+    """
+    if not text.isascii() and HALF.search(text):
+        raise InputError(f"{name} holds {text[:SHOWN]!r}, a part of which is no character; read it as UTF-8")
+
+
 def encoded(
     tokenizer: "Tokenizer", rows: Sequence[str | tuple[str, str]], first: int, *, special: bool = True
 ) -> list[Any]:
@@ -204,13 +214,11 @@ def encoded(
     """
     try:
         return list(tokenizer.encode_batch_fast(list(rows), add_special_tokens=special))
-    except (TypeError, UnicodeEncodeError) as error:
+    except (TypeError, UnicodeEncodeError):
         for number, row in enumerate(rows, first):
             for text in (row,) if isinstance(row, str) else row:
-                if isinstance(text, str) and HALF.search(text):
-                    raise InputError(
-                        f"text {number} holds {text[:SHOWN]!r}, a part of which is no character; read it as UTF-8"
-                    ) from error
+                if isinstance(text, str):
+                    refuse_halves(text, f"text {number}")
         raise
 
 

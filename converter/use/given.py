@@ -14,7 +14,7 @@ import numpy as np
 from ...validation.errors import InputError
 from ..pack.pictures import Source
 from ..pack.preprocessor import Raw
-from ..pack.tokenizer import HALF, SHOWN
+from ..pack.tokenizer import refuse_halves
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -120,8 +120,7 @@ def text(value: object, name: str) -> str:
         missing = value is None or value != value  # NaN alone is not itself
         hint = "; leave out what is missing, or put a text there" if missing is True else ""
         raise InputError(f"{name} is {_told(value)}, expected a str{hint}")
-    if not value.isascii() and HALF.search(value):
-        raise InputError(f"{name} holds {value[:SHOWN]!r}, a part of which is no character; read it as UTF-8")
+    refuse_halves(value, name)
     return str.__str__(value)  # of a subclass, as numpy has one, the text alone
 
 
