@@ -205,7 +205,7 @@ def log_mel(samples: "Float[Array, 'batch samples']", sound: Sound) -> "Float[Ar
     rest = (exact - first).astype(np.float32), exact.astype(np.float32)
 
     def convolve(parts: "list[Array]", kernels: "list[np.ndarray]") -> "Array":
-        kernel = np.stack(kernels, axis=1).astype(np.float32)
+        kernel = jnp.asarray(np.stack(kernels, axis=1), np.float32)
         return jax.lax.conv_general_dilated(
             jnp.stack(parts, axis=1), kernel, [sound.hop_length], [(0, 0)], dimension_numbers=("NCH", "OIH", "NCH")
         )

@@ -104,7 +104,8 @@ def generate(runner: Runner, entries: Entries, greedy: Greedy, inputs: Arrays, s
     outputs = runner.run(prefill.name, {spec.name: given[spec.name] for spec in prefill.inputs})
     state = dict(outputs)
     scores = [_last(prefill, given, outputs)]
-    chosen, margins, ended = [], [], np.zeros(len(mask), bool)
+    chosen: list[np.ndarray] = []
+    margins, ended = [], np.zeros(len(mask), bool)
     while True:
         best, margin = _best(_allowed(scores[-1], greedy, first=not chosen))
         chosen.append(np.where(ended, ids.pad, best))

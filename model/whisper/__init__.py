@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-
 from ...validation.domains import Cache, Floats, LogMel, Waveform
 from ...validation.entry_point import Axis, EntryPoint, TensorSpec, TokenIds
 from ...validation.outputs import Cache as Kept
@@ -181,7 +180,7 @@ def _reading(config: WhisperConfig, decoder: Decoder, model: Any) -> dict[str, A
 
     def pairs(kind: str, given: Mapping[str, Tensor]) -> Any:
         found = [tuple(given[name] for name in key_names(kind, i)) for i in layers]
-        return DynamicCache(found if found[0][0] is not None else None)
+        return DynamicCache(found)
 
     def cross_kv(last_hidden_state: Tensor) -> dict[str, Tensor]:
         ids = torch.full((len(last_hidden_state), 1), decoder.decoder_start_token_id)
@@ -189,9 +188,8 @@ def _reading(config: WhisperConfig, decoder: Decoder, model: Any) -> dict[str, A
         return named("cross", given.past_key_values.cross_attention_cache)
 
     def named(kind: str, cache: Any) -> dict[str, Tensor]:
-        return {
-            name: x for i, (keys, values, *_) in enumerate(cache) for name, x in zip(key_names(kind, i), (keys, values))
-        }
+        kept = enumerate(cache)
+        return {name: x for i, pair in kept for name, x in zip(key_names(kind, i), pair[:2], strict=True)}
 
     def read(input_ids: Tensor, past: Any, given: Mapping[str, Tensor], **options: Any) -> Any:
         heard = pairs("cross", given)

@@ -198,6 +198,7 @@ SIZES = {
 }
 """Published: openai/whisper-*, whose tiny has a name of its own here. And a tiny one."""
 
+
 def key_names(kind: str, layer: int) -> tuple[str, str]:
     """Name the keys and values of a layer: "cross", "past", or "" for those that a step gives."""
     before = f"{kind}_" if kind else ""
@@ -261,9 +262,7 @@ def configure(source: Source) -> Configured:
     agree(document, sizes, settled)
     _heads(settled, document, "encoder_attention_heads", width)
     usual = (USUAL["activation_function"], "default of transformers' WhisperConfig")
-    settled.choose(
-        "activation_function", str, (document, "activation_function"), otherwise=usual, choices=ACTIVATIONS
-    )
+    settled.choose("activation_function", str, (document, "activation_function"), otherwise=usual, choices=ACTIVATIONS)
     texts = _settle_decoder(settled, source, document, layout)
     sound = source.settled("sound.")
     heard = settle_sound(sound, source, bands, 2 * settled.values["max_source_positions"])

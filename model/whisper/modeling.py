@@ -105,7 +105,7 @@ class Asking(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    """Attention to the text so far, attention to the sound, feed-forward: each of the normalised stream, added to it."""
+    """Attention to the text so far and to the sound, and feed-forward: each of the normalised stream, added to it."""
 
     def __init__(self, config: WhisperConfig, decoder: Decoder, *, rngs: nnx.Rngs):
         width, heads = config.d_model, decoder.decoder_attention_heads
