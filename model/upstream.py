@@ -156,6 +156,16 @@ def inside(state: State, name: str) -> dict[str, torch.Tensor]:
     return {n.removeprefix(prefixes[0]): t for n, t in state.items() if n.startswith(prefixes[0])}
 
 
+CACHES = ("cache", "past_key_values")
+"""What releases of transformers call the keys and values of past tokens, among inputs and outputs."""
+
+
+def cache_name(model: Any) -> str:
+    """Say what a class of transformers calls its cache."""
+    known = inspect.signature(model.forward).parameters
+    return next(name for name in CACHES if name in known)
+
+
 def text_encoder(config: Mapping[str, Any], state: State, **options: Any) -> nn.Module:
     """Load what transformers' AutoModel gives for a config.json."""
     upstreams = configuration(config)

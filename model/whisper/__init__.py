@@ -169,13 +169,15 @@ def _reading(config: WhisperConfig, decoder: Decoder, model: Any) -> dict[str, A
     from transformers import DynamicCache, EncoderDecoderCache
     from transformers.modeling_outputs import BaseModelOutput
 
-    layers = range(decoder.decoder_layers)
+    from .. import upstream
+
+    layers, cache_name = range(decoder.decoder_layers), upstream.cache_name(model)
     scored = "last_hidden_state" if decoder.head == "none" else "logits"
 
     def call(input_ids: Tensor, sound: Tensor, cache: Any, **options: Any) -> Any:
         encoded = BaseModelOutput(last_hidden_state=sound)
         return model(
-            encoder_outputs=encoded, decoder_input_ids=input_ids, past_key_values=cache, use_cache=True, **options
+            encoder_outputs=encoded, decoder_input_ids=input_ids, use_cache=True, **{cache_name: cache}, **options
         )
 
     def pairs(kind: str, given: Mapping[str, Tensor]) -> Any:
@@ -185,7 +187,7 @@ def _reading(config: WhisperConfig, decoder: Decoder, model: Any) -> dict[str, A
     def cross_kv(last_hidden_state: Tensor) -> dict[str, Tensor]:
         ids = torch.full((len(last_hidden_state), 1), decoder.decoder_start_token_id)
         given = call(ids, last_hidden_state, EncoderDecoderCache(DynamicCache(), DynamicCache()))
-        return named("cross", given.past_key_values.cross_attention_cache)
+        return named("cross", given[cache_name].cross_attention_cache)
 
     def named(kind: str, cache: Any) -> dict[str, Tensor]:
         kept = enumerate(cache)
@@ -198,7 +200,7 @@ def _reading(config: WhisperConfig, decoder: Decoder, model: Any) -> dict[str, A
         return call(input_ids, nothing, EncoderDecoderCache(past, heard), **options)
 
     def results(given: Any) -> dict[str, Tensor]:
-        return {scored: given[scored], **named("", given.past_key_values.self_attention_cache)}
+        return {scored: given[scored], **named("", given[cache_name].self_attention_cache)}
 
     def decode_prefill(input_ids: Tensor, **sound: Tensor) -> dict[str, Tensor]:
         return results(read(input_ids, DynamicCache(), sound))

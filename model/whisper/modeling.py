@@ -5,6 +5,7 @@ WhisperForConditionalGeneration's. Keys and values that are kept from step to st
 (batch, heads, places, head_dim).
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -27,8 +28,10 @@ MASKED_SCORE = float(np.finfo(np.float32).min)
 BIASED = ("query", "value", "out")
 """Projections with a bias: a key's would add the same to all scores of a query."""
 
-Kept = tuple[Float[Array, "batch heads places head_dim"], Float[Array, "batch heads places head_dim"]]
-"""Keys and values of a layer."""
+Sound = tuple[Float[Array, "batch heads places head_dim"], Float[Array, "batch heads places head_dim"]]
+Past = tuple[Float[Array, "batch heads past head_dim"], Float[Array, "batch heads past head_dim"]]
+Kept = tuple[Float[Array, "batch heads so_far head_dim"], Float[Array, "batch heads so_far head_dim"]]
+"""Keys and values of a layer: of a sound, of the tokens before, and of all tokens so far."""
 
 Outputs = dict[str, Array]
 
@@ -90,7 +93,7 @@ class Heard(nnx.Module):
         self.key = Linear((width,), inside, use_bias=False, rngs=rngs)
         self.value = Linear((width,), inside, rngs=rngs)
 
-    def __call__(self, states: Float[Array, "batch places width"]) -> Kept:
+    def __call__(self, states: Float[Array, "batch places width"]) -> Sound:
         return heads_first(tapped("key", self.key, states)), heads_first(tapped("value", self.value, states))
 
 
@@ -119,7 +122,7 @@ class DecoderLayer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch tokens width"],
-        own: tuple[Kept | None, Kept],
+        own: tuple[Past | None, Sound],
         bias: Float[Array, "1 1 tokens tokens"] | None,
     ) -> tuple[Float[Array, "batch tokens width"], Kept]:
         past, sound = own
@@ -127,7 +130,7 @@ class DecoderLayer(nnx.Module):
         return self.hear(x, self.asked(x), sound), kept
 
     def read(
-        self, x: Float[Array, "batch tokens width"], past: Kept | None, bias: Float[Array, "1 1 tokens tokens"] | None
+        self, x: Float[Array, "batch tokens width"], past: Past | None, bias: Float[Array, "1 1 tokens tokens"] | None
     ) -> tuple[Float[Array, "batch tokens width"], Kept]:
         """Attend to the text so far."""
         normed = tapped("norm1", self.norm1, x)
@@ -145,7 +148,7 @@ class DecoderLayer(nnx.Module):
             return tapped("query", self.cross.query, normed)
 
     def hear(
-        self, x: Float[Array, "batch tokens width"], query: Float[Array, "batch tokens heads head_dim"], sound: Kept
+        self, x: Float[Array, "batch tokens width"], query: Float[Array, "batch tokens heads head_dim"], sound: Sound
     ) -> Float[Array, "batch tokens width"]:
         """Attend to the sound; then the feed-forward part."""
         with scope("cross"):
@@ -156,7 +159,7 @@ class DecoderLayer(nnx.Module):
         return tap("output", x)
 
     def weights(
-        self, query: Float[Array, "batch tokens heads head_dim"], sound: Kept, heads: Sequence[int]
+        self, query: Float[Array, "batch tokens heads head_dim"], sound: Sound, heads: Sequence[int]
     ) -> Float[Array, "batch some tokens places"]:
         """Say how much some heads attend to each place of the sound."""
         chosen = [(heads_first(query)[:, head], sound[0][:, head]) for head in heads]
@@ -191,8 +194,8 @@ class TextDecoder(nnx.Module):
     def __call__(
         self,
         input_ids: Int[Array, "batch tokens"],
-        past: Sequence[Kept | None],
-        sound: Sequence[Kept],
+        past: Sequence[Past | None],
+        sound: Sequence[Sound],
     ) -> tuple[Float[Array, "batch tokens width"], list[Kept]]:
         x = self._stream(input_ids, 0 if past[0] is None else past[0][0].shape[2])
         bias = mask_bias(causal(input_ids.shape[1]), MASKED_SCORE) if past[0] is None else None
@@ -205,7 +208,7 @@ class TextDecoder(nnx.Module):
         return tapped("word", self.word, input_ids) + tapped("position", self.position, places[None])
 
     def weights(
-        self, input_ids: Int[Array, "batch tokens"], sound: Sequence[Kept], heads: Sequence[tuple[int, int]]
+        self, input_ids: Int[Array, "batch tokens"], sound: Sequence[Sound], heads: Sequence[tuple[int, int]]
     ) -> Float[Array, "batch some tokens places"]:
         """Say how much some heads, (layer, head) each in order, attend to each place of the sound."""
         x, found = self._stream(input_ids, 0), []
@@ -248,7 +251,7 @@ class Whisper(nnx.Module):
         """Hear: (batch, bands, frames) -> states (batch, places, width), and their mean, of length one."""
         with scope("encoder"):
             states = self.encoder(input_features)
-        vectors = ops.l2_normalize(jnp.mean(states, axis=1), epsilon=0.0)
+        vectors = ops.l2_normalize(_mean(states), epsilon=0.0)
         return {"last_hidden_state": states, "embeddings": tap("embeddings", vectors)}
 
     def cross_kv(self, last_hidden_state: Float[Array, "batch places width"]) -> Outputs:
@@ -276,7 +279,7 @@ class Whisper(nnx.Module):
             return self.decoder.weights(input_ids, _pairs(sound), self._decoder.alignment_heads)
 
     def _decoded(
-        self, input_ids: Int[Array, "batch tokens"], past: Sequence[Kept | None], sound: Sequence[Kept]
+        self, input_ids: Int[Array, "batch tokens"], past: Sequence[Past | None], sound: Sequence[Sound]
     ) -> Outputs:
         assert self.decoder
         with scope("decoder"):
@@ -293,6 +296,13 @@ class Whisper(nnx.Module):
         return self.config.decoder
 
 
-def _pairs(arrays: Sequence[Array]) -> list[Kept]:
+def _mean(states: Float[Array, "batch places width"]) -> Float[Array, "batch width"]:
+    """Give the mean over time in two steps: runtimes add up one after the other, and rounding grows with each."""
+    batch, places, width = states.shape
+    inner = next(n for n in range(math.isqrt(places), 0, -1) if places % n == 0)
+    return jnp.mean(jnp.mean(states.reshape(batch, places // inner, inner, width), axis=2), axis=1)
+
+
+def _pairs(arrays: Sequence[Array]) -> list[tuple[Array, Array]]:
     """Put together the keys and values of each layer."""
     return list(zip(arrays[::2], arrays[1::2], strict=True))
