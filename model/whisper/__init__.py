@@ -105,7 +105,7 @@ def _procedures(config: WhisperConfig) -> tuple[Greedy, ...]:
             "decode_step",
             caches,
             (decoder.eos_token_id,),
-            before=("encode_audio", "cross_kv"),
+            before=(*(("log_mel",) if config.sound else ()), "encode_audio", "cross_kv"),
             forced=decoder.prompt(language),
             suppressed=decoder.suppress_tokens,
             suppressed_first=decoder.begin_suppress_tokens,
