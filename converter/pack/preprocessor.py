@@ -487,6 +487,17 @@ class Preprocessor:
         assert isinstance(found, Texts)
         return found
 
+    @property
+    def sounds(self) -> Sounds:
+        """Give what is done to sounds.
+
+        Raises:
+            InputError: the network hears none.
+        """
+        found = self._modality("sounds")
+        assert isinstance(found, Sounds)
+        return found
+
     def image_inputs(self, sources: Sequence[Source]) -> dict[str, np.ndarray]:
         """Give pictures as an entry point takes them, (batch, size, size, channels) float32.
 
