@@ -1,4 +1,4 @@
-"""Raw texts and pictures to what entry points take, by the pack's own tokenizer.json and preprocess.json."""
+"""Raw texts, pictures and sounds to what entry points take, by the pack's own tokenizer.json and preprocess.json."""
 
 import json
 import math
@@ -416,6 +416,7 @@ class Preprocessor:
         made = {name: modality.shape(name) for modality in self._made.values() for name in modality.names}
         embedding = [self._embedding(entries, *named) for named in self._outputs.items()]
         whole = embedding or [e for e in entries.values() if all(spec.name in made for spec in e.inputs)]
+        whole += self._spectrogram(entries)
         for entry in whole:
             for spec in entry.inputs:
                 if spec.name not in made or not _made_as(made[spec.name], spec, entry):
@@ -445,6 +446,21 @@ class Preprocessor:
                 return entries[name]
         wanted, gives = f"{output}[rows, {width}] {stated['dtype']}", map(_told, entries[name].outputs)
         raise InputError(f"{where}: {part} are {wanted}; {name} gives {', '.join(gives)}")
+
+    def _spectrogram(self, entries: Mapping[str, EntryPoint]) -> list[EntryPoint]:
+        """Give the entry point that makes the spectrogram, where one is stated."""
+        stated = (self.rules.get("sounds") or {}).get("spectrogram")
+        if stated is None:
+            return []
+        name, output = stated["entry_point"], stated["output"]
+        where = f"{self.directory / PREPROCESS}: sounds.spectrogram"
+        if name not in entries:
+            raise InputError(f"{where} names {name}; the network has {', '.join(entries)}")
+        shape = self.sounds.shape(output)
+        if not any(spec.name == output and _made_as(shape, spec, entries[name]) for spec in entries[name].outputs):
+            wanted, gives = _listed({output: shape}), ", ".join(map(_told, entries[name].outputs))
+            raise InputError(f"{where} is {wanted}; {name} gives {gives}")
+        return [entries[name]]
 
     def _hold_limits(self, concerned: Iterable[EntryPoint]) -> None:
         """Hold max_tokens to the entry points that read text."""
@@ -494,6 +510,17 @@ class Preprocessor:
             InputError: the network sees no pictures, or one of them cannot be read.
         """
         return dict(self._modality("images").inputs("", sources))
+
+    @property
+    def sounds(self) -> Sounds:
+        """Give what is done to sounds.
+
+        Raises:
+            InputError: the network hears none.
+        """
+        found = self._modality("sounds")
+        assert isinstance(found, Sounds)
+        return found
 
     def _modality(self, name: str) -> Modality:
         if name not in self._made:

@@ -17,10 +17,21 @@ from ...validation.packages import need
 from ..directory import SOURCE, Manifest, RunDirectory
 from ..manifest import family_and_config
 from ..options import Options
-from ..pack import FORMAT_VERSION, INDEX, INDEX_VERSION, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES, tokenizer
+from ..pack import (
+    FORMAT_VERSION,
+    INDEX,
+    INDEX_VERSION,
+    PIXELS,
+    PREPROCESS,
+    RAW,
+    SAMPLES,
+    TOKENIZER,
+    VALUES,
+    tokenizer,
+)
 from ..pack.pictures import longer_side, open_, pixels, values
 from ..pack.preprocessor import Preprocessor
-from ..pack.samples import LONG, PAIRED, pictures, texts
+from ..pack.samples import LONG, PAIRED, pictures, sounds, texts
 from ..pack.steps import CUT, SCORED
 from ..pack.tokenizer import token_ids
 from ..printable import digits
@@ -31,6 +42,10 @@ LOGITS = (-20.0, -3.0, -0.5, 0.0, 0.25, 2.0, 30.0)
 PAIR = ("plain", "casing")
 SEEN = ("wide", "tall")
 """The pictures that are embedded: together they tell every mistake of the resampling."""
+HEARD = ("plain", "stereo", "quiet", "silent", "exact")
+"""The sounds whose spectrograms are made: together they tell every mistake of the front end."""
+EMBEDDED = ("stereo", "exact")
+"""Those that are embedded, which costs every runtime a pass each."""
 
 
 def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
@@ -56,20 +71,22 @@ def reads(run: RunDirectory, options: Options) -> str:
 
 def notes(rules: dict[str, Any]) -> list[str]:
     """Say what is not in the pack."""
-    kinds = {"texts": rules["texts"], "pictures": rules["images"]}
+    kinds = {"texts": rules["texts"], "pictures": rules["images"], "sounds": rules.get("sounds")}
     return [f"no raw {kind}: {said['missing']}" for kind, said in kinds.items() if said and "missing" in said]
 
 
 def preprocessing(family: Family, config: Config, manifest: Manifest) -> dict[str, Any]:
     """Make the document preprocess.json."""
-    entries = family.entry_points(config)
-    embeddings = _embedding_rules(entries, family.embeddings(config))
+    entries, sounds = family.entry_points(config), family.sounds(config)
+    raw = hearing(entries, sounds) or [entry for entry in concerned(entries) if _from_raw(entry)]
+    embeddings = _embedding_rules(raw, family.embeddings(config))
     reading = concerned(entries, embedding=embeddings is not None)
     return {
         "format_version": FORMAT_VERSION,
         "texts": _text_rules(reading, manifest, family.texts(config) if family.texts else TextRules()),
         "images": manifest["images"] or _unstated(entries),
         "embeddings": embeddings,
+        **({"sounds": dict(sounds)} if sounds else {}),
         **({"scores": _score_rules(entries, family.scores(config))} if family.scores else {}),
     }
 
@@ -82,8 +99,8 @@ def _score_rules(entries: Sequence[EntryPoint], stated: Mapping[str, Any]) -> di
 
 
 def _embedding_rules(entries: Sequence[EntryPoint], stated: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Say what the embeddings are; None for a network that gives none of raw texts and pictures."""
-    outputs = {entry.name: entry.embedding for entry in concerned(entries) if _from_raw(entry) and entry.embedding}
+    """Say what the embeddings are; None where these entry points, which take what is raw, give none."""
+    outputs = {entry.name: entry.embedding for entry in entries if entry.embedding}
     if not outputs or "pooling" not in stated:  # nothing is known of how they come about
         return None
     first = next(iter(outputs.values()))
@@ -151,6 +168,14 @@ def concerned(entries: Sequence[EntryPoint], *, embedding: bool = True) -> list[
     return [entry for entry in raw if _names(entry).items() <= names.items()] or list(entries)
 
 
+def hearing(entries: Sequence[EntryPoint], sounds: Mapping[str, Any] | None) -> list[EntryPoint]:
+    """Give the entry points that take nothing but what sounds become."""
+    if sounds is None:
+        return []
+    made = {sounds["input"], sounds.get("spectrogram", {}).get("output")}
+    return [entry for entry in entries if {spec.name for spec in entry.inputs} <= made]
+
+
 def _names(entry: EntryPoint) -> dict[type[Domain], str]:
     """Name the inputs by the kind of what they hold."""
     return {type(spec.domain): spec.name for spec in entry.inputs if spec.domain}
@@ -205,9 +230,35 @@ def samples(out: Path, pack: Path, rules: dict[str, Any], entries: Sequence[Entr
         index["images"] = _images(folder, rules["images"])
     if "scores" in rules:
         index["scores"] = _scores(rules["scores"])
-    limits = rules["texts"]["max_tokens"] if rules["texts"] else {}
-    index["cases"] = {e.name: found for e in concerned(entries) if (found := _cases(e, index, limits.get(e.name)))}
+    heard = hearing(entries, rules.get("sounds"))
+    if heard and "missing" not in rules["sounds"]:
+        index["sounds"] = _sounds(folder, Preprocessor(pack))
+        index["cases"] = {entry.name: {"raw sounds": {"sounds": list(_audible(entry))}} for entry in heard}
+    else:
+        limits = rules["texts"]["max_tokens"] if rules["texts"] else {}
+        several = concerned(entries)
+        index["cases"] = {e.name: found for e in several if (found := _cases(e, index, limits.get(e.name)))}
     _write(out / INDEX, index)
+
+
+def _audible(entry: EntryPoint) -> Sequence[str]:
+    return EMBEDDED if entry.embedding else HEARD
+
+
+def _sounds(folder: Path, preprocessor: Preprocessor) -> list[dict[str, Any]]:
+    """Write the sounds' files and the samples that they become; describe each."""
+    rules, described, arrays = preprocessor.sounds.rules, [], {}
+    (folder / "sounds").mkdir()
+    for sound in sounds(rules["rate"], rules["samples"]):
+        file = f"sounds/{sound.name}.wav"
+        (folder / file).write_bytes(sound.content)
+        arrays[sound.name] = made = preprocessor.sounds.samples(sound.content)
+        windows = len(preprocessor.sounds.windows(sound.content))
+        described.append(
+            {"name": sound.name, "file": file, "samples": len(made), "windows": windows, "tells": sound.tells}
+        )
+    (folder / Path(SAMPLES).name).write_bytes(save(arrays))
+    return described
 
 
 def _texts(preprocessor: Preprocessor, limits: dict[str, int | None]) -> list[dict[str, Any]]:

@@ -226,6 +226,7 @@ FAMILY = Family(
     network=_network,
     reference=_reference,
     sizes=SIZES,
+    sounds=lambda config: sound.rules(config.sound),
     embeddings=lambda config: {"pooling": ["mean"], "normalize": True},
     anchors=tuple(dict.fromkeys(ENCODER[names] + CONV for names in PREFIXES)),
     documents=lambda config: {**documents(config), **sound.documents(config.sound)},
