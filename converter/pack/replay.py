@@ -48,6 +48,7 @@ class Pack:
             self.texts: dict[str, dict[str, Any]] = {text["name"]: text for text in self._index["texts"]}
             self.pictures: dict[str, dict[str, Any]] = {image["name"]: image for image in self._index["images"]}
             self.sounds: dict[str, dict[str, Any]] = {sound["name"]: sound for sound in self._index.get("sounds", ())}
+            self._transcripts: list[dict[str, Any]] = self._index.get("transcripts", [])
             self.pairs: dict[str, dict[str, Any]] = {pair["name"]: pair for pair in self._index.get("pairs", ())}
             self._cases: dict[str, dict[str, dict[str, list[str]]]] = self._index["cases"]
             self._scores = self._table(self._index, self.preprocessor.rules.get("scores"))
@@ -118,7 +119,8 @@ class Pack:
         """Judge ids and bytes of every text and picture, exactly, the samples of sounds, and scores made of logits."""
         found = [*self._text_rows(), *self._pair_rows(), *self._score_rows()]
         found += self._picture_rows() if self.pictures else ()
-        return [*found, *self._sound_rows()] if self.sounds else found
+        found += self._sound_rows() if self.sounds else ()
+        return [*found, *self._transcript_rows()] if self._transcripts else found
 
     def _text_rows(self) -> Iterator[Row]:
         entries = dict.fromkeys(entry for text in self.texts.values() for entry in text["ids"])
@@ -166,6 +168,12 @@ class Pack:
         problem = f"other samples for the sounds {', '.join(wrong)}" if wrong else ""
         what = f"samples of {len(errors)} raw sounds"
         yield Row(EVERY, what, "samples", not wrong, problem, max(errors.values()), WITHIN)
+
+    def _transcript_rows(self) -> Iterator[Row]:
+        text = self.preprocessor.transcripts.text
+        wrong = [each["name"] for each in self._transcripts if text(each["ids"]) != each["text"]]
+        problem = f"other texts of the tokens of {', '.join(wrong)}" if wrong else ""
+        yield Row(EVERY, f"texts of {len(self._transcripts)} rows of tokens", "text", not wrong, problem)
 
     def fed(self, goldens: Sequence[Golden], entries: Mapping[str, EntryPoint]) -> list[Golden]:
         """Give the goldens with the raw cases' inputs made anew from texts, pictures and sounds.
