@@ -563,17 +563,6 @@ class Preprocessor:
         return dict(self._modality("images").inputs("", sources))
 
     @property
-    def sounds(self) -> Sounds:
-        """Give what is done to sounds.
-
-        Raises:
-            InputError: the network hears none.
-        """
-        found = self._modality("sounds")
-        assert isinstance(found, Sounds)
-        return found
-
-    @property
     def transcripts(self) -> Transcripts:
         """Give what is done to the tokens of texts that come out.
 
