@@ -100,8 +100,9 @@ class Transcriber:
             return str(self.rules["language"]) if self.rules["language"] else None
         token = f"<|{given.strip('<|>').lower()}|>"
         if token not in known:
-            several = ", ".join(name.strip("<|>") for name in known) or "it knows one, which is not named"
-            raise InputError(f"language is {given!r}; the network's: {several}")
+            several = ", ".join(name.strip("<|>") for name in known)
+            hint = f"expected one of {several}" if several else "but this network has one language, and takes none"
+            raise InputError(f"language is {given!r}, {hint}")
         return token
 
     def task(self, given: str) -> str:
@@ -112,7 +113,7 @@ class Transcriber:
         """
         known = self.rules["tasks"] or {"transcribe": None}
         if given not in known:
-            raise InputError(f"task is {given!r}; the network's: {', '.join(known)}")
+            raise InputError(f"task is {given!r}, expected {' or '.join(known)}")
         return given
 
     def hear(self, spectrograms: Arrays) -> dict[str, np.ndarray]:

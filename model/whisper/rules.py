@@ -53,7 +53,7 @@ def _encoder(config: WhisperConfig) -> Part:
     stream = dict.fromkeys(("conv2.*", "position.embedding"), small)
     alike = dict.fromkeys(("conv2.*", "position.embedding"), ALIKE)
     probes = {
-        # What the last norm gives is short besides: were the division by a vector's length to have an epsilon, it shows.
+        # What the last norm gives is short besides: were its division by a length to have an epsilon, it would show.
         LOW_VARIANCE: {**stream, "*norm*": small, "norm.*": SHORT - 8, **_added(small)},
         LOUD: {**alike, "blocks.*.attention.query.*": LOUDER},
     }
