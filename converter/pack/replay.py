@@ -79,8 +79,7 @@ class Pack:
         """
         rows = self._cases[case.entry_point][case.name]
         if "sounds" in rows:
-            size, opened = self.preprocessor.sounds.rules["samples"], map(self._opened, rows["sounds"])
-            return [sound[at : at + size] for sound in opened for at in range(0, len(sound), size)]
+            return [window for name in rows["sounds"] for window in self.heard(name)]
         texts = [*map(self._pair, rows.get("pairs", ())), *(self.texts[n]["text"] for n in rows.get("texts", ()))]
         pictures = [*map(self.picture, rows.get("images", ()))]
         return [*zip(pictures, texts, strict=True)] if pictures and texts else pictures or texts
@@ -88,6 +87,11 @@ class Pack:
     def has(self, entry_point: str) -> bool:
         """Say whether there are raw cases of an entry point."""
         return bool(self._cases.get(entry_point))
+
+    def heard(self, name: str) -> list[np.ndarray]:
+        """Give the samples of each window of a sound, as many as there are."""
+        size, sound = self.preprocessor.sounds.rules["samples"], self._opened(name)
+        return [sound[at : at + size] for at in range(0, len(sound), size)]
 
     def _opened(self, name: str) -> np.ndarray:
         return self.preprocessor.sounds.samples(self.sound(name))

@@ -28,7 +28,7 @@ from .config import (
 
 if TYPE_CHECKING:
     from ..network import Network
-    from ..reference import Original, Reference
+    from ..reference import Encode, Original, Reference
 
 BATCH = {"batch": Axis()}
 SCALE = 0.6
@@ -243,6 +243,23 @@ def _reading(config: WhisperConfig, decoder: Decoder, model: Any) -> dict[str, A
     return {"cross_kv": cross_kv, "decode_prefill": decode_prefill, "decode_step": decode_step, "align": align}
 
 
+def _encode(config: WhisperConfig, original: "Original", reference: "Reference") -> Mapping[str, "Encode"]:
+    """Let transformers' own extractor prepare sounds; without its document, none can be."""
+    from torch import Tensor
+
+    from .. import upstream
+
+    if config.sound is None:
+        return {}
+
+    def heard(features: Tensor) -> Tensor:
+        return reference.entries["encode_audio"](input_features=features)["embeddings"]
+
+    extractor = upstream.FeatureExtractor(original.documents, sound.documents(config.sound))
+    functions = {"log_mel": None, "encode_audio": heard}
+    return {name: upstream.SoundEncoder(extractor, function) for name, function in functions.items()}
+
+
 FAMILY = Family(
     name="whisper",
     summary="Whisper: sound to text, or to one vector; its encoder alone",
@@ -256,6 +273,7 @@ FAMILY = Family(
     sizes=SIZES,
     sounds=lambda config: sound.rules(config.sound),
     transcripts=_transcripts,
+    encode=_encode,
     embeddings=lambda config: {"pooling": ["mean"], "normalize": True},
     anchors=tuple(dict.fromkeys(ENCODER[names] + CONV for names in PREFIXES)),
     documents=lambda config: {**documents(config), **sound.documents(config.sound)},
