@@ -80,7 +80,7 @@ def _decoder(config: WhisperConfig, decoder: Decoder) -> Part:
     cross = {"blocks.*.cross.out.*": small}  # what is heard is no small input
     probes = {
         LOW_VARIANCE: {**dict.fromkeys(inputs, small), "*norm*": small, **_added(small), **cross},
-        LOUD: {**dict.fromkeys(inputs, ALIKE), "blocks.*.attention.query.*": LOUDER},
+        LOUD: {**dict.fromkeys(inputs, ALIKE), "blocks.*.attention.query.*": LOUDER, "blocks.*.cross.query.*": LOUDER},
         MASKED: {"blocks.0.attention.query.*": APART},
     }
     return Part((*rules, *own), sizes, shapes | more, probes, draws=dict.fromkeys((TOKENS, PLACES), DRAWN))

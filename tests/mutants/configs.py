@@ -102,11 +102,18 @@ def wrong(field: str, value: Any) -> Iterator[Any]:
     elif isinstance(value, bool):
         yield not value
     elif isinstance(value, tuple):
-        yield tuple(part + 1 for part in value)
+        yield _moved(value)
     elif isinstance(value, float):
         yield from (value * 1.01, value * 1e6, value / 1e6, 0.0)
     else:
         yield from dict.fromkeys((value + 1, value * 2 or -1))
+
+
+def _moved(value: Any) -> Any:
+    """Give another value of the same kind: numbers one higher, texts longer."""
+    if isinstance(value, tuple):
+        return tuple(map(_moved, value))
+    return f"{value}?" if isinstance(value, str) else value + 1
 
 
 def constants(bench: Bench) -> Iterator[tuple[str, str, float]]:
