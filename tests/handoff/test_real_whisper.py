@@ -1,17 +1,21 @@
 """The real Whisper tiny.en in every format: proved, and the same texts and times of words as upstream's own."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from bgevis.converter import open_artifacts
+
+sys.path.append(str(Path(__file__).parents[1]))  # pytest's importlib mode leaves it out
+from in_process import convert, in_this_process
 
 FORMATS = ("onnx", "saved-model", "stablehlo", "orbax")
 
 
 @pytest.fixture(scope="module")
 def run(whisper, tmp_path_factory):
-    from in_process import convert, in_this_process
-
     with in_this_process():
         return convert(whisper, tmp_path_factory.mktemp("tiny.en") / "run", FORMATS)
 
@@ -20,12 +24,10 @@ def run(whisper, tmp_path_factory):
 def said(oracles, whisper):
     """What upstream says of the sound, and when."""
     import torch
-    from transformers import WhisperForConditionalGeneration
+    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     wave = np.load(oracles / "real" / "whisper_tiny_en_golden.npz")["wave"]
     model = WhisperForConditionalGeneration.from_pretrained(whisper, dtype=torch.float32, local_files_only=True).eval()
-    from transformers import WhisperFeatureExtractor
-
     extractor = WhisperFeatureExtractor.from_pretrained(whisper, local_files_only=True)
     given = extractor(wave, sampling_rate=16000, return_tensors="pt", return_attention_mask=True)
     with torch.inference_mode():
