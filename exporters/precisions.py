@@ -34,6 +34,9 @@ FLOORS = {
 PRECISIONS = (FLOAT32, FLOAT16, BFLOAT16, INT8, INT8_REDUCED)
 """Those that programs are written in."""
 
+SUFFIXES = {FLOAT32: "", FLOAT16: "_fp16", INT8: "_quantized", INT8_REDUCED: "_int8"}
+"""What Transformers.js appends to a program's name for its dtypes fp32, fp16, q8 and int8; it has none for others."""
+
 DTYPES = {FLOAT16: np.float16, BFLOAT16: ml_dtypes.bfloat16, BFLOAT16_COMPUTED: ml_dtypes.bfloat16}
 """What rounds a weight by itself, whatever its neighbours are."""
 

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 from in_process import convert, in_this_process
 from PIL import Image
-from tiny_tokenizer import tokenizer
-from tokenizers import Tokenizer, processors
+from tiny_towers import with_tokenizer, written
+from tokenizers import Tokenizer
 
 from bgevis.converter import best_matches, classify, open_artifacts, similarity
 from bgevis.converter.cli import main
@@ -21,7 +21,6 @@ from bgevis.converter.directory import RunDirectory
 from bgevis.converter.options import Options
 from bgevis.converter.source.identify import identify
 from bgevis.converter.source.slow import converted
-from bgevis.converter.use.fixture import write_fixture
 from bgevis.model import siglip
 from bgevis.model.clip import OPEN_CLIP, SIZES
 from bgevis.model.clip.config import BARE, TRANSFORMERS
@@ -51,26 +50,6 @@ DEAR = ("text", "text, projected", "vision, projected")
 def pipeline_here():
     with in_this_process():
         yield
-
-
-def written(folder: Path, config, family: str = "clip") -> Path:
-    """Write a checkpoint of a configuration, and what lies beside it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES if family == "clip" else siglip.SIZES, "form", config)
-        write_fixture(family, "form", 5, "float32", folder / "model.safetensors")
-    return folder / "model.safetensors"
-
-
-def with_tokenizer(folder: Path, text, first: int | None) -> None:
-    """Put a tokenizer there that makes the text tower's ids."""
-    last, named = text.last_token_id, {"cls_token_id": 2 if first is None else first}
-    made = tokenizer(types.SimpleNamespace(vocab_size=text.vocab_size, sep_token_id=text.last_token_id, **named))
-    if first is None:
-        made.post_processor = processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", last)])
-    made.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": text.max_seq_length}
-    special = {"pad_token": "[SEP]", "eos_token": "[SEP]", "unk_token": "[UNK]"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | special))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Run directories to hand off, made by the command line as a user makes them; lines that tell what was replayed."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_folder import tiny_folder
+from tiny_towers import with_tokenizer, written
 from vocabularies import filled
+
+from bgevis.model import clip, siglip
 
 LINES = pytest.StashKey[list[str]]()
 COMMAND = [sys.executable, "-m", "bgevis.converter"]
@@ -95,9 +99,8 @@ def single_label(folder: Path) -> None:
 def sentences(minilm, tmp_path_factory) -> Path:
     """The real MiniLM as ONNX, with its own vocabulary, and in the layout that other clients open."""
     folder = tmp_path_factory.mktemp("minilm")
-    return convert(
-        minilm / "model.safetensors", folder / "run", "--format", "onnx", "--layout", "sentence-transformers"
-    )
+    formats = ["--format", "onnx", "--layout", "sentence-transformers", "--precision", "float32,float16,int8"]
+    return convert(minilm / "model.safetensors", folder / "run", *formats)
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +109,28 @@ def roberta(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("roberta")
     checkpoint = tiny_folder(folder, model_type="xlm-roberta", pad_token_id=0)
     return convert(checkpoint, folder / "run", "--format", "onnx", "--layout", "sentence-transformers")
+
+
+def towers(folder: Path, family: str, tiny, first: int | None, precisions: str) -> Path:
+    """Convert two towers with a tokenizer that leaves most samples whole, and write what Transformers.js opens."""
+    text = dataclasses.replace(tiny.text, max_position_embeddings=77, max_seq_length=77)
+    checkpoint = written(folder, dataclasses.replace(tiny, text=text), family)
+    with_tokenizer(folder, text, first)
+    formats = ["--format", "onnx", "--layout", "transformers-js", "--precision", precisions]
+    return convert(checkpoint, folder / "run", *formats)
+
+
+@pytest.fixture(scope="session")
+def clip_towers(tmp_path_factory) -> Path:
+    """A tiny CLIP in every precision that Transformers.js has a name for."""
+    tiny, precisions = clip.SIZES["tiny"], "float32,float16,int8,int8-reduced"
+    return towers(tmp_path_factory.mktemp("clip"), "clip", tiny, tiny.text.bos_token_id, precisions)
+
+
+@pytest.fixture(scope="session")
+def siglip_towers(tmp_path_factory) -> Path:
+    """A tiny SigLIP; what is drawn at this size loses more in int8 than the floor of trained networks allows."""
+    return towers(tmp_path_factory.mktemp("siglip"), "siglip", siglip.SIZES["tiny"], None, "float32,float16")
 
 
 CLIENTS = (
