@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from in_process import convert, in_this_process
 from PIL import Image
-from tiny_towers import with_tokenizer, written
+from tiny_towers import WITH_OPEN_CLIPS_NAMES, with_tokenizer, written
 from tokenizers import Tokenizer
 
 from bgevis.converter import best_matches, classify, open_artifacts, similarity
@@ -22,7 +22,7 @@ from bgevis.converter.options import Options
 from bgevis.converter.source.identify import identify
 from bgevis.converter.source.slow import converted
 from bgevis.model import siglip
-from bgevis.model.clip import OPEN_CLIP, SIZES
+from bgevis.model.clip import SIZES
 from bgevis.model.clip.config import BARE, TRANSFORMERS
 from bgevis.model.pictures import Pictures
 from bgevis.validation.errors import ConvertError, InputError
@@ -36,12 +36,7 @@ FORMS = {
     "text, projected": dataclasses.replace(TINY, vision=None, normalize=False),
     "vision": dataclasses.replace(TINY, text=None, projection_dim=0, normalize=False, names=BARE),
     "vision, projected": dataclasses.replace(TINY, text=None, normalize=False),
-    "open_clip": dataclasses.replace(
-        TINY,
-        names=OPEN_CLIP,
-        text=dataclasses.replace(TINY.text, eos_token_id=2, pad_token_id=0, bos_token_id=198),
-        pictures=dataclasses.replace(TINY.pictures, offset="half to even", rgb_first=False, alpha="dropped"),
-    ),
+    "open_clip": WITH_OPEN_CLIPS_NAMES,
 }
 DEAR = ("text", "text, projected", "vision, projected")
 

@@ -1,5 +1,6 @@
 """Checkpoints of tiny networks of two towers, in any form, with a tokenizer that makes their ids."""
 
+import dataclasses
 import json
 import types
 from pathlib import Path
@@ -10,6 +11,14 @@ from tokenizers import processors
 
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.model import clip, siglip
+
+TINY = clip.SIZES["tiny"]
+WITH_OPEN_CLIPS_NAMES = dataclasses.replace(
+    TINY,
+    names=clip.OPEN_CLIP,
+    text=dataclasses.replace(TINY.text, eos_token_id=2, pad_token_id=0, bos_token_id=198),
+    pictures=dataclasses.replace(TINY.pictures, offset="half to even", rgb_first=False, alpha="dropped"),
+)
 
 
 def written(folder: Path, config, family: str = "clip") -> Path:

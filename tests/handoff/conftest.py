@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_folder import tiny_folder
-from tiny_towers import with_tokenizer, written
+from tiny_towers import WITH_OPEN_CLIPS_NAMES, with_tokenizer, written
 from vocabularies import filled
 
 from bgevis.model import clip, siglip
@@ -133,6 +133,15 @@ def siglip_towers(tmp_path_factory) -> Path:
     return towers(tmp_path_factory.mktemp("siglip"), "siglip", siglip.SIZES["tiny"], None, "float32,float16")
 
 
+@pytest.fixture(scope="session")
+def open_clip_names(tmp_path_factory) -> Path:
+    """A tiny CLIP with open_clip's names; its checkpoint lies beside the run."""
+    folder = tmp_path_factory.mktemp("open_clip")
+    checkpoint = written(folder, WITH_OPEN_CLIPS_NAMES)
+    with_tokenizer(folder, WITH_OPEN_CLIPS_NAMES.text, WITH_OPEN_CLIPS_NAMES.text.bos_token_id)
+    return convert(checkpoint, folder / "run", "--format", "onnx")
+
+
 CLIENTS = (
     *("sentence-transformers==5.7.0", "transformers==4.57.6", "optimum-onnx==0.1.0", "optimum==2.1.0"),
     *("huggingface_hub==0.36.2", "tokenizers==0.22.2", "regex==2026.11.15"),
@@ -141,17 +150,31 @@ CLIENTS = (
 """The last that fit together: optimum-onnx 0.1.0 takes no transformers 5, and these no newer hub and tokenizers."""
 
 
-@pytest.fixture(scope="session")
-def clients(tmp_path_factory) -> Path:
-    """An environment of its own upon this one, in which the clients hide what does not fit them."""
-    folder = tmp_path_factory.mktemp("clients")
+def upon_this(folder: Path, *packages: str) -> Path:
+    """Make an environment upon this one, in which packages, without what they ask for, hide those of other versions."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     (site,) = (folder / "lib").glob("python*/site-packages")
     (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *CLIENTS]
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *packages]
     subprocess.run(install, check=True)
     return python
+
+
+@pytest.fixture(scope="session")
+def clients(tmp_path_factory) -> Path:
+    """An environment in which the clients hide what does not fit them."""
+    return upon_this(tmp_path_factory.mktemp("clients"), *CLIENTS)
+
+
+WITH_OPEN_CLIP = ("open_clip_torch==3.3.0", "torchvision==0.29.1", "timm==1.0.31", "ftfy==6.3.1", "wcwidth==0.9.4")
+"""The package itself and what it imports."""
+
+
+@pytest.fixture(scope="session")
+def with_open_clip(tmp_path_factory) -> Path:
+    """An environment with open_clip."""
+    return upon_this(tmp_path_factory.mktemp("with_open_clip"), *WITH_OPEN_CLIP)
 
 
 FASTEMBED = ("fastembed==0.9.1", "safetensors==0.8.0")

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bgevis.converter import classify, open_artifacts
@@ -111,3 +112,20 @@ def test_transformers_js_opens_both_towers(run, dtype, transformers_js, request,
     wanted = classify(model, [run / "goldens/raw/images/exact.png"], [*scores], template="a {}")[0]
     assert list(scores.values()) == pytest.approx(wanted.tolist(), rel=near)
     tell(f"pass: {run.parent.name} in Transformers.js, {dtype}, {len(told) - len(found)} samples")
+
+
+def test_open_clip_itself_makes_the_same_of_raw_pictures(with_open_clip, open_clip_names, tmp_path, tell):
+    """Its network, its transform and its checkpoint's documents, against ours from every raw sample of the pack."""
+    run, out = open_clip_names, tmp_path / "judged.npz"
+    judge = [with_open_clip, Path(__file__).with_name("open_clip_judge.py"), run.parent / "model.safetensors", run, out]
+    done = subprocess.run([str(word) for word in judge], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    raw, model = json.loads((run / "goldens/raw/index.json").read_text()), open_artifacts(run, "onnx")
+    ours = {f"text {each['name']}": model.embed([each["text"]]) for each in raw["texts"]}
+    pictures = {each["name"]: run / "goldens/raw" / each["file"] for each in raw["images"]}
+    ours |= {f"image {name}": model.embed(images=[file]) for name, file in pictures.items()}
+    with np.load(out) as judged:
+        assert set(judged) == set(ours)
+        wrong = {name for name, vector in ours.items() if np.abs(vector - judged[name]).max() > 2e-6}
+    assert not wrong
+    tell(f"pass: raw pictures and ids in open_clip, {len(ours)} samples")
