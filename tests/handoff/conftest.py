@@ -111,26 +111,26 @@ def roberta(tmp_path_factory) -> Path:
     return convert(checkpoint, folder / "run", "--format", "onnx", "--layout", "sentence-transformers")
 
 
-def towers(folder: Path, family: str, tiny, first: int | None, precisions: str) -> Path:
-    """Convert two towers with a tokenizer that leaves most samples whole, and write what Transformers.js opens."""
+def towers(folder: Path, family: str, tiny, first: int | None) -> Path:
+    """Convert two towers with a tokenizer that leaves most samples whole, and write all that Transformers.js opens."""
     text = dataclasses.replace(tiny.text, max_position_embeddings=77, max_seq_length=77)
     checkpoint = written(folder, dataclasses.replace(tiny, text=text), family)
     with_tokenizer(folder, text, first)
-    formats = ["--format", "onnx", "--layout", "transformers-js", "--precision", precisions]
+    formats = ["--format", "onnx", "--layout", "transformers-js", "--precision", "float32,float16,int8,int8-reduced"]
     return convert(checkpoint, folder / "run", *formats)
 
 
 @pytest.fixture(scope="session")
 def clip_towers(tmp_path_factory) -> Path:
-    """A tiny CLIP in every precision that Transformers.js has a name for."""
-    tiny, precisions = clip.SIZES["tiny"], "float32,float16,int8,int8-reduced"
-    return towers(tmp_path_factory.mktemp("clip"), "clip", tiny, tiny.text.bos_token_id, precisions)
+    """A tiny CLIP."""
+    tiny = clip.SIZES["tiny"]
+    return towers(tmp_path_factory.mktemp("clip"), "clip", tiny, tiny.text.bos_token_id)
 
 
 @pytest.fixture(scope="session")
 def siglip_towers(tmp_path_factory) -> Path:
-    """A tiny SigLIP; what is drawn at this size loses more in int8 than the floor of trained networks allows."""
-    return towers(tmp_path_factory.mktemp("siglip"), "siglip", siglip.SIZES["tiny"], None, "float32,float16")
+    """A tiny SigLIP."""
+    return towers(tmp_path_factory.mktemp("siglip"), "siglip", siglip.SIZES["tiny"], None)
 
 
 @pytest.fixture(scope="session")
