@@ -91,8 +91,10 @@ def test_transformers_js_opens_small_numbers(dtype, transformers_js, sentences):
 
 
 PRECISIONS = {
-    **{"fp32": ("onnx", 1e-4), "fp16": ("onnx-float16", 0.01)},
-    **{"q8": ("onnx-int8", 0.2), "int8": ("onnx-int8-reduced", 0.3)},
+    "fp32": ("onnx", 1e-4),
+    "fp16": ("onnx-float16", 0.01),
+    "q8": ("onnx-int8", 0.2),
+    "int8": ("onnx-int8-reduced", 0.3),
 }
 """dtype -> the format in the same precision, and the share by which a probability may differ from it: opsets do."""
 
