@@ -214,30 +214,3 @@ def test_ids_outside_the_table_raise():
 )
 def test_nothing_superfluous(function, args, want):
     assert summary(to_onnx(function, args)) == want
-
-
-def at_ends(states, ends):
-    """A state of each row."""
-    return states[jnp.arange(states.shape[0]), ends]
-
-
-KERNEL = jnp.linspace(-1, 1, 32, dtype=jnp.float32).reshape(4, 8)
-NARROWED = {
-    "a layer": (lambda x, n, y: (at_ends(jnp.tanh(x @ KERNEL + 1), n), y), ["b,1,8"] * 3),
-    "what is added to the states": (lambda x, n, y: (at_ends(x @ KERNEL + x[..., :1], n), y), ["b,1,8", "b,1,8"]),
-    "what is read whole too": (lambda x, n, y: (at_ends((z := x @ KERNEL), n), z.sum(1), y), ["b,t,8"]),
-    "something of each row": (lambda x, n, y: (at_ends(jnp.tanh(x) * y, n),), ["b,t,4", "b,t,4"]),
-    "something of each place": (lambda x, n, y: (at_ends(jnp.tanh(x) * x[:1], n), y), ["b,t,4", "b,t,4"]),
-    "two places": (lambda x, n, y: (at_ends((z := jnp.tanh(x)), n), at_ends(z, n * 0), y), ["b,t,4"]),
-}
-
-
-@pytest.mark.parametrize("name", NARROWED)
-def test_only_the_place_of_each_row_that_is_read_is_computed(name):
-    function, shapes = NARROWED[name]
-    args = (X, Arg("b", "int32", 0, 3), Arg("b 1 4"))
-    proto = to_onnx(function, args)
-    for sizes in (SIZES, {"b": 1, "t": 5}, {"b": 4, "t": 3}):
-        agree(function, args, proto, sizes)
-    computed = [word.partition(":") for word in summary(proto).split()]
-    assert [shape for op, _, shape in computed if op in ("MatMul", "Tanh", "Mul", "Add") and "," in shape] == shapes
