@@ -48,10 +48,10 @@ def _entry_points(config: WhisperConfig) -> tuple[EntryPoint, ...]:
         samples = TensorSpec("samples", "float32", ("batch", config.sound.samples), Waveform(hop))
         given = TensorSpec("input_features", "float32", features.shape)
         found.insert(0, EntryPoint("log_mel", (samples,), (given,), BATCH, rows="batch"))
-    return (*found, *(_of_texts(config, config.decoder, states) if config.decoder else ()))
+    return (*found, *(_of_texts(config, config.decoder) if config.decoder else ()))
 
 
-def _of_texts(config: WhisperConfig, decoder: Decoder, states: TensorSpec) -> tuple[EntryPoint, ...]:
+def _of_texts(config: WhisperConfig, decoder: Decoder) -> tuple[EntryPoint, ...]:
     """Describe what the decoder does: keys and values of layer i are called by their number."""
     heads, layers = decoder.decoder_attention_heads, range(decoder.decoder_layers)
     width = config.d_model // heads
@@ -72,20 +72,22 @@ def _of_texts(config: WhisperConfig, decoder: Decoder, states: TensorSpec) -> tu
             return TensorSpec("last_hidden_state", "float32", ("batch", tokens, config.d_model), kind=States())
         return TensorSpec("logits", "float32", ("batch", tokens, decoder.vocab_size), kind=Logits())
 
-    heard = kept("cross", config.max_source_positions, Floats(SCALE))
+    # Of a sound that is known, any part may be attended to: so its cases are small, though a window is long.
+    heard = kept("cross", "places", Floats(SCALE))
     text = TensorSpec("input_ids", "int32", ("batch", "tokens"), ids)
     word = TensorSpec("input_ids", "int32", ("batch", 1), TokenIds(decoder.vocab_size, decoder.pad_token_id))
     past = kept("past", "past", Cache(SCALE, past="past"))
-    given = TensorSpec(states.name, "float32", states.shape, Floats(SCALE))
-    tokens, before = {**BATCH, "tokens": Axis(1, longest)}, {**BATCH, "past": Axis(1, longest - 1)}
+    given = TensorSpec("last_hidden_state", "float32", ("batch", "places", config.d_model), Floats(SCALE))
+    sound = {**BATCH, "places": Axis(1, config.max_source_positions)}
+    tokens, before = {**sound, "tokens": Axis(1, longest)}, {**sound, "past": Axis(1, longest - 1)}
     found = (
-        EntryPoint("cross_kv", (given,), kept("cross", config.max_source_positions), BATCH, rows="batch"),
+        EntryPoint("cross_kv", (given,), kept("cross", "places"), sound, rows="batch"),
         EntryPoint("decode_prefill", (text, *heard), (result("tokens"), *kept("", "tokens")), tokens, rows="batch"),
         EntryPoint("decode_step", (word, *past, *heard), (result(1), *kept("", "past + 1")), before, rows="batch"),
     )
     if not decoder.alignment_heads:
         return found
-    shape = ("batch", len(decoder.alignment_heads), "tokens", config.max_source_positions)
+    shape = ("batch", len(decoder.alignment_heads), "tokens", "places")
     seen = TensorSpec("cross_attention", "float32", shape)
     return (*found, EntryPoint("align", (text, *heard), (seen,), tokens, rows="batch"))
 
@@ -105,7 +107,7 @@ def _procedures(config: WhisperConfig) -> tuple[Greedy, ...]:
             "decode_step",
             caches,
             (decoder.eos_token_id,),
-            before=("encode_audio", "cross_kv"),
+            before=(*(("log_mel",) if config.sound else ()), "encode_audio", "cross_kv"),
             forced=decoder.prompt(language),
             suppressed=decoder.suppress_tokens,
             suppressed_first=decoder.begin_suppress_tokens,
@@ -196,7 +198,7 @@ def _reading(config: WhisperConfig, decoder: Decoder, model: Any) -> dict[str, A
     def read(input_ids: Tensor, past: Any, given: Mapping[str, Tensor], **options: Any) -> Any:
         heard = pairs("cross", given)
         some = given[key_names("cross", 0)[0]]
-        nothing = some.new_zeros(len(input_ids), config.max_source_positions, config.d_model)  # the cache is read
+        nothing = some.new_zeros(len(input_ids), some.shape[2], config.d_model)  # the cache is read
         return call(input_ids, nothing, EncoderDecoderCache(past, heard), **options)
 
     def results(given: Any) -> dict[str, Tensor]:
