@@ -176,6 +176,16 @@ def basis(sound: Sound) -> np.ndarray:
     return np.concatenate([np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)]) * window
 
 
+def exact_log_mel(samples: np.ndarray, sound: Sound) -> np.ndarray:
+    """Give what `log_mel` gives of one window, by a Fourier transform in float64: (samples,) -> (bands, frames)."""
+    padded = np.pad(samples.astype(np.float64), sound.n_fft // 2, mode="reflect")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(sound.n_fft) / sound.n_fft)
+    parts = np.lib.stride_tricks.sliding_window_view(padded, sound.n_fft)[:: sound.hop_length]
+    spectrum = np.fft.rfft(parts[: len(samples) // sound.hop_length] * window)
+    decades = np.log10(np.maximum(mel_filters(sound) @ (np.abs(spectrum) ** 2).T, FLOOR))
+    return np.asarray((np.maximum(decades, decades.max() - DECADES) + 4) / 4)
+
+
 BITS = 8
 """Of the leading parts of samples and basis: a sum of some hundred of their products has less than 24, and is exact."""
 
@@ -219,8 +229,42 @@ def log_mel(samples: "Float[Array, 'batch samples']", sound: Sound) -> "Float[Ar
     return (jnp.maximum(decades, loudest - DECADES) + 4) / 4
 
 
+LEAST = 0.1
+"""Seconds below which a sound is refused: there is nothing to hear."""
+
+
 def rules(sound: Sound | None) -> Mapping[str, Any]:
     """State it as preprocess.json does (docs/pack.md), or that nobody does."""
     if sound is None:
-        return {"missing": f"no {PLACE} lies beside the checkpoint"}
-    return {"input": "samples", "rate": sound.sampling_rate, "samples": sound.samples}
+        return {"input": "input_features", "missing": f"no {PLACE} lies beside the checkpoint"}
+    return {
+        "input": "samples",
+        "dtype": "float32",
+        "rate": sound.sampling_rate,
+        "channels": "mean",
+        "resample": {
+            "filter": "windowed sinc",
+            "window": "hann",
+            "zero_crossings": 6,
+            "rolloff": 0.99,
+            "arithmetic": "float64",
+        },
+        "samples": sound.samples,
+        "shorter": "silence after the sound",
+        "longer": "windows, one after the other",
+        "least": min(sound.samples, math.ceil(LEAST * sound.sampling_rate)),
+        "spectrogram": {
+            "entry_point": "log_mel",
+            "output": "input_features",
+            "window": "hann",
+            "n_fft": sound.n_fft,
+            "hop": sound.hop_length,
+            "edges": "reflected",
+            "bands": sound.feature_size,
+            "scale": "slaney",
+            "highest": int(HIGHEST),
+            "least_power": FLOOR,
+            "decades": int(DECADES),
+            "last_frame": "left out",
+        },
+    }

@@ -12,7 +12,7 @@ import pytest
 
 from bgevis.converter.options import Options
 from bgevis.converter.use.fixture import write_fixture
-from bgevis.model.sound import Sound, basis, log_mel, mel_filters
+from bgevis.model.sound import Sound, basis, exact_log_mel, log_mel, mel_filters
 from bgevis.model.whisper.config import ARROW, BARE, HEADLESS, SIZES, WITH_HEAD
 from bgevis.validation import procedure
 from bgevis.validation.errors import InputError
@@ -142,17 +142,6 @@ def _tones(count: int, loud: float) -> np.ndarray:
     time = np.arange(count) / RATE
     tones = np.sin(2 * np.pi * 440 * time) + 0.3 * np.sin(2 * np.pi * 3010 * time)
     return np.where(time < time[-1] / 2, loud * tones, 0)
-
-
-def exact_log_mel(samples: np.ndarray, sound: Sound) -> np.ndarray:
-    """The same by a fast Fourier transform in float64."""
-    half = sound.n_fft // 2
-    padded = np.pad(samples.astype(np.float64), half, mode="reflect")
-    window = np.hanning(sound.n_fft + 1)[:-1]
-    starts = np.arange(sound.frames) * sound.hop_length
-    spectrum = np.fft.rfft(np.stack([padded[i : i + sound.n_fft] for i in starts]) * window)
-    decades = np.log10(np.maximum(mel_filters(sound) @ (np.abs(spectrum) ** 2).T, 1e-10))
-    return (np.maximum(decades, decades.max() - 8) + 4) / 4
 
 
 @pytest.mark.parametrize("kind", SOUNDS)
