@@ -61,17 +61,17 @@ class Original:
 
 
 class Encode(Protocol):
-    """Upstream's own way from raw texts or pictures to embeddings, or to scores, of pairs of texts too.
+    """Upstream's own way from raw texts, pictures or sounds to embeddings, or to scores, of pairs of texts too.
 
-    `name` says whose, with versions; `note` what of it disagrees with itself, "" if nothing. One for pictures may have
-    `pixels`, which prepares one.
+    `name` says whose, with versions; `note` what of it disagrees with itself, or is not upstream's, "" if nothing. One
+    for pictures may have `pixels`, which prepares one, and one for sounds `spectrogram`.
     """
 
     name: str
     note: str
 
     def __call__(self, samples: Sequence[Any], /) -> np.ndarray:
-        """Encode texts or pictures' bytes, or score texts and pairs: (rows, width), in the dtype computed in."""
+        """Encode texts, pictures' bytes or samples, or score texts: (rows, width), in the dtype computed in."""
         ...
 
 

@@ -543,6 +543,38 @@ class FeatureExtractor:
         return (np.maximum(decades, decades.max() - 8.0) + 4.0) / 4.0
 
 
+class SoundEncoder:
+    """Samples of sounds, as long as they are, through transformers' extractor into an entry point of the reference.
+
+    Args:
+        extractor: of the checkpoint's own numbers.
+        function: of spectrograms, (sounds, bands, frames), computed in float64 and rounded once; None for the
+            spectrograms themselves, in the dtype that is computed in.
+    """
+
+    note = "files of sounds are opened by this tool, their channels made one and their rate the network's"
+
+    def __init__(self, extractor: FeatureExtractor, function: Callable[[torch.Tensor], torch.Tensor] | None):
+        self.own = extractor.extractor
+        self.features, self.function = extractor, function
+        self.name = f"{versions('transformers')}: {type(self.own).__name__}"
+
+    def spectrogram(self, sound: np.ndarray) -> np.ndarray:
+        """Make a spectrogram as a user of upstream's does: (samples,) -> (bands, frames) float32."""
+        made = self.own(sound, sampling_rate=self.own.sampling_rate, return_tensors="np")
+        return np.asarray(made["input_features"][0])
+
+    def __call__(self, sounds: Sequence[np.ndarray]) -> np.ndarray:
+        """Encode sounds of one window at most, (samples,) each, in the dtype that is computed in."""
+        rows = {"input_features": [sound[:, None] for sound in sounds]}
+        padded = self.own.pad(rows, padding="max_length", max_length=self.own.n_samples, return_tensors="np")
+        samples = torch.from_numpy(np.asarray(padded["input_features"])[..., 0])
+        with torch.inference_mode():
+            if self.function is None:
+                return self.features(samples.to((nn.Parameter(torch.ones(1)) * 1).dtype)).numpy()
+            return self.function(torch.from_numpy(self.features(samples.double()).numpy().astype(np.float32))).numpy()
+
+
 class PairEncoder:
     """Raw pictures and texts, a picture with a text each, into an entry point of the reference.
 

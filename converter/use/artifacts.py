@@ -12,7 +12,6 @@ from ...exporters.weights import WeightsFile
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import ConvertError, EnvironmentFailure, InputError, raised
 from ...validation.outputs import States, TokenWeights
-from ...validation.packages import need
 from ...validation.runner import Arrays, Runner
 from ..directory import RunDirectory
 from ..manifest import WEIGHTS_PATH, artifact, family_and_config, network
@@ -548,13 +547,8 @@ class Artifacts:
         sounds = self._preprocessor.sounds.rules
         family, config = family_and_config(RunDirectory(self.path))
         entries = {entry.name: entry for entry in family.entry_points(config)}
-        if rules["tokenizer"] is None:
-            raise InputError(f"{self.path} has no tokenizer: {rules['missing']}")
-        need("tokenizers", "the texts of sounds")
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(self.path / rules["tokenizer"]))
-        return hearing.Transcriber(_Told(self), entries, rules, tokenizer, sounds["samples"] / sounds["rate"])
+        transcripts = self._preprocessor.transcripts
+        return hearing.Transcriber(_Told(self), entries, transcripts, sounds["samples"] / sounds["rate"])
 
     def _sounds(self, audio: Audio) -> tuple[bool, list[np.ndarray]]:
         """Read sounds, (samples,) each at the network's rate; say whether it is one alone."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Texts: TypeAlias = str | Iterable[str]
 Images: TypeAlias = "Source | Iterable[Source]"
 Pairs: TypeAlias = str | Iterable[Raw]
-Audio: TypeAlias = "Heard | Iterable[Heard]"
+Audio: TypeAlias = Heard | Iterable[Heard]
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 CHANNELS = (1, 3, 4)

@@ -15,6 +15,7 @@ from ...validation.entry_point import EntryPoint
 from ...validation.errors import InputError
 from ...validation.procedure import Generated, Greedy, generate
 from ...validation.runner import Arrays, Runner
+from ..pack.transcripts import Transcripts
 from ..printable import printable
 
 SMOOTHED = 7
@@ -65,8 +66,7 @@ class Transcriber:
     Args:
         runner: runs them.
         entries: that it has.
-        rules: `transcripts` of preprocess.json.
-        tokenizer: of the package tokenizers.
+        transcripts: what preprocess.json says of texts, and the text of tokens.
         seconds: of a window.
     """
 
@@ -74,12 +74,11 @@ class Transcriber:
         self,
         runner: Runner,
         entries: Mapping[str, EntryPoint],
-        rules: Mapping[str, Any],
-        tokenizer: Any,
+        transcripts: Transcripts,
         seconds: float,
     ):
-        self.runner, self.entries, self.rules, self.tokenizer = runner, entries, rules, tokenizer
-        self._names = rules["entry_points"]
+        self.runner, self.entries, self.transcripts, self.rules = runner, entries, transcripts, transcripts.rules
+        self._names = self.rules["entry_points"]
         places = entries[self._names["hear"]].outputs[0].shape[1]
         assert isinstance(places, int)
         self.place = seconds / places
@@ -101,8 +100,9 @@ class Transcriber:
             return str(self.rules["language"]) if self.rules["language"] else None
         token = f"<|{given.strip('<|>').lower()}|>"
         if token not in known:
-            several = ", ".join(name.strip("<|>") for name in known) or "it knows one, which is not named"
-            raise InputError(f"language is {given!r}; the network's: {several}")
+            several = ", ".join(name.strip("<|>") for name in known)
+            hint = f"expected one of {several}" if several else "but this network has one language, and takes none"
+            raise InputError(f"language is {given!r}, {hint}")
         return token
 
     def task(self, given: str) -> str:
@@ -113,7 +113,7 @@ class Transcriber:
         """
         known = self.rules["tasks"] or {"transcribe": None}
         if given not in known:
-            raise InputError(f"task is {given!r}; the network's: {', '.join(known)}")
+            raise InputError(f"task is {given!r}, expected {' or '.join(known)}")
         return given
 
     def hear(self, spectrograms: Arrays) -> dict[str, np.ndarray]:
@@ -134,13 +134,7 @@ class Transcriber:
         names = list(known)
         return [names[int(best)] for best in np.argmax(scores[:, list(known.values())], axis=1)]
 
-    def prompt(self, language: str | None, task: str) -> tuple[int, ...]:
-        """Give what a text begins with."""
-        words = (self.rules["languages"][language], self.rules["tasks"][task]) if language else ()
-        last = () if self.rules["no_timestamps"] is None else (self.rules["no_timestamps"],)
-        return (self.rules["start"], *words, *last)
-
-    def generate(self, heard: Arrays, rows: int, prompt: tuple[int, ...]) -> Generated:
+    def generate(self, heard: Arrays, rows: int, prompt: Sequence[int]) -> Generated:
         """Choose the best token until each row has ended."""
         rules = self.rules
         greedy = Greedy(
@@ -156,7 +150,7 @@ class Transcriber:
         steps = rules["max_tokens"] - len(prompt)
         return generate(self.runner, self.entries, greedy, {**heard, "input_ids": ids}, steps)
 
-    def times(self, heard: Arrays, prompt: tuple[int, ...], ids: Sequence[int], places: int) -> list[float]:
+    def times(self, heard: Arrays, prompt: Sequence[int], ids: Sequence[int], places: int) -> list[float]:
         """Say in which place of the sound each token of one window begins, and the last one's end.
 
         Args:
@@ -171,10 +165,6 @@ class Transcriber:
 
     def _run(self, name: str, given: Arrays) -> Arrays:
         return self.runner.run(name, {spec.name: given[spec.name] for spec in self.entries[name].inputs})
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Give the text of tokens, special ones left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def words(self, ids: Sequence[int], times: Sequence[float], language: str | None) -> list[Word]:
         """Put tokens together to words; `times` has one more than there are tokens."""
@@ -191,13 +181,13 @@ class Transcriber:
         current: list[int] = []
         for token in ids:
             current.append(token)
-            if "\ufffd" not in self.decode(current):
+            if "\ufffd" not in self.transcripts.text(current):
                 parts.append(current)
                 current = []
         return [*parts, current] if current else parts
 
     def _piece(self, ids: Sequence[int]) -> tuple[str, int]:
-        return self.decode(ids), len(ids)
+        return self.transcripts.text(ids), len(ids)
 
 
 WINDOWS = 8
@@ -294,7 +284,7 @@ def _said(
     words: bool,
 ) -> dict[int, Said]:
     """Give the texts of some rows, which are of one language."""
-    prompt, end = transcriber.prompt(language, task), transcriber.rules["end"]
+    prompt, end = transcriber.transcripts.prompt(language, task), transcriber.rules["end"]
     own = {name: array[list(rows)] for name, array in heard.items()}
     made = transcriber.generate(own, len(rows), prompt)
     found = {}
@@ -316,7 +306,7 @@ def joined(transcriber: Transcriber, windows: Sequence[Window], said: Sequence[S
     found = []
     for number in range(sounds):
         own = [each for window, each in zip(windows, said, strict=True) if window.sound == number]
-        texts = [transcriber.decode(each.ids).strip() for each in own]
+        texts = [transcriber.transcripts.text(each.ids).strip() for each in own]
         found.append(
             Transcript(
                 " ".join(text for text in texts if text),

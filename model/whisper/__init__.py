@@ -28,7 +28,7 @@ from .config import (
 
 if TYPE_CHECKING:
     from ..network import Network
-    from ..reference import Original, Reference
+    from ..reference import Encode, Original, Reference
 
 BATCH = {"batch": Axis()}
 SCALE = 0.6
@@ -97,15 +97,13 @@ def _procedures(config: WhisperConfig) -> tuple[Greedy, ...]:
     decoder = config.decoder
     if decoder is None or decoder.head == "none":
         return ()
-    layers = range(decoder.decoder_layers)
-    caches = {p: g for i in layers for p, g in zip(key_names("past", i), key_names("", i), strict=True)}
     language = decoder.language or next((name for name, _ in decoder.languages), "")
     return (
         Greedy(
             "transcribe",
             "decode_prefill",
             "decode_step",
-            caches,
+            _caches(decoder),
             (decoder.eos_token_id,),
             before=(*(("log_mel",) if config.sound else ()), "encode_audio", "cross_kv"),
             forced=decoder.prompt(language),
@@ -113,6 +111,34 @@ def _procedures(config: WhisperConfig) -> tuple[Greedy, ...]:
             suppressed_first=decoder.begin_suppress_tokens,
         ),
     )
+
+
+def _caches(decoder: Decoder) -> dict[str, str]:
+    """Give what a step takes of the tokens before -> what gives it."""
+    layers = range(decoder.decoder_layers)
+    return {p: g for i in layers for p, g in zip(key_names("past", i), key_names("", i), strict=True)}
+
+
+def _transcripts(config: WhisperConfig) -> dict[str, Any] | None:
+    """State greedy transcription as preprocess.json does (docs/pack.md)."""
+    decoder = config.decoder
+    if decoder is None or decoder.head == "none" or config.sound is None:
+        return None
+    names = {"hear": "encode_audio", "keep": "cross_kv", "begin": "decode_prefill", "next": "decode_step"}
+    return {
+        "entry_points": names,
+        "caches": _caches(decoder),
+        "start": decoder.decoder_start_token_id,
+        "languages": dict(decoder.languages),
+        "tasks": dict(decoder.tasks),
+        "language": decoder.language or None,
+        "no_timestamps": decoder.no_timestamps_token_id,
+        "suppress": list(decoder.suppress_tokens),
+        "suppress_first": list(decoder.begin_suppress_tokens),
+        "end": decoder.eos_token_id,
+        "pad": decoder.pad_token_id,
+        "max_tokens": decoder.max_target_positions,
+    }
 
 
 def _network(config: WhisperConfig) -> "Network":
@@ -217,6 +243,23 @@ def _reading(config: WhisperConfig, decoder: Decoder, model: Any) -> dict[str, A
     return {"cross_kv": cross_kv, "decode_prefill": decode_prefill, "decode_step": decode_step, "align": align}
 
 
+def _encode(config: WhisperConfig, original: "Original", reference: "Reference") -> Mapping[str, "Encode"]:
+    """Let transformers' own extractor prepare sounds; without its document, none can be."""
+    from torch import Tensor
+
+    from .. import upstream
+
+    if config.sound is None:
+        return {}
+
+    def heard(features: Tensor) -> Tensor:
+        return reference.entries["encode_audio"](input_features=features)["embeddings"]
+
+    extractor = upstream.FeatureExtractor(original.documents, sound.documents(config.sound))
+    functions = {"log_mel": None, "encode_audio": heard}
+    return {name: upstream.SoundEncoder(extractor, function) for name, function in functions.items()}
+
+
 FAMILY = Family(
     name="whisper",
     summary="Whisper: sound to text, or to one vector; its encoder alone",
@@ -228,6 +271,9 @@ FAMILY = Family(
     network=_network,
     reference=_reference,
     sizes=SIZES,
+    sounds=lambda config: sound.rules(config.sound),
+    transcripts=_transcripts,
+    encode=_encode,
     embeddings=lambda config: {"pooling": ["mean"], "normalize": True},
     anchors=tuple(dict.fromkeys(ENCODER[names] + CONV for names in PREFIXES)),
     documents=lambda config: {**documents(config), **sound.documents(config.sound)},

@@ -7,8 +7,8 @@ convolution gives; of the decoder, v vocabulary.
 
 from ...validation.probe import LOUD, LOW_VARIANCE, MASKED, exponent
 from ..bert.probes import ALIKE, APART, LOUDER
+from ..clip.rules import SHORT, norm, norm_shapes
 from ..clip.rules import TABLE as DRAWN
-from ..clip.rules import norm, norm_shapes
 from ..family import Rule, Rules, Tie
 from ..parts import Part, join
 from .config import ENCODER, EPSILON, PREFIXES, TABLE, Decoder, WhisperConfig
@@ -53,7 +53,8 @@ def _encoder(config: WhisperConfig) -> Part:
     stream = dict.fromkeys(("conv2.*", "position.embedding"), small)
     alike = dict.fromkeys(("conv2.*", "position.embedding"), ALIKE)
     probes = {
-        LOW_VARIANCE: {**stream, "*norm*": small, **_added(small)},
+        # What the last norm gives is short besides: were its division by a length to have an epsilon, it would show.
+        LOW_VARIANCE: {**stream, "*norm*": small, "norm.*": SHORT - 8, **_added(small)},
         LOUD: {**alike, "blocks.*.attention.query.*": LOUDER},
     }
     return Part((*rules, *own), sizes, shapes | more, probes, draws={table: DRAWN})
