@@ -251,6 +251,9 @@ class Family:
         sizes: of fixtures, by name: published ones and `tiny`, whose shapes say nothing of a user's file.
         images: how pictures become the input, as preprocess.json states it (docs/pack.md), or that nobody says and
             why; None for families without pictures.
+        sounds: how sounds become the input, as preprocess.json states it, or that nobody says and why; None for
+            families that hear none.
+        transcripts: how texts are made of sounds, token by token, as preprocess.json states it; None where none are.
         embeddings: what the outputs are: {"pooling": ["cls"], "normalize": True}, for preprocess.json.
         scores: what a classifier's outputs are: {"labels": ["LABEL_0"], "activation": "sigmoid"}, for preprocess.json.
         hugging_face: what Hugging Face's clients need, of a configuration; raises InputError where they cannot do what
@@ -280,6 +283,8 @@ class Family:
     reference: Callable[[Config, "Original"], "Reference"]
     sizes: Mapping[str, Config]
     images: Callable[[Config], Mapping[str, Any] | None] = lambda config: None
+    sounds: Callable[[Config], Mapping[str, Any] | None] = lambda config: None
+    transcripts: Callable[[Config], Mapping[str, Any] | None] = lambda config: None
     embeddings: Callable[[Config], Mapping[str, Any]] = lambda config: {}
     scores: Callable[[Config], Mapping[str, Any]] | None = None
     hugging_face: Callable[[Config], HuggingFace] | None = None

@@ -61,17 +61,17 @@ class Original:
 
 
 class Encode(Protocol):
-    """Upstream's own way from raw texts or pictures to embeddings, or to scores, of pairs of texts too.
+    """Upstream's own way from raw texts, pictures or sounds to embeddings, or to scores, of pairs of texts too.
 
-    `name` says whose, with versions; `note` what of it disagrees with itself, "" if nothing. One for pictures may have
-    `pixels`, which prepares one.
+    `name` says whose, with versions; `note` what of it disagrees with itself, or is not upstream's, "" if nothing. One
+    for pictures may have `pixels`, which prepares one, and one for sounds `spectrogram`.
     """
 
     name: str
     note: str
 
     def __call__(self, samples: Sequence[Any], /) -> np.ndarray:
-        """Encode texts or pictures' bytes, or score texts and pairs: (rows, width), in the dtype computed in."""
+        """Encode texts, pictures' bytes or samples, or score texts: (rows, width), in the dtype computed in."""
         ...
 
 
@@ -243,7 +243,8 @@ class Reference:
 
         for module in self.module.modules():
             own = [_identity(parameter) for parameter in module.parameters(recurse=False)]
-            places = {placed[identity] for identity in own if identity in placed}
+            # Once: of words that score the states too, what is looked up is their value, not the scores.
+            places = {placed.pop(identity) for identity in own if identity in placed}
             if len(places) == 1 and not any(module.children()):
                 handles.append(module.register_forward_hook(hook(places.pop())))
         try:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bgevis.converter.directory import RunDirectory
-from bgevis.converter.options import Options
+from bgevis.converter.directory import RunDirectory, hold
+from bgevis.converter.options import Options, chosen
 from bgevis.converter.progress import Silent
 from bgevis.converter.run import tasks as pipeline
 from bgevis.converter.run import worker
@@ -50,6 +50,15 @@ def convert(checkpoint: Path, out: Path, formats: tuple[str, ...], configs: tupl
     """Do what `bgevis-convert all CKPT --out OUT` does."""
     options = Options(checkpoint=str(checkpoint), formats=formats, configs=configs, **given)
     pipeline.convert_all(out, options, Nothing(), 1)
+    return out
+
+
+def export(checkpoint: Path, out: Path, formats: tuple[str, ...], **given) -> Path:
+    """Make the artifacts, and prove none."""
+    options = Options(checkpoint=str(checkpoint), formats=formats, **given)
+    with in_this_process(), hold(out):
+        errors = _tasks(pipeline.tasks_for_exports(chosen(options)), out, options, Nothing(), 1)
+    assert errors == []
     return out
 
 

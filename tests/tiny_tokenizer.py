@@ -1,6 +1,8 @@
-"""A small tokenizer whose special tokens are a network's, for texts and for pairs of them."""
+"""Small tokenizers whose special tokens are a network's: of texts and pairs that are read, of those that come out."""
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+import json
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from vocabularies import filled
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'-"
@@ -22,3 +24,28 @@ def tokenizer(config) -> Tokenizer:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
     )
     return made
+
+
+def written(config) -> Tokenizer:
+    """Make one for the texts of sounds that the tiny network writes: bytes, a few words, and its decoder's tokens."""
+    decoder = config.decoder
+    special = {decoder.decoder_start_token_id: "<|startoftranscript|>", decoder.eos_token_id: "<|endoftext|>"}
+    special |= {i: name for name, i in decoder.languages}
+    special |= {i: f"<|{name}|>" for name, i in decoder.tasks}
+    special |= {decoder.no_timestamps_token_id: "<|notimestamps|>"}
+    letters = [chr(code) for code in (*range(33, 127), *range(0xC2, 0xC4))]
+    parts = ["Ġ", "Ċ", "â", "Ķ", "Ġt", "he", "Ġthe"]
+    free = (i for i in range(config.decoder.vocab_size) if i not in special)
+    words = dict(zip([*parts, *letters], free, strict=False))
+    made = Tokenizer(models.BPE(words, merges=[("Ġ", "t"), ("h", "e"), ("Ġt", "he")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    content = made.to_str()
+    document = json.loads(content)
+    document["added_tokens"] = [
+        {"id": i, "content": word, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        | {"special": True}
+        for i, word in sorted(special.items())
+    ]
+    document["model"]["vocab"] |= {word: i for i, word in special.items()}
+    return Tokenizer.from_str(json.dumps(document))

@@ -5,6 +5,7 @@ PREPROCESS = "preprocess.json"
 RAW = "goldens/raw"
 INDEX = f"{RAW}/index.json"
 PIXELS = f"{RAW}/pixels.safetensors"
+SAMPLES = f"{RAW}/samples.safetensors"
 VALUES = "values"
 """Beside the pictures in PIXELS: what normalising makes of each byte of each channel, (256, channels)."""
 

@@ -1,4 +1,4 @@
-"""Raw texts and pictures to what entry points take, by the pack's own tokenizer.json and preprocess.json."""
+"""Raw texts, pictures and sounds to what entry points take, by the pack's own tokenizer.json and preprocess.json."""
 
 import json
 import math
@@ -16,9 +16,10 @@ from ...validation.domains import BEFORE
 from ...validation.entry_point import EntryPoint, TensorSpec, TokenIds
 from ...validation.errors import InputError
 from ...validation.runner import Arrays
-from . import FORMAT_VERSION, PREPROCESS, steps, tokenizer
+from . import FORMAT_VERSION, PREPROCESS, sounds, steps, tokenizer
 from .pictures import Source, images
 from .steps import NULL_OR_OBJECT, Rules, one_of
+from .transcripts import Transcripts
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -287,8 +288,53 @@ class Pictures(Modality):
         return {self.rules["input"]: images(raw, self.rules)}
 
 
-MODALITIES: Mapping[str, type[Modality]] = {"texts": Texts, "images": Pictures}
-"""By the key of preprocess.json; null there for a network that takes none of the kind."""
+class Sounds(Modality):
+    """Sounds to windows of samples, and these to spectrograms."""
+
+    check = staticmethod(steps.sounds)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name the samples and the spectrogram."""
+        made = () if "missing" in self.rules else (self.rules["spectrogram"]["output"],)
+        return self.rules["input"], *made
+
+    def shape(self, name: str) -> Made:
+        """Describe the samples or the spectrogram."""
+        if "missing" in self.rules:
+            return None
+        if name == self.rules["input"]:
+            return self.rules["dtype"], ("windows", self.rules["samples"])
+        made = self.rules["spectrogram"]
+        return self.rules["dtype"], ("windows", made["bands"], self.rules["samples"] // made["hop"])
+
+    def windows(self, source: sounds.Source) -> list[np.ndarray]:
+        """Open a sound as what the network hears: windows, one after the other, each (samples,) float32.
+
+        Raises:
+            InputError: no document says how sounds are prepared, or it is no sound that can be.
+            EnvironmentFailure: it is no WAV file, and soundfile is not installed.
+        """
+        return list(sounds.windows(self.samples(source), self.rules))
+
+    def samples(self, source: sounds.Source) -> np.ndarray:
+        """Open a sound at the network's rate, as long as it is: (samples,) float32, see `windows`."""
+        if "missing" in self.rules:
+            raise InputError(f"{self.directory} does not say how sounds are prepared: {self.rules['missing']}")
+        return sounds.samples(source, self.rules)
+
+    def inputs(self, entry_point: str, raw: Sequence[sounds.Source]) -> Arrays:
+        """Make samples and spectrograms of sounds, a row for each window, the same for every entry point."""
+        rows = np.stack([window for source in raw for window in self.windows(source)])
+        made = self.rules["spectrogram"]
+        return {self.rules["input"]: rows, made["output"]: sounds.spectrograms(rows, self.rules)}
+
+
+MODALITIES: Mapping[str, type[Modality]] = {"texts": Texts, "images": Pictures, "sounds": Sounds}
+"""By the key of preprocess.json; null there, or left out, for a network that takes none of the kind."""
+
+OPTIONAL = ("sounds", "transcripts", "scores")
+"""Keys of preprocess.json that are there only for networks that hear, that write what they hear, or that classify."""
 
 
 def check(document: Any, where: str) -> None:
@@ -301,10 +347,10 @@ def check(document: Any, where: str) -> None:
     if version is not None and not one_of(FORMAT_VERSION).legal(version):
         again = "; run `bgevis-convert pack DIR` again with this version" if one_of(1, 2).legal(version) else ""
         raise InputError(f"{where}: format_version is {version}, this program reads {FORMAT_VERSION}{again}")
-    scored = {"scores": steps.OBJECT} if isinstance(document, dict) and "scores" in document else {}
-    parts = {**dict.fromkeys((*MODALITIES, "embeddings"), NULL_OR_OBJECT), **scored}
+    more = {key: steps.OBJECT for key in OPTIONAL if isinstance(document, dict) and key in document}
+    parts = {**dict.fromkeys(("texts", "images", "embeddings"), NULL_OR_OBJECT), **more}
     steps.hold(where, document, {"format_version": one_of(FORMAT_VERSION), **parts})
-    there = [name for name in MODALITIES if document[name] is not None]
+    there = [name for name in MODALITIES if document.get(name) is not None]
     names: list[str] = []
     for name in there:
         MODALITIES[name].check(f"{where}: {name}", document[name])
@@ -315,7 +361,11 @@ def check(document: Any, where: str) -> None:
         if not there:
             raise InputError(f"{where}: embeddings is an object; known: null where {', '.join(MODALITIES)} are")
         steps.embeddings(f"{where}: embeddings", document["embeddings"])
-    if scored:
+    if "transcripts" in document:
+        if "spectrogram" not in document.get("sounds", ()):
+            raise InputError(f"{where}: transcripts is an object; known: left out where no sounds are prepared")
+        steps.transcripts(f"{where}: transcripts", document["transcripts"])
+    if "scores" in document:
         if not there or document["embeddings"] is not None:
             raise InputError(f"{where}: scores are stated beside embeddings, or without texts; known: one of them")
         steps.scores(f"{where}: scores", document["scores"])
@@ -358,7 +408,7 @@ class Preprocessor:
             raise InputError(f"{path} is no preprocessing: {error!r}") from error
         check(self.rules, str(path))
         self._made: dict[str, Modality] = {
-            name: kind(directory, self.rules[name]) for name, kind in MODALITIES.items() if self.rules[name] is not None
+            name: kind(directory, self.rules[name]) for name, kind in MODALITIES.items() if self.rules.get(name)
         }
 
     def hold_to(self, entries: Mapping[str, EntryPoint]) -> None:
@@ -371,6 +421,7 @@ class Preprocessor:
         made = {name: modality.shape(name) for modality in self._made.values() for name in modality.names}
         embedding = [self._embedding(entries, *named) for named in self._outputs.items()]
         whole = embedding or [e for e in entries.values() if all(spec.name in made for spec in e.inputs)]
+        whole += self._spectrogram(entries)
         for entry in whole:
             for spec in entry.inputs:
                 if spec.name not in made or not _made_as(made[spec.name], spec, entry):
@@ -382,6 +433,8 @@ class Preprocessor:
             raise InputError(f"{where}: it makes {_listed(made)}; none of {several} takes {', '.join(sorted(unused))}")
         if self.rules["texts"]:
             self._hold_limits(concerned)
+        if "transcripts" in self.rules:
+            self._hold_transcripts(entries)
 
     @property
     def _outputs(self) -> Mapping[str, str]:
@@ -400,6 +453,54 @@ class Preprocessor:
                 return entries[name]
         wanted, gives = f"{output}[rows, {width}] {stated['dtype']}", map(_told, entries[name].outputs)
         raise InputError(f"{where}: {part} are {wanted}; {name} gives {', '.join(gives)}")
+
+    def _spectrogram(self, entries: Mapping[str, EntryPoint]) -> list[EntryPoint]:
+        """Give the entry point that makes the spectrogram, where one is stated."""
+        stated = (self.rules.get("sounds") or {}).get("spectrogram")
+        if stated is None:
+            return []
+        name, output = stated["entry_point"], stated["output"]
+        where = f"{self.directory / PREPROCESS}: sounds.spectrogram"
+        if name not in entries:
+            raise InputError(f"{where} names {name}; the network has {', '.join(entries)}")
+        shape = self.sounds.shape(output)
+        if not any(spec.name == output and _made_as(shape, spec, entries[name]) for spec in entries[name].outputs):
+            wanted, gives = _listed({output: shape}), ", ".join(map(_told, entries[name].outputs))
+            raise InputError(f"{where} is {wanted}; {name} gives {gives}")
+        return [entries[name]]
+
+    def _hold_transcripts(self, entries: Mapping[str, EntryPoint]) -> None:
+        """Hold what is said of texts that come out to the entry points that give their tokens."""
+        where, rules = f"{self.directory / PREPROCESS}: transcripts", self.rules["transcripts"]
+        for key, name in rules["entry_points"].items():
+            if name not in entries:
+                raise InputError(f"{where}.entry_points: {key} names {name}; the network has {', '.join(entries)}")
+        hear, keep, begin, more = (entries[rules["entry_points"][key]] for key in steps.STAGES)
+        features = self.rules["sounds"]["spectrogram"]["output"]
+        kept = {spec.name for spec in keep.outputs}
+        chain = (
+            (hear, {features}),
+            (keep, {spec.name for spec in hear.outputs}),
+            (begin, kept),
+            (more, kept | rules["caches"].keys()),
+        )
+        for entry, given in chain:
+            other = {spec.name for spec in entry.inputs} - given
+            if len(other) != (entry in (begin, more)):  # the ids
+                raise InputError(
+                    f"{where}: {entry.name} takes {', '.join(sorted(other)) or 'no ids'} beside what is made"
+                )
+        for entry in (begin, more):
+            scored = [spec for spec in entry.outputs if spec.name not in rules["caches"].values()]
+            if len(scored) != 1 or len(entry.outputs) - 1 != len(rules["caches"]):
+                raise InputError(f"{where}.caches leave {len(scored)} outputs of {entry.name}; known: its scores alone")
+        ids = [rules[key] for key in ("start", "end", "pad", "no_timestamps") if rules[key] is not None]
+        ids += [*rules["languages"].values(), *rules["tasks"].values(), *rules["suppress"], *rules["suppress_first"]]
+        if max(ids) >= (vocabulary := scored[0].shape[-1]):
+            raise InputError(f"{where} names the token {max(ids)}; {more.name} scores {vocabulary}")
+        read = next(spec for spec in begin.inputs if spec.name not in kept)
+        if _beyond(rules["max_tokens"], most := begin.most(read.shape[-1])):
+            raise InputError(f"{where}: max_tokens is {rules['max_tokens']}, the network takes at most {most}")
 
     def _hold_limits(self, concerned: Iterable[EntryPoint]) -> None:
         """Hold max_tokens to the entry points that read text."""
@@ -442,6 +543,17 @@ class Preprocessor:
         assert isinstance(found, Texts)
         return found
 
+    @property
+    def sounds(self) -> Sounds:
+        """Give what is done to sounds.
+
+        Raises:
+            InputError: the network hears none.
+        """
+        found = self._modality("sounds")
+        assert isinstance(found, Sounds)
+        return found
+
     def image_inputs(self, sources: Sequence[Source]) -> dict[str, np.ndarray]:
         """Give pictures as an entry point takes them, (batch, size, size, channels) float32.
 
@@ -449,6 +561,17 @@ class Preprocessor:
             InputError: the network sees no pictures, or one of them cannot be read.
         """
         return dict(self._modality("images").inputs("", sources))
+
+    @property
+    def transcripts(self) -> Transcripts:
+        """Give what is done to the tokens of texts that come out.
+
+        Raises:
+            InputError: the network writes none.
+        """
+        if "transcripts" not in self.rules:
+            raise InputError(f"{self.directory}: this network writes no texts of sounds")
+        return Transcripts(self.directory, self.rules["transcripts"])
 
     def _modality(self, name: str) -> Modality:
         if name not in self._made:

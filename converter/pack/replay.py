@@ -1,4 +1,4 @@
-"""The pack replayed: raw texts and pictures through tokenizer and rules, held to what they must become."""
+"""The pack replayed: raw texts, pictures and sounds through tokenizer and rules, held to what they must become."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from ...validation.files import read_json
 from ...validation.goldens import read_arrays
 from ...validation.report import EVERY, Row
 from ..directory import RunDirectory
-from . import INDEX, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES
+from . import INDEX, PIXELS, PREPROCESS, RAW, SAMPLES, TOKENIZER, VALUES
 from .pictures import pixels, values
 from .preprocessor import Preprocessor, Raw
 from .steps import SCORED, Rules
@@ -47,6 +47,8 @@ class Pack:
             self._index = read_json(path)
             self.texts: dict[str, dict[str, Any]] = {text["name"]: text for text in self._index["texts"]}
             self.pictures: dict[str, dict[str, Any]] = {image["name"]: image for image in self._index["images"]}
+            self.sounds: dict[str, dict[str, Any]] = {sound["name"]: sound for sound in self._index.get("sounds", ())}
+            self._transcripts: list[dict[str, Any]] = self._index.get("transcripts", [])
             self.pairs: dict[str, dict[str, Any]] = {pair["name"]: pair for pair in self._index.get("pairs", ())}
             self._cases: dict[str, dict[str, dict[str, list[str]]]] = self._index["cases"]
             self._scores = self._table(self._index, self.preprocessor.rules.get("scores"))
@@ -65,9 +67,19 @@ class Pack:
         """Read a picture's file."""
         return (self.folder / self.pictures[name]["file"]).read_bytes()
 
+    def sound(self, name: str) -> bytes:
+        """Read a sound's file."""
+        return (self.folder / self.sounds[name]["file"]).read_bytes()
+
     def samples_of(self, case: Case) -> list[Any]:
-        """Give the raw texts of a case, pairs of them, the files of its pictures, or of each picture file and text."""
+        """Give the raw texts of a case, pairs of them, the files of its pictures, or of each picture file and text.
+
+        Of sounds, which no program of upstream's opens, the samples of each window at the network's rate, as many as
+        there are.
+        """
         rows = self._cases[case.entry_point][case.name]
+        if "sounds" in rows:
+            return [window for name in rows["sounds"] for window in self.heard(name)]
         texts = [*map(self._pair, rows.get("pairs", ())), *(self.texts[n]["text"] for n in rows.get("texts", ()))]
         pictures = [*map(self.picture, rows.get("images", ()))]
         return [*zip(pictures, texts, strict=True)] if pictures and texts else pictures or texts
@@ -76,16 +88,25 @@ class Pack:
         """Say whether there are raw cases of an entry point."""
         return bool(self._cases.get(entry_point))
 
+    def heard(self, name: str) -> list[np.ndarray]:
+        """Give the samples of each window of a sound, as many as there are."""
+        size, sound = self.preprocessor.sounds.rules["samples"], self._opened(name)
+        return [sound[at : at + size] for at in range(0, len(sound), size)]
+
+    def _opened(self, name: str) -> np.ndarray:
+        return self.preprocessor.sounds.samples(self.sound(name))
+
     def _pair(self, name: str) -> Raw:
         first, second = self.pairs[name]["texts"]
         return first, second
 
     def cases(self, entries: Mapping[str, EntryPoint]) -> Iterator[Case]:
-        """Make the raw cases, from texts and pictures to ready inputs."""
+        """Make the raw cases, from texts, pictures and sounds to ready inputs."""
         self.preprocessor.hold_to(entries)
         raw: Mapping[str, Callable[[str], Any]] = {
             "texts": lambda name: self.texts[name]["text"],
             "images": self.picture,
+            "sounds": self.sound,
             "pairs": self._pair,
         }
         for entry, several in self._cases.items():
@@ -99,9 +120,11 @@ class Pack:
                 yield Case(entry, name, self.preprocessor.inputs(entries[entry], samples))
 
     def rows(self) -> list[Row]:
-        """Judge ids and bytes of every sample, exactly, and the scores that are made of logits."""
+        """Judge ids and bytes of every text and picture, exactly, the samples of sounds, and scores made of logits."""
         found = [*self._text_rows(), *self._pair_rows(), *self._score_rows()]
-        return [*found, *self._picture_rows()] if self.pictures else found
+        found += self._picture_rows() if self.pictures else ()
+        found += self._sound_rows() if self.sounds else ()
+        return [*found, *self._transcript_rows()] if self._transcripts else found
 
     def _text_rows(self) -> Iterator[Row]:
         entries = dict.fromkeys(entry for text in self.texts.values() for entry in text["ids"])
@@ -142,8 +165,22 @@ class Pack:
             EVERY, "normalised bytes", VALUES, error <= WITHIN, "" if error <= WITHIN else "differ", error, WITHIN
         )
 
+    def _sound_rows(self) -> Iterator[Row]:
+        goldens = read_arrays(self.folder / Path(SAMPLES).name)
+        errors = {name: _apart(self._opened(name), goldens.get(name, np.zeros(0))) for name in self.sounds}
+        wrong = [name for name, error in errors.items() if not error <= WITHIN]
+        problem = f"other samples for the sounds {', '.join(wrong)}" if wrong else ""
+        what = f"samples of {len(errors)} raw sounds"
+        yield Row(EVERY, what, "samples", not wrong, problem, max(errors.values()), WITHIN)
+
+    def _transcript_rows(self) -> Iterator[Row]:
+        text = self.preprocessor.transcripts.text
+        wrong = [each["name"] for each in self._transcripts if text(each["ids"]) != each["text"]]
+        problem = f"other texts of the tokens of {', '.join(wrong)}" if wrong else ""
+        yield Row(EVERY, f"texts of {len(self._transcripts)} rows of tokens", "text", not wrong, problem)
+
     def fed(self, goldens: Sequence[Golden], entries: Mapping[str, EntryPoint]) -> list[Golden]:
-        """Give the goldens with the raw cases' inputs made anew from texts and pictures.
+        """Give the goldens with the raw cases' inputs made anew from texts, pictures and sounds.
 
         Raises:
             InputError: the goldens were made without the pack.
@@ -157,3 +194,8 @@ class Pack:
                 )
             found[key] = dataclasses.replace(found[key], case=case)
         return list(found.values())
+
+
+def _apart(got: np.ndarray, wanted: np.ndarray) -> float:
+    """Give the greatest difference; infinite of another length."""
+    return float(np.abs(got - wanted).max()) if got.shape == wanted.shape else np.inf

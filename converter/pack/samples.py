@@ -1,16 +1,19 @@
-"""The raw samples: texts and pictures chosen so that each common mistake of a runner gives something else.
+"""The raw samples: texts, pictures and sounds chosen so that each common mistake of a runner gives something else.
 
 docs/pack.md says which sample tells which mistake. Pictures are drawn for the network's own size: flat areas,
-stripes of one sample and a slanted edge compress to a few kilobytes and show every filter.
+stripes of one sample and a slanted edge compress to a few kilobytes and show every filter. Sounds are a fraction of a
+second; those that need a whole window have few samples a second.
 """
 
 import io
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .sounds import EXTENSIBLE, FLOAT, PCM
 from .steps import LONGER
 
 if TYPE_CHECKING:
@@ -161,3 +164,76 @@ def _save(image: "Image.Image", form: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Sound:
+    """One raw sound, a WAV file."""
+
+    name: str
+    content: bytes
+    tells: str
+
+
+SLOW = 1000
+"""Samples a second of the sound that is longer than a window."""
+NOISE = 0.1
+"""In every sound: of a tone alone, the bands beside it are what float32 leaves of it, and no judge is exact there."""
+
+
+def sounds(rate: int, count: int) -> Iterator[Sound]:
+    """Make the sounds for a network that hears windows of `count` samples at `rate`."""
+    short, window = max(0.25, 0.15 + 1 / rate), count / rate
+    one = tones(rate, short)
+    two = np.stack([tones(44100, short), 0.7 * tones(44100, short, 1.7)], axis=1)
+    yield Sound("plain", wav(one, rate, PCM, 16), "an edge of zeros instead of the mirrored sound, another hop")
+    yield Sound("stereo", wav(two, 44100, PCM, 24), "one channel, the sum; resampled without a filter or not at all")
+    yield Sound("slow", wav(tones(8000, short), 8000, PCM, 8), "resampled by lines between samples; bytes with a sign")
+    yield Sound("deep", wav(one, rate, PCM, 32), "32 bits scaled as 16")
+    yield Sound("float", wav(one * (1.05 / np.abs(one).max()), rate, FLOAT, 32), "clipped at 1, scaled to the loudest")
+    extended = wav(one, rate, PCM, 16, extended=True)
+    yield Sound("extended", extended, "a header of one length, chunks between, the last byte of an odd one")
+    yield Sound("quiet", wav(1e-3 * one, rate, PCM, 24), "scaled to the loudest, a floor that is too high")
+    yield Sound("silent", wav(np.zeros(round(short * rate)), rate, PCM, 8), "another floor, the logarithm of nothing")
+    late = tones(rate, window)[:count] * np.where(np.arange(count) < 0.8 * count, 0.03, 1)
+    yield Sound("exact", wav(late, rate, PCM, 8), "the loudest of a part and not of the window, a window too many")
+    over = np.append(tones(SLOW, window), 0.5)
+    yield Sound("longer", wav(over, SLOW, PCM, 8), "one window too few")
+
+
+def tones(rate: int, seconds: float, pitch: float = 1.0) -> np.ndarray:
+    """Give a loud sound that is like none of its mirror images: tones at full strength to both ends, noise and a click.
+
+    The highest is above half of 16000 samples a second where the rate allows it: it must not be heard.
+    """
+    time = np.arange(round(seconds * rate)) / rate
+    heard = [
+        (f * pitch, a) for f, a in ((190, 0.25), (440, 0.2), (2900, 0.15), (11000, 0.15)) if f * pitch < 0.45 * rate
+    ]
+    found = np.sum([a * np.cos(2 * np.pi * f * time + 0.7) for f, a in heard], axis=0)
+    found += np.random.default_rng(len(time)).uniform(-NOISE, NOISE, len(time))
+    found[len(time) // 5] += 0.2
+    return np.asarray(found)
+
+
+def wav(sound: np.ndarray, rate: int, code: int, bits: int, *, extended: bool = False) -> bytes:
+    """Write (samples,) or (samples, channels) between -1 and 1 as a WAV file."""
+    channels = 1 if sound.ndim == 1 else sound.shape[1]
+    if code == FLOAT:
+        data = sound.astype(f"<f{bits // 8}").tobytes()
+    else:
+        low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        # Of 20 bits at most, so that the last bits of a cosine, which machines round each in its way, are no bytes.
+        fine = 2 ** (min(bits, 20) - 1)
+        numbers = (np.round(sound * fine) * (2 ** (bits - 1) // fine)).clip(low, high).astype("<i8")
+        numbers = numbers + 128 if bits == 8 else numbers
+        data = np.ascontiguousarray(numbers).view(np.uint8).reshape(-1, 8)[:, : bits // 8].tobytes()
+    frame = channels * bits // 8
+    form = struct.pack("<HHIIHH", EXTENSIBLE if extended else code, channels, rate, rate * frame, frame, bits)
+    if extended:
+        form += struct.pack("<HHIH", 22, bits, 0, code) + bytes.fromhex("000000001000800000aa00389b71")
+    chunks = [(b"fmt ", form), *([(b"LIST", b"odd")] if extended else []), (b"data", data)]
+    body = b"WAVE" + b"".join(
+        kind + struct.pack("<I", len(chunk)) + chunk + b"\0" * (len(chunk) % 2) for kind, chunk in chunks
+    )
+    return b"RIFF" + struct.pack("<I", len(body)) + body

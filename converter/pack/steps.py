@@ -79,6 +79,12 @@ OBJECT = Word("an object", lambda given: isinstance(given, dict))
 LIST = Word("a list", lambda given: isinstance(given, list))
 
 
+IDS_LISTED = Word(
+    f"a list of whole numbers from 0 to {LARGEST}",
+    lambda given: isinstance(given, list) and all(map(ID.legal, given)),
+)
+
+
 def _or_null(word: Word) -> Word:
     return Word(f"null or {word.known}", lambda given: given is None or word.legal(given))
 
@@ -148,7 +154,60 @@ IMAGES: Keys = {
 }
 
 UNSTATED: Keys = {"input": NAME, "missing": NAME}
-"""All that is said of pictures where nobody states how they are prepared: `missing` is why, for people."""
+"""All that is said of pictures or sounds where nobody states how they are prepared: `missing` is why, for people."""
+
+SOUNDS: Keys = {
+    "input": NAME,
+    "dtype": one_of("float32"),
+    "rate": SIZE,
+    "channels": one_of("mean"),
+    "resample": OBJECT,
+    "samples": SIZE,
+    "shorter": one_of("silence after the sound"),
+    "longer": one_of("windows, one after the other"),
+    "least": SIZE,
+    "spectrogram": OBJECT,
+}
+RESAMPLE: Keys = {
+    "filter": one_of("windowed sinc"),
+    "window": one_of("hann"),
+    "zero_crossings": one_of(6),
+    "rolloff": one_of(0.99),
+    "arithmetic": one_of("float64"),
+}
+SPECTROGRAM: Keys = {
+    "entry_point": NAME,
+    "output": NAME,
+    "window": one_of("hann"),
+    "n_fft": _whole(2),
+    "hop": SIZE,
+    "edges": one_of("reflected"),
+    "bands": SIZE,
+    "scale": one_of("slaney"),
+    "highest": one_of(8000),
+    "least_power": one_of(1e-10),
+    "decades": one_of(8),
+    "last_frame": one_of("left out"),
+}
+"""What the entry point does, for runners that make the spectrogram by their own means."""
+
+TRANSCRIPTS: Keys = {
+    "tokenizer": one_of(None, "tokenizer.json"),
+    "entry_points": OBJECT,
+    "caches": OBJECT,
+    "start": ID,
+    "languages": OBJECT,
+    "tasks": OBJECT,
+    "language": _or_null(TEXT),
+    "no_timestamps": ID_OR_NULL,
+    "suppress": IDS_LISTED,
+    "suppress_first": IDS_LISTED,
+    "end": ID,
+    "pad": ID,
+    "max_tokens": LIMIT,
+}
+STAGES: Keys = dict.fromkeys(("hear", "keep", "begin", "next"), NAME)
+"""Entry points: the spectrogram's, what it keeps of that, the first tokens', one more token's."""
 
 EMBEDDINGS: Keys = {
     "outputs": OBJECT,
@@ -236,16 +295,17 @@ def texts(where: str, rules: Rules) -> None:
     if default is not None and default not in rules["prompts"]:
         known = ", ".join(map(_shown, rules["prompts"])) or "null, as there are no prompts"
         raise InputError(f"{where}: default_prompt is {_shown(default)}; known: {known}")
-    _by_entry_point(where, "max_tokens", rules, LIMIT_OR_NULL)
+    _by_name(where, "max_tokens", rules, LIMIT_OR_NULL)
     for key in ("first_id", "last_id", "pad_id"):
         if rules[key] is not None and rules[key] >= rules["vocab_size"]:
             raise InputError(f"{where}: {key} is {rules[key]}; known: below vocab_size, {rules['vocab_size']}")
 
 
-def _by_entry_point(where: str, key: str, rules: Rules, word: Word) -> None:
-    """Check what is said of each entry point, of one at least."""
+def _by_name(where: str, key: str, rules: Rules, word: Word) -> None:
+    """Check what is said of each entry point, or of each cache, of one at least."""
     if not rules[key]:
-        raise InputError(f"{where}: {key} is {{}}; known: an entry point's name and {word.known}, at least once")
+        what = "a cache's" if key == "caches" else "an entry point's"
+        raise InputError(f"{where}: {key} is {{}}; known: {what} name and {word.known}, at least once")
     hold(f"{where}.{key}", rules[key], dict.fromkeys(rules[key], word))
 
 
@@ -289,13 +349,42 @@ def images(where: str, rules: Rules) -> None:
         )
 
 
+def sounds(where: str, rules: Rules) -> None:
+    """Check the rules of sounds, and that whole frames fill the window."""
+    if "missing" in rules:
+        hold(where, rules, UNSTATED)
+        return
+    hold(where, rules, SOUNDS)
+    hold(f"{where}.resample", rules["resample"], RESAMPLE)
+    hold(f"{where}.spectrogram", rules["spectrogram"], SPECTROGRAM)
+    size, hop, points = rules["samples"], rules["spectrogram"]["hop"], rules["spectrogram"]["n_fft"]
+    if size % hop:
+        raise InputError(f"{where}: samples is {size}; known: a multiple of spectrogram.hop, {hop}")
+    if points % 2 or points > size:
+        raise InputError(f"{where}.spectrogram: n_fft is {points}; known: an even number up to samples, {size}")
+    if rules["least"] > size:
+        raise InputError(f"{where}: least is {rules['least']}; known: up to samples, {size}")
+
+
+def transcripts(where: str, rules: Rules) -> None:
+    """Check the rules of texts that come out."""
+    hold(where, rules, TRANSCRIPTS | (MISSING if rules.get("tokenizer") is None else {}))
+    hold(f"{where}.entry_points", rules["entry_points"], STAGES)
+    _by_name(where, "caches", rules, NAME)
+    for key in ("languages", "tasks"):
+        hold(f"{where}.{key}", rules[key], dict.fromkeys(rules[key], ID))
+    if rules["language"] is not None and rules["language"] not in rules["languages"]:
+        known = ", ".join(map(_shown, rules["languages"])) or "null, as there are no languages"
+        raise InputError(f"{where}: language is {_shown(rules['language'])}; known: {known}")
+
+
 def embeddings(where: str, rules: Rules) -> None:
     """Check what is said of the outputs."""
     hold(where, rules, EMBEDDINGS)
-    _by_entry_point(where, "outputs", rules, NAME)
+    _by_name(where, "outputs", rules, NAME)
 
 
 def scores(where: str, rules: Rules) -> None:
     """Check what is said of a classifier's outputs."""
     hold(where, rules, SCORES)
-    _by_entry_point(where, "outputs", rules, NAME)
+    _by_name(where, "outputs", rules, NAME)

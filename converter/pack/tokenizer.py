@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ...model.family import REFUSED
-from ...validation.domains import AFTER, BEFORE
+from ...validation.domains import AFTER, BEFORE, LogMel
 from ...validation.entry_point import EntryPoint, TokenIds
 from ...validation.errors import InputError
 from ...validation.packages import need
@@ -55,8 +55,15 @@ def token_ids(entries: Iterable[EntryPoint]) -> TokenIds | None:
     return found.domain if found and isinstance(found.domain, TokenIds) else None
 
 
-def state(folder: Path, domain: TokenIds) -> dict[str, Any]:
+def writes(entries: Iterable[EntryPoint]) -> bool:
+    """Say whether texts come out, those of sounds, and none is read."""
+    return any(entry.input_of(LogMel) for entry in entries)
+
+
+def state(folder: Path, domain: TokenIds, *, written: bool = False) -> dict[str, Any]:
     """Describe the tokenizer in `folder` as the manifest states it: its files and digests, or why there is none.
+
+    Of texts that are written, and not read, no special tokens are asked: the network's own are forced.
 
     Raises:
         InputError: one is there that cannot be read or does not belong to the network.
@@ -65,7 +72,7 @@ def state(folder: Path, domain: TokenIds) -> dict[str, Any]:
     if not any((folder / name).is_file() for name in (JSON, VOCABULARY)):
         return missing(f"neither {JSON} nor {VOCABULARY} lies beside the checkpoint; pass --tokenizer DIR")
     try:
-        read(folder, domain)
+        read(folder, domain, written=written)
     except Unusable as error:
         raise InputError(
             f"{error}; pass --tokenizer DIR with the network's own, or say --no-tokenizer if no raw texts are wanted"
@@ -87,8 +94,8 @@ def _files(folder: Path) -> Iterator[Path]:
     yield from (folder / name for name in names if (folder / name).is_file())
 
 
-def read(folder: Path, domain: TokenIds) -> "Tokenizer":
-    """Read a tokenizer and hold it to the ids that the network knows.
+def read(folder: Path, domain: TokenIds, *, written: bool = False) -> "Tokenizer":
+    """Read a tokenizer and hold it to the ids that the network knows, see `state`.
 
     Raises:
         Unusable: it cannot be read, or gives ids that the network has no rows for or other special tokens.
@@ -106,7 +113,7 @@ def read(folder: Path, domain: TokenIds) -> "Tokenizer":
     if count * FEWEST < domain.vocab_size:
         raise Unusable(f"{path} has {count} tokens, but the network knows {domain.vocab_size}: it is another's")
     wanted, empty = domain.empty, tokenizer.encode("").ids
-    if empty != wanted:
+    if empty != wanted and not written:
         raise Unusable(f"{path} makes {empty} of the empty text, but the network's first and last tokens are {wanted}")
     if tokenizer.id_to_token(domain.pad) is None:
         raise Unusable(f"{path} has no token {domain.pad}, which the network's padding is")

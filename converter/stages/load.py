@@ -117,12 +117,13 @@ def tokenizer_folder(path: Path, options: Options) -> Path:
 
 def describe_tokenizer(identified: Identified, folder: Path, options: Options) -> dict[str, Any] | None:
     """State the tokenizer's files, or why there is none; None for a network that reads no text."""
-    ids = tokenizer.token_ids(identified.family.entry_points(identified.config))
+    entries = identified.family.entry_points(identified.config)
+    ids = tokenizer.token_ids(entries)
     if ids and options.module and not options.tokenizer:
         return tokenizer.missing("nothing says how texts become the ids that the module takes")
     if ids and options.no_tokenizer:
         return tokenizer.missing("--no-tokenizer said that none is wanted; convert again without it")
-    return tokenizer.state(folder, ids) if ids else None
+    return tokenizer.state(folder, ids, written=tokenizer.writes(entries)) if ids else None
 
 
 def _refuse_layouts(identified: Identified, tokens: dict[str, Any] | None, options: Options) -> None:

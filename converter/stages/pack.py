@@ -17,12 +17,24 @@ from ...validation.packages import need
 from ..directory import SOURCE, Manifest, RunDirectory
 from ..manifest import family_and_config
 from ..options import Options
-from ..pack import FORMAT_VERSION, INDEX, INDEX_VERSION, PIXELS, PREPROCESS, RAW, TOKENIZER, VALUES, tokenizer
+from ..pack import (
+    FORMAT_VERSION,
+    INDEX,
+    INDEX_VERSION,
+    PIXELS,
+    PREPROCESS,
+    RAW,
+    SAMPLES,
+    TOKENIZER,
+    VALUES,
+    tokenizer,
+)
 from ..pack.pictures import longer_side, open_, pixels, values
 from ..pack.preprocessor import Preprocessor
-from ..pack.samples import LONG, PAIRED, pictures, texts
+from ..pack.samples import LONG, PAIRED, pictures, sounds, texts
 from ..pack.steps import CUT, SCORED
 from ..pack.tokenizer import token_ids
+from ..pack.transcripts import Transcripts
 from ..printable import digits
 from ..progress import WARNING, Progress
 
@@ -31,6 +43,10 @@ LOGITS = (-20.0, -3.0, -0.5, 0.0, 0.25, 2.0, 30.0)
 PAIR = ("plain", "casing")
 SEEN = ("wide", "tall")
 """The pictures that are embedded: together they tell every mistake of the resampling."""
+HEARD = ("plain", "stereo", "quiet", "silent", "exact")
+"""The sounds whose spectrograms are made: together they tell every mistake of the front end."""
+EMBEDDED = ("stereo", "exact")
+"""Those that are embedded, which costs every runtime a pass each."""
 
 
 def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
@@ -42,7 +58,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
         rules = preprocessing(family, config, manifest)
         _write(staged.out / PREPROCESS, rules)
         Preprocessor(staged.out).hold_to({entry.name: entry for entry in entries})
-        if rules["texts"] and rules["texts"]["tokenizer"]:
+        if named_tokenizer(rules):
             _tokenizer(run, entries, rules["texts"]).save(str(staged.out / TOKENIZER), pretty=False)
         samples(staged.out, staged.out, rules, entries)
         for text in notes(rules):
@@ -56,20 +72,25 @@ def reads(run: RunDirectory, options: Options) -> str:
 
 def notes(rules: dict[str, Any]) -> list[str]:
     """Say what is not in the pack."""
-    kinds = {"texts": rules["texts"], "pictures": rules["images"]}
+    kinds = {"texts": rules["texts"], "pictures": rules["images"], "sounds": rules.get("sounds")}
+    kinds["transcripts"] = rules.get("transcripts")
     return [f"no raw {kind}: {said['missing']}" for kind, said in kinds.items() if said and "missing" in said]
 
 
 def preprocessing(family: Family, config: Config, manifest: Manifest) -> dict[str, Any]:
     """Make the document preprocess.json."""
-    entries = family.entry_points(config)
-    embeddings = _embedding_rules(entries, family.embeddings(config))
+    entries, sounds = family.entry_points(config), family.sounds(config)
+    raw = hearing(entries, sounds) or [entry for entry in concerned(entries) if _from_raw(entry)]
+    embeddings = _embedding_rules(raw, family.embeddings(config))
     reading = concerned(entries, embedding=embeddings is not None)
+    written = family.transcripts(config)
     return {
         "format_version": FORMAT_VERSION,
         "texts": _text_rules(reading, manifest, family.texts(config) if family.texts else TextRules()),
         "images": manifest["images"] or _unstated(entries),
         "embeddings": embeddings,
+        **({"sounds": dict(sounds)} if sounds else {}),
+        **({"transcripts": {**_tokenizer_rules(manifest), **written}} if written else {}),
         **({"scores": _score_rules(entries, family.scores(config))} if family.scores else {}),
     }
 
@@ -82,8 +103,8 @@ def _score_rules(entries: Sequence[EntryPoint], stated: Mapping[str, Any]) -> di
 
 
 def _embedding_rules(entries: Sequence[EntryPoint], stated: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Say what the embeddings are; None for a network that gives none of raw texts and pictures."""
-    outputs = {entry.name: entry.embedding for entry in concerned(entries) if _from_raw(entry) and entry.embedding}
+    """Say what the embeddings are; None where these entry points, which take what is raw, give none."""
+    outputs = {entry.name: entry.embedding for entry in entries if entry.embedding}
     if not outputs or "pooling" not in stated:  # nothing is known of how they come about
         return None
     first = next(iter(outputs.values()))
@@ -100,7 +121,7 @@ def _embedding_rules(entries: Sequence[EntryPoint], stated: Mapping[str, Any]) -
 
 def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRules) -> dict[str, Any] | None:
     ids = token_ids(entries)
-    if ids is None:
+    if ids is None or tokenizer.writes(entries):
         return None
     given = [(entry, spec) for entry in entries if (spec := entry.input_of(TokenIds))]
     reading = [entry for entry, spec in given if spec.name == given[0][1].name]
@@ -108,10 +129,8 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRu
     prompts = (spec for entry in reading for spec in entry.inputs if isinstance(spec.domain, PromptTokens))
     types = (spec for entry in reading for spec in entry.inputs if isinstance(spec.domain, TokenTypes))
     names = {"ids": given[0][1], "mask": next(masks, None), "prompt": next(prompts, None), "types": next(types, None)}
-    missing = manifest["tokenizer"].get("missing")
     return {
-        "tokenizer": None if missing else TOKENIZER,
-        **({"missing": missing} if missing else {}),
+        **_tokenizer_rules(manifest),
         "inputs": {key: spec.name for key, spec in names.items() if spec},
         "vocab_size": ids.vocab_size,
         "first_id": ids.first,
@@ -124,6 +143,18 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRu
         "default_prompt": rules.default_prompt or None,
         **({"pairs": CUT[rules.pairs]} if rules.pairs else {}),
     }
+
+
+def _tokenizer_rules(manifest: Manifest) -> dict[str, str | None]:
+    """Name the tokenizer, or say why there is none."""
+    missing = manifest["tokenizer"].get("missing")
+    return {"tokenizer": None, "missing": missing} if missing else {"tokenizer": TOKENIZER}
+
+
+def named_tokenizer(rules: Mapping[str, Any]) -> str | None:
+    """Give the tokenizer's file that preprocess.json names: of texts that are read, or of those that come out."""
+    named = rules["texts"] or rules.get("transcripts") or {}
+    return named.get("tokenizer")
 
 
 def _unstated(entries: Sequence[EntryPoint]) -> dict[str, str] | None:
@@ -151,6 +182,14 @@ def concerned(entries: Sequence[EntryPoint], *, embedding: bool = True) -> list[
     return [entry for entry in raw if _names(entry).items() <= names.items()] or list(entries)
 
 
+def hearing(entries: Sequence[EntryPoint], sounds: Mapping[str, Any] | None) -> list[EntryPoint]:
+    """Give the entry points that take nothing but what sounds become."""
+    if sounds is None:
+        return []
+    made = {sounds["input"], sounds.get("spectrogram", {}).get("output")}
+    return [entry for entry in entries if {spec.name for spec in entry.inputs} <= made]
+
+
 def _names(entry: EntryPoint) -> dict[type[Domain], str]:
     """Name the inputs by the kind of what they hold."""
     return {type(spec.domain): spec.name for spec in entry.inputs if spec.domain}
@@ -174,17 +213,19 @@ def _least(*limits: int | None) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _tokenizer(run: RunDirectory, entries: Sequence[EntryPoint], rules: dict[str, Any]) -> Any:
-    """Read the tokenizer that `load` found, and set truncation and padding to what the network means."""
+def _tokenizer(run: RunDirectory, entries: Sequence[EntryPoint], rules: dict[str, Any] | None) -> Any:
+    """Read the tokenizer that `load` found, and set truncation and padding to what is done to texts that are read."""
     note = run.path / SOURCE
     folder = Path(json.loads(note.read_text())["tokenizer"]) if note.exists() else None
     ids = token_ids(entries)
     assert ids  # there are rules for texts
-    wanted = run.manifest()["tokenizer"]
-    if folder is None or not folder.is_dir() or tokenizer.state(folder, ids) != wanted:
+    wanted, written = run.manifest()["tokenizer"], rules is None
+    if folder is None or not folder.is_dir() or tokenizer.state(folder, ids, written=written) != wanted:
         where = folder or "its place, which this directory does not know,"
         raise InputError(f"the tokenizer in {where} is not the one that was loaded; run `bgevis-convert load` again")
-    found = tokenizer.read(folder, ids)
+    found = tokenizer.read(folder, ids, written=written)
+    if rules is None:
+        return found
     family, config = family_and_config(run)
     if family.texts and family.texts(config).lowercase:
         tokenizer.lower(found)
@@ -205,9 +246,52 @@ def samples(out: Path, pack: Path, rules: dict[str, Any], entries: Sequence[Entr
         index["images"] = _images(folder, rules["images"])
     if "scores" in rules:
         index["scores"] = _scores(rules["scores"])
-    limits = rules["texts"]["max_tokens"] if rules["texts"] else {}
-    index["cases"] = {e.name: found for e in concerned(entries) if (found := _cases(e, index, limits.get(e.name)))}
+    heard = hearing(entries, rules.get("sounds"))
+    if heard and "missing" not in rules["sounds"]:
+        index["sounds"] = _sounds(folder, Preprocessor(pack))
+        index["cases"] = {entry.name: {"raw sounds": {"sounds": list(_audible(entry))}} for entry in heard}
+        if "transcripts" in rules and named_tokenizer(rules):
+            index["transcripts"] = _transcripts(pack, Preprocessor(pack).transcripts)
+    else:
+        limits = rules["texts"]["max_tokens"] if rules["texts"] else {}
+        several = concerned(entries)
+        index["cases"] = {e.name: found for e in several if (found := _cases(e, index, limits.get(e.name)))}
     _write(out / INDEX, index)
+
+
+def _transcripts(pack: Path, writer: Transcripts) -> list[dict[str, Any]]:
+    """Give tokens of the raw texts as a network would choose them, and the texts that these become.
+
+    Of each, the prompt and the end are left out; the last text ends within a character.
+    """
+    opened, prompt = tokenizer.load(pack / TOKENIZER), writer.prompt(next(iter(writer.rules["languages"]), None))
+    found = []
+    for name, text in texts(None).items():
+        ids = opened.encode(text, add_special_tokens=False).ids
+        for called, several in ((name, ids), *([(f"{name}, cut", ids[:-1])] if name == "cjk" else [])):
+            chosen = [*prompt, *several, writer.rules["end"]]
+            found.append({"name": called, "ids": chosen, "text": writer.text(chosen)})
+    return found
+
+
+def _audible(entry: EntryPoint) -> Sequence[str]:
+    return EMBEDDED if entry.embedding else HEARD
+
+
+def _sounds(folder: Path, preprocessor: Preprocessor) -> list[dict[str, Any]]:
+    """Write the sounds' files and the samples that they become; describe each."""
+    rules, described, arrays = preprocessor.sounds.rules, [], {}
+    (folder / "sounds").mkdir()
+    for sound in sounds(rules["rate"], rules["samples"]):
+        file = f"sounds/{sound.name}.wav"
+        (folder / file).write_bytes(sound.content)
+        arrays[sound.name] = made = preprocessor.sounds.samples(sound.content)
+        windows = len(preprocessor.sounds.windows(sound.content))
+        described.append(
+            {"name": sound.name, "file": file, "samples": len(made), "windows": windows, "tells": sound.tells}
+        )
+    (folder / Path(SAMPLES).name).write_bytes(save(arrays))
+    return described
 
 
 def _texts(preprocessor: Preprocessor, limits: dict[str, int | None]) -> list[dict[str, Any]]:

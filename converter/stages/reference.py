@@ -38,6 +38,9 @@ from .common import reopen, require
 MEASURED = 32
 """Least number of positions on which the budget of an intermediate value is measured, if there are so many."""
 
+HEARD = 1e-4
+"""How far upstream's spectrogram, in float32, may lie from one of float64: up to 3.5e-5 was measured, on speech."""
+
 Value = tuple[np.ndarray, np.ndarray]
 """Of an intermediate value: the sample that is kept, and the positions that its budget is measured on."""
 
@@ -90,7 +93,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
 def end_to_end(
     out: Path, run: RunDirectory, family: Family, original: "Original", reference: "Reference"
 ) -> dict[str, Any]:
-    """Let upstream encode the pack's raw texts by its own means, and write what it gives.
+    """Let upstream encode the pack's raw texts, pictures and sounds by its own means, and write what it gives.
 
     Says who judged, or why nobody did.
     """
@@ -101,9 +104,10 @@ def end_to_end(
         return {"not_checked": "the pack was not made"}
     pack = Pack(run.path)
     rules = pack.preprocessor.rules
-    if not pack.texts and not pack.pictures:
-        said = rules["texts"] or rules["images"] or {}
-        return {"not_checked": said.get("missing", "there are no raw texts or pictures")}
+    kinds = (("texts", pack.texts), ("images", pack.pictures), ("sounds", pack.sounds))
+    if not any(there for _, there in kinds):
+        said: Mapping[str, str] = next((rules[kind] for kind, _ in kinds if rules.get(kind)), {})
+        return {"not_checked": said.get("missing", "there are no raw texts, pictures or sounds")}
     encodes = family.encode(config, dataclasses.replace(original, texts=bool(pack.texts)), reference)
     encodes = {name: encode for name, encode in encodes.items() if pack.has(name)}
     if not encodes:
@@ -111,14 +115,16 @@ def end_to_end(
     entries = {entry.name: entry for entry in family.entry_points(config)}
     exact = reference.in_dtype("float64")
     found, notes = [], []
-    for kind, judged_too in (("texts", pack.texts), ("images", pack.pictures)):
-        if rules[kind] and not judged_too:
+    for kind, judged_too in kinds:
+        if rules.get(kind) and not judged_too:
             notes.append(f"raw {kind} are not checked: {rules[kind].get('missing', 'there are none')}")
     if others := [name for name in entries if pack.has(name) and name not in encodes]:
         notes.append(f"raw inputs of {', '.join(others)} are not checked: no program of upstream's was run from them")
     for encode in encodes.values():
         if pixels := getattr(encode, "pixels", None):
             notes += hold_pictures(pack, encode.name, pixels)
+        if spectrogram := getattr(encode, "spectrogram", None):
+            hold_sounds(pack, encode.name, spectrogram)
     for case in pack.cases(entries):
         if case.entry_point in encodes:
             encode, samples = encodes[case.entry_point], pack.samples_of(case)
@@ -158,6 +164,24 @@ def hold_pictures(pack: Pack, name: str, pixels: Callable[[bytes], np.ndarray | 
                 f"by {error:.3g} where {WITHIN:g} is allowed"
             )
     return [f"{name} refuses the pictures {', '.join(refused)}, which are prepared as RGB here"] if refused else []
+
+
+def hold_sounds(pack: Pack, name: str, spectrogram: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Hold what the pack makes of every raw sound to what upstream's extractor makes of it, of its samples alone.
+
+    Raises:
+        GateError: a sound becomes something else.
+    """
+    made = pack.preprocessor.sounds.rules["spectrogram"]["output"]
+    for sound in pack.sounds:
+        wanted = np.stack([spectrogram(samples) for samples in pack.heard(sound)])
+        got = pack.preprocessor.sounds.inputs("", [pack.sound(sound)])[made]
+        error = np.inf if got.shape != wanted.shape else float(np.abs(got - wanted).max())
+        if not error <= HEARD:
+            raise GateError(
+                f"end to end: {name} makes another spectrogram of the raw sound {sound} than preprocess.json says, off "
+                f"by {error:.3g} where {HEARD:g} is allowed"
+            )
 
 
 def _encoded(encode: "Encode", samples: Sequence[Any]) -> np.ndarray:

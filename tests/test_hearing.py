@@ -1,0 +1,191 @@
+"""Sound to text as people ask for it: from Python and the shell, in windows, with languages and the times of words."""
+
+import io
+import json
+import subprocess
+import sys
+import wave
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+import tiny_tokenizer
+from in_process import export
+
+from bgevis.converter import open_artifacts
+from bgevis.converter.use import hearing
+from bgevis.converter.use.fixture import write_fixture
+from bgevis.converter.use.hearing import Word, aligned, grouped, warped
+from bgevis.model.whisper.config import SIZES
+from bgevis.validation.errors import InputError
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("hearing")
+    write_fixture("whisper", "tiny", 0, "float32", folder / "model.safetensors")
+    tiny_tokenizer.written(SIZES["tiny"]).save(str(folder / "tokenizer.json"))
+    return export(folder, folder / "run", ("onnx",))
+
+
+@pytest.fixture(scope="module")
+def opened(run):
+    with open_artifacts(run) as artifacts:
+        yield artifacts
+
+
+def sound(seconds: float, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * RATE)) / RATE
+    return (0.4 * np.sin(2 * np.pi * rng.uniform(200, 2000) * time) + 0.05 * rng.standard_normal(len(time))).astype(
+        "f4"
+    )
+
+
+def wav(samples: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setparams((1, 2, RATE, 0, "NONE", ""))
+        out.writeframes((samples * 32767).round().astype("<i2").tobytes())
+    return file.getvalue()
+
+
+def test_a_sound_alone_and_among_others_is_the_same(opened, tmp_path):
+    """A file, its bytes, an open file, a path, and an array are one sound."""
+    (tmp_path / "a.wav").write_bytes(wav(sound(0.7)))
+    alone = opened.transcribe(tmp_path / "a.wav")
+    assert alone.ids
+    assert alone.language == "en"
+    assert len(alone.margins) == len(alone.ids)
+    assert str(alone) == alone.text
+    with (tmp_path / "a.wav").open("rb") as file:
+        others = [(tmp_path / "a.wav").read_bytes(), file, str(tmp_path / "a.wav")]
+        several = opened.transcribe([(sound(0.6, 1), RATE), *others])
+    assert [each.ids for each in several[1:]] == [alone.ids] * 3
+    assert several[0].ids != alone.ids
+
+
+def test_a_long_sound_is_heard_in_windows(opened):
+    """What each window says is what it says alone; the times go on."""
+    parts = [sound(1.0, 1), sound(1.0, 2), sound(0.5, 3)]
+    whole = opened.transcribe((np.concatenate(parts), RATE), words=True)
+    each = [opened.transcribe((part, RATE), words=True) for part in parts]
+    assert whole.ids == tuple(token for one in each for token in one.ids)
+    assert whole.text == " ".join(one.text for one in each if one.text)
+    moved = [replace(w, start=w.start + i, end=w.end + i) for i, one in enumerate(each) for w in one.words]
+    assert [w.text for w in whole.words] == [w.text for w in moved]
+    for have, want in zip(whole.words, moved, strict=True):
+        assert (have.start, have.end) == pytest.approx((want.start, want.end), abs=1e-9)
+        assert 0 <= have.start <= have.end <= 2.5
+
+
+def test_the_language_is_told_by_the_network_where_nobody_says_it(run, opened):
+    """By the best of the languages' tokens after the start."""
+    transcriber = opened._transcriber()
+    samples = np.stack([np.pad(sound(0.9, seed), (0, RATE - 14400)) for seed in (1, 2)])
+    heard = transcriber.hear(opened._heard(samples))
+    told = transcriber.told(heard, 2)
+    start = np.full((2, 1), transcriber.rules["start"], np.int32)
+    logits = opened._computed("decode_prefill", {**heard, "input_ids": start})["logits"][:, -1]
+    known = transcriber.rules["languages"]
+    assert told == [max(known, key=lambda name: row[known[name]]) for row in logits]
+    assert opened.transcribe((samples[0], RATE), language="de").language == "de"
+
+
+def test_sounds_are_embedded(opened):
+    """One vector of length one; of a long sound the mean of its windows, by their lengths."""
+    long = (np.concatenate([sound(1.0, 1), sound(0.25, 2)]), RATE)
+    found = opened.embed(audio=[(sound(1.0, 1), RATE), (sound(0.25, 2), RATE), long])
+    assert found.shape == (3, 32)
+    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    mean = found[0] + 0.25 * found[1]
+    assert np.allclose(found[2], mean / np.linalg.norm(mean), atol=1e-6)
+    assert np.allclose(opened.embed(audio=(sound(1.0, 1), RATE)), found[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("audio", "how", "message"),
+    [
+        (None, {}, "sounds are given as None"),
+        (np.zeros(RATE, np.float32), {}, "the sound is an array without its rate: give (array, samples a second)"),
+        ("https://example.org/a.wav", {}, "is an address"),
+        ([3], {}, "sound 0 is 3 (int), expected a file's name"),
+        ("nothing.wav", {}, "nothing.wav does not exist"),
+        ((np.zeros(9, np.float32), RATE), {}, "expected 0.1 s at least"),
+        ([(np.zeros(RATE, np.float32), RATE), b"RIFFxxxxWAVE"], {}, "sound 1: the sound is a WAV file without samples"),
+        ((np.full(RATE, 3.0), RATE), {}, "reaches 3: expected samples between -1 and 1"),
+        ((np.zeros(RATE, np.float32), RATE), {"language": "fr"}, "language is 'fr', expected one of de, en"),
+        ((np.zeros(RATE, np.float32), RATE), {"task": "sing"}, "task is 'sing', expected transcribe or translate"),
+    ],
+)
+def test_what_cannot_be_heard_is_one_clear_message(opened, audio, how, message):
+    with pytest.raises(InputError) as caught:
+        opened.transcribe(audio, **how)
+    assert message in str(caught.value)
+
+
+def test_a_network_without_alignment_heads_knows_no_times(tmp_path, monkeypatch):
+    tiny = SIZES["tiny"]
+    monkeypatch.setitem(SIZES, "form", replace(tiny, decoder=replace(tiny.decoder, alignment_heads=())))
+    write_fixture("whisper", "form", 0, "float32", tmp_path / "model.safetensors")
+    tiny_tokenizer.written(tiny).save(str(tmp_path / "tokenizer.json"))
+    with open_artifacts(export(tmp_path, tmp_path / "run", ("onnx",))) as artifacts:
+        assert artifacts.transcribe((sound(0.5), RATE)).words == ()
+        with pytest.raises(InputError, match="names no alignment_heads: no word has a time"):
+            artifacts.transcribe((sound(0.5), RATE), words=True)
+
+
+def test_the_shell_says_it(run, tmp_path):
+    (tmp_path / "a.wav").write_bytes(wav(sound(0.7)))
+    command = [sys.executable, "-m", "bgevis.converter", "transcribe", str(run), "a.wav", "--json", "--words"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    document = json.loads(done.stdout)
+    assert (document["sound"], document["language"]) == ("a.wav", "en")
+    assert [set(word) for word in document["words"]] == [{"word", "start", "end"}] * len(document["words"])
+    done = subprocess.run([*command[:-3], "b.wav"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "error: b.wav does not exist\n"
+
+
+@pytest.mark.parametrize(("tokens", "places"), [(5, 30), (1, 10), (7, 7), (12, 5), (40, 300), (3, 1)])
+def test_time_is_warped_as_upstream_does(tokens, places):
+    library = pytest.importorskip("transformers.models.whisper.generation_whisper")
+    costs = np.random.default_rng(tokens).standard_normal((tokens, places))
+    rows, columns = library._dynamic_time_warping(costs)
+    begins = np.pad(np.diff(rows), (1, 0), constant_values=1).astype(bool)
+    assert warped(costs) == columns[begins].tolist()
+
+
+def test_attention_is_smoothed_and_warped(opened):
+    """Tokens that attend to one part of the sound after the other begin there."""
+    weights = np.full((1, 4, 40), 1e-3)
+    for token in range(4):
+        weights[0, token, 10 * token : 10 * token + 10] = 0.1
+    assert aligned(weights) == pytest.approx([0, 10, 20, 30, 30], abs=3)
+    assert aligned(np.zeros((2, 0, 40))) == [0.0]
+    assert aligned(np.ones((2, 3, 2)))[-1] <= 2
+
+
+@pytest.mark.parametrize(
+    ("pieces", "spaced", "words"),
+    [
+        ([" the", " qui", "ck"], True, [(" the", 1), (" quick", 2)]),
+        ([" stump", ",", " so"], True, [(" stump,", 2), (" so", 1)]),
+        ([' "', "Hello", '"', " she"], True, [(' "Hello"', 3), (" she", 1)]),
+        ([" well", "-", "known"], True, [(" well", 1), ("-known", 2)]),
+        (["你", "好"], False, [("你", 1), ("好", 1)]),
+        (["你", "好", "。"], False, [("你", 1), ("好。", 2)]),
+        ([], True, []),
+    ],
+)
+def test_pieces_become_words(pieces, spaced, words):
+    assert grouped([(piece, 1) for piece in pieces], spaced=spaced) == words
+
+
+def test_times_are_of_the_whole_sound():
+    assert hearing.moved([Word("a", 3.0, 7.0)], 30.0, 0.02) == [Word("a", 30.06, 30.14)]
