@@ -71,6 +71,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.convert
 	$(BIN)/python -m benchmarks.onnx
 	$(BIN)/python -m benchmarks.roads
+	$(BIN)/python -m benchmarks.towers
 	$(BIN)/python -m benchmarks.embedding
 
 # Every architecture of transformers that loads, tiny, by the traced road: docs/coverage.md.

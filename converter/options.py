@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,8 @@ def _formats(stages: Mapping[str, Any]) -> list[str]:
     shaped = {name: stages[f"export-{name}"].get("options", {}) for name in made}
     plain = [name for name, each in made.items() if not each.layout]
     words = [] if plain == usual() else [word for name in plain for word in ("--format", name)]
-    words += [word for name, each in made.items() if each.layout for word in ("--layout", name)]
+    layouts = [name for name, each in made.items() if each.layout and each.precision == FLOAT32]
+    words += [word for name in layouts for word in ("--layout", name)]
     onnx = shaped.get("onnx", {})
     words += ["--opset", str(onnx["opset"])] if onnx.get("opset") else []
     words += ["--via", onnx["via"]] if onnx.get("via") else []
@@ -174,7 +175,15 @@ def chosen(options: Options) -> list[Exporter]:
     names = formats or usual()
     if options.precisions:
         names = [each for name in names for each in (_in_precisions(options) if name == "onnx" else [name])]
-    return [known[name] for name in dict.fromkeys([*names, *options.layouts])]
+    return [known[name] for name in dict.fromkeys([*names, *_layouts(options, names)])]
+
+
+def _layouts(options: Options, names: Sequence[str]) -> Iterator[str]:
+    """Name the layouts that were asked for, each also in those precisions of ONNX that its clients know."""
+    precisions = [name.removeprefix("onnx-") for name in names if name.startswith("onnx-")]
+    for layout in options.layouts:
+        yield layout
+        yield from (name for name in (f"{layout}-{each}" for each in precisions) if name in exporters())
 
 
 def usual() -> list[str]:

@@ -27,12 +27,15 @@ FLOORS = {
     FLOAT16: Floors(FLOAT16, cosine=0.9999, mean=0.99999, overlap=0.95, activations=4),
     BFLOAT16: Floors(BFLOAT16, cosine=0.9995, mean=0.9998, overlap=0.92, activations=0.001),
     INT8: Floors(INT8, cosine=0.98, mean=0.995, overlap=0.85, activations=6),
-    BFLOAT16_COMPUTED: Floors(BFLOAT16_COMPUTED, cosine=0.999, mean=0.9995, overlap=0.9, activations=4),
+    BFLOAT16_COMPUTED: Floors(BFLOAT16_COMPUTED, cosine=0.999, mean=0.9995, overlap=0.9, activations=12),
     INT8_REDUCED: Floors(INT8_REDUCED, cosine=0.97, mean=0.99, overlap=0.8, activations=2),
 }
 
 PRECISIONS = (FLOAT32, FLOAT16, BFLOAT16, INT8, INT8_REDUCED)
 """Those that programs are written in."""
+
+SUFFIXES = {FLOAT32: "", FLOAT16: "_fp16", INT8: "_quantized", INT8_REDUCED: "_int8"}
+"""What Transformers.js appends to a program's name for its dtypes fp32, fp16, q8 and int8; it has none for others."""
 
 DTYPES = {FLOAT16: np.float16, BFLOAT16: ml_dtypes.bfloat16, BFLOAT16_COMPUTED: ml_dtypes.bfloat16}
 """What rounds a weight by itself, whatever its neighbours are."""

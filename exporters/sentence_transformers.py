@@ -3,9 +3,11 @@
 Its model.onnx gives the states of the tokens, of which some clients make one vector as the files beside it say: the
 modules of the pipeline, each in a folder of its own with its weights; the vector itself, for those that take it; or the
 logits of a classifier. The weights of model.onnx are the run's own file under the name that Transformers.js asks for.
+Each precision other than float32 is a format of its own, whose program lies beside model.onnx.
 """
 
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,15 +20,15 @@ from ..validation.entry_point import EntryPoint, TensorSpec
 from ..validation.errors import InputError
 from ..validation.runner import Arrays, Runner
 from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Request
-from .precisions import FLOAT32
+from .precisions import FLOAT32, SUFFIXES
 
 if TYPE_CHECKING:
     import onnx
 
+    from ..model.family import HuggingFace
     from ..model.steps import Step, Steps
 
 FOLDER = "sentence_transformers"
-DATA = "model.onnx_data"
 OPSET = 17
 """The default here: clients bring runtimes of their own, often older ones."""
 
@@ -37,53 +39,74 @@ def _write(request: Request) -> dict[str, Description]:
     Raises:
         InputError: the family is none of these clients', or the run has no tokenizer.
     """
-    from ..model.steps import step_to_json
-    from .onnx.write import write
+    from safetensors.numpy import save_file
 
-    model = request.hugging_face
-    if model is None:
-        raise InputError("sentence-transformers' clients open text encoders and classifiers, and this is none")
+    model = _model(request)
     rules = json.loads((request.directory / "preprocess.json").read_text(encoding="utf-8"))
     if not rules["texts"]["tokenizer"]:
         raise InputError(f"the layout sentence-transformers needs a tokenizer: {rules['texts']['missing']}")
-    folder = request.out / "onnx"
-    folder.mkdir()
-    opset = OPSET if request.opset is None else request.opset
-    (program,) = write(Request(model.network, request.weights, folder, opset=opset)).values()
-    _rename(folder / Path(program["path"]).name, folder / "model.onnx")
-    shutil.copyfile(request.directory / PROGRAMS / WEIGHTS, folder / DATA)
-    request.progress((folder / DATA).stat().st_size)
+    described = _program(request, FLOAT32)
     (entry,) = model.network.entry_points.values()
     for name, document in _documents(rules, model.documents, request.directory / "tokenizer.json", entry).items():
         (request.out / name).parent.mkdir(exist_ok=True)
         (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(request.directory / "tokenizer.json", request.out / "tokenizer.json")
-    modules = dict(_write_modules(request, model.pipeline))
-    path = f"{FOLDER}/onnx/model.onnx"
+    for file, _, tensors in _modules(request, model.pipeline):
+        save_file(tensors, request.out / file, metadata={"format": "pt"})
+    return described
+
+
+def _model(request: Request) -> "HuggingFace":
+    if request.hugging_face is None:
+        raise InputError("sentence-transformers' clients open text encoders and classifiers, and this is none")
+    return request.hugging_face
+
+
+def _program(request: Request, precision: str) -> dict[str, Description]:
+    """Write the program in a precision and its weights, under the names that the clients have for them."""
+    from ..model.steps import step_to_json
+    from .onnx import write_rounded
+    from .onnx.write import write
+
+    model, folder = _model(request), request.out / "onnx"
+    folder.mkdir()
+    opset = OPSET if request.opset is None else request.opset
+    asked = Request(model.network, request.weights, folder, opset=opset)
+    (program,) = (write(asked) if precision == FLOAT32 else write_rounded.write(asked, precision)).values()
+    file = folder / f"model{SUFFIXES[precision]}.onnx"
+    data = folder / f"{file.name}_data"
+    _rename(folder / Path(program["path"]).name, file, data.name)
+    if precision == FLOAT32:
+        shutil.copyfile(request.directory / PROGRAMS / WEIGHTS, data)
+    else:
+        (folder / Path(program["weights"]).name).rename(data)
+    request.progress(data.stat().st_size)
+    (entry,) = model.network.entry_points.values()
     described = {
-        "path": path,
+        "path": f"{FOLDER}/onnx/{file.name}",
         "opset": opset,
         "ir_version": program["ir_version"],
-        "weights": f"{FOLDER}/onnx/{DATA}",
+        "weights": f"{FOLDER}/onnx/{data.name}",
         "inputs": [spec.name for spec in entry.inputs],
         "outputs": {spec.name: list(spec.shape) for spec in entry.outputs},
         "gives": dict(model.gives),
         "pipeline": [step_to_json(step) for step in model.pipeline],
-        "modules": modules,
+        "modules": {f"{FOLDER}/{name}": place for name, place, _ in _modules(request, model.pipeline)},
+        **({"precision": precision} if precision != FLOAT32 else {}),
     }
     return dict.fromkeys(request.network.entry_points, described)
 
 
-def _rename(old: Path, new: Path) -> None:
+def _rename(old: Path, new: Path, data: str) -> None:
     """Give the program its name, and its weights theirs."""
     import onnx
 
     model = onnx.load(old, load_external_data=False)
     for tensor in model.graph.initializer:
         for entry in _places(tensor):
-            entry.value = DATA
-    new.write_bytes(model.SerializeToString(deterministic=True))
+            entry.value = data
     old.unlink()
+    new.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _places(tensor: "onnx.TensorProto") -> "Iterator[onnx.StringStringEntryProto]":
@@ -102,7 +125,7 @@ def _documents(
     names = [name for name in ("input_ids", "token_type_ids", "attention_mask") if name in taken]
     return {
         **beside,
-        "config.json": {**config, "transformers.js_config": {"use_external_data_format": {"model.onnx": 1}}},
+        "config.json": {**config, "transformers.js_config": {"use_external_data_format": {"model": 1}}},
         # The plain class takes tokenizer.json as it is; BERT's own would put its own normalizer in its place.
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -157,13 +180,12 @@ def _more(artifact: Artifact, also: Mapping[str, Any]) -> Iterator[tuple[Runner,
     from .onnx.runner import OnnxRunner
 
     if any(program["pipeline"] and program["gives"] for program in artifact.programs.values()):
-        yield AsClients(OnnxRunner(artifact), artifact, {}, pools=False), FLOAT32
+        precision = next(iter(artifact.programs.values())).get("precision", FLOAT32)
+        yield AsClients(OnnxRunner(artifact), artifact, {}, pools=False), precision
 
 
-def _write_modules(request: Request, pipeline: "Steps") -> Iterator[tuple[str, str]]:
-    """Write the weights of each module that has some; give the file's place, and the module's in the network."""
-    from safetensors.numpy import save_file
-
+def _modules(request: Request, pipeline: "Steps") -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
+    """Give for each module with weights the file in the folder, its place in the network, and the tensors."""
     from ..model.pipeline import module_place
     from ..model.steps import PLACE
 
@@ -176,9 +198,7 @@ def _write_modules(request: Request, pipeline: "Steps") -> Iterator[tuple[str, s
             place = leaf.removesuffix(f".{_leaf(name, step)}")
             tensors[name] = np.ascontiguousarray(request.weights[leaf].T.astype(np.float32))
         if tensors:
-            file = f"{module_place(pipeline, i)}/model.safetensors"
-            save_file(tensors, request.out / file, metadata={"format": "pt"})
-            yield f"{FOLDER}/{file}", place
+            yield f"{module_place(pipeline, i)}/model.safetensors", place, tensors
 
 
 def _leaf(name: str, step: "Step") -> str:
@@ -260,3 +280,37 @@ EXPORTER = Exporter(
     compiles=False,
     layout=True,
 )
+
+
+def _read_rounded(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+    """Read what the program holds, rounded, and the weights of modules that it has not, which stay as they are."""
+    from .onnx.rounded import read_weights
+
+    modules = dict(_module_weights(artifact))
+    for leaf, array in read_weights(artifact):
+        modules.pop(leaf, None)
+        yield leaf, array
+    yield from modules.items()
+
+
+def _rounding(artifact: Artifact, precision: str) -> Iterator[tuple[str, str]]:
+    from .onnx.rounded import rounding
+
+    yield from rounding(artifact, precision, dict(_module_weights(artifact)))
+
+
+def _in(precision: str) -> Exporter:
+    return dataclasses.replace(
+        EXPORTER,
+        name=f"{EXPORTER.name}-{precision}",
+        key=f"{EXPORTER.key}_{precision.replace('-', '_')}",
+        write=functools.partial(_program, precision=precision),
+        also=(EXPORTER.name,),
+        read_weights=_read_rounded,
+        probe=None,
+        precision=precision,
+        rounding=functools.partial(_rounding, precision=precision),
+    )
+
+
+EXPORTERS = tuple(_in(precision) for precision in SUFFIXES if precision != FLOAT32)

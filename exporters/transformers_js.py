@@ -2,15 +2,17 @@
 
 text_model.onnx and vision_model.onnx give what each tower projects to, as transformers' classes of one tower do;
 model.onnx scores pictures against texts. Pictures are channels first. Each program has a file of the weights that it
-uses, under the name that Transformers.js asks for.
+uses, under the name that Transformers.js asks for. Each precision other than float32 is a format of its own, whose
+programs lie beside these.
 """
 
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +20,11 @@ from ..validation.entry_point import EntryPoint, TensorSpec
 from ..validation.errors import InputError
 from ..validation.runner import Arrays, Runner
 from .base import Artifact, Description, Exporter, Request
+from .precisions import FLOAT32, SUFFIXES
 from .weights import ALIGNMENT
+
+if TYPE_CHECKING:
+    from ..model.family import Towers
 
 FOLDER = "transformers_js"
 OPSET = 17
@@ -37,23 +43,40 @@ def _write(request: Request) -> dict[str, Description]:
     Raises:
         InputError: the family is none of these clients', or the run has no tokenizer or no processor.
     """
-    from .onnx.write import write
-
-    towers = request.towers
-    if towers is None:
-        raise InputError("transformers-js opens networks of a text and an image tower, and this is none")
+    towers = _towers(request)
     rules = json.loads((request.directory / "preprocess.json").read_text(encoding="utf-8"))
     for kind, what in (("texts", "a tokenizer"), ("images", "the image processor's document")):
         if missing := (rules[kind] or {}).get("missing"):
             raise InputError(f"the layout transformers-js needs {what}: {missing}")
-    folder = request.out / "onnx"
+    described = _programs(request, FLOAT32)
+    for name, document in _documents(towers.documents, rules, request.directory / "tokenizer.json").items():
+        (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(request.directory / "tokenizer.json", request.out / "tokenizer.json")
+    return described
+
+
+def _towers(request: Request) -> "Towers":
+    if request.towers is None:
+        raise InputError("transformers-js opens networks of a text and an image tower, and this is none")
+    return request.towers
+
+
+def _programs(request: Request, precision: str) -> dict[str, Description]:
+    """Write the programs in a precision, under the names that the clients have for it."""
+    from .onnx import write_rounded
+    from .onnx.write import write
+
+    towers, folder = _towers(request), request.out / "onnx"
     folder.mkdir()
     opset = OPSET if request.opset is None else request.opset
-    written = write(Request(towers.network, request.weights, folder, opset=opset))
+    asked = Request(towers.network, request.weights, folder, opset=opset)
+    written = write(asked) if precision == FLOAT32 else write_rounded.write(asked, precision)
+    shared = {folder / Path(program["weights"]).name for program in written.values()} if precision != FLOAT32 else set()
+    (weights,) = shared or {request.weights.path}
     described = {}
     for entry, client in CLIENTS.items():
-        program = folder / f"{client}.onnx"
-        _with_weights(program, request.weights.path)
+        program = folder / f"{client}{SUFFIXES[precision]}.onnx"
+        _with_weights(folder / Path(written[client]["path"]).name, weights, program)
         request.progress(program.with_name(f"{program.name}_data").stat().st_size)
         specs = towers.network.entry_points[client]
         described[entry] = {
@@ -63,10 +86,10 @@ def _write(request: Request) -> dict[str, Description]:
             "weights": f"{FOLDER}/onnx/{program.name}_data",
             "inputs": [_stated(spec) for spec in specs.inputs],
             "output": specs.outputs[0].name,
+            **({"precision": precision} if precision != FLOAT32 else {}),
         }
-    for name, document in _documents(towers.documents, rules, request.directory / "tokenizer.json", described).items():
-        (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    shutil.copyfile(request.directory / "tokenizer.json", request.out / "tokenizer.json")
+    for file in shared:
+        file.unlink()
     return described
 
 
@@ -74,11 +97,12 @@ def _stated(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
 
 
-def _with_weights(file: Path, weights: Path) -> None:
-    """Put the weights that a program uses beside it, in the order in which it has them, each aligned."""
+def _with_weights(program: Path, weights: Path, file: Path) -> None:
+    """Move a program, and put the weights that it uses beside it, in the order in which it has them, each aligned."""
     import onnx
 
-    model = onnx.load(file, load_external_data=False)
+    model = onnx.load(program, load_external_data=False)
+    program.unlink()
     end = 0
     with weights.open("rb") as source, file.with_name(f"{file.name}_data").open("wb") as target:
         for tensor in model.graph.initializer:
@@ -94,15 +118,13 @@ def _with_weights(file: Path, weights: Path) -> None:
     file.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _documents(
-    beside: Mapping[str, Any], rules: Mapping[str, Any], tokenizer: Path, programs: Mapping[str, Description]
-) -> dict[str, Any]:
+def _documents(beside: Mapping[str, Any], rules: Mapping[str, Any], tokenizer: Path) -> dict[str, Any]:
     """Make the JSON files, by the name that the clients have for each."""
     from .sentence_transformers import special_tokens
 
     (limit,) = set(rules["texts"]["max_tokens"].values())
     special = special_tokens(json.loads(tokenizer.read_text(encoding="utf-8")), rules["texts"])
-    data = {Path(program["path"]).name: 1 for program in programs.values()}
+    data = dict.fromkeys(CLIENTS.values(), 1)  # a file for each program, in whichever precision
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": limit,
@@ -184,3 +206,31 @@ EXPORTER = Exporter(
     layout=True,
     describes="towers",
 )
+
+
+def _read_rounded(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+    from .onnx.rounded import read_weights
+
+    yield from read_weights(artifact)
+
+
+def _rounding(artifact: Artifact, precision: str) -> Iterator[tuple[str, str]]:
+    from .onnx.rounded import rounding
+
+    yield from rounding(artifact, precision)
+
+
+def _in(precision: str) -> Exporter:
+    return dataclasses.replace(
+        EXPORTER,
+        name=f"{EXPORTER.name}-{precision}",
+        key=f"{EXPORTER.key}_{precision.replace('-', '_')}",
+        write=functools.partial(_programs, precision=precision),
+        read_weights=_read_rounded,
+        probe=None,
+        precision=precision,
+        rounding=functools.partial(_rounding, precision=precision),
+    )
+
+
+EXPORTERS = tuple(_in(precision) for precision in SUFFIXES if precision != FLOAT32)

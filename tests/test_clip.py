@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 from in_process import convert, in_this_process
 from PIL import Image
-from tiny_tokenizer import tokenizer
-from tokenizers import Tokenizer, processors
+from tiny_towers import WITH_OPEN_CLIPS_NAMES, with_tokenizer, written
+from tokenizers import Tokenizer
 
 from bgevis.converter import best_matches, classify, open_artifacts, similarity
 from bgevis.converter.cli import main
@@ -21,9 +21,8 @@ from bgevis.converter.directory import RunDirectory
 from bgevis.converter.options import Options
 from bgevis.converter.source.identify import identify
 from bgevis.converter.source.slow import converted
-from bgevis.converter.use.fixture import write_fixture
 from bgevis.model import siglip
-from bgevis.model.clip import OPEN_CLIP, SIZES
+from bgevis.model.clip import SIZES
 from bgevis.model.clip.config import BARE, TRANSFORMERS
 from bgevis.model.pictures import Pictures
 from bgevis.validation.errors import ConvertError, InputError
@@ -37,12 +36,7 @@ FORMS = {
     "text, projected": dataclasses.replace(TINY, vision=None, normalize=False),
     "vision": dataclasses.replace(TINY, text=None, projection_dim=0, normalize=False, names=BARE),
     "vision, projected": dataclasses.replace(TINY, text=None, normalize=False),
-    "open_clip": dataclasses.replace(
-        TINY,
-        names=OPEN_CLIP,
-        text=dataclasses.replace(TINY.text, eos_token_id=2, pad_token_id=0, bos_token_id=198),
-        pictures=dataclasses.replace(TINY.pictures, offset="half to even", rgb_first=False, alpha="dropped"),
-    ),
+    "open_clip": WITH_OPEN_CLIPS_NAMES,
 }
 DEAR = ("text", "text, projected", "vision, projected")
 
@@ -51,26 +45,6 @@ DEAR = ("text", "text, projected", "vision, projected")
 def pipeline_here():
     with in_this_process():
         yield
-
-
-def written(folder: Path, config, family: str = "clip") -> Path:
-    """Write a checkpoint of a configuration, and what lies beside it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES if family == "clip" else siglip.SIZES, "form", config)
-        write_fixture(family, "form", 5, "float32", folder / "model.safetensors")
-    return folder / "model.safetensors"
-
-
-def with_tokenizer(folder: Path, text, first: int | None) -> None:
-    """Put a tokenizer there that makes the text tower's ids."""
-    last, named = text.last_token_id, {"cls_token_id": 2 if first is None else first}
-    made = tokenizer(types.SimpleNamespace(vocab_size=text.vocab_size, sep_token_id=text.last_token_id, **named))
-    if first is None:
-        made.post_processor = processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", last)])
-    made.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": text.max_seq_length}
-    special = {"pad_token": "[SEP]", "eos_token": "[SEP]", "unk_token": "[UNK]"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | special))
 
 
 @pytest.fixture(scope="module")

@@ -187,6 +187,29 @@ def test_operators_of_several_results(tmp_path, precision):
     )
 
 
+class Head(nnx.Module):
+    """A vector of each row times a kernel, and a bias."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (16, 8)))
+        self.bias = nnx.Param(jnp.zeros(8))
+
+    def head(self, x):
+        return x @ self.kernel[...] + self.bias[...]
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
+def test_a_bias_is_not_scaled_with_the_row_that_it_is_added_to(tmp_path, precision):
+    """As onnxruntime does where it takes the bias of a quantised product into its own operator."""
+    x, y = (TensorSpec(name, "float32", ("batch", size)) for name, size in (("x", 16), ("y", 8)))
+    network = Network(Head, (EntryPoint("head", (x,), (y,), {"batch": Axis()}, rows="batch"),))
+    artifact = export(precision, network, tmp_path / "run")
+    given = {"x": np.random.default_rng(0).standard_normal((5, 16)).astype(np.float32) / 8}
+    want = NNXRunner(network, WeightsFile(artifact.directory / PROGRAMS / WEIGHTS)).run("head", given)["y"]
+    got = exporter_of(precision).open(artifact).run("head", given)["y"]
+    np.testing.assert_allclose(got, want, atol=0.02 * np.abs(want).max())
+
+
 @pytest.mark.parametrize("precision", ROUNDED)
 @pytest.mark.parametrize("opset", [17, 20, 26])
 def test_every_opset(tmp_path, precision, opset):

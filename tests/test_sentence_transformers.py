@@ -19,8 +19,10 @@ from bgevis.converter.stages import build, export, load, remap, verify
 from bgevis.converter.stages import pack as write
 from bgevis.converter.stages.validate import artifact, weight_rows
 from bgevis.exporters.base import exporters
-from bgevis.model.steps import Normalize, Pooling
+from bgevis.model.bert import FAMILY
+from bgevis.model.steps import Dense, Normalize, Pooling
 from bgevis.validation.errors import InputError
+from bgevis.validation.rounded import cosines
 
 LAYOUT = "sentence-transformers"
 
@@ -157,6 +159,55 @@ def test_it_is_written_only_when_asked_for():
     assert LAYOUT not in [exporter.name for exporter in chosen(Options())]
     asked = chosen(Options(formats=("onnx",), layouts=(LAYOUT,)))
     assert [exporter.name for exporter in asked] == ["onnx", LAYOUT]
+
+
+def test_precisions_are_those_of_the_formats_that_the_clients_have_names_for():
+    def asked(**options):
+        return [exporter.name for exporter in chosen(Options(layouts=(LAYOUT,), **options))]
+
+    every = ("float32", "float16", "bfloat16", "int8")
+    formats = ["onnx", *(f"onnx-{precision}" for precision in every[1:])]
+    wanted = [*formats, LAYOUT, f"{LAYOUT}-float16", f"{LAYOUT}-int8"]
+    assert asked(formats=("onnx",), precisions=every) == wanted
+    assert asked(formats=tuple(formats)) == wanted
+    assert asked(formats=("stablehlo",)) == ["stablehlo", LAYOUT]
+
+
+@pytest.mark.parametrize(("precision", "suffix", "least"), [("float16", "_fp16", 0.9999), ("int8", "_quantized", 0.98)])
+@pytest.mark.parametrize("pooled", [True, False])
+def test_small_numbers_lie_beside_under_the_clients_name(tmp_path, monkeypatch, precision, suffix, least, pooled):
+    """Where the program gives no vector, the folder's Dense is computed in float32 by the clients, of its own file."""
+    tiny = FAMILY.sizes["tiny"]
+    pipeline = (Pooling(("mean",), include_prompt=pooled), Dense("2_Dense/", tiny.hidden_size, 12))
+    monkeypatch.setitem(FAMILY.sizes, "tiny", dataclasses.replace(tiny, pipeline=pipeline))
+    run = exported(tmp_path / "run", pipeline=pipeline)
+    exporter = exporters()[f"{LAYOUT}-{precision}"]
+    export.perform(run, Options(), Silent(), exporter)
+    folder = run.path / "sentence_transformers/onnx"
+    names = {f"model{each}.onnx{data}" for each in ("", suffix) for data in ("", "_data")}
+    assert {file.name for file in folder.iterdir()} == names
+    assert (folder / f"model{suffix}.onnx_data").stat().st_size < 0.7 * (folder / "model.onnx_data").stat().st_size
+    opened = artifact(run, exporter)
+    problems = dict(exporter.rounding(opened))
+    assert not any(problems.values())
+    read = dict(exporter.read_weights(opened))
+    leaves = opened.network().leaves
+    assert read.keys() >= set(opened.network().used_weights("encode_text"))
+    assert all(array.shape == leaves[leaf].shape for leaf, array in read.items())
+    ids = np.random.default_rng(1).integers(5, 300, (2, 9)).astype(np.int32)
+    mask = np.ones_like(ids)
+    prompt = () if pooled else (jnp.zeros(2, jnp.int32),)
+    want = load_module(run.path).encode_text(jnp.asarray(ids), jnp.asarray(mask), *prompt)
+    fed = {"input_ids": ids, "attention_mask": mask, **({} if pooled else {"prompt_tokens": np.zeros(2, np.int32)})}
+    ways = [exporter.open(opened), *(runner for runner, _ in exporter.more(opened, {}))]
+    assert [held for _, held in exporter.more(opened, {})] == [precision] * pooled
+    for way in ways:
+        assert cosines(way.run("encode_text", fed)["embeddings"], np.asarray(want)).min() > least
+    program = folder / f"model{suffix}.onnx_data"
+    whole = bytearray(program.read_bytes())
+    whole[-5] ^= 1
+    program.write_bytes(whole)
+    assert any(dict(exporter.rounding(opened)).values())
 
 
 def test_what_has_no_such_folder(tmp_path):

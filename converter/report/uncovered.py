@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...exporters.base import Exporter, exporters
+from ...exporters.precisions import FLOAT32
 from ...validation.report import Report
 from ..directory import Manifest
 from ..manifest import PROBES
@@ -32,7 +33,8 @@ def uncovered(
         yield "Raw pictures", missing
     known = {exporter.key: exporter for exporter in exporters().values()}
     made = {key for entry in manifest["entry_points"].values() for key in entry["programs"]}
-    if others := [title(key) for key in known if key not in made]:
+    asked = {key for key, exporter in known.items() if not exporter.layout or exporter.precision == FLOAT32}
+    if others := [title(key) for key in known if key in asked - made]:
         yield "Formats", f"not made: {', '.join(others)}"
     yield from _sizes(manifest, tried)
     judged = {key: exporter for key, exporter in known.items() if key in reports}

@@ -201,14 +201,16 @@ class _Int8(_Rewriter):
         zero = GELU_ZERO if x.made_by("Gelu") or rows.made_by("Gelu") else MIDDLE
         scales = self._row_scales(rows, zero, scope)
         integers = self._linear("QuantizeLinear", rows, scales, zero, scope)
-        result = self._multiplied(integers, scales, zero, kernel, scope)
+        viewed = len(x.shape) > 2
+        result = self._multiplied(integers, scales, zero, kernel, scope, one=viewed)
         if fine:
             rest = b.elementwise("Sub", rows, self._linear("DequantizeLinear", integers, scales, zero, scope))
             scales = b.elementwise("Mul", scales, b.constant(0.5 / (MIDDLE - 1), F32))
             integers = self._linear("QuantizeLinear", rest, scales, MIDDLE, scope)
-            result = b.elementwise("Add", result, self._multiplied(integers, scales, MIDDLE, kernel, scope))
-        # The view stands between the product and a bias. Otherwise onnxruntime 1.31 takes the bias into the operator
-        # and multiplies it by the rows' scales too.
+            rest = self._multiplied(integers, scales, MIDDLE, kernel, scope, one=viewed)
+            result = b.elementwise("Add", result, rest)
+        # A view must stand between the product and a bias. Otherwise onnxruntime 1.31 takes the bias into the operator
+        # and multiplies it by the rows' scales too. Of a matrix of rows there is no view: it is multiplied by parts.
         return b.reshape(result, (*x.shape[:-1], kernel.shape[1]))
 
     def _linear(self, op: str, rows: Value, scales: Value, zero: int, scope: str) -> Value:
@@ -217,13 +219,17 @@ class _Int8(_Rewriter):
         zeros = b.expand(b.constant(zero, U8), scales.shape)
         return b.emit(op, rows, scales, zeros, shape=rows.shape, dtype=dtype, scope=scope, axis=0)
 
-    def _multiplied(self, integers: Value, row_scales: Value, zero: int, kernel: Value, scope: str) -> Value:
-        """Multiply integers and apply both scales; onnxruntime makes one operator of the product, Cast and Mul."""
+    def _multiplied(
+        self, integers: Value, row_scales: Value, zero: int, kernel: Value, scope: str, *, one: bool
+    ) -> Value:
+        """Multiply integers and apply both scales; if `one`, onnxruntime makes one operator of all that."""
         b, shape = self.build, (integers.shape[0], kernel.shape[1])
         numbers, column_scales = self._quantised(kernel, 0)
         product = b.emit("MatMulInteger", integers, numbers, b.constant(zero, U8), shape=shape, dtype=I32, scope=scope)
-        scales = b.elementwise("Mul", b.reshape(row_scales, (shape[0], 1)), column_scales)
-        return b.elementwise("Mul", b.cast(product, F32), scales)
+        rows, columns = b.reshape(row_scales, (shape[0], 1)), column_scales
+        if one:
+            return b.elementwise("Mul", b.cast(product, F32), b.elementwise("Mul", rows, columns))
+        return b.elementwise("Mul", b.elementwise("Mul", b.cast(product, F32), rows), columns)
 
     def _row_scales(self, rows: Value, zero: int, scope: str) -> Value:
         """Give the least scale at which a row fits into 0..255 with `zero` for zero."""

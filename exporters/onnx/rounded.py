@@ -1,6 +1,6 @@
 """Reading rounded weights back: what they stand for, and whether each is what rounding the leaf gives."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -18,8 +18,14 @@ def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
         yield leaf, array.astype(np.float32).reshape(leaves[leaf].shape)
 
 
-def rounding(artifact: Artifact, precision: str) -> Iterator[tuple[str, str]]:
-    """Round each leaf of the exact weights file again and compare the bits."""
+def rounding(artifact: Artifact, precision: str, elsewhere: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+    """Round each leaf of the exact weights file again and compare the bits.
+
+    Args:
+        artifact: with the programs.
+        precision: that they are in.
+        elsewhere: leaves that are used by another program, which runs after these.
+    """
     source = WeightsFile(artifact.directory / PROGRAMS / WEIGHTS)
     network = artifact.network()
     unread = {leaf for entry in artifact.programs for leaf in network.used_weights(entry)}
@@ -28,7 +34,7 @@ def rounding(artifact: Artifact, precision: str) -> Iterator[tuple[str, str]]:
         problems = (_problem(exact, name, array, forms, precision) for name, array in forms.items())
         yield leaf, next(filter(None, problems), "")
         unread.discard(leaf)
-    for leaf in sorted(unread):
+    for leaf in sorted(unread - set(elsewhere)):
         yield leaf, "is read by no program"
 
 

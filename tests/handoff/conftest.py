@@ -1,5 +1,6 @@
 """Run directories to hand off, made by the command line as a user makes them; lines that tell what was replayed."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_folder import tiny_folder
+from tiny_towers import WITH_OPEN_CLIPS_NAMES, with_tokenizer, written
 from vocabularies import filled
+
+from bgevis.model import clip, siglip
 
 LINES = pytest.StashKey[list[str]]()
 COMMAND = [sys.executable, "-m", "bgevis.converter"]
@@ -95,9 +99,8 @@ def single_label(folder: Path) -> None:
 def sentences(minilm, tmp_path_factory) -> Path:
     """The real MiniLM as ONNX, with its own vocabulary, and in the layout that other clients open."""
     folder = tmp_path_factory.mktemp("minilm")
-    return convert(
-        minilm / "model.safetensors", folder / "run", "--format", "onnx", "--layout", "sentence-transformers"
-    )
+    formats = ["--format", "onnx", "--layout", "sentence-transformers", "--precision", "float32,float16,int8"]
+    return convert(minilm / "model.safetensors", folder / "run", *formats)
 
 
 @pytest.fixture(scope="session")
@@ -108,6 +111,37 @@ def roberta(tmp_path_factory) -> Path:
     return convert(checkpoint, folder / "run", "--format", "onnx", "--layout", "sentence-transformers")
 
 
+def towers(folder: Path, family: str, tiny, first: int | None) -> Path:
+    """Convert two towers with a tokenizer that leaves most samples whole, and write all that Transformers.js opens."""
+    text = dataclasses.replace(tiny.text, max_position_embeddings=77, max_seq_length=77)
+    checkpoint = written(folder, dataclasses.replace(tiny, text=text), family)
+    with_tokenizer(folder, text, first)
+    formats = ["--format", "onnx", "--layout", "transformers-js", "--precision", "float32,float16,int8,int8-reduced"]
+    return convert(checkpoint, folder / "run", *formats)
+
+
+@pytest.fixture(scope="session")
+def clip_towers(tmp_path_factory) -> Path:
+    """A tiny CLIP."""
+    tiny = clip.SIZES["tiny"]
+    return towers(tmp_path_factory.mktemp("clip"), "clip", tiny, tiny.text.bos_token_id)
+
+
+@pytest.fixture(scope="session")
+def siglip_towers(tmp_path_factory) -> Path:
+    """A tiny SigLIP."""
+    return towers(tmp_path_factory.mktemp("siglip"), "siglip", siglip.SIZES["tiny"], None)
+
+
+@pytest.fixture(scope="session")
+def open_clip_names(tmp_path_factory) -> Path:
+    """A tiny CLIP with open_clip's names; its checkpoint lies beside the run."""
+    folder = tmp_path_factory.mktemp("open_clip")
+    checkpoint = written(folder, WITH_OPEN_CLIPS_NAMES)
+    with_tokenizer(folder, WITH_OPEN_CLIPS_NAMES.text, WITH_OPEN_CLIPS_NAMES.text.bos_token_id)
+    return convert(checkpoint, folder / "run", "--format", "onnx")
+
+
 CLIENTS = (
     *("sentence-transformers==5.7.0", "transformers==4.57.6", "optimum-onnx==0.1.0", "optimum==2.1.0"),
     *("huggingface_hub==0.36.2", "tokenizers==0.22.2", "regex==2026.11.15"),
@@ -116,17 +150,31 @@ CLIENTS = (
 """The last that fit together: optimum-onnx 0.1.0 takes no transformers 5, and these no newer hub and tokenizers."""
 
 
-@pytest.fixture(scope="session")
-def clients(tmp_path_factory) -> Path:
-    """An environment of its own upon this one, in which the clients hide what does not fit them."""
-    folder = tmp_path_factory.mktemp("clients")
+def upon_this(folder: Path, *packages: str) -> Path:
+    """Make an environment upon this one, in which packages, without what they ask for, hide those of other versions."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     (site,) = (folder / "lib").glob("python*/site-packages")
     (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *CLIENTS]
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *packages]
     subprocess.run(install, check=True)
     return python
+
+
+@pytest.fixture(scope="session")
+def clients(tmp_path_factory) -> Path:
+    """An environment in which the clients hide what does not fit them."""
+    return upon_this(tmp_path_factory.mktemp("clients"), *CLIENTS)
+
+
+WITH_OPEN_CLIP = ("open_clip_torch==3.3.0", "torchvision==0.29.1", "timm==1.0.31", "ftfy==6.3.1", "wcwidth==0.9.4")
+"""The package itself and what it imports."""
+
+
+@pytest.fixture(scope="session")
+def with_open_clip(tmp_path_factory) -> Path:
+    """An environment with open_clip."""
+    return upon_this(tmp_path_factory.mktemp("with_open_clip"), *WITH_OPEN_CLIP)
 
 
 FASTEMBED = ("fastembed==0.9.1", "safetensors==0.8.0")

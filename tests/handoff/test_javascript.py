@@ -9,8 +9,9 @@ from pathlib import Path
 import corruptions
 import numpy as np
 import pytest
+from PIL import Image
 
-from bgevis.converter import open_artifacts
+from bgevis.converter import best_matches, open_artifacts
 
 FOLDER = Path(__file__).parents[2] / "examples" / "javascript"
 RAW = corruptions.names("raw")
@@ -111,6 +112,25 @@ def test_a_browser_agrees_and_can_be_used(run, request, tell, tmp_path):
     assert any("similarities" in line for line in details)
     assert (tmp_path / "page.png").stat().st_size > 10_000
     tell(verdict)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_searches_pictures_by_a_text(width, clip_towers, tmp_path):
+    """In the order that Python finds, as near; the page is no wider than the window."""
+    done = node("drive.js", clip_towers, tmp_path / "page.png", WIDTH=str(width))
+    if done.returncode == 2:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if "found for" in line)
+    found = json.loads(line.partition(": ")[2])
+    model = open_artifacts(clip_towers, "onnx")
+    files = sorted(clip_towers / "goldens/raw/images" / name for name, _ in found)
+    (wanted,) = best_matches(model.embed(["a red fox"]), model.embed(images=files), len(files))
+    assert len(found) > 3
+    assert [name for name, _ in found] == [files[match.place].name for match in wanted]
+    assert [float(near) for _, near in found] == pytest.approx([match.similarity for match in wanted], abs=1e-4)
+    with Image.open(tmp_path / "page.png") as page:
+        assert page.width == width
 
 
 @pytest.mark.parametrize("name", ["a bit flipped in the weights", "expected outputs altered, sealed"])

@@ -115,14 +115,19 @@ export class Embedder {
     return this.pair(...row, entry);
   }
 
-  #entryFor(texts, images) {
+  /** Names the entry point that embeds texts, pictures, or both together; undefined if there is none. */
+  embeds({ texts, images }) {
     const { rules } = this.pack;
-    if (!rules.embeddings) throw new PackError("this network gives no embeddings of texts or pictures");
     const [ids, pixels] = [rules.texts?.inputs.ids, rules.images?.input];
-    const entry = Object.keys(rules.embeddings.outputs).find((name) => {
+    return Object.keys(rules.embeddings?.outputs ?? {}).find((name) => {
       const takes = this.entryPoints[name].inputs.map((spec) => spec.name);
       return takes.includes(ids) === Boolean(texts) && takes.includes(pixels) === Boolean(images);
     });
+  }
+
+  #entryFor(texts, images) {
+    if (!this.pack.rules.embeddings) throw new PackError("this network gives no embeddings of texts or pictures");
+    const entry = this.embeds({ texts, images });
     const given = [texts && "texts", images && "images"].filter(Boolean).join(" and ");
     if (!entry) throw new InputError(`this network has no entry point for ${given} that embeds it`);
     return entry;

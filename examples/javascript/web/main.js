@@ -3,6 +3,7 @@
 import { open } from "../browser.js";
 import { similarity } from "../lib/embedder.js";
 import { replay, summary } from "../lib/replay.js";
+import { offerSearch } from "./search.js";
 
 const SAMPLES = [
   "a red bicycle leaning against a wall",
@@ -14,10 +15,11 @@ const at = (id) => document.getElementById(id);
 
 try {
   const embedder = await open(new URL("/artifact/", location.href), showProgress);
-  const { family, config, source } = embedder.pack.manifest;
+  const { family, source } = embedder.pack.manifest;
   at("model").textContent = `${family}, from ${source.file}. Nothing that you type or choose leaves this page.`;
   await check(embedder);
-  await offer(embedder, config);
+  await offer(embedder);
+  offerSearch(embedder);
 } catch (error) {
   console.error(error);
   conclude(false, error.message);
