@@ -21,6 +21,7 @@ from variants import TINY
 from bgevis.converter.certificate.assign import assign
 from bgevis.converter.certificate.ledger import Ledger
 from bgevis.converter.directory import RunDirectory
+from bgevis.converter.manifest import GOLDENS, family_and_config
 from bgevis.converter.options import Options
 from bgevis.converter.source.identify import identify
 from bgevis.converter.use.artifacts import open_artifacts
@@ -30,6 +31,7 @@ from bgevis.model.reference import Original, tensor_of
 from bgevis.model.traced import family as traced_family
 from bgevis.model.traced.capture import capture
 from bgevis.model.traced.wanted import Wanted
+from bgevis.validation import procedure
 from bgevis.validation.cases import cases
 from bgevis.validation.domains import Pixels
 from bgevis.validation.errors import InputError
@@ -205,34 +207,52 @@ def saved(network, tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-def test_a_generating_class_continues_from_what_it_kept(tmp_path):
-    import onnxruntime
+def generates_as_upstream(run: Path, network, formats: tuple[str, ...]) -> None:
+    """See that every program generated the golden's ids, which are those that upstream generates, row by row."""
+    import torch
+
+    directory = RunDirectory(run)
+    assert set(directory.manifest()["verdicts"].values()) == {"pass"}
+    reports = json.loads((run / "reports/validate.json").read_text())
+    for name in formats:
+        assert [check["output"] for check in reports[name]["checks"] if check["entry_point"] == "generate"] == ["ids"]
+    family, config = family_and_config(directory)
+    (greedy,) = family.procedures(config)
+    golden = procedure.read(run / GOLDENS, greedy)
+    assert golden.ids.shape == (2, greedy.steps)
+    assert not golden.inputs["attention_mask"].all()
+    for ids, mask, wanted in zip(golden.inputs["input_ids"], golden.inputs["attention_mask"], golden.ids, strict=True):
+        given = torch.from_numpy(ids[mask == 1][None].astype(np.int64))
+        ones = torch.ones_like(given)
+        options = {"max_new_tokens": greedy.steps, "do_sample": False, "eos_token_id": None}
+        (found,) = network.generate(given, attention_mask=ones, **options)
+        assert found[-greedy.steps :].tolist() == wanted.tolist()
+
+
+def test_a_generating_class_generates_as_upstream(tmp_path):
+    """Rows of different length: the places of a token are those of its own row."""
     from transformers import GPT2Config, GPT2LMHeadModel, set_seed
 
     set_seed(2)
-    folder = saved(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, n_positions=32, **SMALL)), tmp_path)
+    config = GPT2Config(n_layer=1, n_embd=16, n_head=2, n_positions=32, initializer_range=0.5, **SMALL)
+    network = GPT2LMHeadModel(config).eval()
+    formats = ("onnx", "stablehlo")
     with in_this_process():
-        run = convert(folder, tmp_path / "run", ("onnx",), transformers=True, no_tokenizer=True)
-    programs = {n: onnxruntime.InferenceSession(run / f"programs/{n}.onnx") for n in ("prefill", "decode")}
-    ids, ones = np.array([[5, 6, 7, 8, 9]]), np.ones((1, 5), np.int64)
-    whole = programs["prefill"].run(["logits"], {"input_ids": ids, "attention_mask": ones})[0]
-    kept = ["keys_0", "values_0"]
-    past = programs["prefill"].run(kept, {"input_ids": ids[:, :4], "attention_mask": ones[:, :4]})
-    given = {f"past_{name}": value for name, value in zip(kept, past, strict=True)}
-    (last,) = programs["decode"].run(["logits"], {"input_ids": ids[:, 4:], "attention_mask": ones, **given})
-    np.testing.assert_allclose(last[:, 0], whole[:, -1], atol=1e-5)
+        run = convert(saved(network, tmp_path), tmp_path / "run", formats, transformers=True, no_tokenizer=True)
+    generates_as_upstream(run, network, formats)
 
 
-def test_an_encoder_with_a_decoder_is_two_entry_points(tmp_path):
+def test_an_encoder_with_a_decoder_is_two_entry_points_that_generate(tmp_path):
     from transformers import T5Config, T5ForConditionalGeneration, set_seed
 
     set_seed(2)
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
-    folder = saved(T5ForConditionalGeneration(T5Config(**sizes, **SMALL)), tmp_path)
+    network = T5ForConditionalGeneration(T5Config(**sizes, **SMALL, decoder_start_token_id=0)).eval()
+    folder = saved(network, tmp_path)
     with in_this_process():
         run = RunDirectory(convert(folder, tmp_path / "run", ("onnx",), transformers=True, no_tokenizer=True))
+    generates_as_upstream(run.path, network, ("onnx",))
     entries = run.manifest()["entry_points"]
-    assert set(run.manifest()["verdicts"].values()) == {"pass"}
     assert entries["decode"]["outputs"][0]["shape"] == ["batch", "tokens", 50]
     assert entries["encode"]["outputs"][0]["name"] == entries["decode"]["inputs"][1]["name"]
 

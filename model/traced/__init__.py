@@ -6,12 +6,26 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ...validation.domains import Cache, PaddingMask, TokenIds
 from ...validation.errors import InputError
+from ...validation.procedure import Greedy
 from .. import pictures, steps
 from ..family import Config, Drop, Family, Rule, Source, Tie
 from ..parts import Part
 from ..pipeline import text_rules
-from .config import NAME, NETWORK, SCORE, TRANSFORMERS, TracedConfig, TransformersConfig
+from .config import (
+    DECODE,
+    ENCODE,
+    GENERATE,
+    NAME,
+    NETWORK,
+    PAST,
+    PREFILL,
+    SCORE,
+    TRANSFORMERS,
+    TracedConfig,
+    TransformersConfig,
+)
 from .graph import Graph
 
 if TYPE_CHECKING:
@@ -67,6 +81,7 @@ def family(text: str, name: str = NAME) -> Family:
         encode=(lambda config, *given: _module("architecture").encode(config, graph, *given)) if judged else None,
         texts=lambda config: dataclasses.replace(text_rules(config), pairs=config.pairs),
         images=_images,
+        procedures=lambda config: _generation(graph),
     )
 
 
@@ -87,6 +102,26 @@ def _scores(config: TransformersConfig) -> Mapping[str, Any]:
 
 def _images(config: TransformersConfig) -> Mapping[str, Any] | None:
     return pictures.rules(config.pictures, config.image_size) if config.pictures else None
+
+
+def _generation(graph: Graph) -> tuple[Greedy, ...]:
+    """Generate by what has a decoder that gives scores: after a prompt, or beside an encoded text."""
+    entries = {entry.name: entry for entry in graph.entry_points}
+    first, decode = entries.get(PREFILL) or entries.get(ENCODE), entries.get(DECODE)
+    if not (first and decode and any(spec.kind.distributions for spec in decode.outputs)):
+        return ()
+    if first.name == PREFILL:
+        kept = [spec.name for spec in decode.inputs if isinstance(spec.domain, Cache)]
+        greedy = Greedy(GENERATE, PREFILL, DECODE, {name: name.removeprefix(PAST) for name in kept})
+        longest = first.axes["tokens"].high or greedy.prompt + greedy.steps
+        steps = min(greedy.steps, longest)
+        return (dataclasses.replace(greedy, steps=steps, prompt=min(greedy.prompt, longest - steps + 1)),)
+    ids, mask = decode.input_of(TokenIds), decode.input_of(PaddingMask)
+    if not (ids and isinstance(ids.domain, TokenIds) and mask and ids.domain.first is not None):
+        return ()
+    given = {spec.name: spec.name for spec in first.outputs} | {mask.name: "attention_mask"}
+    steps = min(Greedy.steps, decode.axes["tokens"].high or Greedy.steps)
+    return (Greedy(GENERATE, ENCODE, DECODE, given, steps=steps, start=ids.domain.first),)
 
 
 def _not_configured(source: Source) -> Any:

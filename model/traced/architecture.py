@@ -18,7 +18,7 @@ from .. import upstream
 from ..family import LONGEST_FIRST
 from ..reference import Original, Reference
 from ..steps import Steps
-from .config import SCORE, TransformersConfig
+from .config import PAST, SCORE, TransformersConfig
 from .graph import Graph
 from .reference import judged, wanted
 
@@ -169,15 +169,22 @@ class Whole(nn.Module):
 
     def step(self, input_ids: Tensor, attention_mask: Tensor, **past: Tensor) -> dict[str, Tensor]:
         """Give the same for tokens that come after others, whose keys and values are given."""
-        pairs = [(past[f"past_{KEYS}_{i}"], past[f"past_{VALUES}_{i}"]) for i in range(len(past) // 2)]
+        pairs = [(past[f"{PAST}{KEYS}_{i}"], past[f"{PAST}{VALUES}_{i}"]) for i in range(len(past) // 2)]
         return self._generate(input_ids, attention_mask, pairs)
 
     def _generate(self, input_ids: Tensor, attention_mask: Tensor, past: Any) -> dict[str, Tensor]:
+        """Call a class for text generation, which counts the places of each row's own tokens where it is told them.
+
+        So does upstream when it generates; a class by itself counts padding too.
+        """
         from transformers import DynamicCache
 
         known = inspect.signature(self.network.forward).parameters
         name = next(name for name in CACHES if name in known)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, name: DynamicCache(past or None)}
+        if "position_ids" in known:
+            places = (attention_mask.cumsum(1) - 1).clamp(min=0)
+            inputs["position_ids"] = places[:, places.shape[1] - input_ids.shape[1] :]
         given = self.network(**inputs, use_cache=True, return_dict=True)
         found = {self.taken: given[self.taken]}
         for number, (keys, values, *_) in enumerate(given[name]):
