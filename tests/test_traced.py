@@ -1,5 +1,6 @@
 """A module of one's own: traced, converted to four formats, judged by itself; and each mistake named in one message."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from torch import nn
 from bgevis.converter.directory import RunDirectory
 from bgevis.converter.source.spec import read_spec
 from bgevis.converter.use.artifacts import load_module
+from bgevis.exporters import stablehlo
 from bgevis.model.traced import family
 from bgevis.model.traced.capture import Failing, capture, guard_failures
 from bgevis.model.traced.graph import Graph
@@ -24,7 +26,7 @@ from bgevis.model.traced.operators import table
 from bgevis.model.traced.wanted import Wanted
 from bgevis.validation.domains import Integers, PaddingMask, TokenIds
 from bgevis.validation.entry_point import Axis, TensorSpec
-from bgevis.validation.errors import ConvertError, InputError
+from bgevis.validation.errors import ConvertError, GateError, InputError
 from bgevis.validation.report import Report
 
 NET = """
@@ -166,6 +168,23 @@ STATES = "x = self.states(ids, mask)\n"
 
 def instead(new: str) -> dict[str, str]:
     return {"old": STATES, "new": f"{new}\n"}
+
+
+def test_an_export_that_fails_is_what_is_told_and_stands_in_no_other_formats_way(own, tmp_path, monkeypatch):
+    def refuse(request):
+        raise GateError("aten.sin.default has no word in this format")
+
+    monkeypatch.setattr(stablehlo, "EXPORTER", dataclasses.replace(stablehlo.EXPORTER, write=refuse))
+    path, given = own(), {"module": "own_net:make", "inputs": SPEC}
+    with pytest.raises(GateError, match="^export stablehlo: .*no word in this format$"):
+        convert(path, tmp_path / "run", ("onnx", "stablehlo"), **given)
+    verdicts = RunDirectory(tmp_path / "run").manifest()["verdicts"]
+    assert [stage for stage, verdict in verdicts.items() if verdict != "pass"] == ["export-stablehlo"]
+    with pytest.raises(GateError, match="export-stablehlo failed; mend that and run it again"):
+        judge(tmp_path / "run")
+    run = RunDirectory(convert(path, tmp_path / "run", ("onnx",), **given))
+    assert set(run.manifest()["verdicts"].values()) == {"pass"}
+    judge(run.path)
 
 
 REFUSED = {
