@@ -176,7 +176,7 @@ def test_an_export_that_fails_is_what_is_told_and_stands_in_no_other_formats_way
 
     monkeypatch.setattr(stablehlo, "EXPORTER", dataclasses.replace(stablehlo.EXPORTER, write=refuse))
     path, given = own(), {"module": "own_net:make", "inputs": SPEC}
-    with pytest.raises(GateError, match="^export stablehlo: .*no word in this format$"):
+    with pytest.raises(GateError, match=r"^export stablehlo: .*no word in this format$"):
         convert(path, tmp_path / "run", ("onnx", "stablehlo"), **given)
     verdicts = RunDirectory(tmp_path / "run").manifest()["verdicts"]
     assert [stage for stage, verdict in verdicts.items() if verdict != "pass"] == ["export-stablehlo"]
