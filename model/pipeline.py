@@ -203,6 +203,11 @@ def _modules(source: Source) -> list[Module] | None:
                 "Dense, LayerNorm, Normalize and Dropout"
             )
             told = shown(kind or next((k for k, t in TYPES.items() if written in t), written))
+            if early and kind:
+                raise InputError(
+                    f"{document.origin}: module {at} is {told} in {shown(place)}, before the Pooling: "
+                    "sentence-transformers itself gives it no vector there, and fails; put it after the Pooling"
+                )
             raise InputError(
                 f"{document.origin}: module {at} is {told} in {shown(place)}; what is computed here is {wanted}: "
                 "the embeddings would be others"
