@@ -26,6 +26,7 @@ from bgevis.converter.options import Options
 from bgevis.converter.source.identify import identify
 from bgevis.converter.use.artifacts import open_artifacts
 from bgevis.converter.use.fixture import write_fixture
+from bgevis.converter.use.sentence_transformers import sentence_transformer
 from bgevis.model.family import families
 from bgevis.model.reference import Original, tensor_of
 from bgevis.model.traced import family as traced_family
@@ -133,17 +134,55 @@ def test_an_architecture_that_no_family_knows_is_converted_from_raw_texts(oracle
     np.testing.assert_allclose(open_artifacts(run.path).embed(texts=texts), golden[name], atol=2e-6)
 
 
+LAYOUT = "sentence-transformers"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of where sentence-transformers has its modules
 @pytest.mark.parametrize("name", ["modernbert_mean_st", pytest.param("modernbert_cls_st", marks=pytest.mark.prove)])
 def test_modernbert_is_upstreams_from_raw_texts(oracles, tmp_path, name):
-    """Windows of attention, two thetas, either pooling."""
+    """Windows of attention, two thetas, either pooling; in the folder that clients open too."""
     folder = folder_of(oracles, f"modernbert/{name}", tmp_path)
     with in_this_process():
-        run = RunDirectory(convert(folder, tmp_path / "run", ("onnx",), transformers=True))
+        run = RunDirectory(convert(folder, tmp_path / "run", ("onnx",), transformers=True, layouts=(LAYOUT,)))
     assert run.manifest()["proof"]["end_to_end"]["verdict"] == "pass"
+    assert run.manifest()["verdicts"][f"validate-{LAYOUT}"] == "pass"
     golden, texts = np.load(oracles / f"modernbert/{name}/golden.npz"), oracles / f"modernbert/{name}/texts.json"
     texts = json.loads(texts.read_text())
-    embedded = open_artifacts(run.path).embed(texts if isinstance(texts, list) else texts["texts"])
-    np.testing.assert_allclose(embedded, golden["st_embeddings"], atol=2e-6)
+    texts = texts if isinstance(texts, list) else texts["texts"]
+    np.testing.assert_allclose(open_artifacts(run.path).embed(texts), golden["st_embeddings"], atol=2e-6)
+    opened = sentence_transformer(run.path)
+    np.testing.assert_allclose(opened.encode(texts), golden["st_embeddings"], atol=2e-6)
+    states, embedded = as_clients_read(run.path / "sentence_transformers", texts[:2])
+    assert states.shape == (2, states.shape[1], embedded.shape[1])
+    np.testing.assert_allclose(embedded, golden["st_embeddings"][:2], atol=2e-6)
+
+
+def as_clients_read(folder: Path, texts: list[str]) -> list[np.ndarray]:
+    """Read the folder as fastembed does: tokenizer.json, whatever of ids and mask the program takes, all outputs."""
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    opened = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    opened.enable_padding(pad_id=json.loads((folder / "config.json").read_text())["pad_token_id"])
+    read = opened.encode_batch(texts)
+    fed = {"input_ids": [each.ids for each in read], "attention_mask": [each.attention_mask for each in read]}
+    session = onnxruntime.InferenceSession(folder / "onnx/model.onnx")
+    assert [output.name for output in session.get_outputs()] == ["last_hidden_state", "sentence_embedding"]
+    return session.run(None, {name: np.array(rows, np.int64) for name, rows in fed.items()})
+
+
+def test_the_clients_folder_of_a_traced_encoder_has_its_modules(oracles, tmp_path):
+    """Whose weights have torch's names and axes in the network, as in the folder."""
+    folder = folder_of(oracles, "st_zoo/dense_tanh", tmp_path)
+    with in_this_process():
+        run = convert(folder, tmp_path / "run", ("onnx",), transformers=True, layouts=(LAYOUT,))
+    written = run / "sentence_transformers"
+    (place,) = (m["path"] for m in json.loads((written / "modules.json").read_text()) if m["type"].endswith("Dense"))
+    (own,) = (m["path"] for m in json.loads((folder / "modules.json").read_text()) if m["type"].endswith("Dense"))
+    wanted = load_file(folder / own / "model.safetensors")
+    for name, array in load_file(written / place / "model.safetensors").items():
+        np.testing.assert_array_equal(array, wanted[name])
+    assert json.loads((written / "config.json").read_text())["model_type"] == "bert"
 
 
 def distilbert(folder: Path, labels: int) -> Path:

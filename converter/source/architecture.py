@@ -13,7 +13,7 @@ from ...model.family import Source, Tokens
 from ...model.pictures import HALF, PLACE, WHOLE, Pictures, settle_pictures
 from ...model.steps import Steps, pooling, unit
 from ...model.tokenizer import FAST, SETTINGS, SPECIAL, settle_tokenizer
-from ...model.traced.config import DECODE, ENCODE, PAST, PREFILL, SCORE, TransformersConfig
+from ...model.traced.config import DECODE, ENCODE, PAST, PREFILL, SCORE, STATES, TransformersConfig
 from ...model.traced.graph import Graph, digest
 from ...model.traced.wanted import Wanted
 from ...validation.domains import AFTER, BEFORE, Cache, Floats, PaddingMask, Pixels, TokenIds, TokenTypes
@@ -86,9 +86,15 @@ def trace(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path)
     tensors = Reference("", whole, {}, original.state).tensors()
     missing = [path for path, _ in whole.named_parameters() if path not in tensors]
     if missing:
+        made = architecture.upstream.remade(built.network)
+        why = (
+            f"; transformers makes parameters of this class of other tensors when it loads them ({', '.join(made)}), "
+            "which the ledger of a traced network cannot follow: save what it has loaded by save_pretrained(FOLDER, "
+            "save_original_format=False), and convert that"
+        )
         raise InputError(
             f"the checkpoint does not fill {built.name}: {len(missing)} parameter(s) without a tensor: "
-            f"{', '.join(missing[:8])}"
+            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}{why if made else ''}"
         )
     architecture.attend_in_one(built.network)
     whole.traced = True
@@ -263,7 +269,7 @@ def _text(built: "Architecture", source: Source, tokenizer: Path, steps: Steps) 
             outputs = {built.output: Scores() if built.network.config.num_labels == 1 else Logits()}
     name = "encode_text" if steps else "classify" if built.output == "logits" else "token_states"
     name = SCORE if scored else name
-    return Wanted(name, tuple(inputs), axes, outputs=outputs, call=_call)
+    return Wanted(name, tuple(inputs), axes, outputs=outputs, call=_call, beside=(STATES,) if steps else ())
 
 
 def _pad(config: Any, source: Source) -> int:
@@ -323,7 +329,8 @@ def _traced(
     module = computing_in_float32(whole)
     for _ in range(TRIES):
         try:
-            graph = capture.capture(module, wanted, tensors, f"transformers:{type(built.network).__name__}")
+            origin, facts = f"transformers:{type(built.network).__name__}", {CONFIG: original.documents[CONFIG]}
+            graph = capture.capture(module, wanted, tensors, origin, facts)
             hold_to_tables(graph)
         except TooLong as error:
             wanted = [_within(each, error.axis, high=error.longest) for each in wanted]

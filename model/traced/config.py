@@ -21,6 +21,9 @@ GENERATE = "generate"
 PAST = "past_"
 """Before the name of an output of a step: the input that the next one takes it as."""
 
+STATES = "last_hidden_state"
+"""What a class of transformers calls the states of its last layer."""
+
 NETWORK = "network.json"
 """Where the traced network lies in a run directory."""
 
