@@ -88,13 +88,13 @@ def trace(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path)
     if missing:
         made = architecture.upstream.remade(built.network)
         why = (
-            f"; transformers makes parameters of this class of other tensors when it loads them ({', '.join(made)}), "
-            "which the ledger of a traced network cannot follow: save what it has loaded by save_pretrained(FOLDER, "
-            "save_original_format=False), and convert that"
+            f": transformers makes parameters of others when it loads them ({', '.join(made)}), which no ledger of a "
+            "traced network follows; save what it has loaded by save_pretrained(FOLDER, save_original_format=False), "
+            "and convert that"
         )
         raise InputError(
-            f"the checkpoint does not fill {built.name}: {len(missing)} parameter(s) without a tensor: "
-            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}{why if made else ''}"
+            f"the checkpoint does not fill {built.name}{why if made else ''}: {len(missing)} parameter(s) without a "
+            f"tensor: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
         )
     architecture.attend_in_one(built.network)
     whole.traced = True
