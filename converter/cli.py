@@ -252,6 +252,11 @@ def opened_options(command: Command) -> Command:
     command = click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help=help_text)(command)
     help_text = "Refuse texts that are longer than the limit, instead of cutting them."
     command = click.option("--strict", is_flag=True, help=help_text)(command)
+    return opened_format(command)
+
+
+def opened_format(command: Command) -> Command:
+    """Add which format is opened."""
     help_text = "onnx, onnx-int8, ..., stablehlo, saved-model or orbax; default the first that runs here."
     return click.option("--format", "format_name", metavar="FORMAT", help=help_text)(command)
 
@@ -567,6 +572,35 @@ def classify(
     with open_artifacts(directory, format_name) as artifacts:
         for line in matching.classified(artifacts, images, every, template, batch, logits=logits):
             click.echo(line)
+
+
+@main.command()
+@directory_argument
+@click.argument("sounds", nargs=-1, required=True, metavar="SOUND...")
+@click.option("--language", metavar="SIGN", help="What is spoken, e.g. de; default the folder's, else it is told.")
+@click.option("--task", default="transcribe", show_default=True, help="transcribe, or translate to English.")
+@click.option("--words", is_flag=True, help="Say when each word was said, too.")
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each sound.")
+@opened_format
+def transcribe(
+    directory: Path,
+    format_name: str | None,
+    sounds: tuple[str, ...],
+    language: str | None,
+    task: str,
+    words: bool,
+    as_json: bool,
+) -> None:
+    """Say what was said in sounds, by the programs of DIR: a text each, WAV, FLAC, OGG or MP3."""
+    from .use.artifacts import open_artifacts
+    from .use.hearing import Transcript, written
+
+    quiet()
+    with open_artifacts(directory, format_name) as artifacts:
+        for sound in sounds:
+            found = artifacts.transcribe(sound, language=language, task=task, words=words, progress=sys.stderr.isatty())
+            assert isinstance(found, Transcript)  # of one sound
+            click.echo(written(sound, found, words=words, as_json=as_json, named=len(sounds) > 1))
 
 
 @main.command()

@@ -243,7 +243,8 @@ class Reference:
 
         for module in self.module.modules():
             own = [_identity(parameter) for parameter in module.parameters(recurse=False)]
-            places = {placed[identity] for identity in own if identity in placed}
+            # Once: of words that score the states too, what is looked up is their value, not the scores.
+            places = {placed.pop(identity) for identity in own if identity in placed}
             if len(places) == 1 and not any(module.children()):
                 handles.append(module.register_forward_hook(hook(places.pop())))
         try:

@@ -175,6 +175,16 @@ def inside(state: State, name: str) -> dict[str, torch.Tensor]:
     return {n.removeprefix(prefixes[0]): t for n, t in state.items() if n.startswith(prefixes[0])}
 
 
+CACHES = ("cache", "past_key_values")
+"""What releases of transformers call the keys and values of past tokens, among inputs and outputs."""
+
+
+def cache_name(model: Any) -> str:
+    """Say what a class of transformers calls its cache."""
+    known = inspect.signature(model.forward).parameters
+    return next(name for name in CACHES if name in known)
+
+
 def text_encoder(config: Mapping[str, Any], state: State, **options: Any) -> nn.Module:
     """Load what transformers' AutoModel gives for a config.json."""
     upstreams = configuration(config)
@@ -517,6 +527,39 @@ class PictureEncoder:
         if len(made) < len(pictures):
             raise InputError(f"{self.name} refuses a picture of the pack")
         return torch.from_numpy(np.stack(made))
+
+
+class FeatureExtractor:
+    """Samples through transformers' own extractor of log-mel spectrograms: in float32 as it is, in float64 by the
+    functions of numpy that it falls back to.
+
+    Args:
+        documents: beside the checkpoint, by place.
+        silent: what transformers writes of such an extractor, where no document is there.
+    """
+
+    def __init__(self, documents: Mapping[str, Any], silent: Mapping[str, Any]):
+        stated = documents.get(PICTURES[1], {}).get("feature_extractor") or documents.get(PICTURES[0])
+        fields = stated or silent[PICTURES[0]]
+        self.extractor: Any = transformers().WhisperFeatureExtractor(**fields)
+
+    def __call__(self, samples: torch.Tensor) -> torch.Tensor:
+        """(rows, samples) -> (rows, bands, frames), in the dtype of the samples."""
+        made = self._float64 if samples.dtype == torch.float64 else self._own
+        return torch.from_numpy(np.stack([made(row) for row in samples.numpy()]))
+
+    def _own(self, sound: np.ndarray) -> np.ndarray:
+        rate = self.extractor.sampling_rate
+        return np.asarray(self.extractor(sound, sampling_rate=rate, return_tensors="np")["input_features"][0])
+
+    def _float64(self, sound: np.ndarray) -> np.ndarray:
+        from transformers.audio_utils import spectrogram, window_function
+
+        own = self.extractor
+        options = {"power": 2.0, "mel_filters": own.mel_filters, "log_mel": "log10", "dtype": np.float64}
+        window = window_function(own.n_fft, "hann")
+        decades = np.asarray(spectrogram(sound, window, own.n_fft, own.hop_length, **options))[:, :-1]
+        return (np.maximum(decades, decades.max() - 8.0) + 4.0) / 4.0
 
 
 class PairEncoder:

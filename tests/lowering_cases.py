@@ -249,6 +249,16 @@ NATIVE = {
     "attention to another sequence": (
         lambda q, k, v: ops.attention(q, k, v, scale=0.4), HEADS, Arg("b 5 4 6"), Arg("b 5 4 6")
     ),
+    "attention to what lies with the heads first": (
+        lambda q, k, v: ops.attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), scale=0.4),
+        *(HEADS, Arg("b 4 5 6"), Arg("b 4 5 6")),
+    ),
+    "attention with a bias to what lies with the heads first": (
+        lambda q, k, v: ops.attention(
+            q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask_bias(causal(q.shape[1]), -1e9), scale=0.4
+        ),
+        *(HEADS, Arg("b 4 t 6"), Arg("b 4 t 6")),
+    ),
     "attention with shared keys and values": (
         lambda q, k, v: ops.attention(q, k, v, scale=0.4), HEADS, GROUPS, GROUPS
     ),

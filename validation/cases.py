@@ -54,7 +54,12 @@ def flops(entry: EntryPoint, sizes: Mapping[str, int], weights: int) -> float:
     An upper one for the products with weights, since an entry point need not read all of them, and tables are only
     looked up; attention's own products are left out, which are less up to some thousand tokens.
     """
-    return 2.0 * weights * sum(domain_of(spec).positions(spec.resolve(sizes)) for spec in entry.inputs)
+    return 2.0 * weights * positions(entry, sizes)
+
+
+def positions(entry: EntryPoint, sizes: Mapping[str, int]) -> int:
+    """Count the positions that a run computes."""
+    return sum(domain_of(spec).positions(spec.resolve(sizes)) for spec in entry.inputs)
 
 
 def cases(entry: EntryPoint, static: Iterable[Mapping[str, int]] = (), seed: int = 0, weights: int = 0) -> list[Case]:
@@ -164,8 +169,8 @@ FAMILY = 16
 """Inputs that are one input, ever further changed."""
 INPUTS, DEAR_INPUTS = (256, 32), (64, 8)
 """Inputs among which neighbours are looked for, and how many are run at once. A dear one costs some hundred tokens."""
-NEIGHBOURS_FLOPS = 4e13
-"""What all of these may cost a run."""
+NEIGHBOURS_FLOPS, NEIGHBOURS_POSITIONS = 4e13, 20_000
+"""What all of these may cost a run, and the positions that it may compute: a sound has more than a picture."""
 COUPLED = 8
 """Batches that are drawn where rows depend on each other."""
 
@@ -191,7 +196,8 @@ def neighbour_batches(entry: EntryPoint, seed: int = 11, weights: int = 0) -> li
 
 def _affordable(entry: EntryPoint, sizes: Mapping[str, int], weights: int) -> bool:
     kept = sum(8 * math.prod(kept_shape(spec, spec.resolve(sizes))) for spec in entry.outputs)
-    return flops(entry, sizes, weights) <= NEIGHBOURS_FLOPS and kept <= BYTES
+    few = not dear(entry) or positions(entry, sizes) <= NEIGHBOURS_POSITIONS
+    return few and flops(entry, sizes, weights) <= NEIGHBOURS_FLOPS and kept <= BYTES
 
 
 def _mixed(draft: Draft, spec: TensorSpec, rng: np.random.Generator) -> np.ndarray:

@@ -105,7 +105,7 @@ def value_row(entry: str, case: str, spec: TensorSpec, got: np.ndarray, want: np
     index = ", ".join(str(int(i)) for i in where)
     problem = "" if passed else f"[{index}] is {float(got[where]):.9g}, expected {float(want[where]):.9g}"
     cosine = _cosine(got, want) if spec.kind.vectors else None
-    return Row(entry, case, spec.name, passed, problem, error, allowed, budget.yardstick, cosine)
+    return Row(entry, case, spec.name, passed, problem, _number(error), allowed, budget.yardstick, cosine)
 
 
 def taps_row(entry: str, case: str, wanted: Taps, got: Arrays) -> Row:
@@ -113,7 +113,14 @@ def taps_row(entry: str, case: str, wanted: Taps, got: Arrays) -> Row:
     found = first_divergence(wanted, got)
     place = found or worst(wanted, got)
     problem = f"{place.module} is the first module that diverges" if found else ""
-    return Row(entry, case, place.module, found is None, problem, place.error, place.allowed)
+    if found and _number(place.error) is None:
+        problem += ": its value is of another size, or holds what is no number"
+    return Row(entry, case, place.module, found is None, problem, _number(place.error), place.allowed)
+
+
+def _number(error: float) -> float | None:
+    """Give an error that is a number: there is none where NaN or another shape came, and JSON holds no other."""
+    return error if np.isfinite(error) else None
 
 
 def _cosine(got: np.ndarray, want: np.ndarray) -> float | None:

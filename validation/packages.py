@@ -15,6 +15,7 @@ EXTRAS: Mapping[str, str] = {
     "tensorflow": "saved-model",
     "tf2onnx": "tf2onnx",
     "pyarrow": "parquet",
+    "soundfile": "sound",
     "fsspec": "remote",
 }
 """The extra of this project that brings a package, by the name that is imported."""

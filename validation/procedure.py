@@ -45,6 +45,10 @@ class Greedy:
         ends: ids that end a row.
         steps: most tokens that are generated.
         prompt: tokens of the longer prompt.
+        before: entry points that make the rest of what `prefill` takes, each of the one before; the first is given.
+        forced: the prompt of all rows, if it is always this one.
+        suppressed: ids that are never chosen.
+        suppressed_first: ids that are not chosen first.
         start: what `decode` begins with where `prefill` is an encoder; None where `prefill` gives logits.
     """
 
@@ -55,6 +59,10 @@ class Greedy:
     ends: tuple[int, ...] = ()
     steps: int = 8
     prompt: int = 9
+    before: tuple[str, ...] = ()
+    forced: tuple[int, ...] = ()
+    suppressed: tuple[int, ...] = ()
+    suppressed_first: tuple[int, ...] = ()
     start: int | None = None
 
 
@@ -76,21 +84,31 @@ class Generated:
 
 
 def prompt(entries: Entries, greedy: Greedy) -> Arrays:
-    """Draw the prompts: two of different length where `decode` has a mask for the padding."""
-    mask = entries[greedy.decode].input_of(PaddingMask)
-    return prompts(entries[greedy.prefill], mask is not None, greedy.prompt)
+    """Draw the prompts: two of different length where `decode` has a mask for the padding; and what comes before."""
+    mask, ids = entries[greedy.decode].input_of(PaddingMask), _spec(entries[greedy.prefill])
+    drawn = prompts(entries[greedy.prefill], mask is not None, greedy.prompt)
+    if greedy.forced:
+        rows = np.full((len(drawn[ids.name]), 1), 0, ids.dtype)
+        drawn = {**drawn, ids.name: rows + np.array(greedy.forced, ids.dtype)}
+    if not greedy.before:
+        return drawn
+    made = {spec.name for name in greedy.before for spec in entries[name].outputs}
+    first = prompts(entries[greedy.before[0]], False, greedy.prompt)
+    return {**first, **{name: array for name, array in drawn.items() if name not in made}}
 
 
 def generate(runner: Runner, entries: Entries, greedy: Greedy, inputs: Arrays, steps: int) -> Generated:
     """Generate token after token, each by the runner's own choice."""
     prefill, decode = entries[greedy.prefill], entries[greedy.decode]
-    ids = _ids(prefill)
-    counts = _counts(prefill, inputs)
-    outputs = runner.run(prefill.name, inputs)
-    state = {**inputs, **outputs}
+    ids, given = _ids(prefill), dict(inputs)
+    for name in greedy.before:
+        given |= runner.run(name, {spec.name: given[spec.name] for spec in entries[name].inputs})
+    counts = _counts(prefill, given)
+    outputs = runner.run(prefill.name, {spec.name: given[spec.name] for spec in prefill.inputs})
+    state = {**given, **outputs}
 
     def step(text: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        fed = _fed(decode, greedy, inputs, state, text, counts)
+        fed = _fed(decode, greedy, given, state, text, counts)
         outputs = runner.run(decode.name, fed)
         state.update(outputs)
         return _last(decode, fed, outputs)
@@ -100,10 +118,11 @@ def generate(runner: Runner, entries: Entries, greedy: Greedy, inputs: Arrays, s
         text, counts = np.full((len(counts), 1), greedy.start), np.ones((len(counts), 1), bool)
         scores = [step(text, counts)]
     else:
-        scores = [_last(prefill, inputs, outputs)]
-    chosen, margins, ended = [], [], np.zeros(len(counts), bool)
+        scores = [_last(prefill, given, outputs)]
+    chosen: list[np.ndarray] = []
+    margins, ended = [], np.zeros(len(counts), bool)
     while True:
-        best, margin = _best(scores[-1])
+        best, margin = _best(_allowed(scores[-1], greedy, first=not chosen))
         chosen.append(np.where(ended, ids.pad, best))
         margins.append(np.where(ended, np.inf, margin))
         ended |= np.isin(chosen[-1], greedy.ends)
@@ -115,11 +134,27 @@ def generate(runner: Runner, entries: Entries, greedy: Greedy, inputs: Arrays, s
     return Generated(inputs, np.stack(chosen, 1), np.stack(margins, 1), np.stack(scores))
 
 
-def _ids(entry: EntryPoint) -> TokenIds:
+def _allowed(logits: np.ndarray, greedy: Greedy, *, first: bool) -> np.ndarray:
+    """Take away what may not be chosen, (rows, classes)."""
+    never = [*greedy.suppressed, *(greedy.suppressed_first if first else ())]
+    if not never:
+        return logits
+    allowed = logits.copy()
+    allowed[:, never] = -np.inf
+    return allowed
+
+
+def _spec(entry: EntryPoint) -> TensorSpec:
     spec = entry.input_of(TokenIds)
-    if spec is None or not isinstance(spec.domain, TokenIds):
+    if spec is None:
         raise ValueError(f"{entry.name} takes no TokenIds: greedy generation cannot feed it")
-    return spec.domain
+    return spec
+
+
+def _ids(entry: EntryPoint) -> TokenIds:
+    domain = _spec(entry).domain
+    assert isinstance(domain, TokenIds)
+    return domain
 
 
 def _counts(entry: EntryPoint, inputs: Arrays) -> np.ndarray:

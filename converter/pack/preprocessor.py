@@ -16,7 +16,7 @@ from ...validation.domains import BEFORE
 from ...validation.entry_point import EntryPoint, TensorSpec, TokenIds
 from ...validation.errors import InputError
 from ...validation.runner import Arrays
-from . import FORMAT_VERSION, PREPROCESS, steps, tokenizer
+from . import FORMAT_VERSION, PREPROCESS, sounds, steps, tokenizer
 from .pictures import Source, images
 from .steps import NULL_OR_OBJECT, Rules, one_of
 
@@ -287,8 +287,53 @@ class Pictures(Modality):
         return {self.rules["input"]: images(raw, self.rules)}
 
 
-MODALITIES: Mapping[str, type[Modality]] = {"texts": Texts, "images": Pictures}
-"""By the key of preprocess.json; null there for a network that takes none of the kind."""
+class Sounds(Modality):
+    """Sounds to windows of samples, and these to spectrograms."""
+
+    check = staticmethod(steps.sounds)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name the samples and the spectrogram."""
+        made = () if "missing" in self.rules else (self.rules["spectrogram"]["output"],)
+        return self.rules["input"], *made
+
+    def shape(self, name: str) -> Made:
+        """Describe the samples or the spectrogram."""
+        if "missing" in self.rules:
+            return None
+        if name == self.rules["input"]:
+            return self.rules["dtype"], ("windows", self.rules["samples"])
+        made = self.rules["spectrogram"]
+        return self.rules["dtype"], ("windows", made["bands"], self.rules["samples"] // made["hop"])
+
+    def windows(self, source: sounds.Source) -> list[np.ndarray]:
+        """Open a sound as what the network hears: windows, one after the other, each (samples,) float32.
+
+        Raises:
+            InputError: no document says how sounds are prepared, or it is no sound that can be.
+            EnvironmentFailure: it is no WAV file, and soundfile is not installed.
+        """
+        return list(sounds.windows(self.samples(source), self.rules))
+
+    def samples(self, source: sounds.Source) -> np.ndarray:
+        """Open a sound at the network's rate, as long as it is: (samples,) float32, see `windows`."""
+        if "missing" in self.rules:
+            raise InputError(f"{self.directory} does not say how sounds are prepared: {self.rules['missing']}")
+        return sounds.samples(source, self.rules)
+
+    def inputs(self, entry_point: str, raw: Sequence[sounds.Source]) -> Arrays:
+        """Make samples and spectrograms of sounds, a row for each window, the same for every entry point."""
+        rows = np.stack([window for source in raw for window in self.windows(source)])
+        made = self.rules["spectrogram"]
+        return {self.rules["input"]: rows, made["output"]: sounds.spectrograms(rows, self.rules)}
+
+
+MODALITIES: Mapping[str, type[Modality]] = {"texts": Texts, "images": Pictures, "sounds": Sounds}
+"""By the key of preprocess.json; null there, or left out, for a network that takes none of the kind."""
+
+OPTIONAL = ("sounds", "scores")
+"""Keys of preprocess.json that are there only for networks that hear, or that classify."""
 
 
 def check(document: Any, where: str) -> None:
@@ -301,10 +346,10 @@ def check(document: Any, where: str) -> None:
     if version is not None and not one_of(FORMAT_VERSION).legal(version):
         again = "; run `bgevis-convert pack DIR` again with this version" if one_of(1, 2).legal(version) else ""
         raise InputError(f"{where}: format_version is {version}, this program reads {FORMAT_VERSION}{again}")
-    scored = {"scores": steps.OBJECT} if isinstance(document, dict) and "scores" in document else {}
-    parts = {**dict.fromkeys((*MODALITIES, "embeddings"), NULL_OR_OBJECT), **scored}
+    more = {key: steps.OBJECT for key in OPTIONAL if isinstance(document, dict) and key in document}
+    parts = {**dict.fromkeys(("texts", "images", "embeddings"), NULL_OR_OBJECT), **more}
     steps.hold(where, document, {"format_version": one_of(FORMAT_VERSION), **parts})
-    there = [name for name in MODALITIES if document[name] is not None]
+    there = [name for name in MODALITIES if document.get(name) is not None]
     names: list[str] = []
     for name in there:
         MODALITIES[name].check(f"{where}: {name}", document[name])
@@ -315,7 +360,7 @@ def check(document: Any, where: str) -> None:
         if not there:
             raise InputError(f"{where}: embeddings is an object; known: null where {', '.join(MODALITIES)} are")
         steps.embeddings(f"{where}: embeddings", document["embeddings"])
-    if scored:
+    if "scores" in document:
         if not there or document["embeddings"] is not None:
             raise InputError(f"{where}: scores are stated beside embeddings, or without texts; known: one of them")
         steps.scores(f"{where}: scores", document["scores"])
@@ -358,7 +403,7 @@ class Preprocessor:
             raise InputError(f"{path} is no preprocessing: {error!r}") from error
         check(self.rules, str(path))
         self._made: dict[str, Modality] = {
-            name: kind(directory, self.rules[name]) for name, kind in MODALITIES.items() if self.rules[name] is not None
+            name: kind(directory, self.rules[name]) for name, kind in MODALITIES.items() if self.rules.get(name)
         }
 
     def hold_to(self, entries: Mapping[str, EntryPoint]) -> None:
@@ -440,6 +485,17 @@ class Preprocessor:
         """
         found = self._modality("texts")
         assert isinstance(found, Texts)
+        return found
+
+    @property
+    def sounds(self) -> Sounds:
+        """Give what is done to sounds.
+
+        Raises:
+            InputError: the network hears none.
+        """
+        found = self._modality("sounds")
+        assert isinstance(found, Sounds)
         return found
 
     def image_inputs(self, sources: Sequence[Source]) -> dict[str, np.ndarray]:

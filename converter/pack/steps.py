@@ -148,7 +148,42 @@ IMAGES: Keys = {
 }
 
 UNSTATED: Keys = {"input": NAME, "missing": NAME}
-"""All that is said of pictures where nobody states how they are prepared: `missing` is why, for people."""
+"""All that is said of pictures or sounds where nobody states how they are prepared: `missing` is why, for people."""
+
+SOUNDS: Keys = {
+    "input": NAME,
+    "dtype": one_of("float32"),
+    "rate": SIZE,
+    "channels": one_of("mean"),
+    "resample": OBJECT,
+    "samples": SIZE,
+    "shorter": one_of("silence after the sound"),
+    "longer": one_of("windows, one after the other"),
+    "least": SIZE,
+    "spectrogram": OBJECT,
+}
+RESAMPLE: Keys = {
+    "filter": one_of("windowed sinc"),
+    "window": one_of("hann"),
+    "zero_crossings": one_of(6),
+    "rolloff": one_of(0.99),
+    "arithmetic": one_of("float64"),
+}
+SPECTROGRAM: Keys = {
+    "entry_point": NAME,
+    "output": NAME,
+    "window": one_of("hann"),
+    "n_fft": _whole(2),
+    "hop": SIZE,
+    "edges": one_of("reflected"),
+    "bands": SIZE,
+    "scale": one_of("slaney"),
+    "highest": one_of(8000),
+    "least_power": one_of(1e-10),
+    "decades": one_of(8),
+    "last_frame": one_of("left out"),
+}
+"""What the entry point does, for runners that make the spectrogram by their own means."""
 
 EMBEDDINGS: Keys = {
     "outputs": OBJECT,
@@ -287,6 +322,23 @@ def images(where: str, rules: Rules) -> None:
             f"{where}: size is {size}; known: height and width of the last step that resizes or crops, which are "
             f"{last.get('height', 'not stated')} and {last.get('width', 'not stated')}"
         )
+
+
+def sounds(where: str, rules: Rules) -> None:
+    """Check the rules of sounds, and that whole frames fill the window."""
+    if "missing" in rules:
+        hold(where, rules, UNSTATED)
+        return
+    hold(where, rules, SOUNDS)
+    hold(f"{where}.resample", rules["resample"], RESAMPLE)
+    hold(f"{where}.spectrogram", rules["spectrogram"], SPECTROGRAM)
+    size, hop, points = rules["samples"], rules["spectrogram"]["hop"], rules["spectrogram"]["n_fft"]
+    if size % hop:
+        raise InputError(f"{where}: samples is {size}; known: a multiple of spectrogram.hop, {hop}")
+    if points % 2 or points > size:
+        raise InputError(f"{where}.spectrogram: n_fft is {points}; known: an even number up to samples, {size}")
+    if rules["least"] > size:
+        raise InputError(f"{where}: least is {rules['least']}; known: up to samples, {size}")
 
 
 def embeddings(where: str, rules: Rules) -> None:

@@ -23,7 +23,7 @@ TOKENIZER = ("tokenizer.json", "vocab.txt")
 OF_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 PLACES = (
     *(CONFIG, MODULES, POOLING, "eva_config.json", "open_clip_config.json", "config_sentence_transformers.json"),
-    *("preprocessor_config.json", "processor_config.json"),
+    *("preprocessor_config.json", "processor_config.json", "generation_config.json"),
     *TRANSFORMERS,
 )
 """Where documents are looked for beside a checkpoint; further ones where modules.json says."""
@@ -39,6 +39,7 @@ BY_CONTENT: Mapping[str, tuple[str, ...]] = {
     "sentence_bert_config.json": ("max_seq_length", "transformer_task"),
     "config_sentence_transformers.json": ("prompts", "default_prompt_name", "similarity_fn_name"),
     "tokenizer_config.json": ("tokenizer_class", "model_max_length"),
+    "generation_config.json": ("lang_to_id", "no_timestamps_token_id", "alignment_heads", "_from_model_config"),
     "preprocessor_config.json": ("image_processor_type", "feature_extractor_type", "image_mean", "do_resize"),
 }
 """What a file passed with --config is, when its name does not say: fields of which each has one."""

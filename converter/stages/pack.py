@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from ...model.family import Config, Family, TextRules
 from ...validation.cases import LONGEST
-from ...validation.domains import Domain, PromptTokens, TokenTypes
+from ...validation.domains import Domain, LogMel, PromptTokens, TokenTypes
 from ...validation.entry_point import EntryPoint, PaddingMask, Pixels, TokenIds
 from ...validation.errors import InputError
 from ...validation.packages import need
@@ -100,7 +100,7 @@ def _embedding_rules(entries: Sequence[EntryPoint], stated: Mapping[str, Any]) -
 
 def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRules) -> dict[str, Any] | None:
     ids = token_ids(entries)
-    if ids is None:
+    if ids is None or any(entry.input_of(LogMel) for entry in entries):  # whose texts come out
         return None
     given = [(entry, spec) for entry in entries if (spec := entry.input_of(TokenIds))]
     reading = [entry for entry, spec in given if spec.name == given[0][1].name]

@@ -12,9 +12,10 @@ from ...exporters.weights import WeightsFile
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import ConvertError, EnvironmentFailure, InputError, raised
 from ...validation.outputs import States, TokenWeights
+from ...validation.packages import need
 from ...validation.runner import Arrays, Runner
 from ..directory import RunDirectory
-from ..manifest import WEIGHTS_PATH, artifact, network
+from ..manifest import WEIGHTS_PATH, artifact, family_and_config, network
 from ..options import Options, chosen
 from ..pack import PREPROCESS, TOKENIZER
 from ..pack.pictures import Source
@@ -22,8 +23,10 @@ from ..pack.preprocessor import Preprocessor, Raw
 from ..pack.similarities import similarity, unit
 from ..pack.steps import SCORED
 from ..stages.common import require
+from . import hearing
 from .batches import BATCH, CHUNK, Progress, batches, counted, rounded
-from .given import Given, Images, Pairs, Texts, given, pair, rows, text, whole
+from .given import Audio, Given, Images, Pairs, Texts, given, one_sound, pair, rows, sound, text, whole
+from .hearing import Transcript
 from .hybrid import Hybrid, lexical_weights, scores
 
 if TYPE_CHECKING:
@@ -188,6 +191,7 @@ class Artifacts:
         texts: Texts | None = None,
         images: "Images | None" = None,
         *,
+        audio: "Audio | None" = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         dims: int | None = None,
@@ -196,7 +200,7 @@ class Artifacts:
         batch_size: int = BATCH,
         progress: Progress = False,
     ) -> np.ndarray:
-        """Embed texts, pictures, or pairs of both: (rows, width) float32, in the order given.
+        """Embed texts, pictures, pairs of both, or sounds: (rows, width) float32, in the order given.
 
         One text or picture that is no list gives one vector, (width,). Texts that are longer than the folder's limit
         are cut, at the end that it says; `cut` tells which they were. Rows are run in batches of like length.
@@ -205,6 +209,8 @@ class Artifacts:
             texts: a text, or any iterable of texts; the empty one too.
             images: a picture, or any iterable of pictures: names of files, open files, their bytes, arrays of uint8
                 (height, width), (height, width, 3 or 4) or a stack of these, or Pillow's pictures.
+            audio: a sound, or any iterable of sounds, see `transcribe`; of one that is longer than the network hears
+                at once, the mean of its windows.
             prompt_name: the name of the prompt that stands before each text, one of `prompts`; by default the one that
                 the folder says, if any.
             prompt: that prompt itself, instead of its name; "" for none.
@@ -221,6 +227,10 @@ class Artifacts:
                 is none of the above, a picture cannot be read, or a text is too long for `strict`.
             EnvironmentFailure: a package that reads them is missing, or the runtime failed.
         """
+        if audio is not None:
+            if texts is not None or images is not None:
+                raise InputError("sounds are embedded by themselves: give audio, or texts and images")
+            return self._embed_sounds(audio, dims, normalize, progress)
         several = given(texts, images)
         embed = self._embedder(several, prompt_name, prompt, dims, normalize, batch_size, strict=strict)
         found_texts, found_images = several.take(None)
@@ -491,6 +501,106 @@ class Artifacts:
                 advance(len(batch))
         return Hybrid(vectors, weights, tokens)
 
+    def transcribe(
+        self,
+        audio: Audio,
+        *,
+        language: str | None = None,
+        task: str = "transcribe",
+        words: bool = False,
+        progress: Progress = False,
+    ) -> Transcript | list[Transcript]:
+        """Say what was said in sounds, greedily: a `Transcript` each, in the order given.
+
+        One sound that is no list gives one. A sound that is longer than the network hears at once is heard in windows,
+        one after the other.
+
+        Args:
+            audio: a sound, or any iterable of sounds: names of files, open files, their bytes, or (array, samples a
+                second) with samples between -1 and 1, (samples,) or (samples, channels).
+            language: what is spoken, "de"; by default what the folder says, else what the network tells.
+            task: "transcribe", or "translate" to English, where the network does.
+            words: say when each word was said.
+            progress: see `embed`; counts windows.
+
+        Raises:
+            InputError: the network gives no texts of sounds, does not know the language or the task, or does not tell
+                when words were said; or a sound cannot be read.
+            EnvironmentFailure: a package that reads sounds is missing, or the runtime failed.
+        """
+        transcriber = self._transcriber()
+        spoken, done = transcriber.language(language), transcriber.task(task)
+        if words and not transcriber.times_known:
+            raise InputError(f"{self.path}: generation_config.json names no alignment_heads: no word has a time")
+        alone, sounds = self._sounds(audio)
+        windows = hearing.windowed(sounds, self._preprocessor.sounds.rules)
+        with counted(progress, len(windows), "transcribe") as advance:
+            said = hearing.transcribed(
+                transcriber, self._heard, windows, language=spoken, task=done, words=words, advance=advance
+            )
+        found = hearing.joined(transcriber, windows, said, len(sounds))
+        return found[0] if alone else found
+
+    def _transcriber(self) -> hearing.Transcriber:
+        rules = self._preprocessor.rules.get("transcripts")
+        if not rules:
+            raise InputError(f"{self.path}: this network gives no texts of sounds ({self._told()})")
+        sounds = self._preprocessor.sounds.rules
+        family, config = family_and_config(RunDirectory(self.path))
+        entries = {entry.name: entry for entry in family.entry_points(config)}
+        if rules["tokenizer"] is None:
+            raise InputError(f"{self.path} has no tokenizer: {rules['missing']}")
+        need("tokenizers", "the texts of sounds")
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self.path / rules["tokenizer"]))
+        return hearing.Transcriber(_Told(self), entries, rules, tokenizer, sounds["samples"] / sounds["rate"])
+
+    def _sounds(self, audio: Audio) -> tuple[bool, list[np.ndarray]]:
+        """Read sounds, (samples,) each at the network's rate; say whether it is one alone."""
+        alone, found = one_sound(audio), []
+        for place, source in enumerate(rows(audio, "sound", sound, alone=alone)):
+            try:
+                found.append(self._preprocessor.sounds.samples(source))
+            except InputError as error:
+                if alone:
+                    raise
+                raise InputError(f"sound {place}: {error}") from error
+        return alone, found
+
+    def _heard(self, samples: np.ndarray) -> Arrays:
+        """Make spectrograms of windows, (windows, samples), by the network's own program."""
+        rules = self._preprocessor.sounds.rules
+        return self._computed(rules["spectrogram"]["entry_point"], {rules["input"]: samples})
+
+    def _embed_sounds(self, audio: Audio, dims: int | None, normalize: bool | None, progress: Progress) -> np.ndarray:
+        """Embed sounds: of several windows the mean, each counted by what of it is sound."""
+        width, finish = self._finished(dims, normalize)
+        heard = {spec.name for entry in self.entry_points.values() for spec in entry.outputs}
+        name = next((n for n in self._outputs() if heard & {s.name for s in self.entry_points[n].inputs}), None)
+        if name is None or not self._preprocessor.rules.get("sounds"):
+            raise InputError(f"{self.path}: this network embeds no sounds ({self._told()})")
+        alone, sounds = self._sounds(audio)
+        windows = hearing.windowed(sounds, self._preprocessor.sounds.rules)
+        vectors = np.zeros((len(sounds), width), np.float32)
+        with counted(progress, len(windows), "embed") as advance:
+            for start in range(0, len(windows), hearing.WINDOWS):
+                some = windows[start : start + hearing.WINDOWS]
+                made = self._computed(name, self._heard(np.stack([window.samples for window in some])))
+                for window, vector in zip(some, finish(made[self._outputs()[name]]), strict=True):
+                    vectors[window.sound] += vector * window.heard
+                advance(len(some))
+        several = np.bincount([window.sound for window in windows]) > 1
+        seconds = np.bincount([window.sound for window in windows], [window.heard for window in windows])
+        vectors /= seconds[:, None].astype(np.float32)
+        if several.any() and normalize is not False and self._embeddings()["normalize"]:
+            vectors[several] = unit(vectors[several])
+        return vectors[0] if alone else vectors
+
+    def _outputs(self) -> Mapping[str, str]:
+        found: Mapping[str, str] = self._embeddings()["outputs"]
+        return found
+
     def compute_score(
         self,
         pairs: Pairs,
@@ -587,19 +697,35 @@ class Artifacts:
             lengths: tokens of each row, 0 for a picture.
             made: gives the inputs of some rows, padded to so many tokens.
         """
-        if self._runner is None:
-            raise InputError(f"{self.path} was closed; open it again with open_artifacts")
         size = 1 << (len(batch) - 1).bit_length() if self._compiles else len(batch)
         filled = [*batch, *batch[-1:] * (size - len(batch))]
         tokens = max(lengths[row] for row in batch)
         if tokens and self._compiles:
             tokens = rounded(tokens, self._preprocessor.rules["texts"]["max_tokens"][entry.name])
-        inputs = made(filled, tokens)
-        try:
-            outputs = self._runner.run(entry.name, {spec.name: inputs[spec.name] for spec in entry.inputs})
-        except Exception as error:  # each runtime has its own
-            raise EnvironmentFailure(f"{self.runner} could not compute {entry.name}: {raised(error)}") from error
+        outputs = self._computed(entry.name, made(filled, tokens))
         return {name: array[: len(batch)] for name, array in outputs.items()}
+
+    def _computed(self, name: str, inputs: Arrays) -> Arrays:
+        """Run an entry point."""
+        if self._runner is None:
+            raise InputError(f"{self.path} was closed; open it again with open_artifacts")
+        entry = self.entry_points[name]
+        try:
+            return self._runner.run(name, {spec.name: inputs[spec.name] for spec in entry.inputs})
+        except Exception as error:  # each runtime has its own
+            raise EnvironmentFailure(f"{self.runner} could not compute {name}: {raised(error)}") from error
+
+
+class _Told:
+    """The programs as a Runner whose failures are told."""
+
+    def __init__(self, artifacts: Artifacts):
+        self.name = artifacts.runner
+        self._artifacts = artifacts
+
+    def run(self, entry_point: str, inputs: Arrays) -> Arrays:
+        """Run an entry point."""
+        return self._artifacts._computed(entry_point, inputs)
 
 
 def told_cut(cut: Sequence[int], count: int, limit: int | None) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from ...validation.errors import InputError
 from ..pack.pictures import Source
 from ..pack.preprocessor import Raw
+from ..pack.sounds import Source as Heard
 from ..pack.tokenizer import refuse_halves
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Texts: TypeAlias = str | Iterable[str]
 Images: TypeAlias = "Source | Iterable[Source]"
 Pairs: TypeAlias = str | Iterable[Raw]
+Audio: TypeAlias = "Heard | Iterable[Heard]"
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 CHANNELS = (1, 3, 4)
@@ -145,24 +147,62 @@ def picture(value: object, name: str) -> Source:
     Raises:
         InputError: it is no such thing.
     """
-    if isinstance(value, str | os.PathLike):
-        if ADDRESS.match(os.fspath(value)):
-            raise InputError(f"{name} is an address, {value}: fetch it, and give the file or its bytes")
-        return os.fspath(value)
-    if isinstance(value, bytearray | memoryview):
-        return bytes(value)
-    if hasattr(value, "read") and not isinstance(value, bytes):
-        data = value.read()
-        if not isinstance(data, bytes):
-            raise InputError(f"{name} is a file that gives {type(data).__name__}, expected bytes: open it with 'rb'")
-        return data
-    if isinstance(value, bytes | np.ndarray):
+    opened = _opened(value, name)
+    if opened is not None:
+        return opened
+    if isinstance(value, np.ndarray):
         return value
     if _is_pillow(value):
         return cast("Image.Image", value)
     raise InputError(
         f"{name} is {_told(value)}, expected a file's name, an open file, its bytes, an array, or a picture of Pillow's"
     )
+
+
+def sound(value: object, name: str) -> Heard:
+    """Check what a sound is read from; an open file is read.
+
+    Raises:
+        InputError: it is no such thing.
+    """
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], np.ndarray):
+        return value[0], value[1]
+    if isinstance(value, np.ndarray):
+        raise InputError(f"{name} is an array without its rate: give (array, samples a second)")
+    opened = _opened(value, name)
+    if opened is not None:
+        return opened
+    raise InputError(
+        f"{name} is {_told(value)}, expected a file's name, an open file, its bytes, or an array with its samples a "
+        "second, (array, rate)"
+    )
+
+
+def one_sound(value: object) -> bool:
+    """Say whether this is one sound, not a list of them."""
+    pair = isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], np.ndarray)
+    single = isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray)
+    return pair or single or hasattr(value, "read")
+
+
+def _opened(value: object, name: str) -> str | bytes | None:
+    """Give the path or the bytes that something is; None for what is neither.
+
+    Raises:
+        InputError: an address, or a file that gives no bytes.
+    """
+    if isinstance(value, str | os.PathLike):
+        if ADDRESS.match(os.fspath(value)):
+            raise InputError(f"{name} is an address, {value}: fetch it, and give the file or its bytes")
+        return os.fspath(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if not hasattr(value, "read"):
+        return None
+    data = value.read()
+    if not isinstance(data, bytes):
+        raise InputError(f"{name} is a file that gives {type(data).__name__}, expected bytes: open it with 'rb'")
+    return data
 
 
 def whole(value: object, name: str, low: int, high: int | None = None) -> int:

@@ -107,8 +107,8 @@ def _sources(build: Builder, node: Node, axis: int) -> list[Place]:
             return [(0, len(shapes[0]) - 2)]
         case "Transpose":
             return [(0, node.attributes["perm"][axis])]
-        case "Attention" if axis == 1:
-            return [(0, 1), *((i, 2) for i in range(3, len(shapes)))]
+        case "Attention" if axis == last - 1:
+            return [(0, axis), *((i, 2) for i in range(3, len(shapes)))]
         case op if op in VIEWS:
             return [(0, old[0]) for old, new in groups(shapes[0], shape) if new == [axis] and len(old) == 1]
     return []

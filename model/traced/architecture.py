@@ -34,9 +34,6 @@ HEADS = (
 )
 """transformers' tables of classes that give `logits`, by what stands in their names."""
 
-CACHES = ("cache", "past_key_values")
-"""What releases of transformers call the keys and values of past tokens, among inputs and outputs."""
-
 KEYS, VALUES = "keys", "values"
 """What a cache's inputs and outputs are called, with the number of the layer."""
 
@@ -99,7 +96,7 @@ class Architecture:
 
         What is no key or value of each token (a state of the whole text, as Mamba's) is none either.
         """
-        if self.head != GENERATION or not any(map(self.takes, CACHES)):
+        if self.head != GENERATION or not any(map(self.takes, upstream.CACHES)):
             return {}
         ids = torch.zeros(1, 2, dtype=torch.long)
         try:
@@ -180,10 +177,9 @@ class Whole(nn.Module):
         """
         from transformers import DynamicCache
 
-        known = inspect.signature(self.network.forward).parameters
-        name = next(name for name in CACHES if name in known)
+        name = upstream.cache_name(self.network)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, name: DynamicCache(past or None)}
-        if "position_ids" in known:
+        if "position_ids" in inspect.signature(self.network.forward).parameters:
             places = (attention_mask.cumsum(1) - 1).clamp(min=0)
             inputs["position_ids"] = places[:, places.shape[1] - input_ids.shape[1] :]
         given = self.network(**inputs, use_cache=True, return_dict=True)

@@ -12,6 +12,9 @@ from ..graph import Attribute, Value, common_scope
 from ..lower import Lowering
 from ..registry import composite
 
+HEADS_FIRST = (0, 2, 1, 3)
+"""Between (batch, tokens, heads, width) and (batch, heads, tokens, width), either way."""
+
 
 @composite("layer_norm", emits="LayerNormalization", since=17)
 def layer_norm(c: Lowering, eqn: JaxprEqn) -> Value:
@@ -52,8 +55,18 @@ def attention(c: Lowering, eqn: JaxprEqn) -> Value:
 
 
 def _attention(c: Lowering, query: Value, key: Value, value: Value, bias: Sequence[Value], scale: float) -> Value:
-    """Attend with the heads side by side, as the products leave them; only the bias must have its full size."""
+    """Attend with the heads side by side, as the products leave them; only the bias must have its full size.
+
+    Keys and values that come with the heads first, as caches do, stay so: to turn a long one costs more than attending.
+    """
     _, tokens, heads, width = query.shape
+    apart = [x.made_by("Transpose") for x in (key, value)]
+    if all(node is not None and node.attributes["perm"] == HEADS_FIRST for node in apart):
+        q, k, v = (c.transpose(x, HEADS_FIRST) for x in (query, key, value))
+        mask = [c.expand(x, (*x.shape[:2], tokens, key.shape[1])) for x in bias]
+        scope = common_scope([q, k, v])
+        result = c.emit("Attention", q, k, v, *mask, shape=q.shape, dtype=q.dtype, scope=scope, scale=scale)
+        return c.transpose(result, HEADS_FIRST)
     flat = [c.reshape(x, (*x.shape[:2], x.shape[2] * width)) for x in (query, key, value)]
     mask = [c.expand(x, (*x.shape[:2], tokens, key.shape[1])) for x in bias]
     shape, sizes = flat[0].shape, {"q_num_heads": heads, "kv_num_heads": key.shape[2]}

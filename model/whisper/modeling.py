@@ -1,0 +1,308 @@
+"""Whisper in Flax NNX: an encoder of sound and a decoder of text that attends to it. Reads top to bottom.
+
+Source: Radford et al. 2022 (arXiv:2212.04356); names and what the paper leaves open are transformers'
+WhisperForConditionalGeneration's. Keys and values that are kept from step to step are of its caches' shape,
+(batch, heads, places, head_dim).
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from ...validation.taps import scope, tap
+from .. import ops
+from ..attention import Attention, Projections, causal, mask_bias
+from ..blocks import FeedForward, PreNormLayer
+from ..layers import Embedding, LayerNorm, Linear, Size, in_turn, tapped
+from ..sound import log_mel
+from .config import EPSILON, Decoder, WhisperConfig, key_names
+
+MASKED_SCORE = float(np.finfo(np.float32).min)
+"""Added to the score of a token that comes later, as transformers does in float32: no score makes up for it."""
+
+BIASED = ("query", "value", "out")
+"""Projections with a bias: a key's would add the same to all scores of a query."""
+
+Sound = tuple[Float[Array, "batch heads places head_dim"], Float[Array, "batch heads places head_dim"]]
+Past = tuple[Float[Array, "batch heads past head_dim"], Float[Array, "batch heads past head_dim"]]
+Kept = tuple[Float[Array, "batch heads so_far head_dim"], Float[Array, "batch heads so_far head_dim"]]
+"""Keys and values of a layer: of a sound, of the tokens before, and of all tokens so far."""
+
+Outputs = dict[str, Array]
+
+
+def heads_first(x: Float[Array, "batch a b head_dim"]) -> Float[Array, "batch b a head_dim"]:
+    """Exchange heads and places."""
+    return jnp.swapaxes(x, 1, 2)
+
+
+class Convolution(nnx.Module):
+    """Along time, three frames wide; a frame of silence on either side. gelu follows."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (3, inputs, outputs)) / (3 * inputs) ** 0.5)
+        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.stride = stride
+
+    def __call__(self, x: Float[Array, "batch inputs frames"]) -> Float[Array, "batch outputs places"]:
+        numbers = ("NCH", "HIO", "NCH")
+        y = jax.lax.conv_general_dilated(x, self.kernel[...], [self.stride], [(1, 1)], dimension_numbers=numbers)
+        return y + self.bias[...][:, None]
+
+
+class Encoder(nnx.Module):
+    """(batch, bands, frames) -> (batch, places, width), a place for two frames."""
+
+    def __init__(self, config: WhisperConfig, *, remat: bool = False, rngs: nnx.Rngs):
+        width = config.d_model
+        self.conv1 = Convolution(config.num_mel_bins, width, 1, rngs=rngs)
+        self.conv2 = Convolution(width, width, 2, rngs=rngs)
+        self.position = Embedding(config.max_source_positions, width, rngs=rngs)
+        self.blocks = nnx.List([self._block(config, rngs) for _ in range(config.encoder_layers)])
+        self.norm = LayerNorm(width, EPSILON)
+        self.remat = remat
+
+    def __call__(self, input_features: Float[Array, "batch bands frames"]) -> Float[Array, "batch places width"]:
+        x = input_features
+        for name in ("conv1", "conv2"):
+            x = getattr(self, name)(x)
+            tap(name, jnp.swapaxes(x, 1, 2))
+            x = ops.gelu(x)
+        x = jnp.swapaxes(x, 1, 2)
+        x = x + tap("position", self.position.embedding[...])  # a place for every two frames: the whole table
+        return tapped("norm", self.norm, in_turn(self.blocks, "blocks", x, remat=self.remat))
+
+    @staticmethod
+    def _block(config: WhisperConfig, rngs: nnx.Rngs) -> PreNormLayer:
+        width = config.d_model
+        attention = Attention(width, config.encoder_attention_heads, biased=BIASED, rngs=rngs)
+        mlp = FeedForward(width, config.encoder_ffn_dim, config.activation_function, rngs=rngs)
+        return PreNormLayer(attention, mlp, lambda: LayerNorm(width, EPSILON))
+
+
+class Heard(nnx.Module):
+    """What a layer of the decoder attends to: keys and values of a sound, the same for every token."""
+
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        inside = heads, width // heads
+        self.key = Linear((width,), inside, use_bias=False, rngs=rngs)
+        self.value = Linear((width,), inside, rngs=rngs)
+
+    def __call__(self, states: Float[Array, "batch places width"]) -> Sound:
+        return heads_first(tapped("key", self.key, states)), heads_first(tapped("value", self.value, states))
+
+
+class Asking(nnx.Module):
+    """What attends to a sound: queries, and the projection out of the heads."""
+
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        inside = heads, width // heads
+        self.query = Linear((width,), inside, rngs=rngs)
+        self.out = Linear(inside, (width,), rngs=rngs)
+        self.scale = inside[1] ** -0.5
+
+
+class DecoderLayer(nnx.Module):
+    """Attention to the text so far and to the sound, and feed-forward: each of the normalised stream, added to it."""
+
+    def __init__(self, config: WhisperConfig, decoder: Decoder, *, rngs: nnx.Rngs):
+        width, heads = config.d_model, decoder.decoder_attention_heads
+        self.norm1 = LayerNorm(width, EPSILON)
+        self.attention = Projections(width, heads, biased=BIASED, rngs=rngs)
+        self.cross_norm = LayerNorm(width, EPSILON)
+        self.cross = Asking(width, heads, rngs=rngs)
+        self.norm2 = LayerNorm(width, EPSILON)
+        self.mlp = FeedForward(width, decoder.decoder_ffn_dim, config.activation_function, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        own: tuple[Past | None, Sound],
+        bias: Float[Array, "1 1 tokens tokens"] | None,
+    ) -> tuple[Float[Array, "batch tokens width"], Kept]:
+        past, sound = own
+        x, kept = self.read(x, past, bias)
+        return self.hear(x, self.asked(x), sound), kept
+
+    def read(
+        self, x: Float[Array, "batch tokens width"], past: Past | None, bias: Float[Array, "1 1 tokens tokens"] | None
+    ) -> tuple[Float[Array, "batch tokens width"], Kept]:
+        """Attend to the text so far."""
+        normed = tapped("norm1", self.norm1, x)
+        with scope("attention"):
+            query, key, value = self.attention.project(normed)
+            kept = heads_first(key), heads_first(value)
+            if past is not None:
+                kept = jnp.concatenate([past[0], kept[0]], axis=2), jnp.concatenate([past[1], kept[1]], axis=2)
+            return x + _attended(self.attention, query, kept, bias), kept
+
+    def asked(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens heads head_dim"]:
+        """Give what the sound is asked by each head."""
+        normed = tapped("cross_norm", self.cross_norm, x)
+        with scope("cross"):
+            return tapped("query", self.cross.query, normed)
+
+    def hear(
+        self, x: Float[Array, "batch tokens width"], query: Float[Array, "batch tokens heads head_dim"], sound: Sound
+    ) -> Float[Array, "batch tokens width"]:
+        """Attend to the sound; then the feed-forward part."""
+        with scope("cross"):
+            x = x + _attended(self.cross, query, sound, None)
+        normed = tapped("norm2", self.norm2, x)
+        with scope("mlp"):
+            x = x + self.mlp(normed)
+        return tap("output", x)
+
+    def weights(
+        self, query: Float[Array, "batch tokens heads head_dim"], sound: Sound, heads: Sequence[int]
+    ) -> Float[Array, "batch some tokens places"]:
+        """Say how much some heads attend to each place of the sound."""
+        chosen = [(heads_first(query)[:, head], sound[0][:, head]) for head in heads]
+        scores = jnp.stack([jnp.einsum("btd,bsd->bts", q * self.cross.scale, k) for q, k in chosen], axis=1)
+        return jax.nn.softmax(scores, axis=-1)
+
+
+def _attended(
+    layer: Projections | Asking,
+    query: Float[Array, "batch tokens heads head_dim"],
+    kept: Kept,
+    bias: Float[Array, "1 1 tokens tokens"] | None,
+) -> Float[Array, "batch tokens width"]:
+    key, value = map(heads_first, kept)
+    return tapped("out", layer.out, ops.attention(query, key, value, bias, scale=layer.scale))
+
+
+class TextDecoder(nnx.Module):
+    """Tokens beside a sound -> their states, and the keys and values of all so far."""
+
+    def __init__(self, config: WhisperConfig, decoder: Decoder, *, rngs: nnx.Rngs):
+        width = config.d_model
+        self.word = Embedding(decoder.vocab_size, width, rngs=rngs)
+        self.position = Embedding(decoder.max_target_positions, width, rngs=rngs)
+        self.blocks = nnx.List([DecoderLayer(config, decoder, rngs=rngs) for _ in range(decoder.decoder_layers)])
+        self.norm = LayerNorm(width, EPSILON)
+        heads, layers = decoder.decoder_attention_heads, range(decoder.decoder_layers)
+        self.sound = nnx.List([Heard(width, heads, rngs=rngs) for _ in layers])
+        own = decoder.head == "own"
+        self.head = Linear((width,), (decoder.vocab_size,), use_bias=False, rngs=rngs) if own else None
+
+    def __call__(
+        self,
+        input_ids: Int[Array, "batch tokens"],
+        past: Sequence[Past | None],
+        sound: Sequence[Sound],
+    ) -> tuple[Float[Array, "batch tokens width"], list[Kept]]:
+        x = self._stream(input_ids, 0 if past[0] is None else past[0][0].shape[2])
+        bias = mask_bias(causal(input_ids.shape[1]), MASKED_SCORE) if past[0] is None else None
+        x, kept = in_turn(self.blocks, "blocks", x, bias, own=list(zip(past, sound, strict=True)))
+        return tapped("norm", self.norm, x), kept
+
+    def _stream(self, input_ids: Int[Array, "batch tokens"], before: Size) -> Float[Array, "batch tokens width"]:
+        """Give words and their places, so many tokens being before them."""
+        places = jnp.arange(input_ids.shape[1]) + before
+        return tapped("word", self.word, input_ids) + tapped("position", self.position, places[None])
+
+    def weights(
+        self, input_ids: Int[Array, "batch tokens"], sound: Sequence[Sound], heads: Sequence[tuple[int, int]]
+    ) -> Float[Array, "batch some tokens places"]:
+        """Say how much some heads, (layer, head) each in order, attend to each place of the sound."""
+        x, found = self._stream(input_ids, 0), []
+        bias = mask_bias(causal(input_ids.shape[1]), MASKED_SCORE)
+        for i, (layer, own) in enumerate(zip(self.blocks, sound, strict=True)):
+            with scope(f"blocks.{i}"):
+                x, _ = layer.read(x, None, bias)
+                query = layer.asked(x)
+                if wanted := [head for number, head in heads if number == i]:
+                    found.append(layer.weights(query, own, wanted))
+                if i == max(number for number, _ in heads):
+                    break
+                x = layer.hear(x, query, own)
+        return jnp.concatenate(found, axis=1)
+
+    def scores(self, states: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens vocabulary"]:
+        """Score the next token of each."""
+        return states @ self.word.embedding[...].T if self.head is None else tapped("head", self.head, states)
+
+
+class Whisper(nnx.Module):
+    """From samples to the scores of the next token, or to one vector of a sound.
+
+    Args:
+        config: sizes and conventions.
+        remat: trade a second forward pass for the memory of the encoder's activations when training.
+    """
+
+    def __init__(self, config: WhisperConfig, *, remat: bool = False, rngs: nnx.Rngs):
+        self.encoder = Encoder(config, remat=remat, rngs=rngs)
+        self.decoder = TextDecoder(config, config.decoder, rngs=rngs) if config.decoder else None
+        self.config = config
+
+    def log_mel(self, samples: Float[Array, "batch samples"]) -> Float[Array, "batch bands frames"]:
+        """Make spectrograms of sounds: (batch, samples) between -1 and 1 -> (batch, bands, frames)."""
+        assert self.config.sound
+        return log_mel(samples, self.config.sound)
+
+    def encode_audio(self, input_features: Float[Array, "batch bands frames"]) -> Outputs:
+        """Hear: (batch, bands, frames) -> states (batch, places, width), and their mean, of length one."""
+        with scope("encoder"):
+            states = self.encoder(input_features)
+        vectors = ops.l2_normalize(_mean(states), epsilon=0.0)
+        return {"last_hidden_state": states, "embeddings": tap("embeddings", vectors)}
+
+    def cross_kv(self, last_hidden_state: Float[Array, "batch places width"]) -> Outputs:
+        """Give what every layer of the decoder attends to: computed once for a sound, and kept."""
+        assert self.decoder
+        found: Outputs = {}
+        for i, heard in enumerate(self.decoder.sound):
+            with scope(f"decoder.sound.{i}"):
+                found |= dict(zip(key_names("cross", i), heard(last_hidden_state), strict=True))
+        return found
+
+    def decode_prefill(self, input_ids: Int[Array, "batch tokens"], *sound: Array) -> Outputs:
+        """Score the tokens of what a text begins with; keep their keys and values."""
+        return self._decoded(input_ids, [None] * self._decoder.decoder_layers, _pairs(sound))
+
+    def decode_step(self, input_ids: Int[Array, "batch 1"], *kept: Array) -> Outputs:
+        """Score one more token; `kept` is that of the tokens before, then that of the sound."""
+        half = len(kept) // 2
+        return self._decoded(input_ids, _pairs(kept[:half]), _pairs(kept[half:]))
+
+    def align(self, input_ids: Int[Array, "batch tokens"], *sound: Array) -> Float[Array, "batch some tokens places"]:
+        """Say how much the alignment heads of each token of a text attend to each place of the sound."""
+        assert self.decoder
+        with scope("decoder"):
+            return self.decoder.weights(input_ids, _pairs(sound), self._decoder.alignment_heads)
+
+    def _decoded(
+        self, input_ids: Int[Array, "batch tokens"], past: Sequence[Past | None], sound: Sequence[Sound]
+    ) -> Outputs:
+        assert self.decoder
+        with scope("decoder"):
+            states, kept = self.decoder(input_ids, past, sound)
+            scored = self.decoder.scores(states) if self._decoder.head != "none" else states
+        found = {"last_hidden_state" if self._decoder.head == "none" else "logits": scored}
+        for i, pair in enumerate(kept):
+            found |= dict(zip(key_names("", i), pair, strict=True))
+        return found
+
+    @property
+    def _decoder(self) -> Decoder:
+        assert self.config.decoder
+        return self.config.decoder
+
+
+def _mean(states: Float[Array, "batch places width"]) -> Float[Array, "batch width"]:
+    """Give the mean over time in two steps: runtimes add up one after the other, and rounding grows with each."""
+    batch, places, width = states.shape
+    inner = next(n for n in range(math.isqrt(places), 0, -1) if places % n == 0)
+    return jnp.mean(jnp.mean(states.reshape(batch, places // inner, inner, width), axis=2), axis=1)
+
+
+def _pairs(arrays: Sequence[Array]) -> list[tuple[Array, Array]]:
+    """Put together the keys and values of each layer."""
+    return list(zip(arrays[::2], arrays[1::2], strict=True))
