@@ -202,7 +202,8 @@ def _translation(built: "Architecture", text: Wanted) -> list[Wanted]:
     mask = TensorSpec("attention_mask", "int32", ids.shape, PaddingMask("input_ids"))
     encode = Wanted(ENCODE, (ids, mask), text.axes, "encode", {"encoder_hidden_states": States("attention_mask")})
     sources = ("batch", "source_tokens")
-    begins = getattr(built.network.config, "decoder_start_token_id", None)
+    start = getattr(built.network.config, "decoder_start_token_id", None)
+    begins = start if isinstance(start, int) and 0 <= start < _tokens(ids).vocab_size else None
     decoder = (
         _words(ids, ids.shape, begins),
         TensorSpec("encoder_hidden_states", "float32", (*sources, width), Floats()),
