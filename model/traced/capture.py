@@ -580,9 +580,12 @@ class _Tracer:
             if node.op == "call_function" and stack:
                 key, (path, _) = list(stack.items())[-1]
                 calls.setdefault(path.partition("@")[0], {}).setdefault(key, []).append(node)
+        taken: set[str] = set()
         for path, module in self.module.named_modules():
             own = [n for n, _ in module.named_parameters(prefix=path, recurse=False)]
-            places = {self.ties[n].rpartition(".")[0] for n in own if n in self.ties}
+            leaves = {self.ties[n] for n in own if n in self.ties} - taken  # of words that score too, the look-up's
+            taken |= leaves
+            places = {leaf.rpartition(".")[0] for leaf in leaves}
             if len(places) != 1 or any(module.children()) or PREFIX + path not in calls:
                 continue
             inside = list(calls[PREFIX + path].values())[-1]  # called several times, the last one counts
