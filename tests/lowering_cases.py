@@ -238,6 +238,7 @@ NATIVE = {
     "gelu": (ops.gelu, X),
     "gelu_tanh": (ops.gelu_tanh, X),
     "silu": (ops.silu, X),
+    "softmax": (lambda x: ops.softmax(40 * x), X),
     "quick_gelu": (ops.quick_gelu, X),
     "attention": (lambda q, k, v: ops.attention(q, k, v, scale=0.4), HEADS, HEADS, HEADS),
     "attention of causal rows": (

@@ -164,7 +164,7 @@ class DecoderLayer(nnx.Module):
         """Say how much some heads attend to each place of the sound."""
         chosen = [(heads_first(query)[:, head], sound[0][:, head]) for head in heads]
         scores = jnp.stack([jnp.einsum("btd,bsd->bts", q * self.cross.scale, k) for q, k in chosen], axis=1)
-        return jax.nn.softmax(scores, axis=-1)
+        return ops.softmax(scores)
 
 
 def _attended(
