@@ -494,7 +494,8 @@ class Preprocessor:
         for entry in (begin, more):
             scored = [spec for spec in entry.outputs if spec.name not in caches]
             whole = len(caches) == len(rules["caches"]) == len(entry.outputs) - 1
-            if not whole or len(scored) != 1 or len(scored[0].shape) != 3:
+            fits = len(scored) == 1 and len(scored[0].shape) == 3 and isinstance(scored[0].shape[-1], int)
+            if not whole or not fits:
                 gives = ", ".join(map(_told, entry.outputs))
                 raise InputError(f"{where}: caches are {stated}; {entry.name} gives {gives}, and one must be scores")
         if strange := rules["caches"].keys() - {spec.name for spec in more.inputs}:

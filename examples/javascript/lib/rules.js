@@ -399,7 +399,7 @@ function fitTranscripts(rules, sounds, entryPoints) {
     const { outputs } = entryPoints[entry];
     const others = outputs.filter(({ name }) => !caches.includes(name));
     const whole = new Set(caches).size === cached.length && cached.length === outputs.length - 1;
-    if (!whole || others.length !== 1 || others[0].shape.length !== 3)
+    if (!whole || others.length !== 1 || others[0].shape.length !== 3 || typeof others[0].shape[2] !== "number")
       refuse(where, `caches are ${show(rules.caches)}`, `all that ${entry} gives but its scores, ${given(entry).join(", ")}`);
     [scored] = others;
   }
