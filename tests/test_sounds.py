@@ -9,6 +9,7 @@ import math
 import shutil
 import struct
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -474,6 +475,42 @@ def test_without_a_tokenizer_the_pack_says_why(tmp_path):
     assert "transcripts" not in json.loads((made.path / "goldens/raw/index.json").read_text())
     with pytest.raises(InputError, match="has no tokenizer: neither"):
         read.transcripts.text([5])
+
+
+SETTINGS = {
+    "add_bos_token": False,
+    "add_prefix_space": False,
+    "backend": "tokenizers",
+    "errors": "replace",
+    "bos_token": "<|endoftext|>",
+    "eos_token": "<|endoftext|>",
+    "pad_token": "<|endoftext|>",
+    "language": None,
+    "task": None,
+    "predict_timestamps": False,
+    "model_max_length": 1024,
+    "processor_class": "WhisperProcessor",
+    "return_attention_mask": False,
+    "tokenizer_class": "WhisperTokenizer",
+}
+"""tokenizer_config.json, of the fields that published folders and transformers 5 have."""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, ""),
+        ({"predict_timestamps": True}, "predict_timestamps = true"),
+        ({"prefix": "x"}, "nobody here knows what 1 field would change: prefix"),
+        ({"tokenizer_class": "WhisperNormalizer"}, "the tokenizer is transformers' WhisperNormalizer"),
+    ],
+)
+def test_the_settings_of_a_tokenizer_are_read_or_refused_by_name(change, message, tmp_path):
+    write_fixture("whisper", "tiny", 0, "float32", tmp_path / "model.safetensors")
+    written(SIZES["tiny"]).save(str(tmp_path / TOKENIZER))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(SETTINGS | change))
+    with pytest.raises(InputError, match=message) if message else nullcontext():
+        load.perform(tmp_path / "run", Options(checkpoint=str(tmp_path)), Silent())
 
 
 def test_a_tokenizer_of_another_network_is_refused(tmp_path):
