@@ -814,6 +814,8 @@ def written(folder: Path, entries: tuple[EntryPoint, ...], *, images=None, state
     """Write what the stage says of a network, and hold it to it."""
     family = SimpleNamespace(
         entry_points=lambda config: entries,
+        sounds=lambda config: None,
+        transcripts=lambda config: None,
         texts=None,
         scores=None,
         embeddings=lambda config: states or {"pooling": ["first end of text"], "normalize": True},
