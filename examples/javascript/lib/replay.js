@@ -204,13 +204,14 @@ async function replayTranscripts(embedder, texts, found) {
   const rules = pack.rules.transcripts;
   if (!rules) return;
   const golden = await pack.tensors(CHOSEN);
-  const { output } = pack.rules.sounds.spectrogram;
-  const [ids, begun, features] = ["ids", "inputs/input_ids", `inputs/${output}`].map((name) => required(golden, name, CHOSEN));
+  const { input } = pack.rules.sounds;
+  const [ids, begun, drawn] = ["ids", "inputs/input_ids", `inputs/${input}`].map((name) => required(golden, name, CHOSEN));
   for (let row = 0; row < ids.shape[0]; row++) {
     const one = (tensor) => Array.from(tensor.data.slice(row * part(tensor), (row + 1) * part(tensor)), Number);
-    const ready = { [output]: { shape: [1, ...features.shape.slice(1)], data: Float32Array.from(one(features)) } };
+    const ready = { [input]: { shape: [1, part(drawn)], data: Float32Array.from(one(drawn)) } };
+    const kept = await heard(embedder, rules, await embedder.spectrograms(ready));
     const wanted = one(ids);
-    const got = await greedy(embedder, rules, one(begun), await heard(embedder, rules, ready), wanted.length);
+    const got = await greedy(embedder, rules, one(begun), kept, wanted.length);
     while (got.length < wanted.length) got.push(rules.pad);
     if (String(got) !== String(wanted))
       found.differences.push(`row ${row} of ${CHOSEN}: tokens are ${brief(got)}, expected ${brief(wanted)}`);
