@@ -94,7 +94,8 @@ def prove(run: RunDirectory, exporter: Exporter, *, again: bool = False) -> Repo
     rows = rounding_rows(exporter, opened, ledger) if exporter.rounding else weight_rows(exporter, opened, ledger)
     if packed(run):
         pack = Pack(run.path)
-        rows, goldens = [*rows, *pack.rows()], pack.fed(goldens, opened.entry_points)
+        rows, goldens = [*rows, *pack.rows()], pack.fed(goldens, entry_points(run.manifest()))
+    goldens = [golden for golden in goldens if golden.case.entry_point in opened.entry_points]
     notes = [other_versions(run.manifest(), exporter, tool())] if again else [""]
     if exporter.weights_only:  # of each entry point one case: that its program reads these weights
         costly_first = sorted(goldens, key=numbers, reverse=True)

@@ -1,0 +1,188 @@
+"""A network from sound to text in the folder of Transformers.js: an encoder and one decoder, for optimum too.
+
+The clients keep what the decoder gives of the tokens and of the sound, and have nothing to give it at first: its pasts
+are empty then. Each program has a file of the weights that it uses.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..validation.dims import axes_of
+from ..validation.entry_point import Axis, EntryPoint, TensorSpec
+from ..validation.errors import GateError, InputError
+from ..validation.runner import Arrays, Runner
+from .base import Artifact, Description, Request
+
+if TYPE_CHECKING:
+    from ..model.family import Transcriber
+
+BATCH = "batch_size"
+"""What the clients call the axis of rows: whatever else has a name is of length 0 in the first call."""
+
+FIRST_CALL = 2
+"""Tokens of the first call that is held to a later one."""
+
+
+def write(
+    request: Request, transcriber: "Transcriber", folder: str, opset: int, place: Callable[[Path, Path], None]
+) -> dict[str, Description]:
+    """Write the folder.
+
+    Args:
+        request: what to write, and where.
+        transcriber: as the family describes it.
+        folder: of the layout in the run directory.
+        opset: of the programs, where none is asked for.
+        place: puts the weights that a program uses beside it.
+
+    Raises:
+        InputError: the run has no tokenizer.
+    """
+    from .onnx.write import write as write_programs
+
+    said = json.loads((request.directory / "preprocess.json").read_text(encoding="utf-8")).get("transcripts") or {}
+    if not said.get("tokenizer"):
+        raise InputError(f"the layout transformers-js needs a tokenizer: {said.get('missing', 'the run has none')}")
+    programs, opset = request.out / "onnx", opset if request.opset is None else request.opset
+    programs.mkdir()
+    written = write_programs(Request(transcriber.network, request.weights, programs, opset=opset))
+    described = {}
+    for client, entry in transcriber.network.entry_points.items():
+        program = programs / f"{client}.onnx"
+        place(program, request.weights.path)
+        request.progress(program.with_name(f"{program.name}_data").stat().st_size)
+        described[client] = {
+            "path": f"{folder}/onnx/{program.name}",
+            "opset": opset,
+            "ir_version": written[client]["ir_version"],
+            "weights": f"{folder}/onnx/{program.name}_data",
+            "inputs": [_stated(spec) for spec in entry.inputs],
+            "outputs": [_stated(spec) for spec in entry.outputs],
+        }
+    tokenizer = request.directory / said["tokenizer"]
+    for name, document in _documents(transcriber.documents, tokenizer, [*described]).items():
+        (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(tokenizer, request.out / "tokenizer.json")
+    heads = [list(pair) for pair in transcriber.heads]
+    return {
+        name: described[client] | {"feeds": dict(feeds), "gives": dict(gives), **({} if gives else {"heads": heads})}
+        for name, (client, feeds, gives) in transcriber.programs.items()
+    }
+
+
+def _stated(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+
+
+def _documents(beside: Mapping[str, Any], tokenizer: Path, programs: list[str]) -> dict[str, Any]:
+    """Make the JSON files, by the name that the clients have for each."""
+    document = json.loads(tokenizer.read_text(encoding="utf-8"))
+    texts = {i: text for text, i in document["model"]["vocab"].items()}
+    texts |= {token["id"]: token["content"] for token in document["added_tokens"]}
+    generation = beside["generation_config.json"]
+    end, pad = (texts[generation[name]] for name in ("eos_token_id", "pad_token_id"))
+    special = {"bos_token": end, "eos_token": end, "unk_token": end, "pad_token": pad}
+    return {
+        **beside,
+        "config.json": {
+            **beside["config.json"],
+            "transformers.js_config": {"use_external_data_format": dict.fromkeys(programs, 1)},
+        },
+        "tokenizer_config.json": beside["tokenizer_config.json"] | special,
+        "special_tokens_map.json": special,
+    }
+
+
+def open_(artifact: Artifact) -> Runner:
+    """Check both programs, and that the decoder gives the same whether it computes what it hears or is given it.
+
+    Raises:
+        GateError: a program is not valid, or the first call gives something else than a later one.
+    """
+    from .onnx.read import open_ as open_programs
+
+    programs = _programs(artifact)
+    entries = {client: _signature(client, program) for client, program in programs.items()}
+    runner = open_programs(dataclasses.replace(artifact, entry_points=entries, programs=programs))
+    (decoder,) = {_name(program) for program in artifact.programs.values() if "logits" in program["gives"]}
+    _hold_first_call(runner, decoder, programs[decoder])
+    return AsClients(runner, artifact)
+
+
+def runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
+    """Open with some leaves multiplied."""
+    from .onnx.read import ScaledRunner
+
+    return AsClients(ScaledRunner(dataclasses.replace(artifact, programs=_programs(artifact)), factors), artifact)
+
+
+def _name(program: Description) -> str:
+    return Path(program["path"]).stem
+
+
+def _programs(artifact: Artifact) -> dict[str, Description]:
+    """Give the programs by their own names: several entry points share one."""
+    return {_name(program): program for program in artifact.programs.values()}
+
+
+def _signature(client: str, program: Description) -> EntryPoint:
+    inputs, outputs = (
+        tuple(TensorSpec(each["name"], each["dtype"], tuple(each["shape"])) for each in program[part])
+        for part in ("inputs", "outputs")
+    )
+    axes = {axis: Axis() for spec in inputs for dim in spec.shape for axis in axes_of(dim)}
+    return EntryPoint(client, inputs, outputs, axes)
+
+
+def _hold_first_call(programs: Runner, name: str, decoder: Description) -> None:
+    """Call the decoder as clients do at first, with nothing kept, and again with what that gave of the sound."""
+    states = next(each for each in decoder["inputs"] if each["name"] == "encoder_hidden_states")
+    sound = np.random.default_rng(0).normal(0, 0.5, (1, *states["shape"][1:])).astype(np.float32)
+    given = {"input_ids": np.zeros((1, FIRST_CALL), np.int32), states["name"]: sound}
+    first = programs.run(name, _filled(decoder, given))
+    heard = {n.replace("present", "past_key_values"): x for n, x in first.items() if n.endswith(HEARD)}
+    again = programs.run(name, _filled(decoder, {**given, **heard, states["name"]: 0 * sound}))
+    for output, values in first.items():
+        if not output.endswith(HEARD) and not np.allclose(values, again[output], rtol=1e-4, atol=1e-4):
+            raise GateError(f"{decoder['path']}: {output} is another where what is heard is kept than where it is not")
+
+
+HEARD = ".encoder.key", ".encoder.value"
+
+
+def _filled(program: Description, given: Arrays) -> dict[str, np.ndarray]:
+    """Give every input of a program: what is not there is empty where it may be, and else zeros."""
+    rows = len(next(iter(given.values())))
+    sizes = {BATCH: rows, "tokens": 1}
+    empty = {
+        each["name"]: np.zeros([sizes.get(dim, 0) if isinstance(dim, str) else dim for dim in each["shape"]])
+        for each in program["inputs"]
+        if each["name"] not in given
+    }
+    dtypes = {each["name"]: each["dtype"] for each in program["inputs"]}
+    return {name: array.astype(dtypes[name]) for name, array in {**given, **empty}.items()}
+
+
+class AsClients:
+    """Runs the programs as the clients do: one decoder, whose pasts are empty where there are none."""
+
+    def __init__(self, programs: Runner, artifact: Artifact):
+        self.name = f"{programs.name}, as Transformers.js runs it"
+        self._programs, self._artifact = programs, artifact
+
+    def run(self, entry_point: str, inputs: Arrays) -> Arrays:
+        """Compute an entry point."""
+        program = self._artifact.programs[entry_point]
+        given = {client: inputs[own] for client, own in program["feeds"].items()}
+        found = self._programs.run(_name(program), _filled(program, given))
+        if program["gives"]:
+            return {own: found[client] for client, own in program["gives"].items()}
+        seen = [found[f"cross_attentions.{layer}"][:, head] for layer, head in program["heads"]]
+        (output,) = self._artifact.entry_points[entry_point].outputs
+        return {output.name: np.stack(seen, axis=1)}

@@ -1,0 +1,226 @@
+"""Whisper in the folder of Transformers.js: what the clients call, computed as the network computes it."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from bgevis.exporters import transcribers
+from bgevis.exporters.base import Artifact, Request, exporters
+from bgevis.exporters.weights import WeightsFile
+from bgevis.model.runner import NNXRunner
+from bgevis.model.whisper import FAMILY
+from bgevis.model.whisper.config import HEADLESS, SIZES
+from bgevis.validation import procedure
+from bgevis.validation.errors import GateError, InputError
+from bgevis.validation.kept import kept
+
+sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+import tiny_exports as tiny
+from tiny_whisper import tokenizer
+
+LAYOUT = exporters()["transformers-js"]
+TINY = SIZES["tiny"]
+SILENT = replace(TINY, decoder=replace(TINY.decoder, alignment_heads=()))
+"""Without heads that tell when a word was said."""
+
+
+def written(folder: Path, config, stated: dict | None = None) -> Artifact:
+    """Write the layout of a network with random weights as the run directory `folder`."""
+    network = FAMILY.network(config)
+    (folder / "programs").mkdir(parents=True)
+    weights = tiny.random_weights(network, folder / "programs" / "weights.safetensors")
+    tokenizer(config.decoder).save(str(folder / "tokenizer.json"))
+    said = {"transcripts": {"tokenizer": "tokenizer.json"} if stated is None else stated}
+    (folder / "preprocess.json").write_text(json.dumps(said))
+    (folder / LAYOUT.folder).mkdir()
+    described = FAMILY.transformers_js(config)
+    asked = Request(network, weights, folder / LAYOUT.folder, directory=folder, transformers_js=described)
+    return artifact_of(folder, config, LAYOUT.write(asked))
+
+
+def artifact_of(folder: Path, config, programs) -> Artifact:
+    network = FAMILY.network(config)
+    entries = {name: entry for name, entry in network.entry_points.items() if name not in LAYOUT.without}
+    return Artifact(folder, entries, json.loads(json.dumps(programs)), lambda: network)
+
+
+@pytest.fixture(scope="module", params=["aligned", "silent"])
+def config(request):
+    return {"aligned": TINY, "silent": SILENT}[request.param]
+
+
+@pytest.fixture(scope="module")
+def artifact(config, tmp_path_factory) -> Artifact:
+    return written(tmp_path_factory.mktemp("layout") / "run", config)
+
+
+def exact(artifact: Artifact) -> NNXRunner:
+    return NNXRunner(artifact.network(), WeightsFile(artifact.directory / "programs" / "weights.safetensors"))
+
+
+def test_every_entry_point_is_computed_as_the_network_computes_it(artifact):
+    runner, model = LAYOUT.open(artifact), exact(artifact)
+    assert runner.name.endswith("as Transformers.js runs it")
+    for entry, inputs in tiny.cases(artifact.network()):
+        if entry.name in LAYOUT.without:
+            continue
+        want, got = (kept(entry, inputs, each.run(entry.name, inputs)) for each in (model, runner))
+        for output in entry.outputs:
+            noise = 2e-6 * max(1, np.abs(want[output.name]).max())
+            np.testing.assert_allclose(got[output.name], want[output.name], rtol=0, atol=noise, err_msg=entry.name)
+
+
+def test_weights_are_read_back_bit_for_bit_and_can_be_changed(artifact):
+    file = WeightsFile(artifact.directory / "programs" / "weights.safetensors")
+    read = list(LAYOUT.read_weights(artifact))
+    assert {leaf for leaf, _ in read} == set(artifact.network().leaves)
+    assert all(array.tobytes() == file[leaf].tobytes() for leaf, array in read)
+    entry = artifact.entry_points["encode_audio"]
+    inputs = tiny.inputs(entry, batch=2)
+    plain, scaled = (
+        LAYOUT.probe(artifact, factors).run("encode_audio", inputs) for factors in ({}, {"encoder.norm.scale": 2.0})
+    )
+    assert np.abs(plain["last_hidden_state"] - scaled["last_hidden_state"]).max() > 0.1
+
+
+def called(artifact: Artifact, features: np.ndarray, steps: int) -> list[list[int]]:
+    """Generate as Transformers.js does: one decoder, fed with what it gave, the sound's part of the first call."""
+    from onnxruntime import InferenceSession
+
+    folder = artifact.directory / LAYOUT.folder
+    encoder, decoder = (
+        InferenceSession(folder / "onnx" / f"{n}.onnx") for n in ("encoder_model", "decoder_model_merged")
+    )
+    generation = json.loads((folder / "generation_config.json").read_text())
+    states = encoder.run(["last_hidden_state"], {"input_features": features})[0]
+    begin = [generation["decoder_start_token_id"], generation["lang_to_id"][generation["language"]]]
+    begin += [generation["task_to_id"]["transcribe"], generation["no_timestamps_token_id"]]
+    ids = np.tile(np.array(begin, np.int64), (len(features), 1))
+    names = [each.name for each in decoder.get_outputs()]
+    pasts = {
+        each.name: np.zeros([{"batch_size": len(features)}.get(n, 0) if isinstance(n, str) else n for n in each.shape])
+        for each in decoder.get_inputs()
+        if each.name.startswith("past_key_values")
+    }
+    pasts = {name: array.astype(np.float32) for name, array in pasts.items()}
+    assert {each.name for each in decoder.get_inputs()} == {"input_ids", "encoder_hidden_states", *pasts}
+    fed, given = ids, []
+    for step in range(steps):
+        results = decoder.run(names, {"input_ids": fed, "encoder_hidden_states": states, **pasts})
+        outputs = dict(zip(names, results, strict=True))
+        present = {name.replace("present", "past_key_values"): outputs[name] for name in names if "present" in name}
+        assert all((x.shape[2] == 0) == (step > 0) for name, x in present.items() if ".encoder." in name)
+        pasts = {name: pasts[name] if step and ".encoder." in name else x for name, x in present.items()}
+        logits = outputs["logits"][:, -1]
+        logits[:, generation["suppress_tokens"] + (generation["begin_suppress_tokens"] if not step else [])] = -np.inf
+        fed = logits.argmax(-1)[:, None]
+        given.append(fed[:, 0].tolist())
+    return np.array(given).T.tolist()
+
+
+def test_a_client_that_keeps_what_it_was_given_writes_the_same(artifact, config):
+    """Empty pasts first, which no case has: arrays of a case are never empty."""
+    entry = artifact.entry_points["encode_audio"]
+    inputs = tiny.inputs(entry, batch=2)
+    (greedy,) = FAMILY.procedures(config)
+    greedy = replace(greedy, ends=())
+    begin = np.full((2, 1), config.decoder.decoder_start_token_id, np.int32)
+    found = procedure.generate(
+        exact(artifact), artifact.network().entry_points, greedy, {**inputs, "input_ids": begin}, 6
+    )
+    assert called(artifact, inputs["input_features"], 6) == found.ids[:, -6:].tolist()
+
+
+def test_the_files_say_what_the_clients_ask_for(artifact, config):
+    place = artifact.directory / LAYOUT.folder
+    documents = {file.name: json.loads(file.read_text()) for file in place.glob("*.json")}
+    assert set(documents) == {
+        *("config.json", "generation_config.json", "preprocessor_config.json"),
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    }
+    assert documents["config.json"]["is_encoder_decoder"] is True
+    assert documents["config.json"]["transformers.js_config"]["use_external_data_format"] == {
+        "encoder_model": 1,
+        "decoder_model_merged": 1,
+    }
+    assert documents["generation_config.json"]["max_length"] == config.decoder.max_target_positions
+    assert documents["tokenizer_config.json"]["eos_token"] == "<|endoftext|>"
+    graph = onnx.load(place / "onnx" / "decoder_model_merged.onnx", load_external_data=False).graph
+    outputs = [each.name for each in graph.output]
+    layers = range(config.decoder.decoder_layers)
+    seen = [f"cross_attentions.{i}" for i in layers if config.decoder.alignment_heads]
+    kinds = [f"{part}.{kind}" for part in ("decoder", "encoder") for kind in ("key", "value")]
+    assert set(outputs) == {"logits", *seen, *(f"present.{i}.{kind}" for i in layers for kind in kinds)}
+    assert outputs[0] == "logits"
+    assert ("median_filter_width" in documents["config.json"]) == bool(seen)
+    assert {each.type.tensor_type.shape.dim[0].dim_param for each in graph.input} == {"batch_size"}
+
+
+def test_upstreams_classes_read_the_documents(artifact, config):
+    library = pytest.importorskip("transformers")
+    place = str(artifact.directory / LAYOUT.folder)
+    read, generation = library.AutoConfig.from_pretrained(place), library.GenerationConfig.from_pretrained(place)
+    assert (read.d_model, read.decoder_layers) == (config.d_model, config.decoder.decoder_layers)
+    assert generation.lang_to_id == dict(config.decoder.languages)
+    assert generation.suppress_tokens == list(config.decoder.suppress_tokens)
+    processor = library.AutoProcessor.from_pretrained(place)
+    assert type(processor).__name__ == "WhisperProcessor"
+    assert processor.feature_extractor.feature_size == config.num_mel_bins
+    assert processor.tokenizer.decode([config.decoder.eos_token_id]) == "<|endoftext|>"
+
+
+def test_a_decoder_whose_first_call_is_another_network_is_refused(artifact, config, tmp_path):
+    """No golden shows it: all of them are given what is heard."""
+    copy = shutil.copytree(artifact.directory, tmp_path / "run")
+    file = copy / LAYOUT.folder / "onnx" / "decoder_model_merged.onnx"
+    model = onnx.load(file, load_external_data=False)
+    (joined,) = (
+        node
+        for node in model.graph.node
+        if node.op_type == "Concat" and "past_key_values.0.encoder.value" in node.input
+    )
+    turned = onnx.helper.make_node("Neg", [joined.input[1]], ["turned"])
+    joined.input[1] = "turned"
+    model.graph.node.insert(list(model.graph.node).index(joined), turned)
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(GateError, match=r"decoder_model_merged\.onnx: logits is another where what is heard is kept"):
+        LAYOUT.open(artifact_of(copy, config, artifact.programs))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decoder": None}, "for Whisper that writes: an encoder with a decoder and its head"),
+        ({"names": HEADLESS}, "for Whisper that writes: an encoder with a decoder and its head"),
+        ({"sound": None}, r"needs preprocessor_config\.json: the client makes the spectrogram by it"),
+    ],
+)
+def test_what_the_clients_have_no_class_for_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        FAMILY.transformers_js(replace(TINY, **change))
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"), [({"missing": "nobody wanted it"}, "nobody wanted it"), ({}, "has none")]
+)
+def test_without_a_tokenizer_there_is_no_folder(tmp_path, stated, message):
+    with pytest.raises(InputError, match=f"transformers-js needs a tokenizer: .*{message}"):
+        written(tmp_path / "run", TINY, stated)
+
+
+def test_what_is_not_given_is_empty_or_zero():
+    sizes = {"input_ids": ["batch_size", "tokens"], "past": ["batch_size", 2, "past", 3], "states": ["batch_size", 5]}
+    inputs = [{"name": n, "dtype": "int32" if n == "input_ids" else "float32", "shape": s} for n, s in sizes.items()]
+    filled = transcribers._filled({"inputs": inputs}, {"states": np.ones((4, 5))})
+    assert {name: array.shape for name, array in filled.items()} == {
+        "input_ids": (4, 1),
+        "past": (4, 2, 0, 3),
+        "states": (4, 5),
+    }
+    assert filled["input_ids"].dtype == np.int32
