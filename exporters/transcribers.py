@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..validation.dims import axes_of
+from ..validation.dims import axes_of, size, sizes_of
 from ..validation.entry_point import Axis, EntryPoint, TensorSpec
 from ..validation.errors import GateError, InputError
 from ..validation.runner import Arrays, Runner
@@ -22,11 +22,10 @@ from .base import Artifact, Description, Request
 if TYPE_CHECKING:
     from ..model.family import Transcriber
 
-BATCH = "batch_size"
-"""What the clients call the axis of rows: whatever else has a name is of length 0 in the first call."""
+SOUND = "encoder_hidden_states"
 
-FIRST_CALL = 2
-"""Tokens of the first call that is held to a later one."""
+FIRST_CALL, PLACES = 2, 9
+"""Tokens and places of the first call that is held to a later one."""
 
 
 def write(
@@ -142,12 +141,12 @@ def _signature(client: str, program: Description) -> EntryPoint:
 
 def _hold_first_call(programs: Runner, name: str, decoder: Description) -> None:
     """Call the decoder as clients do at first, with nothing kept, and again with what that gave of the sound."""
-    states = next(each for each in decoder["inputs"] if each["name"] == "encoder_hidden_states")
-    sound = np.random.default_rng(0).normal(0, 0.5, (1, *states["shape"][1:])).astype(np.float32)
-    given = {"input_ids": np.zeros((1, FIRST_CALL), np.int32), states["name"]: sound}
+    (*_, width) = next(each["shape"] for each in decoder["inputs"] if each["name"] == SOUND)
+    sound = np.random.default_rng(0).normal(0, 0.5, (1, PLACES, width)).astype(np.float32)
+    given = {"input_ids": np.zeros((1, FIRST_CALL), np.int32), SOUND: sound}
     first = programs.run(name, _filled(decoder, given))
     heard = {n.replace("present", "past_key_values"): x for n, x in first.items() if n.endswith(HEARD)}
-    again = programs.run(name, _filled(decoder, {**given, **heard, states["name"]: 0 * sound}))
+    again = programs.run(name, _filled(decoder, {**given, **heard, SOUND: 0 * sound}))
     for output, values in first.items():
         if not output.endswith(HEARD) and not np.allclose(values, again[output], rtol=1e-4, atol=1e-4):
             raise GateError(f"{decoder['path']}: {output} is another where what is heard is kept than where it is not")
@@ -157,16 +156,15 @@ HEARD = ".encoder.key", ".encoder.value"
 
 
 def _filled(program: Description, given: Arrays) -> dict[str, np.ndarray]:
-    """Give every input of a program: what is not there is empty where it may be, and else zeros."""
-    rows = len(next(iter(given.values())))
-    sizes = {BATCH: rows, "tokens": 1}
-    empty = {
-        each["name"]: np.zeros([sizes.get(dim, 0) if isinstance(dim, str) else dim for dim in each["shape"]])
-        for each in program["inputs"]
-        if each["name"] not in given
-    }
-    dtypes = {each["name"]: each["dtype"] for each in program["inputs"]}
-    return {name: array.astype(dtypes[name]) for name, array in {**given, **empty}.items()}
+    """Give every input of a program: what is not there is empty, or zeros of the size that what is there asks for."""
+    there = [(each["shape"], given[each["name"]].shape) for each in program["inputs"] if each["name"] in given]
+    axes = (axis for each in program["inputs"] for dim in each["shape"] for axis in axes_of(dim))
+    sizes = dict.fromkeys(axes, 0) | {"tokens": 1} | sizes_of(there)
+    filled = {}
+    for each in program["inputs"]:
+        shape = [size(dim, sizes) for dim in each["shape"]]
+        filled[each["name"]] = given.get(each["name"], np.zeros(shape)).astype(each["dtype"])
+    return filled
 
 
 class AsClients:

@@ -22,7 +22,7 @@ from bgevis.validation.kept import kept
 
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 import tiny_exports as tiny
-from tiny_whisper import tokenizer
+import tiny_tokenizer
 
 LAYOUT = exporters()["transformers-js"]
 TINY = SIZES["tiny"]
@@ -35,7 +35,7 @@ def written(folder: Path, config, stated: dict | None = None) -> Artifact:
     network = FAMILY.network(config)
     (folder / "programs").mkdir(parents=True)
     weights = tiny.random_weights(network, folder / "programs" / "weights.safetensors")
-    tokenizer(config.decoder).save(str(folder / "tokenizer.json"))
+    tiny_tokenizer.written(config).save(str(folder / "tokenizer.json"))
     said = {"transcripts": {"tokenizer": "tokenizer.json"} if stated is None else stated}
     (folder / "preprocess.json").write_text(json.dumps(said))
     (folder / LAYOUT.folder).mkdir()
@@ -129,7 +129,7 @@ def test_a_client_that_keeps_what_it_was_given_writes_the_same(artifact, config)
     entry = artifact.entry_points["encode_audio"]
     inputs = tiny.inputs(entry, batch=2)
     (greedy,) = FAMILY.procedures(config)
-    greedy = replace(greedy, ends=())
+    greedy = replace(greedy, ends=(), before=("encode_audio", "cross_kv"))
     begin = np.full((2, 1), config.decoder.decoder_start_token_id, np.int32)
     found = procedure.generate(
         exact(artifact), artifact.network().entry_points, greedy, {**inputs, "input_ids": begin}, 6
@@ -214,13 +214,12 @@ def test_without_a_tokenizer_there_is_no_folder(tmp_path, stated, message):
         written(tmp_path / "run", TINY, stated)
 
 
-def test_what_is_not_given_is_empty_or_zero():
-    sizes = {"input_ids": ["batch_size", "tokens"], "past": ["batch_size", 2, "past", 3], "states": ["batch_size", 5]}
-    inputs = [{"name": n, "dtype": "int32" if n == "input_ids" else "float32", "shape": s} for n, s in sizes.items()]
-    filled = transcribers._filled({"inputs": inputs}, {"states": np.ones((4, 5))})
-    assert {name: array.shape for name, array in filled.items()} == {
-        "input_ids": (4, 1),
-        "past": (4, 2, 0, 3),
-        "states": (4, 5),
-    }
-    assert filled["input_ids"].dtype == np.int32
+def test_what_is_not_given_is_empty_or_of_the_size_of_the_rest():
+    shapes = {"input_ids": ["batch_size", "tokens"], "past": ["batch_size", 2, "past", 3]}
+    shapes |= {"heard": ["batch_size", "heard"], "states": ["batch_size", "heard + ahead", 5]}
+    inputs = [{"name": n, "dtype": "int32" if n == "input_ids" else "float32", "shape": s} for n, s in shapes.items()]
+    told = {"states": np.ones((4, 7, 5))}, {"heard": np.ones((4, 6)), "input_ids": np.ones((4, 2))}
+    first, later = (transcribers._filled({"inputs": inputs}, given) for given in told)
+    assert [array.shape for array in first.values()] == [(4, 1), (4, 2, 0, 3), (4, 0), (4, 7, 5)]
+    assert [array.shape for array in later.values()] == [(4, 2), (4, 2, 0, 3), (4, 6), (4, 6, 5)]
+    assert first["input_ids"].dtype == np.int32

@@ -58,7 +58,7 @@ def _encoder(config: WhisperConfig) -> EntryPoint:
 
 
 def _decoder(config: WhisperConfig, decoder: Decoder) -> EntryPoint:
-    """Describe the decoder. That `past` and `heard` may be 0 too is the layout's to check: no array is empty here."""
+    """Describe the decoder. That what is kept may be empty is the layout's to check: no array is, in an entry point."""
     heads, places, longest = decoder.decoder_attention_heads, config.max_source_positions, decoder.max_target_positions
     layers = range(decoder.decoder_layers)
 
@@ -67,19 +67,20 @@ def _decoder(config: WhisperConfig, decoder: Decoder) -> EntryPoint:
         return [TensorSpec(f"{before}.{layer}.{part}.{kind}", "float32", shape) for kind in KINDS]
 
     texts = TensorSpec("input_ids", "int32", ("batch_size", "tokens"))
-    states = TensorSpec("encoder_hidden_states", "float32", ("batch_size", places, config.d_model))
+    states = TensorSpec("encoder_hidden_states", "float32", ("batch_size", "heard + ahead", config.d_model))
     past = [spec for i in layers for part in PASTS.items() for spec in kept("past_key_values", *part, i)]
     scores = TensorSpec("logits", "float32", ("batch_size", "tokens", decoder.vocab_size))
-    given = {"decoder": "past + tokens", "encoder": f"{places} - heard"}
-    present = [spec for part in given.items() for i in layers for spec in kept("present", *part, i)]
-    shape = ("batch_size", heads, "tokens", places)
+    present = [spec for part in PRESENTS.items() for i in layers for spec in kept("present", *part, i)]
+    shape = ("batch_size", heads, "tokens", "heard + ahead")
     seen = [TensorSpec(f"cross_attentions.{i}", "float32", shape) for i in layers] if decoder.alignment_heads else []
-    axes = {"batch_size": Axis(), "tokens": Axis(1, longest), "past": Axis(1, longest), "heard": Axis(1, places)}
+    axes = {"batch_size": Axis(), "tokens": Axis(1, longest), "past": Axis(1, longest)}
+    axes |= dict.fromkeys(("heard", "ahead"), Axis(1, places))
     return EntryPoint(DECODER, (texts, states, *past), (scores, *present, *seen), axes, rows="batch_size")
 
 
 PASTS = {"decoder": "past", "encoder": "heard"}
-"""Whose keys and values -> how many are kept."""
+PRESENTS = {"decoder": "past + tokens", "encoder": "ahead"}
+"""Whose keys and values -> how many are taken, and given: of the tokens all so far, of the sound those not taken."""
 
 
 def _programs(decoder: Decoder) -> dict[str, tuple[str, dict[str, str], dict[str, str]]]:
