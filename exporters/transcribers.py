@@ -6,8 +6,7 @@ are empty then. Each program has a file of the weights that it uses.
 
 import dataclasses
 import json
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,9 @@ import numpy as np
 
 from ..validation.dims import axes_of, size, sizes_of
 from ..validation.entry_point import Axis, EntryPoint, TensorSpec
-from ..validation.errors import GateError, InputError
+from ..validation.errors import GateError
 from ..validation.runner import Arrays, Runner
-from .base import Artifact, Description, Request
+from .base import Artifact, Description
 
 if TYPE_CHECKING:
     from ..model.family import Transcriber
@@ -28,71 +27,35 @@ FIRST_CALL, PLACES = 2, 9
 """Tokens and places of the first call that is held to a later one."""
 
 
-def write(
-    request: Request, transcriber: "Transcriber", folder: str, opset: int, place: Callable[[Path, Path], None]
-) -> dict[str, Description]:
-    """Write the folder.
-
-    Args:
-        request: what to write, and where.
-        transcriber: as the family describes it.
-        folder: of the layout in the run directory.
-        opset: of the programs, where none is asked for.
-        place: puts the weights that a program uses beside it.
-
-    Raises:
-        InputError: the run has no tokenizer.
-    """
-    from .onnx.write import write as write_programs
-
-    said = json.loads((request.directory / "preprocess.json").read_text(encoding="utf-8")).get("transcripts") or {}
-    if not said.get("tokenizer"):
-        raise InputError(f"the layout transformers-js needs a tokenizer: {said.get('missing', 'the run has none')}")
-    programs, opset = request.out / "onnx", opset if request.opset is None else request.opset
-    programs.mkdir()
-    written = write_programs(Request(transcriber.network, request.weights, programs, opset=opset))
-    described = {}
-    for client, entry in transcriber.network.entry_points.items():
-        program = programs / f"{client}.onnx"
-        place(program, request.weights.path)
-        request.progress(program.with_name(f"{program.name}_data").stat().st_size)
-        described[client] = {
-            "path": f"{folder}/onnx/{program.name}",
-            "opset": opset,
-            "ir_version": written[client]["ir_version"],
-            "weights": f"{folder}/onnx/{program.name}_data",
-            "inputs": [_stated(spec) for spec in entry.inputs],
-            "outputs": [_stated(spec) for spec in entry.outputs],
-        }
-    tokenizer = request.directory / said["tokenizer"]
-    for name, document in _documents(transcriber.documents, tokenizer, [*described]).items():
-        (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    shutil.copyfile(tokenizer, request.out / "tokenizer.json")
-    heads = [list(pair) for pair in transcriber.heads]
+def described(model: "Transcriber", written: Mapping[str, Description]) -> dict[str, Description]:
+    """Say of each entry point how the client's program that computes it is called."""
+    programs = {
+        client: written[client] | {"inputs": [*map(stated, each.inputs)], "outputs": [*map(stated, each.outputs)]}
+        for client, each in model.network.entry_points.items()
+    }
+    heads = [list(pair) for pair in model.heads]
     return {
-        name: described[client] | {"feeds": dict(feeds), "gives": dict(gives), **({} if gives else {"heads": heads})}
-        for name, (client, feeds, gives) in transcriber.programs.items()
+        name: programs[client] | {"feeds": dict(feeds), "gives": dict(gives), **({} if gives else {"heads": heads})}
+        for name, (client, feeds, gives) in model.programs.items()
     }
 
 
-def _stated(spec: TensorSpec) -> dict[str, Any]:
+def stated(spec: TensorSpec) -> dict[str, Any]:
+    """Describe an input or output as the manifest does."""
     return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
 
 
-def _documents(beside: Mapping[str, Any], tokenizer: Path, programs: list[str]) -> dict[str, Any]:
+def documents(model: "Transcriber", tokenizer: Path) -> dict[str, Any]:
     """Make the JSON files, by the name that the clients have for each."""
-    document = json.loads(tokenizer.read_text(encoding="utf-8"))
+    document, beside = json.loads(tokenizer.read_text(encoding="utf-8")), model.documents
     texts = {i: text for text, i in document["model"]["vocab"].items()}
     texts |= {token["id"]: token["content"] for token in document["added_tokens"]}
-    generation = beside["generation_config.json"]
-    end, pad = (texts[generation[name]] for name in ("eos_token_id", "pad_token_id"))
+    end, pad = (texts[beside["generation_config.json"][name]] for name in ("eos_token_id", "pad_token_id"))
     special = {"bos_token": end, "eos_token": end, "unk_token": end, "pad_token": pad}
+    data = dict.fromkeys(model.network.entry_points, 1)  # a file for each program, in whichever precision
     return {
         **beside,
-        "config.json": {
-            **beside["config.json"],
-            "transformers.js_config": {"use_external_data_format": dict.fromkeys(programs, 1)},
-        },
+        "config.json": {**beside["config.json"], "transformers.js_config": {"use_external_data_format": data}},
         "tokenizer_config.json": beside["tokenizer_config.json"] | special,
         "special_tokens_map.json": special,
     }

@@ -35,7 +35,6 @@ OPSET = 17
 """The default here: clients bring runtimes of their own, often older ones."""
 
 PIXELS = "pixel_values"
-PROCESSOR = "the image processor's document"
 
 HEARS = "encode_audio"
 """The entry point that tells a network from sound to text."""
@@ -55,13 +54,16 @@ def _write(request: Request) -> dict[str, Description]:
 
     model = _described(request)
     rules = json.loads((request.directory / "preprocess.json").read_text(encoding="utf-8"))
-    hears = isinstance(model, Transcriber)
-    wanted = {"transcripts": "a tokenizer"} if hears else {"texts": "a tokenizer", "images": PROCESSOR}
+    of_towers = {"texts": "a tokenizer", "images": "the image processor's document"}
+    wanted = {"transcripts": "a tokenizer"} if isinstance(model, Transcriber) else of_towers
     for kind, what in wanted.items():
         if missing := (rules.get(kind) or {}).get("missing"):
             raise InputError(f"the layout transformers-js needs {what}: {missing}")
     described, tokenizer = _programs(request, FLOAT32), request.directory / "tokenizer.json"
-    documents = transcribers.documents(model, tokenizer) if hears else _documents(model.documents, rules, tokenizer)
+    if isinstance(model, Transcriber):
+        documents = transcribers.documents(model, tokenizer)
+    else:
+        documents = _documents(model.documents, rules, tokenizer)
     for name, document in documents.items():
         (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(tokenizer, request.out / "tokenizer.json")
@@ -85,7 +87,7 @@ def _programs(request: Request, precision: str) -> dict[str, Description]:
     described = {}
     for entry, client in CLIENTS.items():
         specs = model.network.entry_points[client]
-        inputs = [stated(spec) for spec in specs.inputs]
+        inputs = [transcribers.stated(spec) for spec in specs.inputs]
         described[entry] = written[client] | {"inputs": inputs, "output": specs.outputs[0].name}
     return described
 
