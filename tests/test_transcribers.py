@@ -89,8 +89,11 @@ def test_weights_are_read_back_bit_for_bit_and_can_be_changed(artifact):
     assert np.abs(plain["last_hidden_state"] - scaled["last_hidden_state"]).max() > 0.1
 
 
-def called(artifact: Artifact, features: np.ndarray, steps: int) -> list[list[int]]:
-    """Generate as Transformers.js does: one decoder, fed with what it gave, the sound's part of the first call."""
+def called(artifact: Artifact, features: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Generate as Transformers.js does: one decoder, fed with what it gave, the sound's part of the first call.
+
+    Gives ids (rows, steps) and the logits of each choice.
+    """
     from onnxruntime import InferenceSession
 
     folder = artifact.directory / LAYOUT.folder
@@ -110,18 +113,19 @@ def called(artifact: Artifact, features: np.ndarray, steps: int) -> list[list[in
     }
     pasts = {name: array.astype(np.float32) for name, array in pasts.items()}
     assert {each.name for each in decoder.get_inputs()} == {"input_ids", "encoder_hidden_states", *pasts}
-    fed, given = ids, []
+    fed, given, scores = ids, [], []
     for step in range(steps):
         results = decoder.run(names, {"input_ids": fed, "encoder_hidden_states": states, **pasts})
         outputs = dict(zip(names, results, strict=True))
         present = {name.replace("present", "past_key_values"): outputs[name] for name in names if "present" in name}
         assert all((x.shape[2] == 0) == (step > 0) for name, x in present.items() if ".encoder." in name)
         pasts = {name: pasts[name] if step and ".encoder." in name else x for name, x in present.items()}
+        scores.append(outputs["logits"][:, -1].copy())
         logits = outputs["logits"][:, -1]
         logits[:, generation["suppress_tokens"] + (generation["begin_suppress_tokens"] if not step else [])] = -np.inf
         fed = logits.argmax(-1)[:, None]
-        given.append(fed[:, 0].tolist())
-    return np.array(given).T.tolist()
+        given.append(fed[:, 0])
+    return np.stack(given, 1), np.stack(scores)
 
 
 def test_a_client_that_keeps_what_it_was_given_writes_the_same(artifact, config):
@@ -130,11 +134,12 @@ def test_a_client_that_keeps_what_it_was_given_writes_the_same(artifact, config)
     inputs = tiny.inputs(entry, batch=2)
     (greedy,) = FAMILY.procedures(config)
     greedy = replace(greedy, ends=(), before=("encode_audio", "cross_kv"))
-    begin = np.full((2, 1), config.decoder.decoder_start_token_id, np.int32)
-    found = procedure.generate(
-        exact(artifact), artifact.network().entry_points, greedy, {**inputs, "input_ids": begin}, 6
-    )
-    assert called(artifact, inputs["input_features"], 6) == found.ids[:, -6:].tolist()
+    begin = np.tile(np.array(greedy.forced, np.int32), (2, 1))
+    given = {**inputs, "input_ids": begin}
+    wanted = procedure.generate(exact(artifact), artifact.network().entry_points, greedy, given, 6)
+    ids, logits = called(artifact, inputs["input_features"], 6)
+    assert ids.tolist() == wanted.ids.tolist()
+    np.testing.assert_allclose(logits, wanted.logits, rtol=0, atol=2e-6 * np.abs(wanted.logits).max())
 
 
 def test_the_files_say_what_the_clients_ask_for(artifact, config):

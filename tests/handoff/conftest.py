@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -188,3 +190,17 @@ def fastembed(tmp_path_factory) -> Path:
     python = folder / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *FASTEMBED], check=True)
     return python
+
+
+TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
+
+
+@pytest.fixture(scope="session")
+def transformers_js(tmp_path_factory) -> Path:
+    """A folder with Transformers.js."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    folder = tmp_path_factory.mktemp("transformers_js")
+    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", TRANSFORMERS_JS]
+    subprocess.run(install, check=True, cwd=folder, env=os.environ | {"ONNXRUNTIME_NODE_INSTALL": "skip"})
+    return folder
