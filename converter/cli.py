@@ -165,7 +165,7 @@ def layout_option(command: Command) -> Command:
         multiple=True,
         type=click.Choice(["sentence-transformers", "transformers-js"]),
         help="Also write the folder that these clients open: sentence-transformers, which optimum and fastembed "
-        "open too, or transformers-js (CLIP and SigLIP). Repeatable.",
+        "open too, or transformers-js (CLIP, SigLIP; Whisper, for optimum too). Repeatable.",
     )(command)
 
 

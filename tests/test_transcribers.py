@@ -89,35 +89,47 @@ def test_weights_are_read_back_bit_for_bit_and_can_be_changed(artifact):
     assert np.abs(plain["last_hidden_state"] - scaled["last_hidden_state"]).max() > 0.1
 
 
-def called(artifact: Artifact, features: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def by_onnxruntime(file: Path):
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(file)
+    names = [each.name for each in session.get_outputs()]
+    return lambda given: dict(zip(names, session.run(names, given), strict=True))
+
+
+def by_openvino(file: Path):
+    from openvino import Core
+
+    compiled = Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda given: {port.any_name: np.array(value) for port, value in compiled(given).items()}
+
+
+def called(
+    artifact: Artifact, features: np.ndarray, steps: int, opened=by_onnxruntime
+) -> tuple[np.ndarray, np.ndarray]:
     """Generate as Transformers.js does: one decoder, fed with what it gave, the sound's part of the first call.
 
     Gives ids (rows, steps) and the logits of each choice.
     """
-    from onnxruntime import InferenceSession
-
     folder = artifact.directory / LAYOUT.folder
-    encoder, decoder = (
-        InferenceSession(folder / "onnx" / f"{n}.onnx") for n in ("encoder_model", "decoder_model_merged")
-    )
+    encoder, decoder = (opened(folder / "onnx" / f"{name}.onnx") for name in ("encoder_model", "decoder_model_merged"))
+    inputs = onnx.load(folder / "onnx" / "decoder_model_merged.onnx", load_external_data=False).graph.input
     generation = json.loads((folder / "generation_config.json").read_text())
-    states = encoder.run(["last_hidden_state"], {"input_features": features})[0]
+    states = encoder({"input_features": features})["last_hidden_state"]
     begin = [generation["decoder_start_token_id"], generation["lang_to_id"][generation["language"]]]
     begin += [generation["task_to_id"]["transcribe"], generation["no_timestamps_token_id"]]
     ids = np.tile(np.array(begin, np.int64), (len(features), 1))
-    names = [each.name for each in decoder.get_outputs()]
-    pasts = {
-        each.name: np.zeros([{"batch_size": len(features)}.get(n, 0) if isinstance(n, str) else n for n in each.shape])
-        for each in decoder.get_inputs()
-        if each.name.startswith("past_key_values")
-    }
-    pasts = {name: array.astype(np.float32) for name, array in pasts.items()}
-    assert {each.name for each in decoder.get_inputs()} == {"input_ids", "encoder_hidden_states", *pasts}
+    pasts = {}
+    for each in inputs:
+        if each.name.startswith("past_key_values"):
+            known = {"batch_size": len(features)}  # whatever else has a name is empty at first
+            shape = [known.get(dim.dim_param, dim.dim_value) for dim in each.type.tensor_type.shape.dim]
+            pasts[each.name] = np.zeros(shape, np.float32)
+    assert {each.name for each in inputs} == {"input_ids", "encoder_hidden_states", *pasts}
     fed, given, scores = ids, [], []
     for step in range(steps):
-        results = decoder.run(names, {"input_ids": fed, "encoder_hidden_states": states, **pasts})
-        outputs = dict(zip(names, results, strict=True))
-        present = {name.replace("present", "past_key_values"): outputs[name] for name in names if "present" in name}
+        outputs = decoder({"input_ids": fed, "encoder_hidden_states": states, **pasts})
+        present = {name.replace("present", "past_key_values"): x for name, x in outputs.items() if "present" in name}
         assert all((x.shape[2] == 0) == (step > 0) for name, x in present.items() if ".encoder." in name)
         pasts = {name: pasts[name] if step and ".encoder." in name else x for name, x in present.items()}
         scores.append(outputs["logits"][:, -1].copy())
@@ -128,8 +140,10 @@ def called(artifact: Artifact, features: np.ndarray, steps: int) -> tuple[np.nda
     return np.stack(given, 1), np.stack(scores)
 
 
-def test_a_client_that_keeps_what_it_was_given_writes_the_same(artifact, config):
+@pytest.mark.parametrize("opened", [by_onnxruntime, by_openvino])
+def test_a_client_that_keeps_what_it_was_given_writes_the_same(artifact, config, opened):
     """Empty pasts first, which no case has: arrays of a case are never empty."""
+    pytest.importorskip(opened.__name__.removeprefix("by_"))
     entry = artifact.entry_points["encode_audio"]
     inputs = tiny.inputs(entry, batch=2)
     (greedy,) = FAMILY.procedures(config)
@@ -137,7 +151,7 @@ def test_a_client_that_keeps_what_it_was_given_writes_the_same(artifact, config)
     begin = np.tile(np.array(greedy.forced, np.int32), (2, 1))
     given = {**inputs, "input_ids": begin}
     wanted = procedure.generate(exact(artifact), artifact.network().entry_points, greedy, given, 6)
-    ids, logits = called(artifact, inputs["input_features"], 6)
+    ids, logits = called(artifact, inputs["input_features"], 6, opened)
     assert ids.tolist() == wanted.ids.tolist()
     np.testing.assert_allclose(logits, wanted.logits, rtol=0, atol=2e-6 * np.abs(wanted.logits).max())
 
