@@ -72,6 +72,8 @@ class Request(Plan):
     """For layouts that Hugging Face's clients open; None for families that they do not know."""
     transformers_js: "Towers | Transcriber | None" = None
     """For the layout of Transformers.js; None for families that it does not know."""
+    onnxruntime_genai: "Transcriber | None" = None
+    """For the layout of onnxruntime-genai; None for families that it does not know."""
 
 
 @dataclass(frozen=True)

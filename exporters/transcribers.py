@@ -47,16 +47,22 @@ def stated(spec: TensorSpec) -> dict[str, Any]:
 
 def documents(model: "Transcriber", tokenizer: Path) -> dict[str, Any]:
     """Make the JSON files, by the name that the clients have for each."""
-    document, beside = json.loads(tokenizer.read_text(encoding="utf-8")), model.documents
+    data = dict.fromkeys(model.network.entry_points, 1)  # a file for each program, in whichever precision
+    config = {**model.documents["config.json"], "transformers.js_config": {"use_external_data_format": data}}
+    generation = model.documents["generation_config.json"]
+    return {**with_special_tokens(model, tokenizer, generation), "config.json": config}
+
+
+def with_special_tokens(model: "Transcriber", tokenizer: Path, ids: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the documents, with the special tokens by their text beside them."""
+    document = json.loads(tokenizer.read_text(encoding="utf-8"))
     texts = {i: text for text, i in document["model"]["vocab"].items()}
     texts |= {token["id"]: token["content"] for token in document["added_tokens"]}
-    end, pad = (texts[beside["generation_config.json"][name]] for name in ("eos_token_id", "pad_token_id"))
+    end, pad = (texts[ids[name]] for name in ("eos_token_id", "pad_token_id"))
     special = {"bos_token": end, "eos_token": end, "unk_token": end, "pad_token": pad}
-    data = dict.fromkeys(model.network.entry_points, 1)  # a file for each program, in whichever precision
     return {
-        **beside,
-        "config.json": {**beside["config.json"], "transformers.js_config": {"use_external_data_format": data}},
-        "tokenizer_config.json": beside["tokenizer_config.json"] | special,
+        **model.documents,
+        "tokenizer_config.json": model.documents["tokenizer_config.json"] | special,
         "special_tokens_map.json": special,
     }
 
@@ -67,21 +73,31 @@ def open_(artifact: Artifact) -> Runner:
     Raises:
         GateError: a program is not valid, or the first call gives something else than a later one.
     """
+    programs = opened(artifact)
+    (decoder,) = {_name(program) for program in artifact.programs.values() if "logits" in program["gives"]}
+    _hold_first_call(programs, decoder, _programs(artifact)[decoder])
+    return AsClients(programs, artifact, "Transformers.js")
+
+
+def opened(artifact: Artifact) -> Runner:
+    """Check the programs, each by its own name and as it says that it is called.
+
+    Raises:
+        GateError: one is not valid.
+    """
     from .onnx.read import open_ as open_programs
 
     programs = _programs(artifact)
     entries = {client: _signature(client, program) for client, program in programs.items()}
-    runner = open_programs(dataclasses.replace(artifact, entry_points=entries, programs=programs))
-    (decoder,) = {_name(program) for program in artifact.programs.values() if "logits" in program["gives"]}
-    _hold_first_call(runner, decoder, programs[decoder])
-    return AsClients(runner, artifact)
+    return open_programs(dataclasses.replace(artifact, entry_points=entries, programs=programs))
 
 
-def runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
+def runner(artifact: Artifact, factors: Mapping[str, float], client: str = "Transformers.js") -> Runner:
     """Open with some leaves multiplied."""
     from .onnx.read import ScaledRunner
 
-    return AsClients(ScaledRunner(dataclasses.replace(artifact, programs=_programs(artifact)), factors), artifact)
+    programs = ScaledRunner(dataclasses.replace(artifact, programs=_programs(artifact)), factors)
+    return AsClients(programs, artifact, client)
 
 
 def _name(program: Description) -> str:
@@ -131,10 +147,10 @@ def _filled(program: Description, given: Arrays) -> dict[str, np.ndarray]:
 
 
 class AsClients:
-    """Runs the programs as the clients do: one decoder, whose pasts are empty where there are none."""
+    """Runs the programs as a client does: one decoder, whose pasts are empty where there are none."""
 
-    def __init__(self, programs: Runner, artifact: Artifact):
-        self.name = f"{programs.name}, as Transformers.js runs it"
+    def __init__(self, programs: Runner, artifact: Artifact, client: str):
+        self.name = f"{programs.name}, as {client} runs it"
         self._programs, self._artifact = programs, artifact
 
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:

@@ -14,6 +14,7 @@ from bgevis.exporters import transcribers
 from bgevis.exporters.base import Artifact, Request, exporters
 from bgevis.exporters.weights import WeightsFile
 from bgevis.model.runner import NNXRunner
+from bgevis.model.sound import Sound, window
 from bgevis.model.whisper import FAMILY
 from bgevis.model.whisper.config import HEADLESS, SIZES
 from bgevis.validation import procedure
@@ -24,29 +25,31 @@ sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it
 import tiny_exports as tiny
 import tiny_tokenizer
 
-LAYOUT = exporters()["transformers-js"]
+LAYOUT, GENAI = (exporters()[name] for name in ("transformers-js", "onnxruntime-genai"))
 TINY = SIZES["tiny"]
+HALF_A_MINUTE = replace(TINY, num_mel_bins=80, max_source_positions=1500, sound=Sound())
+"""With the spectrogram that onnxruntime-genai makes."""
 SILENT = replace(TINY, decoder=replace(TINY.decoder, alignment_heads=()))
 """Without heads that tell when a word was said."""
 
 
-def written(folder: Path, config, stated: dict | None = None) -> Artifact:
-    """Write the layout of a network with random weights as the run directory `folder`."""
+def written(folder: Path, config, stated: dict | None = None, layout=LAYOUT) -> Artifact:
+    """Write a layout of a network with random weights as the run directory `folder`."""
     network = FAMILY.network(config)
     (folder / "programs").mkdir(parents=True)
     weights = tiny.random_weights(network, folder / "programs" / "weights.safetensors")
     tiny_tokenizer.written(config).save(str(folder / "tokenizer.json"))
     said = {"transcripts": {"tokenizer": "tokenizer.json"} if stated is None else stated}
     (folder / "preprocess.json").write_text(json.dumps(said))
-    (folder / LAYOUT.folder).mkdir()
-    described = FAMILY.transformers_js(config)
-    asked = Request(network, weights, folder / LAYOUT.folder, directory=folder, transformers_js=described)
-    return artifact_of(folder, config, LAYOUT.write(asked))
+    (folder / layout.folder).mkdir()
+    described = {layout.describes: getattr(FAMILY, layout.describes)(config)}
+    asked = Request(network, weights, folder / layout.folder, directory=folder, **described)
+    return artifact_of(folder, config, layout.write(asked), layout)
 
 
-def artifact_of(folder: Path, config, programs) -> Artifact:
+def artifact_of(folder: Path, config, programs, layout=LAYOUT) -> Artifact:
     network = FAMILY.network(config)
-    entries = {name: entry for name, entry in network.entry_points.items() if name not in LAYOUT.without}
+    entries = {name: entry for name, entry in network.entry_points.items() if name not in layout.without}
     return Artifact(folder, entries, json.loads(json.dumps(programs)), lambda: network)
 
 
@@ -64,16 +67,20 @@ def exact(artifact: Artifact) -> NNXRunner:
     return NNXRunner(artifact.network(), WeightsFile(artifact.directory / "programs" / "weights.safetensors"))
 
 
-def test_every_entry_point_is_computed_as_the_network_computes_it(artifact):
-    runner, model = LAYOUT.open(artifact), exact(artifact)
-    assert runner.name.endswith("as Transformers.js runs it")
+def hold_to_the_network(layout, artifact: Artifact) -> None:
+    runner, model = layout.open(artifact), exact(artifact)
     for entry, inputs in tiny.cases(artifact.network()):
-        if entry.name in LAYOUT.without:
+        if entry.name in layout.without:
             continue
         want, got = (kept(entry, inputs, each.run(entry.name, inputs)) for each in (model, runner))
         for output in entry.outputs:
             noise = 2e-6 * max(1, np.abs(want[output.name]).max())
             np.testing.assert_allclose(got[output.name], want[output.name], rtol=0, atol=noise, err_msg=entry.name)
+
+
+def test_every_entry_point_is_computed_as_the_network_computes_it(artifact):
+    hold_to_the_network(LAYOUT, artifact)
+    assert LAYOUT.open(artifact).name.endswith("as Transformers.js runs it")
 
 
 def test_weights_are_read_back_bit_for_bit_and_can_be_changed(artifact):
@@ -239,3 +246,49 @@ def test_what_is_not_given_is_empty_or_of_the_size_of_the_rest():
     assert [array.shape for array in first.values()] == [(4, 1), (4, 2, 0, 3), (4, 0), (4, 7, 5)]
     assert [array.shape for array in later.values()] == [(4, 2), (4, 2, 0, 3), (4, 6), (4, 6, 5)]
     assert first["input_ids"].dtype == np.int32
+
+
+@pytest.fixture(scope="module")
+def genai(tmp_path_factory) -> Artifact:
+    return written(tmp_path_factory.mktemp("genai") / "run", HALF_A_MINUTE, layout=GENAI)
+
+
+def test_onnxruntime_genais_programs_compute_what_the_network_computes(genai):
+    hold_to_the_network(GENAI, genai)
+    file = WeightsFile(genai.directory / "programs" / "weights.safetensors")
+    read = list(GENAI.read_weights(genai))
+    assert {leaf for leaf, _ in read} == set(genai.network().leaves)
+    assert all(array.tobytes() == file[leaf].tobytes() for leaf, array in read)
+
+
+def test_its_configuration_names_what_the_programs_have(genai):
+    place = genai.directory / GENAI.folder
+    said = json.loads((place / "genai_config.json").read_text())["model"]
+    for part in ("encoder", "decoder"):
+        graph = onnx.load(place / said[part]["filename"], load_external_data=False).graph
+        for kind, values in (("inputs", graph.input), ("outputs", graph.output)):
+            count = said["decoder"]["num_hidden_layers"]
+            named = {name % i if "%d" in name else name for name in said[part][kind].values() for i in range(count)}
+            assert named == {each.name for each in values} - {"embeddings"}
+    steps = json.loads((place / "audio_processor_config.json").read_text())["feature_extraction"]["sequence"]
+    _, frames, bands = (step["operation"].get("attrs", {}) for step in steps)
+    assert frames["_comment"] == window(Sound()).tolist()
+    assert bands == {"chunk_size": 30, "n_mel": 80, "n_fft": 400, "hop_length": 160}
+
+
+def test_an_encoder_that_gives_something_else_to_attend_to_is_refused(genai, tmp_path):
+    """No golden shows it: no entry point takes a spectrogram to what the decoder attends to."""
+    copy = shutil.copytree(genai.directory, tmp_path / "run")
+    file = copy / GENAI.folder / "encoder_with_cross.onnx"
+    model = onnx.load(file, load_external_data=False)
+    (last,) = (node for node in model.graph.node if "cross_values_1" in node.output)
+    last.output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("Neg", ["before"], ["cross_values_1"]))
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(GateError, match=r"encoder_with_cross\.onnx: cross_values_1 is not what the model makes"):
+        GENAI.open(artifact_of(copy, HALF_A_MINUTE, genai.programs, GENAI))
+
+
+def test_a_spectrogram_that_onnxruntime_genai_does_not_make_is_refused():
+    with pytest.raises(InputError, match="the client makes spectrograms of 80 or 128 bands, of half a minute"):
+        FAMILY.onnxruntime_genai(TINY)

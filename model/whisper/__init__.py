@@ -279,4 +279,5 @@ FAMILY = Family(
     documents=lambda config: {**documents(config), **sound.documents(config.sound)},
     procedures=_procedures,
     transformers_js=clients.transcriber,
+    onnxruntime_genai=clients.genai,
 )

@@ -340,6 +340,16 @@ class Whisper(nnx.Module):
                 found |= {f"present.{i}.{part}.key": key, f"present.{i}.{part}.value": value}
         return found | {f"cross_attentions.{i}": x for i, x in enumerate(weights)}
 
+    def encoder_with_cross(self, input_features: Float[Array, "batch_size bands frames"]) -> Outputs:
+        """Hear, and give what every layer of the decoder attends to, as clients with two files call it."""
+        found = self.encode_audio(input_features)
+        return found | self.cross_kv(found["last_hidden_state"])
+
+    def decoder_with_cross(self, input_ids: Int[Array, "batch_size tokens"], *kept: Array) -> Outputs:
+        """Score tokens, whatever is kept of those before; `kept` is that, then that of the sound."""
+        half = len(kept) // 2
+        return self._decoded(input_ids, _pairs(kept[:half]), _pairs(kept[half:]))
+
     def align(self, input_ids: Int[Array, "batch tokens"], *sound: Array) -> Float[Array, "batch some tokens places"]:
         """Say how much the alignment heads of each token of a text attend to each place of the sound."""
         assert self.decoder

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from bgevis.converter.use.fixture import write_fixture
 from bgevis.model.whisper.config import SIZES
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-LAYOUT = "transformers-js"
+LAYOUT, GENAI = "transformers-js", "onnxruntime-genai"
 ALONE = {"USE_TF": "0", "USE_FLAX": "0", "HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 RATE = 16000
 SEED = 9
@@ -38,7 +39,7 @@ def transcriber(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(tiny_en, tmp_path_factory) -> Path:
     """The real tiny.en."""
-    return export(tiny_en, tmp_path_factory.mktemp("trained") / "run", ("onnx",), layouts=(LAYOUT,))
+    return export(tiny_en, tmp_path_factory.mktemp("trained") / "run", ("onnx",), layouts=(LAYOUT, GENAI))
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +113,17 @@ def test_optimum_transcribes_speech(clients, trained, speech, tell):
     samples, text = speech
     assert by_optimum(clients, trained, samples) == [text] * 2
     tell("pass: Whisper tiny.en in optimum-onnx")
+
+
+def test_onnxruntime_genai_transcribes_speech(onnxruntime_genai, trained, speech, tmp_path, tell):
+    """From the sound's file, with its own front end."""
+    samples, text = speech
+    with wave.open(str(tmp_path / "speech.wav"), "wb") as file:
+        file.setparams((1, 2, RATE, 0, "NONE", ""))
+        file.writeframes((np.fromfile(samples, np.float32) * 32767).round().astype("<i2").tobytes())
+    example, prompt = EXAMPLES / "genai_transcribe.py", "<|startoftranscript|><|notimestamps|>"
+    words = [onnxruntime_genai, example, trained / "onnxruntime_genai", tmp_path / "speech.wav", prompt]
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip("\n") == text
+    tell("pass: Whisper tiny.en in onnxruntime-genai")
