@@ -1,12 +1,12 @@
 """Whisper as other clients open it.
 
 Transformers.js and optimum have an encoder, and one decoder for the first call and all further ones. Keys and values of
-what was before are inputs of the decoder, and empty where nothing was. Those of the sound are computed of the places that
-are not kept yet: of all in the first call, of none in those that follow. onnxruntime-genai has them of the encoder.
+what was before are inputs of the decoder, and empty where nothing was. Those of the sound are computed of the places
+that are not kept yet: of all in the first call, of none later. onnxruntime-genai has them of the encoder.
 
-Source: names of inputs, outputs and files are those of modeling_utils.js of Transformers.js 4.3, of modeling_seq2seq.py of
-optimum-onnx 0.1, and of models/builders/whisper.py of onnxruntime-genai 0.18. The first two give empty pasts first, whose
-axes are called anything but `batch_size`, and keep what the first call gave of the sound.
+Source: names of inputs, outputs and files are those of modeling_utils.js of Transformers.js 4.3, of modeling_seq2seq.py
+of optimum-onnx 0.1, and of models/builders/whisper.py of onnxruntime-genai 0.18. The first two give empty pasts first,
+whose axes are called anything but `batch_size`, and keep what the first call gave of the sound.
 """
 
 from collections.abc import Mapping
