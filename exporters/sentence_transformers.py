@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
     from ..model.family import HuggingFace
-    from ..model.steps import Step, Steps
+    from ..model.steps import Step
 
 FOLDER = "sentence_transformers"
 OPSET = 17
@@ -51,7 +51,7 @@ def _write(request: Request) -> dict[str, Description]:
         (request.out / name).parent.mkdir(exist_ok=True)
         (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(request.directory / "tokenizer.json", request.out / "tokenizer.json")
-    for file, _, tensors in _modules(request, model.pipeline):
+    for file, _, tensors in _modules_of(request, model):
         save_file(tensors, request.out / file, metadata={"format": "pt"})
     return described
 
@@ -91,7 +91,7 @@ def _program(request: Request, precision: str) -> dict[str, Description]:
         "outputs": {spec.name: list(spec.shape) for spec in entry.outputs},
         "gives": dict(model.gives),
         "pipeline": [step_to_json(step) for step in model.pipeline],
-        "modules": {f"{FOLDER}/{name}": place for name, place, _ in _modules(request, model.pipeline)},
+        "modules": {f"{FOLDER}/{name}": place for name, place, _ in _modules_of(request, model)},
         **({"precision": precision} if precision != FLOAT32 else {}),
     }
     return dict.fromkeys(request.network.entry_points, described)
@@ -184,43 +184,61 @@ def _more(artifact: Artifact, also: Mapping[str, Any]) -> Iterator[tuple[Runner,
         yield AsClients(OnnxRunner(artifact), artifact, {}, pools=False), precision
 
 
-def _modules(request: Request, pipeline: "Steps") -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
-    """Give for each module with weights the file in the folder, its place in the network, and the tensors."""
+def _modules_of(request: Request, model: "HuggingFace") -> Iterator[tuple[str, dict[str, Any], dict[str, np.ndarray]]]:
+    """Give for each module with weights the file in the folder, which step it is with its leaves, and the tensors."""
     from ..model.pipeline import module_place
+
+    for i, step in enumerate(model.pipeline):
+        leaves = {name: _place(request, model, i, name) for name in getattr(step, "shapes", ())}
+        if leaves:
+            arrays = {name: _turned(name, leaf, request.weights[leaf]) for name, leaf in leaves.items()}
+            tensors = {name: np.ascontiguousarray(array.astype(np.float32)) for name, array in arrays.items()}
+            yield f"{module_place(model.pipeline, i)}/model.safetensors", {"step": i, "leaves": leaves}, tensors
+
+
+def _place(request: Request, model: "HuggingFace", i: int, name: str) -> str:
+    """Find the leaf of a module's tensor in the network."""
     from ..model.steps import PLACE
 
-    for i, step in enumerate(pipeline):
-        tensors: dict[str, np.ndarray] = {}
-        place = ""
-        for name in getattr(step, "shapes", ()):
-            ending = f"{PLACE}.{i}.{_leaf(name, step)}"
-            (leaf,) = (leaf for leaf in request.weights.tensors if leaf == ending or leaf.endswith(f".{ending}"))
-            place = leaf.removesuffix(f".{_leaf(name, step)}")
-            tensors[name] = np.ascontiguousarray(request.weights[leaf].T.astype(np.float32))
-        if tensors:
-            yield f"{module_place(pipeline, i)}/model.safetensors", place, tensors
+    step: Any = model.pipeline[i]
+    if model.leaves:
+        return model.leaves[f"{step.tensors}{name}"]
+    ending = f"{PLACE}.{i}.{_leaf(name, step)}"
+    (leaf,) = (leaf for leaf in request.weights.tensors if leaf == ending or leaf.endswith(f".{ending}"))
+    return leaf
+
+
+def _turned(name: str, leaf: str, array: np.ndarray) -> np.ndarray:
+    """Turn the axes of a tensor into its leaf's, or back: a leaf of another name has them the other way round."""
+    return array if leaf.endswith(name) else array.T
 
 
 def _leaf(name: str, step: "Step") -> str:
-    """Give the leaf of a module's tensor, relative to the module; its axes are the tensor's, turned."""
+    """Give the leaf of a module's tensor in `Pipeline`, relative to the module; its axes are the tensor's, turned."""
     from ..model.steps import LayerNorm
 
     layer, _, kind = name.rpartition(".")
     return f"{layer}.{kind if kind == 'bias' else 'scale' if isinstance(step, LayerNorm) else 'kernel'}"
 
 
-def _module_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
-    """Read the weights of the modules as the clients do; give them by the names and in the axes of leaves."""
+def _modules(artifact: Artifact) -> Iterator[tuple[str, str, str, np.ndarray]]:
+    """Read the weights of the modules as the clients do: the leaf in `Pipeline`, the network's leaf, name, array."""
     from safetensors.numpy import load_file
 
-    from ..model.steps import steps_from_json
+    from ..model.steps import PLACE, steps_from_json
 
     for program in artifact.programs.values():
         steps = steps_from_json(program["pipeline"])
-        for file, place in program["modules"].items():
-            step = steps[int(place.rpartition(".")[2])]
+        for file, module in program["modules"].items():
             for name, array in load_file(artifact.directory / file).items():
-                yield f"{place}.{_leaf(name, step)}", array.T
+                place = f"{PLACE}.{module['step']}.{_leaf(name, steps[module['step']])}"
+                yield place, module["leaves"][name], name, array
+
+
+def _module_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
+    """Give the weights of the modules by the names and in the axes of leaves."""
+    for _, leaf, name, array in _modules(artifact):
+        yield leaf, _turned(name, leaf, array)
 
 
 class AsClients:
@@ -237,13 +255,15 @@ class AsClients:
         self.name = f"{program.name}, {'then the modules' if pools else 'as it is'}"
         self._program = program
         self._artifact = artifact
-        self._weights = {leaf: array * np.float32(factors.get(leaf, 1)) for leaf, array in _module_weights(artifact)}
+        self._weights = {
+            place: array.T * np.float32(factors.get(leaf, 1)) for place, leaf, _, array in _modules(artifact)
+        }
         self._pools = pools
 
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute an entry point."""
         from ..model.pooling import embedded
-        from ..model.steps import PLACE, steps_from_json
+        from ..model.steps import steps_from_json
 
         program = self._artifact.programs[entry_point]
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
@@ -251,10 +271,9 @@ class AsClients:
         given = self._program.run(entry_point, {name: fed[name] for name in program["inputs"]})
         outputs = {ours: given[theirs] for theirs, ours in program["gives"].items()}
         if self._pools and program["pipeline"]:
-            weights = {leaf[leaf.index(f"{PLACE}.") :]: array for leaf, array in self._weights.items()}
             prompt = [array for name, array in inputs.items() if name not in ("input_ids", "attention_mask")]
             states = given["last_hidden_state"]
-            vector = np.asarray(embedded(steps_from_json(program["pipeline"]), weights, states, mask, *prompt))
+            vector = np.asarray(embedded(steps_from_json(program["pipeline"]), self._weights, states, mask, *prompt))
             outputs[self._artifact.entry_points[entry_point].outputs[0].name] = vector
         return outputs
 

@@ -159,12 +159,15 @@ class HuggingFace:
         network: one entry point, of the inputs that they feed; its outputs have their names, in their order.
         gives: output of that entry point -> output of the family's that it is.
         pipeline: what makes one vector of `last_hidden_state`, see `steps.py`; none where nothing is pooled.
+        leaves: tensor of the checkpoint -> leaf, in torch's axes, where the pipeline's modules are torch's own; nothing
+            where they are those of `Pipeline`.
     """
 
     documents: Mapping[str, JSON]
     network: "Network"
     gives: Mapping[str, str]
     pipeline: "Steps" = ()
+    leaves: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

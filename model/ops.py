@@ -90,6 +90,13 @@ def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 @_composite
+def softmax(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    """Make shares of the last axis that sum to one: exp(x) over its sum (Bridle 1990)."""
+    weights = jnp.exp(x - jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True)))
+    return weights / jnp.sum(weights, axis=-1, keepdims=True)
+
+
+@_composite
 def attention(
     query: Float[Array, "b t h d"],
     key: Float[Array, "b s g d"],

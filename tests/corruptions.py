@@ -11,7 +11,8 @@ are made anew to fit, so that only the files' contents tell, and only those who 
 Parts: `cases` (expected outputs and budgets: everybody reads them), `several` (more than one entry point), `ready`
 (padded ids and normalised pixels), `raw` (raw/index.json), `texts` (the tokenizer and raw ids), `pairs` (two texts that
 are read together, and what makes scores), `pixels` (raw pixels, the table of values, preprocess.json), `pictures` (PNG
-and JPEG files), and the format that is run.
+and JPEG files), `sounds` (WAV files, what they become and what preprocess.json says of them), `written` (texts of
+tokens, and tokens that are chosen), and the format that is run.
 """
 
 import copy
@@ -640,4 +641,89 @@ def _(run: Run) -> None:
     document = run.read("preprocess.json")
     step = next(step for step in document["images"]["steps"] if step["do"] == "normalize")
     step["mean"] = [value + 0.01 for value in step["mean"]]
+    run.write("preprocess.json", document)
+
+
+# Sounds, and the texts that come out.
+
+
+def _sounds(run: Run) -> list[Path]:
+    return sorted((run.path / "goldens" / "raw" / "sounds").iterdir())
+
+
+@corruption("two sounds swapped", "sounds")
+def _(run: Run) -> None:
+    _swap(*_sounds(run)[:2])
+
+
+@corruption("two sounds swapped, sealed", "sounds", sealed=True)
+def _(run: Run) -> None:
+    _swap(*_sounds(run)[:2])
+
+
+@corruption("every sound cut off, sealed", "sounds", sealed=True)
+def _(run: Run) -> None:
+    for file in _sounds(run):
+        file.write_bytes(file.read_bytes()[:-2])
+
+
+@corruption("a sample of every sound altered, sealed", "sounds", sealed=True)
+def _(run: Run) -> None:
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        for array in arrays.values():
+            array[len(array) // 2] += 2e-6
+
+    run.arrays(run.path / "goldens" / "raw" / "samples.safetensors", change)
+
+
+@corruption("one sample more of every sound, sealed", "sounds", sealed=True)
+def _(run: Run) -> None:
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        arrays |= {name: np.append(array, np.float32(0)) for name, array in arrays.items()}
+
+    run.arrays(run.path / "goldens" / "raw" / "samples.safetensors", change)
+
+
+@corruption("another sound in every case, sealed", "sounds", sealed=True)
+def _(run: Run) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        for cases in raw["cases"].values():
+            for rows in cases.values():
+                rows["sounds"].reverse()
+
+    run.raw(change)
+
+
+@corruption("a word of sounds that nobody knows, sealed", "sounds", sealed=True)
+def _(run: Run) -> None:
+    document = run.read("preprocess.json")
+    document["sounds"]["resample"]["rolloff"] = 0.9
+    run.write("preprocess.json", document)
+
+
+@corruption("other bands in preprocess.json, sealed", "sounds", sealed=True)
+def _(run: Run) -> None:
+    document = run.read("preprocess.json")
+    document["sounds"]["spectrogram"]["bands"] += 1
+    run.write("preprocess.json", document)
+
+
+@corruption("other texts of tokens, sealed", "written", sealed=True)
+def _(run: Run) -> None:
+    run.raw(lambda raw: [each.update(text=each["text"] + ".") for each in raw["transcripts"]])
+
+
+@corruption("other tokens that must be chosen, sealed", "written", sealed=True)
+def _(run: Run) -> None:
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        arrays["ids"][:, 0] += 1
+
+    run.arrays(run.path / "goldens" / "procedures" / "transcribe.safetensors", change)
+
+
+@corruption("the tokens that are chosen suppressed, sealed", "written", sealed=True)
+def _(run: Run) -> None:
+    chosen = load_file(run.path / "goldens" / "procedures" / "transcribe.safetensors")["ids"]
+    document = run.read("preprocess.json")
+    document["transcripts"]["suppress"] = np.unique(chosen).tolist()
     run.write("preprocess.json", document)

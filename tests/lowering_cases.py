@@ -219,6 +219,18 @@ CASES = {
     "remat": (lambda x: jax.checkpoint(jnp.sin)(x), X),
 }  # fmt: skip
 
+
+def steps(operator, gates, states=1, **attributes):
+    """Call a recurrent operator on t steps of b rows; `gates` of 5 numbers each."""
+    weights = [Arg(shape, low=-0.5, high=0.5) for shape in (f"{gates * 5} 4", f"{gates * 5} 5", *[f"{gates * 5}"] * 2)]
+    return lambda *arrays: operator(*arrays, **attributes), Arg("t b 4"), *[Arg("b 5")] * states, *weights
+
+
+def transposed(strides, padding, output_padding, dilations, groups):
+    given = {"strides": strides, "padding": padding, "output_padding": output_padding, "dilations": dilations}
+    return lambda x, kernel: ops.conv_transpose(x, kernel, groups=groups, **given)
+
+
 HEADS, GROUPS = Arg("b t 4 6"), Arg("b t 2 6")
 NATIVE = {
     "layer_norm": (lambda x, s, b: ops.layer_norm(x, s, b, epsilon=1e-3), X, Arg("4"), Arg("4")),
@@ -226,6 +238,7 @@ NATIVE = {
     "gelu": (ops.gelu, X),
     "gelu_tanh": (ops.gelu_tanh, X),
     "silu": (ops.silu, X),
+    "softmax": (lambda x: ops.softmax(40 * x), X),
     "quick_gelu": (ops.quick_gelu, X),
     "attention": (lambda q, k, v: ops.attention(q, k, v, scale=0.4), HEADS, HEADS, HEADS),
     "attention of causal rows": (
@@ -256,22 +269,6 @@ NATIVE = {
         lambda x, c, s: ops.rotary_embedding(x, c, s, interleaved=False), HEADS, Arg("b t 3"), Arg("b t 3")
     ),
     "l2_normalize": (lambda x: ops.l2_normalize(x, epsilon=1e-3), X),
-}  # fmt: skip
-"""The operators of `model/ops.py`, each way that they can be called."""
-
-
-def steps(operator, gates, states=1, **attributes):
-    """Call a recurrent operator on t steps of b rows; `gates` of 5 numbers each."""
-    weights = [Arg(shape, low=-0.5, high=0.5) for shape in (f"{gates * 5} 4", f"{gates * 5} 5", *[f"{gates * 5}"] * 2)]
-    return lambda *arrays: operator(*arrays, **attributes), Arg("t b 4"), *[Arg("b 5")] * states, *weights
-
-
-def transposed(strides, padding, output_padding, dilations, groups):
-    given = {"strides": strides, "padding": padding, "output_padding": output_padding, "dilations": dilations}
-    return lambda x, kernel: ops.conv_transpose(x, kernel, groups=groups, **given)
-
-
-UNBOUND = {
     "conv_transpose": (transposed((2, 2), (1, 0), (0, 1), (1, 1), 1), Arg("b 4 t 5"), Arg("4 3 3 2")),
     "conv_transpose in groups": (transposed((3,), (2,), (0,), (2,), 2), Arg("b 4 t"), Arg("4 3 4")),
     "lstm": steps(ops.lstm, 4, 2, reverse=False),
@@ -280,8 +277,9 @@ UNBOUND = {
     "gru from the last step": steps(ops.gru, 3, reverse=True),
     "rnn": steps(ops.rnn, 1, reverse=False, relu=False),
     "rnn with relu": steps(ops.rnn, 1, reverse=True, relu=True),
-}
-"""Those that TensorFlow's table has no rule for: loops over as many steps as an input has, undone convolutions."""
+    "conv_transpose cut at both ends": (transposed((2,), (3,), (1,), (1,), 1), Arg("b 4 t"), Arg("4 3 3")),
+}  # fmt: skip
+"""The operators of `model/ops.py`, each way that they can be called."""
 
 
 def primitives(jaxpr):

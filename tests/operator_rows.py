@@ -362,6 +362,7 @@ ROWS: dict[str, list[Row]] = {
     "aten.native_layer_norm.default": [row(X, [4], F(4), F(4), 1e-5)],
     "aten.rms_norm.default": [row(X, [4], F(4), 1e-6), row(X, [4])],
     "aten.batch_norm.default": [row(F("b", 3, "t"), F(3), F(3), F(3), F(3, low=0.1), False, 0.1, 1e-5, False)],
+    "aten._native_batch_norm_legit.no_stats": [row(F(1, 3, 5), F(3), F(3), True, 0.0, 1e-5)],
     "aten._native_batch_norm_legit_no_training.default": [
         row(F("b", 3, "t", 2), F(3), F(3), F(3), F(3, low=0.1), 0.1, 1e-5),
         row(F("b", 3), None, None, F(3), F(3, low=0.1), 0.1, 1e-5),
@@ -397,6 +398,7 @@ ROWS: dict[str, list[Row]] = {
     "aten.avg_pool2d.default": [
         row(F("b", 3, 9, 8), [3, 2], [2, 2]),
         row(F("b", 3, 9, 8), [2], [2], [1], False, False),
+        row(F("b", 3, 3, 2), [40], [40], [0], True),
     ],
     "aten.adaptive_avg_pool1d.default": [row(F("b", 3, 9), [4])],
     "aten.adaptive_avg_pool2d.default": [row(F("b", 3, 9, 8), [1, 1]), row(F("b", 3, 9, 8), [3, 5])],

@@ -59,6 +59,54 @@ SCORES = {
     "dtype": "float32",
     "activation": "softmax",
 }
+SOUNDS = {
+    "input": "samples",
+    "dtype": "float32",
+    "rate": 16000,
+    "channels": "mean",
+    "resample": {
+        "filter": "windowed sinc",
+        "window": "hann",
+        "zero_crossings": 6,
+        "rolloff": 0.99,
+        "arithmetic": "float64",
+    },
+    "samples": 480000,
+    "shorter": "silence after the sound",
+    "longer": "windows, one after the other",
+    "least": 1600,
+    "spectrogram": {
+        "entry_point": "log_mel",
+        "output": "input_features",
+        "window": "hann",
+        "n_fft": 400,
+        "hop": 160,
+        "edges": "reflected",
+        "bands": 80,
+        "scale": "slaney",
+        "highest": 8000,
+        "least_power": 1e-10,
+        "decades": 8,
+        "last_frame": "left out",
+    },
+}
+TRANSCRIPTS = {
+    "tokenizer": "tokenizer.json",
+    "entry_points": {"hear": "encode_audio", "keep": "cross_kv", "begin": "decode_prefill", "next": "decode_step"},
+    "caches": {"past_keys_0": "keys_0", "past_values_0": "values_0"},
+    "start": 257,
+    "languages": {"<|en|>": 258, "<|de|>": 259},
+    "tasks": {"transcribe": 270},
+    "language": "<|en|>",
+    "no_timestamps": 280,
+    "suppress": [1, 2],
+    "suppress_first": [3],
+    "end": 256,
+    "pad": 256,
+    "max_tokens": 48,
+}
+ENGLISH = {"languages": {}, "tasks": {}, "language": None, "no_timestamps": None, "suppress": [], "suppress_first": []}
+HEARD = {"encode_audio": "embeddings"}
 RESAMPLED = {"antialias": True, "arithmetic": "uint8", "nearest_in_modes": ["1", "P"], "alpha": "premultiplied"}
 BICUBIC = {"filter": "bicubic", "a": -0.5, **RESAMPLED}
 BILINEAR = {"filter": "bilinear", **RESAMPLED}
@@ -136,6 +184,16 @@ LEGAL: dict[str, dict[str, Any]] = {
     "no embeddings, but pictures": document([CROP, COLOUR]) | {"embeddings": None},
     "pictures that nobody states": document(None) | {"images": {"input": "images", "missing": "no document says"}},
     "only pictures that nobody states": document(None, None) | {"images": {"input": "x", "missing": "no document"}},
+    "sounds": document(None, None, outputs=HEARD) | {"sounds": SOUNDS},
+    "sounds that nobody states": document(None, None, outputs=HEARD)
+    | {"sounds": {"input": "input_features", "missing": "no document says"}},
+    "transcripts": document(None, None, outputs=HEARD) | {"sounds": SOUNDS, "transcripts": TRANSCRIPTS},
+    "transcripts without a tokenizer": document(None, None)
+    | {
+        "embeddings": None,
+        "sounds": SOUNDS,
+        "transcripts": TRANSCRIPTS | ENGLISH | {"tokenizer": None, "missing": "none was given"},
+    },
     "nothing": document(None, None) | {"embeddings": None},
 }
 
@@ -181,6 +239,22 @@ OTHERS: tuple[tuple[str, Any], ...] = (
     ("labels", [0]),
     ("vocab_size", 102),
     ("pad_id", 300),
+    ("channels", "first"),
+    ("window", "hamming"),
+    ("zero_crossings", 16),
+    ("rolloff", 0.945),
+    ("shorter", "the sound again"),
+    ("longer", "cut off"),
+    ("edges", "zeros"),
+    ("scale", "htk"),
+    ("last_frame", "kept"),
+    ("n_fft", 401),
+    ("n_fft", 480002),
+    ("hop", 161),
+    ("samples", 480001),
+    ("samples", 160),
+    ("least", 480001),
+    ("language", "<|fr|>"),
     ("format_version", 1),
     ("format_version", 2),
     ("format_version", 4),
@@ -190,7 +264,16 @@ OTHERS: tuple[tuple[str, Any], ...] = (
 NAMES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "a mask called as the ids": ("texts", lambda d: d["texts"]["inputs"].update(mask=d["texts"]["inputs"]["ids"])),
     "pictures called as the ids": ("images", lambda d: d["images"].update(input="input_ids")),
-    "embeddings of nothing": ("embeddings", lambda d: d.update(texts=None, images=None)),
+    "embeddings of nothing": ("embeddings", lambda d: _nothing(d)),
+    "transcripts without sounds": ("transcripts", lambda d: d.pop("sounds")),
+    "transcripts of sounds that nobody states": (
+        "transcripts",
+        lambda d: d.update(sounds={"input": "input_features", "missing": "no document says"}),
+    ),
+    "a spectrogram called as the samples": (
+        "transcripts",
+        lambda d: d["sounds"]["spectrogram"].update(output="samples"),
+    ),
     "no embeddings but an object": ("embeddings", lambda d: d["embeddings"]["outputs"].clear()),
     "scores beside embeddings": ("embeddings", lambda d: d.update(scores=copy.deepcopy(SCORES))),
     "scores of nothing": ("scores", lambda d: d.update(texts=None, images=None)),
@@ -218,6 +301,13 @@ STRUCTURES: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+def _nothing(document: dict[str, Any]) -> None:
+    """Say of no input how it is made."""
+    document.update(texts=None, images=None)
+    for part in ("sounds", "transcripts"):
+        document.pop(part, None)
+
+
 def _keep(document: dict[str, Any], wanted: Callable[[dict[str, Any]], bool], *first: dict[str, Any]) -> None:
     """Drop steps; put the first of them by a resize of these keys, if they are given."""
     steps = [step for step in document["images"]["steps"] if wanted(step)]
@@ -230,7 +320,7 @@ def _resized(document: dict[str, Any], **keys: Any) -> None:
 
 OPTIONAL = (
     *(("texts", "inputs", "mask"), ("texts", "inputs", "prompt"), ("texts", "inputs", "types"), ("texts", "pairs")),
-    ("scores",),
+    *(("scores",), ("transcripts",)),
 )
 """What need not be there."""
 
@@ -242,6 +332,7 @@ def mutations(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         # By entry points, whose names a document cannot know.
         named = path[:2] in (
             *(("texts", "max_tokens"), ("embeddings", "outputs"), ("scores", "outputs"), ("texts", "prompts")),
+            *(("transcripts", "caches"), ("transcripts", "languages"), ("transcripts", "tasks")),
         )
         if path and isinstance(path[-1], str) and not (named and len(path) > 2) and path not in OPTIONAL:
             yield f"{_shown(path)} removed", _changed(legal, path, lambda parent, key: parent.pop(key))
@@ -278,6 +369,8 @@ def free(legal: dict[str, Any], path: Path, value: Any) -> bool:
         return value is None and (others is not None or nothing)
     if path == ("embeddings",):
         return value is None
+    if path[0] in ("sounds", "transcripts") and len(path) > 1:
+        return _free_of_sounds(legal, path, value, whole)
     if path[:2] in (("embeddings", "outputs"), ("scores", "outputs")):
         return len(path) > 2 and isinstance(value, str) and value != ""
     if path[:2] == ("embeddings", "pooling"):
@@ -311,6 +404,33 @@ def free(legal: dict[str, Any], path: Path, value: Any) -> bool:
         followed = any(step["do"] == "resize" for step in legal["images"]["steps"][path[2] + 1 :])
         return followed and whole and 1 <= value < 2**31
     return key == "width" and whole and 1 <= value < 2**31
+
+
+def _free_of_sounds(legal: dict[str, Any], path: Path, value: Any, whole: bool) -> bool:
+    """Say the same of a value below `sounds` or `transcripts`."""
+    key = path[-1] if isinstance(path[-1], str) else path[-2]
+    named = isinstance(value, str) and value != ""
+    number = whole and 0 <= value < 2**31
+    if path[1] in ("entry_points", "caches") and len(path) > 2:
+        return named
+    if path[1] in ("languages", "tasks"):
+        unstated = path[1] == "tasks" or legal["transcripts"]["language"] is None
+        return number if len(path) > 2 else value == {} and unstated
+    if key in ("suppress", "suppress_first"):
+        return value == [] if path[-1] == key else number
+    if key == "language":
+        return value is None or value in list(legal["transcripts"]["languages"])
+    if key in ("start", "end", "pad", "no_timestamps"):
+        return number or (value is None and key == "no_timestamps")
+    if key in ("rate", "bands"):
+        return number and value > 0
+    if key == "hop":
+        return number and value > 0 and legal["sounds"]["samples"] % value == 0
+    if key == "least":
+        return number and 0 < value <= legal["sounds"]["samples"]
+    if key == "max_tokens":
+        return number and value > 1
+    return key in ("input", "output", "entry_point", "missing") and named
 
 
 def _places(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -378,6 +498,17 @@ PICTURES = [CROP, COLOUR]
 UNSTATED = {"input": "images", "missing": "no document says"}
 CAUSAL = TEXTS | {"first_id": None, "last_id": None, "padding": WORDS["padding"][1]}
 STEP = [*ids("batch", "tokens", "past + tokens"), tensor("past_keys", "float32", "batch", "past", 16)]
+FEATURES = tensor("input_features", "float32", "batch", 80, 3000)
+STATES = tensor("last_hidden_state", "float32", "batch", 1500, 8)
+CROSS = [tensor(f"cross_{kind}_0", "float32", "batch", 2, 1500, 4) for kind in ("keys", "values")]
+PAST = [tensor(f"past_{kind}_0", "float32", "batch", 2, "past", 4) for kind in ("keys", "values")]
+KEPT = [tensor(f"{kind}_0", "float32", "batch", 2, "tokens", 4) for kind in ("keys", "values")]
+STEPPED = [
+    tensor("logits", "float32", "batch", 1, 281),
+    *(one | {"shape": ["batch", 2, "past + 1", 4]} for one in KEPT),
+]
+WRITTEN = tensor("input_ids", "int32", "batch", "tokens")
+LOGITS = tensor("logits", "float32", "batch", "tokens", 281)
 NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "one text encoder": (
         of(document(None), {"encode": 64}, encode="embeddings"),
@@ -434,6 +565,21 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             )
         },
     ),
+    "a network that writes what it hears": (
+        of(document(None, None), None, encode_audio="embeddings") | {"sounds": SOUNDS, "transcripts": TRANSCRIPTS},
+        {
+            "log_mel": entry([tensor("samples", "float32", "batch", 480000)], FEATURES),
+            "encode_audio": entry([FEATURES], STATES, embeds("embeddings", "batch")),
+            "cross_kv": entry([STATES], *CROSS),
+            "decode_prefill": entry([WRITTEN, *CROSS], LOGITS, *KEPT, tokens=48),
+            "decode_step": entry([tensor("input_ids", "int32", "batch", 1), *PAST, *CROSS], *STEPPED, past=47),
+        },
+    ),
+    "an encoder of sounds that nobody states": (
+        of(document(None, None), None, encode_audio="embeddings")
+        | {"sounds": {"input": "input_features", "missing": "no document says"}},
+        {"encode_audio": entry([FEATURES], STATES, embeds("embeddings", "batch"))},
+    ),
     "neither texts nor pictures": (
         of(document(None, None), None),
         {"compare": entry([tensor("things", "float32", "things", 4)], tensor("scores", "float32", "things"))},
@@ -486,6 +632,32 @@ MISFITS: dict[str, dict[str, Callable[[dict[str, Any], dict[str, Any]], Any]]] =
     "two towers, pictures that nobody states": {
         "another input": lambda d, e: d["images"].update(input="pixels"),
         "no pictures": lambda d, e: d.update(images=None),
+    },
+    "a network that writes what it hears": {
+        "another window": lambda d, e: d["sounds"].update(samples=320000),
+        "other bands": lambda d, e: d["sounds"]["spectrogram"].update(bands=128),
+        "another hop": lambda d, e: d["sounds"]["spectrogram"].update(hop=320),
+        "other samples": lambda d, e: d["sounds"].update(input="waveform"),
+        "samples of another type": lambda d, e: e["log_mel"]["inputs"][0].update(dtype="float16"),
+        "another program of the spectrogram": lambda d, e: d["sounds"]["spectrogram"].update(entry_point="mel"),
+        "one that gives none": lambda d, e: d["sounds"]["spectrogram"].update(entry_point="cross_kv"),
+        "another spectrogram": lambda d, e: d["sounds"]["spectrogram"].update(output="features"),
+        "another encoder": lambda d, e: d["transcripts"]["entry_points"].update(hear="encode"),
+        "a step as the beginning": lambda d, e: d["transcripts"]["entry_points"].update(begin="decode_step"),
+        "the beginning as a step": lambda d, e: d["transcripts"]["entry_points"].update(next="decode_prefill"),
+        "nothing kept": lambda d, e: d["transcripts"]["entry_points"].update(keep="encode_audio"),
+        "one cache less": lambda d, e: d["transcripts"]["caches"].pop("past_keys_0"),
+        "one cache more": lambda d, e: d["transcripts"]["caches"].update(past_keys_1="keys_1"),
+        "a cache of what is not given": lambda d, e: d["transcripts"]["caches"].update(past_keys_0="keys"),
+        "scores as a cache": lambda d, e: d["transcripts"]["caches"].update(past_keys_0="logits"),
+        "a start that is not scored": lambda d, e: d["transcripts"].update(start=281),
+        "a language that is not scored": lambda d, e: d["transcripts"]["languages"].update({"<|fr|>": 281}),
+        "a suppressed token that is not scored": lambda d, e: d["transcripts"]["suppress"].append(281),
+        "scores of any number": lambda d, e: e["decode_step"]["outputs"][0]["shape"].__setitem__(2, "batch"),
+        "more tokens": lambda d, e: d["transcripts"].update(max_tokens=49),
+    },
+    "an encoder of sounds that nobody states": {
+        "another input": lambda d, e: d["sounds"].update(input="samples"),
     },
     "a classifier of two texts": {
         "one label more": lambda d, e: d["scores"]["labels"].append("more"),

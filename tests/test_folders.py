@@ -164,7 +164,7 @@ def modules(*types: str, paths=("", "1_Pooling", "2", "3")) -> list:
         (modules("Transformer", "Pooling", "LayerNorm"), "the LayerNorm is in 2, but 2/config.json is missing"),
         (modules("Transformer", "Pooling", "CNN"), r"module 2 is '.*CNN' in '2'"),
         (modules("Transformer", "Pooling", "Pooling"), "module 2 is 'Pooling' in '2'"),
-        (modules("Transformer", "LayerNorm", "Pooling"), "module 1 is 'LayerNorm' in '1_Pooling'"),
+        (modules("Transformer", "LayerNorm", "Pooling"), "module 1 is 'LayerNorm' in '1_Pooling', before the Pooling"),
         (modules("Transformer", "WeightedLayerPooling", "Pooling"), r"module 1 is '.*WeightedLayerPooling'"),
         (modules("Transformer", "Normalize", "Pooling"), "module_input_name is not stated, which means"),
         (modules("Transformer"), "it ends too early"),

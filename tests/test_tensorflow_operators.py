@@ -19,7 +19,7 @@ from bgevis.model.ops import native_operators
 from bgevis.validation.errors import GateError
 
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
-from lowering_cases import CASES, NATIVE, SIZES, X, same, trace, used
+from lowering_cases import CASES, NATIVE, SIZES, Arg, X, same, trace, used
 
 STRUCTURAL = {"Reshape", "BroadcastTo", "Cast", "Identity", "Const", "Placeholder", "NoOp"}
 """What broadcasting, types and signatures may add to what the rules emit."""
@@ -64,6 +64,23 @@ def test_operator(name):
     same(function, args, to_tensorflow(function, args, SIZES)[1], SIZES)
     stated = {op for primitive in used(function, args) for op in TABLE.primitives[primitive].emits}
     assert operators(graph) <= stated | STRUCTURAL
+
+
+LOOPS = {
+    "as many steps as come": (lambda x: lax.scan(lambda c, y: (c + y, c * y), x[0] * 0, x, reverse=True), Arg("t b")),
+    "many steps": (lambda x: lax.scan(lambda c, y: (c * 0.9 + y, c), x[0] * 0, x), Arg("300 b")),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_loop(name):
+    """Those that are not unrolled, as ONNX's are."""
+    function, *args = LOOPS[name]
+    graph, run = to_tensorflow(function, args)
+    for sizes in (SIZES, {"b": 1, "t": 1}):
+        same(function, args, run, sizes)
+    stated = {op for primitive in used(function, args) for op in TABLE.primitives[primitive].emits}
+    assert "StatelessWhile" in operators(graph) <= stated | STRUCTURAL
 
 
 @pytest.mark.parametrize("name", NATIVE)

@@ -1,5 +1,6 @@
 """A module of one's own: traced, converted to four formats, judged by itself; and each mistake named in one message."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,14 +18,16 @@ from torch import nn
 from bgevis.converter.directory import RunDirectory
 from bgevis.converter.source.spec import read_spec
 from bgevis.converter.use.artifacts import load_module
+from bgevis.exporters import stablehlo
 from bgevis.model.traced import family
+from bgevis.model.traced.bounds import TooShort
 from bgevis.model.traced.capture import Failing, capture, guard_failures
 from bgevis.model.traced.graph import Graph
 from bgevis.model.traced.operators import table
 from bgevis.model.traced.wanted import Wanted
 from bgevis.validation.domains import Integers, PaddingMask, TokenIds
 from bgevis.validation.entry_point import Axis, TensorSpec
-from bgevis.validation.errors import ConvertError, InputError
+from bgevis.validation.errors import ConvertError, GateError, InputError
 from bgevis.validation.report import Report
 
 NET = """
@@ -166,6 +169,23 @@ STATES = "x = self.states(ids, mask)\n"
 
 def instead(new: str) -> dict[str, str]:
     return {"old": STATES, "new": f"{new}\n"}
+
+
+def test_an_export_that_fails_is_what_is_told_and_stands_in_no_other_formats_way(own, tmp_path, monkeypatch):
+    def refuse(request):
+        raise GateError("aten.sin.default has no word in this format")
+
+    monkeypatch.setattr(stablehlo, "EXPORTER", dataclasses.replace(stablehlo.EXPORTER, write=refuse))
+    path, given = own(), {"module": "own_net:make", "inputs": SPEC}
+    with pytest.raises(GateError, match=r"^export stablehlo: .*no word in this format$"):
+        convert(path, tmp_path / "run", ("onnx", "stablehlo"), **given)
+    verdicts = RunDirectory(tmp_path / "run").manifest()["verdicts"]
+    assert [stage for stage, verdict in verdicts.items() if verdict != "pass"] == ["export-stablehlo"]
+    with pytest.raises(GateError, match="export-stablehlo failed; mend that and run it again"):
+        judge(tmp_path / "run")
+    run = RunDirectory(convert(path, tmp_path / "run", ("onnx",), **given))
+    assert set(run.manifest()["verdicts"].values()) == {"pass"}
+    judge(run.path)
 
 
 REFUSED = {
@@ -437,6 +457,70 @@ def test_guards_are_tried_for_every_size(guard, failing):
     torchs = guard.replace("T", "L['inputs'][0].size()[1]").replace("U", "L['inputs'][0].size()[0]")
     text = f"  - Not all values of samples in the specified range satisfy the generated guard {torchs}."
     assert guard_failures(text, inputs, axes) == (None if failing is None else {"samples": failing})
+
+
+class Subsampled(nn.Module):
+    """Convolutions with strides before what is done to each frame: nothing is left of a few frames."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.Sequential(nn.Conv1d(4, 8, 3, 2), nn.ReLU(), nn.Conv1d(8, 8, 3, 2))
+        self.place, self.norm = nn.Conv1d(8, 8, 3, padding=1, groups=8), nn.LayerNorm(8)
+
+    def forward(self, x):
+        x = self.parts(x)
+        rows, width, frames = x.shape
+        return self.norm(self.place(x).transpose(1, 2).reshape(rows, frames, width))
+
+
+@pytest.mark.parametrize("least", [1, 3])
+def test_the_bound_from_which_a_module_runs_is_said(least):
+    """Not torch's symbols: the module is run at sizes that the spec allows."""
+    spec = TensorSpec("x", "float32", ("b", 4, "frames"))
+    message = (
+        f"the module fails for frames = {least} .RuntimeError: Calculated .*, and runs from frames = 7 on: write that"
+    )
+    with pytest.raises(TooShort, match=message) as error:
+        traced(Subsampled(), spec, axes={"b": Axis(), "frames": Axis(least)})
+    assert (error.value.axis, error.value.shortest) == ("frames", 7)
+    module = Subsampled()
+    graph = traced(module, spec, axes={"b": Axis(), "frames": Axis(7)})
+    for rows, frames in ((1, 7), (2, 10), (3, 40)):
+        x = np.random.default_rng(rows).normal(size=(rows, 4, frames)).astype(np.float32)
+        same(module, graph, x)
+
+
+class Halved(nn.Module):
+    """Another computation for odd sizes."""
+
+    def forward(self, x):
+        return x[:, ::2] + 1 if x.shape[1] % 2 else x * 2
+
+
+def test_sizes_at_which_a_module_computes_something_else_are_named():
+    with pytest.raises(InputError, match="a few of them are t = 2, 4, 6") as error:
+        traced(Halved(), TensorSpec("x", "float32", ("b", "t")), axes={"b": Axis(), "t": Axis(2)})
+    assert len(str(error.value)) < 600
+
+
+class Twice(nn.Module):
+    """Two methods with numbers of their own in the same place."""
+
+    def forward(self, x):
+        return x * torch.tensor([1.0, 2.0, 3.0])
+
+    def other(self, x):
+        return x * torch.tensor([5.0, 7.0, 11.0])
+
+
+def test_numbers_that_two_entry_points_have_in_one_place_are_kept_apart():
+    spec, axes = TensorSpec("x", "float32", ("b", 3)), {"b": Axis()}
+    wanted = [Wanted("forward", (spec,), axes), Wanted("other", (spec,), axes, "other")]
+    graph = capture(Twice().eval(), wanted, {}, "here")
+    net = family(graph.to_json()).network(None)
+    for name, numbers in (("forward", [1, 2, 3]), ("other", [5, 7, 11])):
+        (got,) = jax.jit(net.function(name))({}, np.ones((1, 3), np.float32)).values()
+        np.testing.assert_array_equal(got[0], numbers)
 
 
 LATER = ("aten.layer_norm", "aten.linear", "aten.masked_fill.Scalar", "aten.mul")

@@ -21,15 +21,18 @@ from variants import TINY
 from bgevis.converter.certificate.assign import assign
 from bgevis.converter.certificate.ledger import Ledger
 from bgevis.converter.directory import RunDirectory
+from bgevis.converter.manifest import GOLDENS, family_and_config
 from bgevis.converter.options import Options
 from bgevis.converter.source.identify import identify
 from bgevis.converter.use.artifacts import open_artifacts
 from bgevis.converter.use.fixture import write_fixture
+from bgevis.converter.use.sentence_transformers import sentence_transformer
 from bgevis.model.family import families
 from bgevis.model.reference import Original, tensor_of
 from bgevis.model.traced import family as traced_family
 from bgevis.model.traced.capture import capture
 from bgevis.model.traced.wanted import Wanted
+from bgevis.validation import procedure
 from bgevis.validation.cases import cases
 from bgevis.validation.domains import Pixels
 from bgevis.validation.errors import InputError
@@ -131,17 +134,55 @@ def test_an_architecture_that_no_family_knows_is_converted_from_raw_texts(oracle
     np.testing.assert_allclose(open_artifacts(run.path).embed(texts=texts), golden[name], atol=2e-6)
 
 
+LAYOUT = "sentence-transformers"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of where sentence-transformers has its modules
 @pytest.mark.parametrize("name", ["modernbert_mean_st", pytest.param("modernbert_cls_st", marks=pytest.mark.prove)])
 def test_modernbert_is_upstreams_from_raw_texts(oracles, tmp_path, name):
-    """Windows of attention, two thetas, either pooling."""
+    """Windows of attention, two thetas, either pooling; in the folder that clients open too."""
     folder = folder_of(oracles, f"modernbert/{name}", tmp_path)
     with in_this_process():
-        run = RunDirectory(convert(folder, tmp_path / "run", ("onnx",), transformers=True))
+        run = RunDirectory(convert(folder, tmp_path / "run", ("onnx",), transformers=True, layouts=(LAYOUT,)))
     assert run.manifest()["proof"]["end_to_end"]["verdict"] == "pass"
+    assert run.manifest()["verdicts"][f"validate-{LAYOUT}"] == "pass"
     golden, texts = np.load(oracles / f"modernbert/{name}/golden.npz"), oracles / f"modernbert/{name}/texts.json"
     texts = json.loads(texts.read_text())
-    embedded = open_artifacts(run.path).embed(texts if isinstance(texts, list) else texts["texts"])
-    np.testing.assert_allclose(embedded, golden["st_embeddings"], atol=2e-6)
+    texts = texts if isinstance(texts, list) else texts["texts"]
+    np.testing.assert_allclose(open_artifacts(run.path).embed(texts), golden["st_embeddings"], atol=2e-6)
+    opened = sentence_transformer(run.path)
+    np.testing.assert_allclose(opened.encode(texts), golden["st_embeddings"], atol=2e-6)
+    states, embedded = as_clients_read(run.path / "sentence_transformers", texts[:2])
+    assert states.shape == (2, states.shape[1], embedded.shape[1])
+    np.testing.assert_allclose(embedded, golden["st_embeddings"][:2], atol=2e-6)
+
+
+def as_clients_read(folder: Path, texts: list[str]) -> list[np.ndarray]:
+    """Read the folder as fastembed does: tokenizer.json, whatever of ids and mask the program takes, all outputs."""
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    opened = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    opened.enable_padding(pad_id=json.loads((folder / "config.json").read_text())["pad_token_id"])
+    read = opened.encode_batch(texts)
+    fed = {"input_ids": [each.ids for each in read], "attention_mask": [each.attention_mask for each in read]}
+    session = onnxruntime.InferenceSession(folder / "onnx/model.onnx")
+    assert [output.name for output in session.get_outputs()] == ["last_hidden_state", "sentence_embedding"]
+    return session.run(None, {name: np.array(rows, np.int64) for name, rows in fed.items()})
+
+
+def test_the_clients_folder_of_a_traced_encoder_has_its_modules(oracles, tmp_path):
+    """Whose weights have torch's names and axes in the network, as in the folder."""
+    folder = folder_of(oracles, "st_zoo/dense_tanh", tmp_path)
+    with in_this_process():
+        run = convert(folder, tmp_path / "run", ("onnx",), transformers=True, layouts=(LAYOUT,))
+    written = run / "sentence_transformers"
+    (place,) = (m["path"] for m in json.loads((written / "modules.json").read_text()) if m["type"].endswith("Dense"))
+    (own,) = (m["path"] for m in json.loads((folder / "modules.json").read_text()) if m["type"].endswith("Dense"))
+    wanted = load_file(folder / own / "model.safetensors")
+    for name, array in load_file(written / place / "model.safetensors").items():
+        np.testing.assert_array_equal(array, wanted[name])
+    assert json.loads((written / "config.json").read_text())["model_type"] == "bert"
 
 
 def distilbert(folder: Path, labels: int) -> Path:
@@ -205,34 +246,52 @@ def saved(network, tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-def test_a_generating_class_continues_from_what_it_kept(tmp_path):
-    import onnxruntime
+def generates_as_upstream(run: Path, network, formats: tuple[str, ...]) -> None:
+    """See that every program generated the golden's ids, which are those that upstream generates, row by row."""
+    import torch
+
+    directory = RunDirectory(run)
+    assert set(directory.manifest()["verdicts"].values()) == {"pass"}
+    reports = json.loads((run / "reports/validate.json").read_text())
+    for name in formats:
+        assert [check["output"] for check in reports[name]["checks"] if check["entry_point"] == "generate"] == ["ids"]
+    family, config = family_and_config(directory)
+    (greedy,) = family.procedures(config)
+    golden = procedure.read(run / GOLDENS, greedy)
+    assert golden.ids.shape == (2, greedy.steps)
+    assert not golden.inputs["attention_mask"].all()
+    for ids, mask, wanted in zip(golden.inputs["input_ids"], golden.inputs["attention_mask"], golden.ids, strict=True):
+        given = torch.from_numpy(ids[mask == 1][None].astype(np.int64))
+        ones = torch.ones_like(given)
+        options = {"max_new_tokens": greedy.steps, "do_sample": False, "eos_token_id": None}
+        (found,) = network.generate(given, attention_mask=ones, **options)
+        assert found[-greedy.steps :].tolist() == wanted.tolist()
+
+
+def test_a_generating_class_generates_as_upstream(tmp_path):
+    """Rows of different length: the places of a token are those of its own row."""
     from transformers import GPT2Config, GPT2LMHeadModel, set_seed
 
     set_seed(2)
-    folder = saved(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, n_positions=32, **SMALL)), tmp_path)
+    config = GPT2Config(n_layer=1, n_embd=16, n_head=2, n_positions=32, initializer_range=0.5, **SMALL)
+    network = GPT2LMHeadModel(config).eval()
+    formats = ("onnx", "stablehlo")
     with in_this_process():
-        run = convert(folder, tmp_path / "run", ("onnx",), transformers=True, no_tokenizer=True)
-    programs = {n: onnxruntime.InferenceSession(run / f"programs/{n}.onnx") for n in ("prefill", "decode")}
-    ids, ones = np.array([[5, 6, 7, 8, 9]]), np.ones((1, 5), np.int64)
-    whole = programs["prefill"].run(["logits"], {"input_ids": ids, "attention_mask": ones})[0]
-    kept = ["keys_0", "values_0"]
-    past = programs["prefill"].run(kept, {"input_ids": ids[:, :4], "attention_mask": ones[:, :4]})
-    given = {f"past_{name}": value for name, value in zip(kept, past, strict=True)}
-    (last,) = programs["decode"].run(["logits"], {"input_ids": ids[:, 4:], "attention_mask": ones, **given})
-    np.testing.assert_allclose(last[:, 0], whole[:, -1], atol=1e-5)
+        run = convert(saved(network, tmp_path), tmp_path / "run", formats, transformers=True, no_tokenizer=True)
+    generates_as_upstream(run, network, formats)
 
 
-def test_an_encoder_with_a_decoder_is_two_entry_points(tmp_path):
+def test_an_encoder_with_a_decoder_is_two_entry_points_that_generate(tmp_path):
     from transformers import T5Config, T5ForConditionalGeneration, set_seed
 
     set_seed(2)
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
-    folder = saved(T5ForConditionalGeneration(T5Config(**sizes, **SMALL)), tmp_path)
+    network = T5ForConditionalGeneration(T5Config(**sizes, **SMALL, decoder_start_token_id=0)).eval()
+    folder = saved(network, tmp_path)
     with in_this_process():
         run = RunDirectory(convert(folder, tmp_path / "run", ("onnx",), transformers=True, no_tokenizer=True))
+    generates_as_upstream(run.path, network, ("onnx",))
     entries = run.manifest()["entry_points"]
-    assert set(run.manifest()["verdicts"].values()) == {"pass"}
     assert entries["decode"]["outputs"][0]["shape"] == ["batch", "tokens", 50]
     assert entries["encode"]["outputs"][0]["name"] == entries["decode"]["inputs"][1]["name"]
 

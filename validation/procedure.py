@@ -1,4 +1,4 @@
-"""Procedures: loops over entry points that every Runner runs. Greedy generation: prefill, then decode with caches.
+"""Procedures: loops over entry points that every Runner runs. Greedy generation: prefill, then decode.
 
 The golden is token ids, to be met exactly, with the margin between the best logit and the second beside each. It ends
 before the first token that the reference itself cannot decide: whose margin float32 could cost.
@@ -33,14 +33,15 @@ class Greedy:
     """Greedy generation: a prompt through `prefill`, then each best token through `decode`.
 
     Both give logits; their ids, masks and positions are told by their domains. What else `decode` takes is an input of
-    `prefill` by the same name, and stays as it is.
+    `prefill` by the same name, and stays as it is. An encoder gives no logits: beside what it makes of the prompt,
+    `decode` reads `start` and then all that was chosen, each time.
 
     Args:
         name: what reports call it.
         prefill: the entry point of the prompt.
         decode: the entry point of one more token.
-        caches: input of `decode` -> the output that it is fed with, of `prefill` at first and then of `decode`; what
-            `decode` does not give anew stays as `prefill` gave it.
+        caches: input of `decode` -> the output that it is fed with, of `prefill` at first and then of `decode`, or the
+            input of `prefill`; what `decode` does not give anew stays as it was at first.
         ends: ids that end a row.
         steps: most tokens that are generated.
         prompt: tokens of the longer prompt.
@@ -48,6 +49,7 @@ class Greedy:
         forced: the prompt of all rows, if it is always this one.
         suppressed: ids that are never chosen.
         suppressed_first: ids that are not chosen first.
+        start: what `decode` begins with where `prefill` is an encoder; None where `prefill` gives logits.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Greedy:
     forced: tuple[int, ...] = ()
     suppressed: tuple[int, ...] = ()
     suppressed_first: tuple[int, ...] = ()
+    start: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,24 @@ def generate(runner: Runner, entries: Entries, greedy: Greedy, inputs: Arrays, s
     ids, given = _ids(prefill), dict(inputs)
     for name in greedy.before:
         given |= runner.run(name, {spec.name: given[spec.name] for spec in entries[name].inputs})
-    mask = _counts(prefill, given)
+    counts = _counts(prefill, given)
     outputs = runner.run(prefill.name, {spec.name: given[spec.name] for spec in prefill.inputs})
-    state = dict(outputs)
-    scores = [_last(prefill, given, outputs)]
+    state = {**given, **outputs}
+
+    def step(text: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        fed = _fed(decode, greedy, given, state, text, counts)
+        outputs = runner.run(decode.name, fed)
+        state.update(outputs)
+        return _last(decode, fed, outputs)
+
+    whole = greedy.start is not None
+    if whole:
+        text, counts = np.full((len(counts), 1), greedy.start), np.ones((len(counts), 1), bool)
+        scores = [step(text, counts)]
+    else:
+        scores = [_last(prefill, given, outputs)]
     chosen: list[np.ndarray] = []
-    margins, ended = [], np.zeros(len(mask), bool)
+    margins, ended = [], np.zeros(len(counts), bool)
     while True:
         best, margin = _best(_allowed(scores[-1], greedy, first=not chosen))
         chosen.append(np.where(ended, ids.pad, best))
@@ -113,11 +128,9 @@ def generate(runner: Runner, entries: Entries, greedy: Greedy, inputs: Arrays, s
         ended |= np.isin(chosen[-1], greedy.ends)
         if len(chosen) == steps or ended.all():
             break
-        mask = np.concatenate([mask, np.ones((len(mask), 1), bool)], axis=1)
-        fed = _fed(decode, greedy, given, state, chosen[-1], mask)
-        outputs = runner.run(decode.name, fed)
-        state |= outputs
-        scores.append(_last(decode, fed, outputs))
+        text = np.concatenate([text, chosen[-1][:, None]], axis=1) if whole else chosen[-1][:, None]
+        counts = np.concatenate([counts, np.ones((len(counts), 1), bool)], axis=1)
+        scores.append(step(text, counts))
     return Generated(inputs, np.stack(chosen, 1), np.stack(margins, 1), np.stack(scores))
 
 
@@ -176,12 +189,12 @@ def _best(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fed(
-    decode: EntryPoint, greedy: Greedy, inputs: Arrays, state: Arrays, chosen: np.ndarray, mask: np.ndarray
+    decode: EntryPoint, greedy: Greedy, inputs: Arrays, state: Arrays, text: np.ndarray, mask: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Make the inputs of a step."""
+    """Make the inputs of a step that reads the ids `text`; `mask` says which tokens so far count."""
     ids = decode.input_of(TokenIds)
     assert ids
-    fed: dict[str, np.ndarray] = {ids.name: chosen[:, None].astype(ids.dtype)}
+    fed: dict[str, np.ndarray] = {ids.name: text.astype(ids.dtype)}
     fed |= {name: state[output] for name, output in greedy.caches.items()}
     known = [spec for spec in decode.inputs if spec.name in fed]
     sizes = dims.sizes_of((spec.shape, fed[spec.name].shape) for spec in known)

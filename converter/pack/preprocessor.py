@@ -490,10 +490,16 @@ class Preprocessor:
                 raise InputError(
                     f"{where}: {entry.name} takes {', '.join(sorted(other)) or 'no ids'} beside what is made"
                 )
+        stated, caches = json.dumps(rules["caches"]), set(rules["caches"].values())
         for entry in (begin, more):
-            scored = [spec for spec in entry.outputs if spec.name not in rules["caches"].values()]
-            if len(scored) != 1 or len(entry.outputs) - 1 != len(rules["caches"]):
-                raise InputError(f"{where}.caches leave {len(scored)} outputs of {entry.name}; known: its scores alone")
+            scored = [spec for spec in entry.outputs if spec.name not in caches]
+            whole = len(caches) == len(rules["caches"]) == len(entry.outputs) - 1
+            fits = len(scored) == 1 and len(scored[0].shape) == 3 and isinstance(scored[0].shape[-1], int)
+            if not whole or not fits:
+                gives = ", ".join(map(_told, entry.outputs))
+                raise InputError(f"{where}: caches are {stated}; {entry.name} gives {gives}, and one must be scores")
+        if strange := rules["caches"].keys() - {spec.name for spec in more.inputs}:
+            raise InputError(f"{where}: caches are {stated}; {more.name} takes no {', '.join(sorted(strange))}")
         ids = [rules[key] for key in ("start", "end", "pad", "no_timestamps") if rules[key] is not None]
         ids += [*rules["languages"].values(), *rules["tasks"].values(), *rules["suppress"], *rules["suppress_first"]]
         if max(ids) >= (vocabulary := scored[0].shape[-1]):

@@ -195,7 +195,8 @@ def sounds(rate: int, count: int) -> Iterator[Sound]:
     yield Sound("extended", extended, "a header of one length, chunks between, the last byte of an odd one")
     yield Sound("quiet", wav(1e-3 * one, rate, PCM, 24), "scaled to the loudest, a floor that is too high")
     yield Sound("silent", wav(np.zeros(round(short * rate)), rate, PCM, 8), "another floor, the logarithm of nothing")
-    late = tones(rate, window)[:count] * np.where(np.arange(count) < 0.8 * count, 0.03, 1)
+    places = np.arange(count) / count
+    late = tones(rate, window)[:count] * np.select([places < 0.1, places < 0.9], [0.03, 0], 1)
     yield Sound("exact", wav(late, rate, PCM, 8), "the loudest of a part and not of the window, a window too many")
     over = np.append(tones(SLOW, window), 0.5)
     yield Sound("longer", wav(over, SLOW, PCM, 8), "one window too few")

@@ -217,7 +217,7 @@ def context(
         "scale": Scale.around([value for row in rows for value in (row.error, row.allowed) if value is not None]),
         "uncovered": list(uncovered(manifest, reports, pack, tried)),
         "command": command(manifest),
-        "pack": {"texts": None, "images": None, "embeddings": None, **pack},
+        "pack": {"texts": None, "images": None, "embeddings": None, "sounds": None, "transcripts": None, **pack},
         "example": _example_rows(pack),
         "picture": next((file for file in sorted(manifest["files"]) if file.startswith(f"{RAW}/images/")), ""),
         "usage": [_usage(name, entry, pack) for name, entry in manifest["entry_points"].items()],

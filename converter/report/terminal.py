@@ -216,7 +216,11 @@ def _next(path: Path, manifest: Manifest, made: bool, waiting: bool) -> str:
     entries = manifest["entry_points"]
     if "tokenizer.json" in manifest["files"] and "score" in entries:
         return f"score {place} --pair 'a question' 'an answer'"
-    embeds = any(spec["kind"]["is"] == "embedding" for entry in entries.values() for spec in entry["outputs"])
+    embeds = any(
+        spec["kind"]["is"] == "embedding" and any(given["dtype"] == "int32" for given in entry["inputs"])
+        for entry in entries.values()
+        for spec in entry["outputs"]
+    )
     return f"embed {place} --text hello" if "tokenizer.json" in manifest["files"] and embeds else f"doctor {place}"
 
 

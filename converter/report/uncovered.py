@@ -29,8 +29,9 @@ def uncovered(
     second = manifest.get("proof", {}).get("end_to_end", {})
     if second.get("verdict") == NOT_CHECKED:
         yield "End to end", second["why"]
-    if missing := (pack.get("images") or {}).get("missing"):
-        yield "Raw pictures", missing
+    for part, title_ in (("images", "Raw pictures"), ("sounds", "Raw sounds"), ("transcripts", "Texts of sounds")):
+        if missing := (pack.get(part) or {}).get("missing"):
+            yield title_, missing
     known = {exporter.key: exporter for exporter in exporters().values()}
     made = {key for entry in manifest["entry_points"].values() for key in entry["programs"]}
     asked = {key for key, exporter in known.items() if not exporter.layout or exporter.precision == FLOAT32}

@@ -232,8 +232,16 @@ def validate_all(run: RunDirectory, options: Options, display: Display, jobs: in
 
 
 def standing(run: RunDirectory, formats: Sequence[Exporter]) -> list[Exporter]:
-    """Give the other formats that a run holds and whose proof stands: they are part of its verdict."""
-    manifest, asked = run.manifest(), {exporter.name for exporter in formats}
+    """Give the other formats that a run holds and whose proof stands: they are part of its verdict.
+
+    Of one whose export failed before nothing is left, so that no verdict of it spoils that of the others.
+    """
+    asked = {exporter.name for exporter in formats}
+    failed = {f"export-{name}" for name in exporters().keys() - asked}
+    run.forget(
+        [stage for stage, verdict in run.manifest()["verdicts"].items() if stage in failed and verdict == "fail"]
+    )
+    manifest = run.manifest()
     there = [e for e in exporters().values() if f"export-{e.name}" in manifest["stages"] and e.name not in asked]
     whole = [e for e in there if run.is_current(f"validate-{e.name}", validate.reads(run, Options(), e))]
     run.forget([f"validate-{e.name}" for e in there if e not in whole and f"validate-{e.name}" in manifest["verdicts"]])

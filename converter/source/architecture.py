@@ -13,7 +13,7 @@ from ...model.family import Source, Tokens
 from ...model.pictures import HALF, PLACE, WHOLE, Pictures, settle_pictures
 from ...model.steps import Steps, pooling, unit
 from ...model.tokenizer import FAST, SETTINGS, SPECIAL, settle_tokenizer
-from ...model.traced.config import SCORE, TransformersConfig
+from ...model.traced.config import DECODE, ENCODE, PAST, PREFILL, SCORE, STATES, TransformersConfig
 from ...model.traced.graph import Graph, digest
 from ...model.traced.wanted import Wanted
 from ...validation.domains import AFTER, BEFORE, Cache, Floats, PaddingMask, Pixels, TokenIds, TokenTypes
@@ -86,9 +86,15 @@ def trace(source: Source, checkpoint: Checkpoint, folder: Path, tokenizer: Path)
     tensors = Reference("", whole, {}, original.state).tensors()
     missing = [path for path, _ in whole.named_parameters() if path not in tensors]
     if missing:
+        made = architecture.upstream.remade(built.network)
+        why = (
+            f": transformers makes parameters of others when it loads them ({', '.join(made)}), which no ledger of a "
+            "traced network follows; save what it has loaded by save_pretrained(FOLDER, save_original_format=False), "
+            "and convert that"
+        )
         raise InputError(
-            f"the checkpoint does not fill {built.name}: {len(missing)} parameter(s) without a tensor: "
-            f"{', '.join(missing[:8])}"
+            f"the checkpoint does not fill {built.name}{why if made else ''}: {len(missing)} parameter(s) without a "
+            f"tensor: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
         )
     architecture.attend_in_one(built.network)
     whole.traced = True
@@ -187,20 +193,25 @@ def _call(module: Any, **inputs: Any) -> Any:
 
 
 def _translation(built: "Architecture", text: Wanted) -> list[Wanted]:
-    """State the encoder, and the decoder beside the encoder's states: each with the axis of its own tokens."""
+    """State the encoder, and the decoder beside the encoder's states: each with the axis of its own tokens.
+
+    The decoder reads all tokens so far, from that which the configuration begins with.
+    """
     ids = text.inputs[0]
     width = built.network.config.get_text_config().hidden_size
     mask = TensorSpec("attention_mask", "int32", ids.shape, PaddingMask("input_ids"))
-    encode = Wanted("encode", (ids, mask), text.axes, "encode", {"encoder_hidden_states": States("attention_mask")})
+    encode = Wanted(ENCODE, (ids, mask), text.axes, "encode", {"encoder_hidden_states": States("attention_mask")})
     sources = ("batch", "source_tokens")
+    start = getattr(built.network.config, "decoder_start_token_id", None)
+    begins = start if isinstance(start, int) and 0 <= start < _tokens(ids).vocab_size else None
     decoder = (
-        _words(ids, ids.shape),
+        _words(ids, ids.shape, begins),
         TensorSpec("encoder_hidden_states", "float32", (*sources, width), Floats()),
         TensorSpec("encoder_attention_mask", "int32", sources, PaddingMask("encoder_hidden_states")),
     )
     outputs: dict[str, Output] = {built.output: Logits() if built.head else States()}
     axes = {**text.axes, "source_tokens": text.axes["tokens"]}
-    return [encode, Wanted("decode", decoder, axes, "decode", outputs)]
+    return [encode, Wanted(DECODE, decoder, axes, "decode", outputs)]
 
 
 def _generation(built: "Architecture", text: Wanted, kept: Mapping[str, tuple[int | str, ...]]) -> list[Wanted]:
@@ -208,16 +219,16 @@ def _generation(built: "Architecture", text: Wanted, kept: Mapping[str, tuple[in
     ids = text.inputs[0]
     mask = TensorSpec("attention_mask", "int32", ids.shape, PaddingMask("input_ids"))
     outputs: dict[str, Output] = {built.output: Logits("attention_mask"), **dict.fromkeys(kept, Kept())}
-    prefill = Wanted("prefill", (ids, mask), text.axes, "prefill", outputs)
+    prefill = Wanted(PREFILL, (ids, mask), text.axes, "prefill", outputs)
     longest = text.axes["tokens"].high
     past = Cache(past="past", padded=_tokens(ids).padded)
     step = (
         _words(ids, ("batch", 1)),
         dataclasses.replace(mask, shape=("batch", "past + 1")),
-        *(TensorSpec(f"past_{name}", "float32", shape, past) for name, shape in kept.items()),
+        *(TensorSpec(f"{PAST}{name}", "float32", shape, past) for name, shape in kept.items()),
     )
     axes = {"batch": Axis(), "past": Axis(1, longest - 1 if longest else None)}
-    return [prefill, Wanted("decode", step, axes, "step", {**outputs, built.output: Logits()})]
+    return [prefill, Wanted(DECODE, step, axes, "step", {**outputs, built.output: Logits()})]
 
 
 def _tokens(ids: TensorSpec) -> TokenIds:
@@ -225,9 +236,9 @@ def _tokens(ids: TensorSpec) -> TokenIds:
     return ids.domain
 
 
-def _words(ids: TensorSpec, shape: tuple[int | str, ...]) -> TensorSpec:
-    """Describe ids that neither begin nor end a text."""
-    return dataclasses.replace(ids, shape=shape, domain=dataclasses.replace(_tokens(ids), first=None, last=None))
+def _words(ids: TensorSpec, shape: tuple[int | str, ...], first: int | None = None) -> TensorSpec:
+    """Describe ids that do not end a text, and begin it with `first` alone."""
+    return dataclasses.replace(ids, shape=shape, domain=dataclasses.replace(_tokens(ids), first=first, last=None))
 
 
 def _text(built: "Architecture", source: Source, tokenizer: Path, steps: Steps) -> Wanted:
@@ -259,7 +270,7 @@ def _text(built: "Architecture", source: Source, tokenizer: Path, steps: Steps) 
             outputs = {built.output: Scores() if built.network.config.num_labels == 1 else Logits()}
     name = "encode_text" if steps else "classify" if built.output == "logits" else "token_states"
     name = SCORE if scored else name
-    return Wanted(name, tuple(inputs), axes, outputs=outputs, call=_call)
+    return Wanted(name, tuple(inputs), axes, outputs=outputs, call=_call, beside=(STATES,) if steps else ())
 
 
 def _pad(config: Any, source: Source) -> int:
@@ -319,7 +330,8 @@ def _traced(
     module = computing_in_float32(whole)
     for _ in range(TRIES):
         try:
-            graph = capture.capture(module, wanted, tensors, f"transformers:{type(built.network).__name__}")
+            origin, facts = f"transformers:{type(built.network).__name__}", {CONFIG: original.documents[CONFIG]}
+            graph = capture.capture(module, wanted, tensors, origin, facts)
             hold_to_tables(graph)
         except TooLong as error:
             wanted = [_within(each, error.axis, high=error.longest) for each in wanted]

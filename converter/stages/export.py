@@ -4,6 +4,7 @@ from typing import Any
 
 from ...exporters.base import Exporter, Plan
 from ...exporters.weights import WeightsFile
+from ...validation.errors import GateError
 from ...validation.packages import need_jax
 from ..directory import RunDirectory
 from ..manifest import WEIGHTS_PATH, network
@@ -28,7 +29,10 @@ def perform(run: RunDirectory, options: Options, progress: Progress, exporter: E
         out = staged.out / exporter.folder
         out.mkdir()
         staged.options = shaping(options)
-        staged.programs = exporter.write(request(run, exporter, out, staged.options, progress=progress.advance))
+        try:
+            staged.programs = exporter.write(request(run, exporter, out, staged.options, progress=progress.advance))
+        except GateError as error:  # what is said of an operator does not say of which format
+            raise GateError(f"export {exporter.name}: {error}") from error
         staged.key = exporter.key
 
 

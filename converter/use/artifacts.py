@@ -190,7 +190,7 @@ class Artifacts:
         texts: Texts | None = None,
         images: "Images | None" = None,
         *,
-        audio: Audio | None = None,
+        audio: "Audio | None" = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         dims: int | None = None,

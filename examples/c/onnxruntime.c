@@ -4,8 +4,6 @@
 #include "ort.h"
 #include "runtime.h"
 
-#define MAX_INPUTS 8
-
 const char *const RUNTIME_FORMAT = "onnx";
 
 static const OrtApi *ort;

@@ -319,7 +319,7 @@ static size_t read_file(const char *path, char hex[65], char **data) {
     return size;
 }
 
-static size_t read_checked(const Pack *pack, const char *name, char **data) {
+size_t pack_bytes(const Pack *pack, const char *name, char **data) {
     const Json *entry = json_find(json_member(pack->manifest, "files", JSON_OBJECT), name);
     if (!entry) fail("manifest.json does not name %s", name);
     char hex[65];
@@ -335,11 +335,11 @@ bool pack_has(const Pack *pack, const char *name) {
     return json_find(json_member(pack->manifest, "files", JSON_OBJECT), name) != NULL;
 }
 
-void pack_check(const Pack *pack, const char *name) { read_checked(pack, name, NULL); }
+void pack_check(const Pack *pack, const char *name) { pack_bytes(pack, name, NULL); }
 
 Json *pack_json(const Pack *pack, const char *name) {
     char *data;
-    size_t size = read_checked(pack, name, &data);
+    size_t size = pack_bytes(pack, name, &data);
     return json_parse(text("%s", name), data, size);
 }
 
@@ -415,7 +415,7 @@ static Tensor read_tensor(const char *name, const Json *entry, const char *data,
 
 Tensors pack_tensors(const Pack *pack, const char *name) {
     char *data;
-    size_t size = read_checked(pack, name, &data);
+    size_t size = pack_bytes(pack, name, &data);
     uint64_t header = 0;
     if (size >= 8) memcpy(&header, data, 8);
     if (size < 8 || header > size - 8) fail("%s is no safetensors file: its header is longer than the file", name);

@@ -76,6 +76,8 @@ bool pack_has(const Pack *pack, const char *name);
 void pack_check(const Pack *pack, const char *name);
 /* Give the path of a file. */
 char *pack_path(const Pack *pack, const char *name);
+/* Read a whole file; give its size. */
+size_t pack_bytes(const Pack *pack, const char *name, char **data);
 Json *pack_json(const Pack *pack, const char *name);
 Tensors pack_tensors(const Pack *pack, const char *name);
 const Tensor *tensor_named(const Tensors *tensors, const char *name);

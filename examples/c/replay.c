@@ -2,19 +2,21 @@
  *
  *     replay_tensorflow DIR        replay_onnxruntime DIR
  *
- * Ids come ready from the pack, since tokenizing is not the business of C; pixels are made of its bytes. Exit codes:
- * 0 all agree, 1 anything differs or is damaged, 2 usage. */
+ * Ids come ready from the pack, since tokenizing is not the business of C; pixels are made of its bytes, samples of its
+ * WAV files, and spectrograms of these by the program. Exit codes: 0 all agree, 1 anything differs or is damaged,
+ * 2 usage. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "rules.h"
 #include "runtime.h"
 #include "scores.h"
+#include "sounds.h"
 
-#define MAX_INPUTS 8
-#define CLOSE 1e-6 /* normalised pixels and scores of logits, by docs/pack.md */
+#define CLOSE 1e-6 /* normalised pixels, samples and scores of logits, by docs/pack.md */
 
 static const char *const RAW = "goldens/raw/index.json";
 
@@ -23,6 +25,9 @@ typedef struct {
     const Json *images; /* preprocess.json's, or NULL */
     const Json *index;  /* goldens/raw/index.json, or NULL when the run has none */
     Tensors pixels;
+    const Json *sounds; /* preprocess.json's, or NULL */
+    Tensor *opened;     /* samples of each sound of the index */
+    void *ear;          /* the opened program of the spectrogram, or NULL as long as nothing is run */
 } Raw;
 
 typedef struct {
@@ -33,6 +38,26 @@ typedef struct {
     int64_t sizes[MAX_RANK];
     size_t known;
 } Case;
+
+/* Give the size of a dimension, an axis or a sum of axes and numbers; -1 where one of them is not known. */
+static int64_t known_size(const Case *c, const char *dim) {
+    int64_t sum = 0;
+    for (const char *term = dim; term;) {
+        const char *end = strstr(term, " + ");
+        const char *name = end ? text("%.*s", (int)(end - term), term) : term;
+        char *rest;
+        int64_t size = strtoll(name, &rest, 10);
+        if (rest == name || *rest) {
+            size = -1;
+            for (size_t i = 0; i < c->known; i++)
+                if (!strcmp(c->axes[i], name)) size = c->sizes[i];
+        }
+        if (size < 0) return -1;
+        sum += size;
+        term = end ? end + 3 : NULL;
+    }
+    return sum;
+}
 
 /* Hold a tensor's shape against the signature; a dynamic axis has one size in all tensors of a case. */
 static void check_shape(Case *c, const Json *spec, const Tensor *tensor) {
@@ -45,8 +70,7 @@ static void check_shape(Case *c, const Json *spec, const Tensor *tensor) {
             want = json_size(&shape->items[i]);
         } else {
             const char *axis = shape->items[i].string;
-            for (size_t k = 0; k < c->known; k++)
-                if (!strcmp(c->axes[k], axis)) want = c->sizes[k];
+            want = known_size(c, axis);
             if (want < 0) {
                 const Json *bounds = json_member(axes, axis, JSON_OBJECT), *most = json_find(bounds, "max");
                 if (size < json_size(json_member(bounds, "min", JSON_NUMBER)) ||
@@ -167,10 +191,49 @@ static void check_made(const Case *c, const Raw *raw, const char *kind, const Js
     }
 }
 
+/* Cut the sounds of a case in windows, silence after the last of each. */
+static Tensor windows_of(const Case *c, const Raw *raw, const Json *rows) {
+    const Json *all = json_member(raw->index, "sounds", JSON_ARRAY);
+    size_t size = (size_t)json_size(json_member(raw->sounds, "samples", JSON_NUMBER)), count = 0, row = 0;
+    for (size_t pass = 0; pass < 2; pass++) {
+        Tensor made = {0};
+        if (pass)
+            made = tensor_new(json_string(raw->sounds, "input"), F32, 2, (int64_t[]){(int64_t)count, (int64_t)size});
+        for (size_t i = 0; i < rows->count; i++) {
+            const Tensor *sound = &raw->opened[raw_named(raw, "sounds", &rows->items[i]) - all->items];
+            if (pass) memcpy((float *)made.data + row * size, sound->data, sound->bytes);
+            row += (sound->count + size - 1) / size;
+        }
+        if (pass) return made;
+        count = row, row = 0;
+    }
+    fail("%s, case '%s': no sounds", c->entry, c->name);
+}
+
+/* Make the samples of a case of its sounds and hold them against the ready ones, or the spectrograms by their program;
+ * run with what was made. */
+static void samples_of_sounds(const Case *c, const Raw *raw, const Json *rows, Tensor *input) {
+    const Json *spectrogram = json_member(raw->sounds, "spectrogram", JSON_OBJECT);
+    Tensor windows = windows_of(c, raw, rows);
+    if (windows.shape[0] != input->shape[0])
+        fail("%s, case '%s': not %" PRId64 " windows of sounds", c->entry, c->name, windows.shape[0]);
+    if (!strcmp(input->name, windows.name)) {
+        for (size_t i = 0; i < windows.count; i++)
+            if (!(fabsf(((float *)windows.data)[i] - ((float *)input->data)[i]) <= CLOSE))
+                fail("%s, case '%s': sample %zu is %.9g made of the sounds, and %.9g in the ready samples", c->entry,
+                     c->name, i, ((float *)windows.data)[i], ((float *)input->data)[i]);
+        input->data = windows.data;
+    } else if (raw->ear && !strcmp(input->name, json_string(spectrogram, "output"))) {
+        input->data = allocate(input->bytes);
+        runtime_run(raw->ear, &windows, 1, input);
+    }
+}
+
 static void apply_raw(const Case *c, const Raw *raw, const Json *rows, Tensor *input) {
     const Json *images = json_find(rows, "images");
     if (images && raw->images && !strcmp(input->name, json_string(raw->images, "input")))
         pixels_of_bytes(c, raw, images, input);
+    if (raw->sounds && json_find(rows, "sounds")) samples_of_sounds(c, raw, json_find(rows, "sounds"), input);
     if (!raw->texts) return;
     const Json *inputs = json_member(raw->texts, "inputs", JSON_OBJECT);
     for (const char *const *kind = (const char *[]){"texts", "pairs", NULL}; *kind; kind++)
@@ -201,6 +264,48 @@ static void check_scores(const Json *rules, const Json *index) {
     }
 }
 
+/* Hold every sound, opened, to the samples that the pack has. */
+static void check_sounds(const Pack *pack, Raw *raw) {
+    const Json *all = json_member(raw->index, "sounds", JSON_ARRAY);
+    Tensors samples = pack_tensors(pack, "goldens/raw/samples.safetensors");
+    raw->opened = allocate(all->count * sizeof *raw->opened);
+    for (size_t i = 0; i < all->count; i++) {
+        const char *name = json_string(&all->items[i], "name"), *file = json_string(&all->items[i], "file");
+        char *bytes;
+        size_t size = pack_bytes(pack, text("goldens/raw/%s", file), &bytes);
+        raw->opened[i] = sounds_open(file, (const uint8_t *)bytes, size, raw->sounds);
+        free(bytes);
+        const Tensor *want = tensor_named(&samples, name), *made = &raw->opened[i];
+        if (want->type != F32 || want->rank != 1 || want->count != made->count)
+            fail("%s: %s is %zu samples, and %zu made of %s", samples.file, name, want->count, made->count, file);
+        for (size_t k = 0; k < want->count; k++)
+            if (!(fabsf(((float *)made->data)[k] - ((float *)want->data)[k]) <= CLOSE))
+                fail("%s: sample %zu of %s is %.9g, and %.9g made of %s", samples.file, k, name,
+                     ((float *)want->data)[k], ((float *)made->data)[k], file);
+    }
+    if (all->count) printf("  %zu sounds become the pack's samples\n", all->count);
+}
+
+/* Of an output that is kept at some positions, the whole shape; others are whole. */
+static Tensor whole_of(Case *c, const Json *spec, const Tensor *want, const Tensor **kept) {
+    Tensor whole = *want;
+    const char *name = text("%s/positions/%s", c->name, json_string(spec, "name"));
+    *kept = NULL;
+    for (size_t i = 0; i < c->goldens->count; i++)
+        if (!strcmp(c->goldens->items[i].name, name)) *kept = &c->goldens->items[i];
+    if (!*kept) return whole;
+    const Json *shape = json_member(spec, "shape", JSON_ARRAY);
+    if ((*kept)->type != I64 || (*kept)->rank != 2 || want->rank != 3 || shape->count != 3 ||
+        memcmp((*kept)->shape, want->shape, 2 * sizeof *want->shape))
+        fail("%s: %s are not the positions of %s", c->goldens->file, name, want->name);
+    const Json *places = &shape->items[1];
+    whole.shape[1] = places->kind == JSON_STRING ? known_size(c, places->string) : json_size(places);
+    for (size_t i = 0; i < (*kept)->count; i++)
+        if (((int64_t *)(*kept)->data)[i] < 0 || ((int64_t *)(*kept)->data)[i] >= whole.shape[1])
+            fail("%s: %s has a position beyond %" PRId64, c->goldens->file, name, whole.shape[1]);
+    return whole;
+}
+
 /* What is expected of one output, and how far from it a result may lie. */
 static const Tensor *read_expected(Case *c, const Json *spec, const Json *described, double *allowed) {
     const char *name = json_string(spec, "name");
@@ -210,23 +315,32 @@ static const Tensor *read_expected(Case *c, const Json *spec, const Json *descri
     if (!(*allowed > 0)) fail("goldens/index.json: %s, case '%s': %g is no budget", c->entry, c->name, *allowed);
     if (want->type != F64) fail("%s: %s is not float64", c->goldens->file, want->name);
     if (type_named(json_string(spec, "dtype")) != F32) fail("manifest.json: %s of %s is not float32", name, c->entry);
-    check_shape(c, spec, want);
+    const Tensor *kept;
+    Tensor whole = whole_of(c, spec, want, &kept);
+    check_shape(c, spec, &whole);
     for (size_t i = 0; i < want->count; i++)
         if (!isfinite(((double *)want->data)[i])) fail("%s: %s is not finite", c->goldens->file, want->name);
     return want;
 }
 
 /* Run one output of a case; give its greatest difference as a part of what is allowed. */
-static double compare(const Case *c, void *opened, const Tensor *inputs, size_t count, const Tensor *want,
-                      const char *name, double allowed) {
+static double compare(Case *c, void *opened, const Tensor *inputs, size_t count, const Tensor *want,
+                      const Json *spec, double allowed) {
     double worst = 0;
-    Tensor got = tensor_new(name, F32, want->rank, want->shape);
+    const char *name = json_string(spec, "name");
+    const Tensor *kept;
+    Tensor whole = whole_of(c, spec, want, &kept), got = tensor_new(name, F32, want->rank, whole.shape);
     runtime_run(opened, inputs, count, &got);
-    for (size_t i = 0; i < got.count; i++) {
-        double difference = fabs((double)((float *)got.data)[i] - ((double *)want->data)[i]);
+    size_t classes = kept ? (size_t)want->shape[2] : 1, each = kept ? (size_t)want->shape[1] : 1;
+    for (size_t i = 0; i < want->count; i++) {
+        size_t place = i / classes, from = i; /* in the whole output */
+        if (kept)
+            from = (place / each * (size_t)whole.shape[1] + (size_t)((int64_t *)kept->data)[place]) * classes +
+                   i % classes;
+        double difference = fabs((double)((float *)got.data)[from] - ((double *)want->data)[i]);
         if (!(difference <= allowed)) /* so written, NaN is a difference too */
             fail("%s, case '%s': %s[%zu] is %.9g, expected %.9g; %.3g apart, %.3g allowed", c->entry, c->name, name, i,
-                 ((float *)got.data)[i], ((double *)want->data)[i], difference, allowed);
+                 ((float *)got.data)[from], ((double *)want->data)[i], difference, allowed);
         if (difference > worst) worst = difference;
     }
     return worst / allowed;
@@ -255,15 +369,15 @@ static size_t replay_entry(const Pack *pack, const Raw *raw, const Json *index, 
         }
         for (size_t k = 0; k < outputs->count; k++) {
             const Tensor *want = read_expected(&c, &outputs->items[k], &cases->items[i], &allowed);
-            const char *name = json_string(&outputs->items[k], "name");
-            if (opened) worst = fmax(worst, compare(&c, opened, ready, inputs->count, want, name, allowed));
+            if (opened)
+                worst = fmax(worst, compare(&c, opened, ready, inputs->count, want, &outputs->items[k], allowed));
         }
     }
     if (opened) printf("  %s: %zu cases, at worst %.0f %% of what is allowed\n", entry, cases->count, 100 * worst);
     return cases->count;
 }
 
-/* Read what the pack says of raw texts and pictures, if the run has it. */
+/* Read what the pack says of raw texts, pictures and sounds, if the run has it. */
 static Raw read_raw(const Pack *pack) {
     Raw raw = {0};
     if (!pack_has(pack, RAW)) return raw;
@@ -277,6 +391,9 @@ static Raw read_raw(const Pack *pack) {
     if (json_find(rules, "scores")) check_scores(json_find(rules, "scores"), raw.index);
     if (json_find(texts, "missing")) printf("  no raw texts: %s\n", json_string(texts, "missing"));
     if (json_find(images, "missing")) printf("  no raw pictures: %s\n", json_string(images, "missing"));
+    const Json *sounds = json_find(rules, "sounds");
+    if (sounds && json_find(sounds, "missing")) printf("  no raw sounds: %s\n", json_string(sounds, "missing"));
+    if (sounds && json_find(sounds, "spectrogram")) check_sounds(pack, (raw.sounds = sounds, &raw));
     if (!raw.images) return raw;
     raw.pixels = pack_tensors(pack, "goldens/raw/pixels.safetensors");
     check_values(&raw);
@@ -299,6 +416,10 @@ int main(int count, char **arguments) {
     size_t cases = 0;
     for (size_t i = 0; i < entries->count; i++) /* the whole pack is known to be sound before anything is run */
         cases += replay_entry(&pack, &raw, index, entries->keys[i], &entries->items[i], NULL);
+    if (raw.sounds) {
+        const char *ear = json_string(json_member(raw.sounds, "spectrogram", JSON_OBJECT), "entry_point");
+        raw.ear = runtime_open(&pack, pack_program(&pack, ear, RUNTIME_FORMAT));
+    }
     for (size_t i = 0; i < entries->count; i++) {
         void *opened = runtime_open(&pack, pack_program(&pack, entries->keys[i], RUNTIME_FORMAT));
         replay_entry(&pack, &raw, index, entries->keys[i], &entries->items[i], opened);

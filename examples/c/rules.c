@@ -24,6 +24,7 @@ typedef struct {
         THREE,
         LIST,
         TEXTS_LISTED,
+        IDS_LISTED,
         OBJECT,
         OBJECT_OR_NULL,
         NOTHING
@@ -45,7 +46,8 @@ typedef struct {
     {"format_version", EXACTLY(FORMAT)}, {"texts", PLAIN(OBJECT_OR_NULL)}, {"images", PLAIN(OBJECT_OR_NULL)},          \
         {"embeddings", PLAIN(OBJECT_OR_NULL)}
 static const Key DOCUMENT[] = {PARTS, {0}};
-static const Key SCORED[] = {PARTS, {"scores", PLAIN(OBJECT)}, {0}};
+/* There only for networks that hear, that write what they hear, or that classify. */
+static const Key OPTIONAL[] = {{"sounds", PLAIN(OBJECT)}, {"transcripts", PLAIN(OBJECT)}, {"scores", PLAIN(OBJECT)}};
 /* A tokenizer's name comes before these, or what stands in its place; the rule of pairs where two texts are read. */
 #define TEXTS                                                                                                          \
     {"inputs", PLAIN(OBJECT)}, {"vocab_size", SIZE}, {"first_id", ID_OR_NULL}, {"last_id", ID_OR_NULL},                \
@@ -73,7 +75,48 @@ static const Key IMAGES[] = {{"input", PLAIN(NAME)},
                              {"frame", EXACTLY(0)},
                              {"steps", PLAIN(LIST)},
                              {0}};
-/* All that is said of pictures where nobody says how they are prepared. */
+static const Key SOUNDS[] = {{"input", PLAIN(NAME)},
+                             {"dtype", WORDS("float32")},
+                             {"rate", SIZE},
+                             {"channels", WORDS("mean")},
+                             {"resample", PLAIN(OBJECT)},
+                             {"samples", SIZE},
+                             {"shorter", WORDS("silence after the sound")},
+                             {"longer", WORDS("windows, one after the other")},
+                             {"least", SIZE},
+                             {"spectrogram", PLAIN(OBJECT)},
+                             {0}};
+static const Key RESAMPLE[] = {{"filter", WORDS("windowed sinc")}, {"window", WORDS("hann")},
+                               {"zero_crossings", EXACTLY(6)},     {"rolloff", EXACTLY(0.99)},
+                               {"arithmetic", WORDS("float64")},   {0}};
+static const Key SPECTROGRAM[] = {{"entry_point", PLAIN(NAME)},
+                                  {"output", PLAIN(NAME)},
+                                  {"window", WORDS("hann")},
+                                  {"n_fft", WHOLE, NULL, 2, LARGEST},
+                                  {"hop", SIZE},
+                                  {"edges", WORDS("reflected")},
+                                  {"bands", SIZE},
+                                  {"scale", WORDS("slaney")},
+                                  {"highest", EXACTLY(8000)},
+                                  {"least_power", EXACTLY(1e-10)},
+                                  {"decades", EXACTLY(8)},
+                                  {"last_frame", WORDS("left out")},
+                                  {0}};
+#define TRANSCRIPTS                                                                                                    \
+    {"entry_points", PLAIN(OBJECT)}, {"caches", PLAIN(OBJECT)}, {"start", ID}, {"languages", PLAIN(OBJECT)},           \
+        {"tasks", PLAIN(OBJECT)}, {"language", PLAIN(TEXT_OR_NULL)}, {"no_timestamps", ID_OR_NULL},                    \
+        {"suppress", PLAIN(IDS_LISTED)}, {"suppress_first", PLAIN(IDS_LISTED)}, {"end", ID}, {"pad", ID},              \
+        {"max_tokens", WHOLE, NULL, 2, LARGEST}, {                                                                     \
+        0                                                                                                              \
+    }
+static const Key WRITTEN[] = {TOKENIZER, TRANSCRIPTS};
+static const Key NOT_WRITTEN[] = {NO_TOKENIZER, TRANSCRIPTS};
+static const Key STAGES[] = {{"hear", PLAIN(NAME)},
+                             {"keep", PLAIN(NAME)},
+                             {"begin", PLAIN(NAME)},
+                             {"next", PLAIN(NAME)},
+                             {0}};
+/* All that is said of pictures or sounds where nobody says how they are prepared. */
 static const Key UNSTATED[] = {{"input", PLAIN(NAME)}, {"missing", PLAIN(NAME)}, {0}};
 static const Key EMBEDDINGS[] = {{"outputs", PLAIN(OBJECT)},
                                  {"width", SIZE},
@@ -160,6 +203,10 @@ static bool legal(const Json *given, const Key *key) {
         for (size_t i = 0; given->kind == JSON_ARRAY && i < given->count; i++)
             if (given->items[i].kind != JSON_STRING) return false;
         return given->kind == JSON_ARRAY && given->count;
+    case IDS_LISTED:
+        for (size_t i = 0; given->kind == JSON_ARRAY && i < given->count; i++)
+            if (!legal(&given->items[i], &(Key){"", ID})) return false;
+        return given->kind == JSON_ARRAY;
     case OBJECT:
         return given->kind == JSON_OBJECT;
     case OBJECT_OR_NULL:
@@ -195,6 +242,7 @@ static const char *known(const Key *key) {
                             [BOOLEAN] = "true or false",
                             [LIST] = "a list",
                             [TEXTS_LISTED] = "a list of one text or more",
+                            [IDS_LISTED] = "a list of whole numbers from 0 to 2147483647",
                             [OBJECT] = "an object",
                             [OBJECT_OR_NULL] = "null or an object",
                             [NOTHING] = "null"}[key->is];
@@ -214,14 +262,20 @@ static void hold(const char *where, const Json *given, const Key *keys) {
     }
 }
 
-/* Hold what is said of each entry point, of one at least. */
-static void hold_by_entry_point(const char *where, const char *name, const Json *rules, Key key) {
+/* Hold what is said by name. */
+static void hold_each(const char *where, const char *name, const Json *rules, Key key) {
     const Json *said = json_find(rules, name);
-    if (!said->count)
-        fail("%s: %s is {}; known: an entry point's name and %s, at least once", where, name, known(&key));
     for (size_t i = 0; i < said->count; i++)
         if (!legal(&said->items[i], &key))
             fail("%s.%s: %s is %s; known: %s", where, name, said->keys[i], shown(&said->items[i]), known(&key));
+}
+
+/* Hold what is said of each entry point, or of each cache, of one at least. */
+static void hold_by_name(const char *where, const char *name, const Json *rules, Key key) {
+    if (!json_find(rules, name)->count)
+        fail("%s: %s is {}; known: %s name and %s, at least once", where, name,
+             strcmp(name, "caches") ? "an entry point's" : "a cache's", known(&key));
+    hold_each(where, name, rules, key);
 }
 
 static double number(const Json *object, const char *key) { return json_member(object, key, JSON_NUMBER)->number; }
@@ -243,7 +297,7 @@ static void check_texts(const char *where, const Json *rules) {
             fail("%s.prompts: %s is %s; known: a text", where, prompts->keys[i], shown(&prompts->items[i]));
     if (chosen->kind == JSON_STRING && !json_find(prompts, chosen->string))
         fail("%s: default_prompt is %s; known: null or one of the prompts", where, shown(chosen));
-    hold_by_entry_point(where, "max_tokens", rules, (Key){"", LIMIT});
+    hold_by_name(where, "max_tokens", rules, (Key){"", LIMIT});
     for (const char *const *key = (const char *[]){"first_id", "last_id", "pad_id", NULL}; *key; key++)
         if (json_find(rules, *key)->kind == JSON_NUMBER && number(rules, *key) >= number(rules, "vocab_size"))
             fail("%s: %s is %.0f; known: below vocab_size, %.0f", where, *key, number(rules, *key),
@@ -295,7 +349,35 @@ static void check_images(const char *where, const Json *rules) {
         fail("%s: size is %.0f; known: height and width of the last step that resizes or crops", where, size);
 }
 
-/* An input that is made of raw texts or pictures: its type, and the sizes behind the axis of the rows. */
+/* Check the rules of sounds, and that whole frames fill the window. */
+static void check_sounds(const char *where, const Json *rules) {
+    bool unstated = json_find(rules, "missing");
+    hold(where, rules, unstated ? UNSTATED : SOUNDS);
+    if (unstated) return;
+    const Json *spectrogram = json_find(rules, "spectrogram");
+    hold(text("%s.resample", where), json_find(rules, "resample"), RESAMPLE);
+    hold(text("%s.spectrogram", where), spectrogram, SPECTROGRAM);
+    double size = number(rules, "samples"), hop = number(spectrogram, "hop"), points = number(spectrogram, "n_fft");
+    if (fmod(size, hop) != 0) fail("%s: samples is %.0f; known: a multiple of spectrogram.hop, %.0f", where, size, hop);
+    if (fmod(points, 2) != 0 || points > size)
+        fail("%s.spectrogram: n_fft is %.0f; known: an even number up to samples, %.0f", where, points, size);
+    if (number(rules, "least") > size)
+        fail("%s: least is %.0f; known: up to samples, %.0f", where, number(rules, "least"), size);
+}
+
+static void check_transcripts(const char *where, const Json *rules) {
+    const Json *tokenizer = json_find(rules, "tokenizer");
+    hold(where, rules, tokenizer && tokenizer->kind == JSON_NULL ? NOT_WRITTEN : WRITTEN);
+    hold(text("%s.entry_points", where), json_find(rules, "entry_points"), STAGES);
+    hold_by_name(where, "caches", rules, (Key){"", PLAIN(NAME)});
+    hold_each(where, "languages", rules, (Key){"", ID});
+    hold_each(where, "tasks", rules, (Key){"", ID});
+    const Json *language = json_find(rules, "language");
+    if (language->kind == JSON_STRING && !json_find(json_find(rules, "languages"), language->string))
+        fail("%s: language is %s; known: null or one of the languages", where, shown(language));
+}
+
+/* An input that is made of raw texts, pictures or sounds: its type, and the sizes behind the axis of the rows. */
 typedef struct {
     const char *name, *dtype; /* no dtype where nobody says how pictures are prepared */
     size_t rank;
@@ -303,7 +385,7 @@ typedef struct {
     bool taken;
 } Made;
 
-#define MAX_MADE 5
+#define MAX_MADE 7
 /* List what is made; give how many. */
 static size_t list_made(const Json *document, Made made[MAX_MADE]) {
     const Json *texts = json_find(document, "texts"), *images = json_find(document, "images");
@@ -311,11 +393,20 @@ static size_t list_made(const Json *document, Made made[MAX_MADE]) {
     const Json *inputs = json_find(texts, "inputs");
     for (size_t i = 0; inputs && i < inputs->count; i++)
         made[count++] = (Made){inputs->items[i].string, "int32", strcmp(inputs->keys[i], "prompt") ? 2 : 1, {0}, false};
-    if (images->kind != JSON_OBJECT) return count;
-    bool unstated = json_find(images, "missing");
-    int64_t size = unstated ? 0 : json_size(json_find(images, "size"));
-    const char *dtype = unstated ? NULL : json_string(images, "dtype");
-    made[count++] = (Made){json_string(images, "input"), dtype, 4, {0, size, size, 3}, false};
+    if (images->kind == JSON_OBJECT) {
+        bool unstated = json_find(images, "missing");
+        int64_t size = unstated ? 0 : json_size(json_find(images, "size"));
+        const char *dtype = unstated ? NULL : json_string(images, "dtype");
+        made[count++] = (Made){json_string(images, "input"), dtype, 4, {0, size, size, 3}, false};
+    }
+    const Json *sounds = json_find(document, "sounds"), *spectrogram = sounds ? json_find(sounds, "spectrogram") : NULL;
+    if (sounds && !spectrogram) made[count++] = (Made){json_string(sounds, "input"), NULL, 0, {0}, false};
+    if (!spectrogram) return count;
+    const char *dtype = json_string(sounds, "dtype");
+    int64_t size = json_size(json_find(sounds, "samples")), bands = json_size(json_find(spectrogram, "bands"));
+    int64_t frames = size / json_size(json_find(spectrogram, "hop"));
+    made[count++] = (Made){json_string(sounds, "input"), dtype, 2, {0, size}, false};
+    made[count++] = (Made){json_string(spectrogram, "output"), dtype, 3, {0, bands, frames}, false};
     return count;
 }
 
@@ -324,28 +415,41 @@ void rules_check(const Json *document) {
     const Json *version = json_find(document, "format_version");
     if (version && version->kind == JSON_NUMBER && (version->number == 1 || version->number == 2))
         fail("%s: format_version is %.0f; known: %d; run `bgevis-convert pack DIR` again", file, version->number, FORMAT);
-    const Json *scores = json_find(document, "scores");
-    hold(file, document, scores ? SCORED : DOCUMENT);
+    Key keys[8];
+    size_t parts = sizeof DOCUMENT / sizeof *DOCUMENT - 1;
+    memcpy(keys, DOCUMENT, sizeof DOCUMENT);
+    for (size_t i = 0; i < sizeof OPTIONAL / sizeof *OPTIONAL; i++)
+        if (json_find(document, OPTIONAL[i].key)) keys[parts++] = OPTIONAL[i];
+    keys[parts] = (Key){0};
+    hold(file, document, keys);
+    const Json *scores = json_find(document, "scores"), *sounds = json_find(document, "sounds"),
+               *transcripts = json_find(document, "transcripts");
     const Json *texts = json_find(document, "texts"), *images = json_find(document, "images"),
                *embeddings = json_find(document, "embeddings");
     if (texts->kind != JSON_NULL) check_texts("preprocess.json: texts", texts);
     if (images->kind != JSON_NULL) check_images("preprocess.json: images", images);
+    if (sounds) check_sounds("preprocess.json: sounds", sounds);
     Made made[MAX_MADE];
     size_t count = list_made(document, made);
     for (size_t i = 1; i < count; i++)
         for (size_t k = 0; k < i; k++)
             if (!strcmp(made[i].name, made[k].name))
                 fail("%s: two inputs are %s; known: another name for each", file, made[i].name);
+    if (transcripts) {
+        if (!sounds || !json_find(sounds, "spectrogram"))
+            fail("%s: transcripts is an object; known: left out where no sounds are prepared", file);
+        check_transcripts("preprocess.json: transcripts", transcripts);
+    }
     if (scores) {
         if (!count || embeddings->kind != JSON_NULL)
             fail("%s: scores are stated beside embeddings, or without texts; known: one of them", file);
         hold("preprocess.json: scores", scores, SCORES);
-        hold_by_entry_point("preprocess.json: scores", "outputs", scores, (Key){"", PLAIN(NAME)});
+        hold_by_name("preprocess.json: scores", "outputs", scores, (Key){"", PLAIN(NAME)});
     }
     if (embeddings->kind == JSON_NULL) return;
-    if (!count) fail("%s: embeddings is an object; known: null where texts and images are", file);
+    if (!count) fail("%s: embeddings is an object; known: null where texts and images are, without sounds", file);
     hold("preprocess.json: embeddings", embeddings, EMBEDDINGS);
-    hold_by_entry_point("preprocess.json: embeddings", "outputs", embeddings, (Key){"", PLAIN(NAME)});
+    hold_by_name("preprocess.json: embeddings", "outputs", embeddings, (Key){"", PLAIN(NAME)});
 }
 
 /* Give a tensor's description as a text. */
@@ -440,6 +544,98 @@ static bool fit_limit(const Json *texts, const char *name, const Json *entry) {
     return true;
 }
 
+/* Say whether one of these tensors has a name. */
+static bool has_tensor(const Json *specs, const char *name) {
+    for (size_t i = 0; i < specs->count; i++)
+        if (!strcmp(json_string(&specs->items[i], "name"), name)) return true;
+    return false;
+}
+
+/* Refuse an entry point that does not make the spectrogram that is stated. */
+static void fit_spectrogram(const Json *spectrogram, Made *made, size_t count, const Json *entry_points) {
+    const char *name = json_string(spectrogram, "entry_point"), *output = json_string(spectrogram, "output");
+    const Json *entry = json_find(entry_points, name);
+    if (!entry) fail("preprocess.json: sounds.spectrogram names %s, which is no entry point", name);
+    const Json *outputs = json_member(entry, "outputs", JSON_ARRAY);
+    for (size_t i = 0; i < outputs->count; i++)
+        if (!strcmp(json_string(&outputs->items[i], "name"), output) &&
+            made_as(made_named(made, count, &outputs->items[i]), &outputs->items[i], entry))
+            return;
+    fail("preprocess.json: sounds.spectrogram: %s gives no %s of this shape", name, output);
+}
+
+/* Give the inputs of an entry point that none of these makes: their number, and the last one. */
+static size_t others(const Json *entry, const Json *made, const Json *caches, const Json **last) {
+    const Json *inputs = json_member(entry, "inputs", JSON_ARRAY);
+    size_t count = 0;
+    for (size_t i = 0; i < inputs->count; i++) {
+        const char *name = json_string(&inputs->items[i], "name");
+        if (has_tensor(made, name) || (caches && json_find(caches, name))) continue;
+        *last = &inputs->items[i];
+        count++;
+    }
+    return count;
+}
+
+/* Give the scores among the outputs: the only one that no cache names. */
+static const Json *fit_scored(const Json *entry, const Json *caches) {
+    const Json *outputs = json_member(entry, "outputs", JSON_ARRAY), *scored = NULL;
+    size_t cached = 0;
+    for (size_t i = 0; i < outputs->count; i++) {
+        size_t named = 0;
+        for (size_t k = 0; k < caches->count; k++)
+            named += !strcmp(caches->items[k].string, json_string(&outputs->items[i], "name"));
+        if (named > 1) return NULL;
+        cached += named;
+        if (!named) scored = json_member(&outputs->items[i], "shape", JSON_ARRAY);
+    }
+    bool whole = cached == caches->count && cached + 1 == outputs->count;
+    return whole && scored->count == 3 && scored->items[2].kind == JSON_NUMBER ? scored : NULL;
+}
+
+/* Hold what is said of texts that come out to the entry points that give their tokens. */
+static void fit_transcripts(const Json *rules, const Json *sounds, const Json *entry_points) {
+    const char *where = "preprocess.json: transcripts";
+    const Json *names = json_find(rules, "entry_points"), *caches = json_find(rules, "caches"), *entries[4];
+    for (size_t i = 0; i < 4; i++) {
+        const char *name = json_string(names, STAGES[i].key);
+        entries[i] = json_find(entry_points, name);
+        if (!entries[i]) fail("%s.entry_points: %s names %s, which is none", where, STAGES[i].key, name);
+    }
+    const char *features = json_string(json_find(sounds, "spectrogram"), "output");
+    const Json *ids = NULL, *last = NULL, *inputs = json_member(entries[0], "inputs", JSON_ARRAY), *scored = NULL;
+    for (size_t i = 0; i < inputs->count; i++)
+        if (strcmp(json_string(&inputs->items[i], "name"), features))
+            fail("%s: hear takes (%s), not the spectrogram alone", where, described(&inputs->items[i]));
+    const Json *heard = json_member(entries[0], "outputs", JSON_ARRAY);
+    const Json *kept = json_member(entries[1], "outputs", JSON_ARRAY);
+    if (others(entries[1], heard, NULL, &last))
+        fail("%s: keep takes (%s), which hear does not give", where, described(last));
+    if (others(entries[2], kept, NULL, &ids) != 1)
+        fail("%s: begin takes not one input, the ids, beside what is kept", where);
+    if (others(entries[3], kept, caches, &last) != 1)
+        fail("%s: next takes not one input, the ids, beside what is kept and caches", where);
+    for (size_t i = 2; i < 4; i++)
+        if (!(scored = fit_scored(entries[i], caches)))
+            fail("%s: caches are not all outputs of %s but its scores", where, STAGES[i].key);
+    for (size_t i = 0; i < caches->count; i++)
+        if (!has_tensor(json_member(entries[3], "inputs", JSON_ARRAY), caches->keys[i]))
+            fail("%s: caches name %s, which next does not take", where, caches->keys[i]);
+    double largest = 0;
+    for (const char *const *key = (const char *[]){"start", "end", "pad", "no_timestamps", NULL}; *key; key++)
+        if (json_find(rules, *key)->kind == JSON_NUMBER) largest = fmax(largest, number(rules, *key));
+    const char *several[] = {"languages", "tasks", "suppress", "suppress_first"};
+    for (size_t k = 0; k < sizeof several / sizeof *several; k++)
+        for (size_t i = 0; i < json_find(rules, several[k])->count; i++)
+            largest = fmax(largest, json_find(rules, several[k])->items[i].number);
+    if (largest >= scored->items[2].number)
+        fail("%s: it names the token %.0f; known: below %.0f", where, largest, scored->items[2].number);
+    const Json *shape = json_member(ids, "shape", JSON_ARRAY);
+    int64_t limit = most(entries[2], &shape->items[shape->count - 1]);
+    if (limit >= 0 && number(rules, "max_tokens") > (double)limit)
+        fail("%s: max_tokens is %.0f; known: at most %" PRId64, where, number(rules, "max_tokens"), limit);
+}
+
 void rules_fit(const Json *document, const Json *entry_points) {
     const Json *texts = json_find(document, "texts"), *scores = json_find(document, "scores");
     const char *part = scores ? "scores" : "embeddings";
@@ -450,17 +646,22 @@ void rules_fit(const Json *document, const Json *entry_points) {
     for (size_t i = 0; outputs && i < outputs->count; i++)
         fit_output(part, stated, outputs->keys[i], outputs->items[i].string,
                    json_find(entry_points, outputs->keys[i]));
+    const Json *sounds = json_find(document, "sounds"), *spectrogram = sounds ? json_find(sounds, "spectrogram") : NULL;
+    if (spectrogram) fit_spectrogram(spectrogram, made, count, entry_points);
     for (size_t i = 0; i < entry_points->count; i++) whole += only_made(made, count, &entry_points->items[i]);
     for (size_t i = 0; i < entry_points->count; i++) {
         const char *name = entry_points->keys[i];
         const Json *entry = &entry_points->items[i];
         /* What the pack is for: what embeds or scores, else what takes nothing but what is made, else all. */
-        if (outputs ? !json_find(outputs, name) : whole && !only_made(made, count, entry)) continue;
-        fit_entry(made, count, name, entry, outputs || whole);
+        bool ear = spectrogram && !strcmp(name, json_string(spectrogram, "entry_point"));
+        if (!ear && (outputs ? !json_find(outputs, name) : whole && !only_made(made, count, entry))) continue;
+        fit_entry(made, count, name, entry, outputs || whole || ear);
         if (texts->kind == JSON_OBJECT) limits += fit_limit(texts, name, entry);
     }
     for (size_t i = 0; i < count; i++)
         if (!made[i].taken) fail("preprocess.json: no entry point that it is for takes %s as it is made", made[i].name);
+    const Json *transcripts = json_find(document, "transcripts");
+    if (transcripts) fit_transcripts(transcripts, sounds, entry_points);
     if (texts->kind == JSON_OBJECT && limits != json_find(texts, "max_tokens")->count)
         fail("preprocess.json: max_tokens names what is no entry point that it is for and that reads text");
 }

@@ -4,6 +4,9 @@
 
 #include "pack.h"
 
+/* A step of a decoder takes the caches of every layer. */
+#define MAX_INPUTS 256
+
 /* The manifest's name of the format, "onnx". */
 extern const char *const RUNTIME_FORMAT;
 

@@ -6,8 +6,6 @@
 
 #include "runtime.h"
 
-#define MAX_INPUTS 8
-
 const char *const RUNTIME_FORMAT = "saved_model";
 
 typedef struct {

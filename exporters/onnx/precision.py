@@ -71,7 +71,12 @@ class Tensor:
 
 
 def rewrite(build: Builder, outputs: Mapping[str, Value], precision: str) -> tuple[dict[str, Value], dict[str, Tensor]]:
-    """Rewrite a graph in place of the one that computes `outputs`; give its outputs and the tensors that it reads."""
+    """Rewrite a graph in place of the one that computes `outputs`; give its outputs and the tensors that it reads.
+
+    One without weights, such as that of a spectrogram, stays: it stores nothing, and tells apart what float32 does.
+    """
+    if not any(_is_weight(value) for node in needed(list(outputs.values())) for value in node.inputs):
+        return dict(outputs), {}
     rewriter = {
         FLOAT16: lambda: _Float16(build),
         BFLOAT16: lambda: _Stored(build, BF16),

@@ -18,7 +18,7 @@ from .. import upstream
 from ..family import LONGEST_FIRST
 from ..reference import Original, Reference
 from ..steps import Steps
-from .config import SCORE, TransformersConfig
+from .config import PAST, SCORE, TransformersConfig
 from .graph import Graph
 from .reference import judged, wanted
 
@@ -131,14 +131,15 @@ class Whole(nn.Module):
         return {name: value.flatten(1) if name == "pooler_output" else value for name, value in there.items()}
 
     def forward(self, prompt_tokens: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
-        """Inputs by name -> {"embeddings"}, or what the class gives."""
+        """Inputs by name -> {"embeddings"} with the states that they are made of, or what the class gives."""
         given = self.network(**inputs, return_dict=True)
         if self.after is None:
             return {self.taken: given[self.taken]}
         mask = inputs["attention_mask"]
         if self.traced and prompt_tokens is not None:
             mask, prompt_tokens = _behind(mask, prompt_tokens), None
-        return {"embeddings": self.after(given[self.taken], mask, prompt_tokens)}
+        states = given[self.taken]
+        return {"embeddings": self.after(states, mask, prompt_tokens), self.taken: states}
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         """Give the encoder's states of a text."""
@@ -166,14 +167,21 @@ class Whole(nn.Module):
 
     def step(self, input_ids: Tensor, attention_mask: Tensor, **past: Tensor) -> dict[str, Tensor]:
         """Give the same for tokens that come after others, whose keys and values are given."""
-        pairs = [(past[f"past_{KEYS}_{i}"], past[f"past_{VALUES}_{i}"]) for i in range(len(past) // 2)]
+        pairs = [(past[f"{PAST}{KEYS}_{i}"], past[f"{PAST}{VALUES}_{i}"]) for i in range(len(past) // 2)]
         return self._generate(input_ids, attention_mask, pairs)
 
     def _generate(self, input_ids: Tensor, attention_mask: Tensor, past: Any) -> dict[str, Tensor]:
+        """Call a class for text generation, which counts the places of each row's own tokens where it is told them.
+
+        So does upstream when it generates; a class by itself counts padding too.
+        """
         from transformers import DynamicCache
 
         name = upstream.cache_name(self.network)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, name: DynamicCache(past or None)}
+        if "position_ids" in inspect.signature(self.network.forward).parameters:
+            places = (attention_mask.cumsum(1) - 1).clamp(min=0)
+            inputs["position_ids"] = places[:, places.shape[1] - input_ids.shape[1] :]
         given = self.network(**inputs, use_cache=True, return_dict=True)
         found = {self.taken: given[self.taken]}
         for number, (keys, values, *_) in enumerate(given[name]):
@@ -208,8 +216,20 @@ def build(original: Original, steps: Steps) -> Architecture:
     options = {"add_pooling_layer": kept} if "add_pooling_layer" in inspect.signature(cls).parameters else {}
     own = {name: tensor for name, tensor in original.state.items() if "/" not in name}  # not those of the modules after
     network = upstream.load(cls, config, own, **options)
+    _computed(network, {tensor.data_ptr() for tensor in own.values()})
     after = upstream.SentenceModules(original, _width(config), steps) if steps else None
     return Architecture(network, after, "logits" if head else "last_hidden_state", head)
+
+
+def _computed(network: nn.Module, stored: set[int]) -> None:
+    """Make constants of the parameters that a class computes and never stores, such as tables of sines."""
+    for name in getattr(network, "_keys_to_ignore_on_save", None) or ():
+        owner, _, last = name.rpartition(".")
+        module = next((module for path, module in network.named_modules() if path == owner), None)
+        table = module._parameters.get(last) if module else None
+        if module and table is not None and table.data_ptr() not in stored:
+            del module._parameters[last]
+            module.register_buffer(last, table.data, persistent=False)
 
 
 def _width(config: Any) -> int:
@@ -246,9 +266,10 @@ def _class(library: Any, config: Any, document: Mapping[str, Any], pooled: bool)
 
 
 def attend_in_one(network: Any) -> None:
-    """Let a class attend by one operator, if it can; else it stays as it is."""
-    with contextlib.suppress(ValueError, ImportError, AttributeError, NotImplementedError):
-        network.set_attn_implementation("sdpa")
+    """Let a class attend by one operator, and compute its experts without a loop, if it can; else it stays as it is."""
+    for choose, word in (("set_attn_implementation", "sdpa"), ("set_experts_implementation", "batched_mm")):
+        with contextlib.suppress(ValueError, ImportError, AttributeError, NotImplementedError):
+            getattr(network, choose)(word)
 
 
 def reference(config: TransformersConfig, graph: Graph, original: Original) -> Reference:

@@ -8,7 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ...validation.errors import GateError, InputError
 from ...validation.outputs import Output
 from ..documents import JSON
 from .bounds import TooLong, TooShort
-from .graph import Graph, Node, Parameter, Program, references
+from .graph import Graph, Node, Parameter, Program, reached, references
 from .module import LAST, computed_at
 from .operators import accepts, find
 from .wanted import Wanted
@@ -103,7 +103,8 @@ class _Entry(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip((spec.name for spec in self.wanted.inputs), inputs, strict=True))
         with Whole():
-            results = named(self.wanted.function(self.module)(**given), self.wanted.outputs, self.wanted.name)
+            outputs = {**self.wanted.outputs, **dict.fromkeys(self.wanted.beside, Output())}
+            results = named(self.wanted.function(self.module)(**given), outputs, self.wanted.name)
         self.given.names = tuple(results)
         return tuple(results.values())
 
@@ -132,7 +133,7 @@ def capture(
     constants: dict[str, np.ndarray] = {}
     programs = {}
     for each in wanted:
-        tracer = _Tracer(module, each, tensors, ties)
+        tracer = _Tracer(module, each, tensors, ties, constants)
         programs[each.name] = tracer.program()
         parameters |= tracer.parameters
         constants |= tracer.constants
@@ -199,11 +200,20 @@ class Failing:
 class _Tracer:
     """Traces one entry point and reads torch's graph."""
 
-    def __init__(self, module: nn.Module, wanted: Wanted, tensors: Mapping[str, str], ties: Mapping[str, str]):
+    def __init__(
+        self,
+        module: nn.Module,
+        wanted: Wanted,
+        tensors: Mapping[str, str],
+        ties: Mapping[str, str],
+        others: Mapping[str, np.ndarray],
+    ):
         self.module = module
         self.wanted = wanted
         self.tensors = tensors
         self.ties = ties
+        self.others = others
+        """The constants of entry points before, whose names torch may give to others."""
         self.parameters: dict[str, Parameter] = {}
         self.constants: dict[str, np.ndarray] = {}
         self.refs: dict[fx.Node, JSON] = {}
@@ -224,12 +234,15 @@ class _Tracer:
         taps = self._taps(exported)
         for node in exported.graph.nodes:
             self._read(node, exported, taps)
+        count = len(entry.given.names) - len(self.wanted.beside)
         results = self._results(exported)
-        entry_point, results = self._entry_point(exported, entry.given.names, results)
-        nodes = tuple(_reached(self.nodes, results))
+        entry_point = self._entry_point(exported, entry.given.names[:count])
+        beside = dict(zip(self.wanted.beside, results[count:], strict=True))
+        results = results[:count]
+        nodes = reached(self.nodes, results)
         self._keep(nodes, results)
         self._refuse_unbacked(nodes)
-        program = Program(entry_point, nodes, results, self.wanted.method)
+        program = Program(entry_point, nodes, results, self.wanted.method, beside)
         if any(self.doubtful.values()):
             self._hold_at_doubtful(program)
         return program
@@ -273,10 +286,14 @@ class _Tracer:
             except Exception as error:  # whatever torch or the module raises: it cannot be traced
                 first = first or error
                 failing = guard_failures(str(error), self.wanted.inputs, self.wanted.axes)
-                if failing is None and SPECIALIZED in str(error) and scale != SCALES[-1]:
+                guarded = SPECIALIZED in str(error) or GUARD.search(str(error))
+                if failing is None and guarded and scale != SCALES[-1]:
                     continue  # perhaps of this example only
                 if failing is None and not longest:
-                    raise InputError(f"{self.wanted.name}: {refusal(first, self.wanted.inputs)}") from first
+                    self._refuse_where_it_fails()
+                    raise InputError(
+                        f"{self.wanted.name}: {refusal(first, self.wanted.inputs, self.wanted.axes)}"
+                    ) from first
                 if failing is None:  # the larger example is no input of the module: the bound before is its own
                     break
                 beyond = {axis: sizes.beyond - 1 for axis, sizes in failing.items() if sizes.beyond}
@@ -291,6 +308,40 @@ class _Tracer:
             axis,
             size,
         )
+
+    def _refuse_where_it_fails(self) -> None:
+        """See whether the module itself runs for the least sizes that the spec allows.
+
+        Raises:
+            TooShort: it does not, and runs for larger ones.
+        """
+        inputs = tuple(map(self._with_any_domain, self.wanted.inputs))
+        for axis, bounds in self.wanted.axes.items():
+            failed = self._failure(inputs, axis, bounds.low)
+            several = (size for size in range(bounds.low + 1, min(bounds.high or TRIED, bounds.low + SMALL) + 1))
+            least = next((size for size in several if not self._failure(inputs, axis, size)), None) if failed else None
+            if least is not None:
+                raise TooShort(
+                    f"{self.wanted.name}: the module fails for {axis} = {bounds.low} ({failed}), and runs from "
+                    f"{axis} = {least} on: write that bound",
+                    axis,
+                    least,
+                )
+
+    def _failure(self, inputs: Sequence[TensorSpec], axis: str, size: int) -> str:
+        """Run the module at a size; say what it raises, "" if nothing."""
+        drawn = {name: tensor_in(array) for name, array in _drawn(self.wanted, inputs, {axis: size}).items()}
+        try:
+            with torch.no_grad():
+                self.wanted.function(self.module)(**drawn)
+        except Exception as error:  # whatever the module raises
+            return _first(error)
+        return ""
+
+    def _with_any_domain(self, spec: TensorSpec) -> TensorSpec:
+        """Let whole numbers of which nothing is known yet be 0, which all tables have."""
+        unknown = spec.domain is None and np.dtype(spec.dtype).kind in "iu"
+        return replace(spec, domain=Integers(1)) if unknown else spec
 
     def _refuse_short(self, failing: Mapping[str, Failing]) -> None:
         for axis, sizes in failing.items():
@@ -333,7 +384,7 @@ class _Tracer:
         try:
             exported = self._export(entry, inputs, dims)
         except Exception as error:  # whatever torch or the module raises: it cannot be traced
-            raise InputError(f"{self.wanted.name}: {refusal(error, self.wanted.inputs)}") from error
+            raise InputError(f"{self.wanted.name}: {refusal(error, self.wanted.inputs, self.wanted.axes)}") from error
         self._name_symbols(exported)
         for symbol, found in exported.range_constraints.items():
             axis = self.symbols.get(str(symbol), "")
@@ -529,9 +580,12 @@ class _Tracer:
             if node.op == "call_function" and stack:
                 key, (path, _) = list(stack.items())[-1]
                 calls.setdefault(path.partition("@")[0], {}).setdefault(key, []).append(node)
+        taken: set[str] = set()
         for path, module in self.module.named_modules():
             own = [n for n, _ in module.named_parameters(prefix=path, recurse=False)]
-            places = {self.ties[n].rpartition(".")[0] for n in own if n in self.ties}
+            leaves = {self.ties[n] for n in own if n in self.ties} - taken  # of words that score too, the look-up's
+            taken |= leaves
+            places = {leaf.rpartition(".")[0] for leaf in leaves}
             if len(places) != 1 or any(module.children()) or PREFIX + path not in calls:
                 continue
             inside = list(calls[PREFIX + path].values())[-1]  # called several times, the last one counts
@@ -569,8 +623,12 @@ class _Tracer:
         numbers = numbers.float() if numbers.is_floating_point() else numbers
         if numbers.is_complex():
             raise InputError(f"{self.wanted.name}: {path} holds complex numbers, which have no word here")
-        self.constants[path] = numbers.contiguous().numpy()
-        return {"constant": path}
+        array = numbers.contiguous().numpy()
+        other = self.others.get(path)
+        apart = other is not None and not (other.dtype == array.dtype and np.array_equal(other, array))
+        name = f"{self.wanted.name}.{path}" if apart else path
+        self.constants[name] = array
+        return {"constant": name}
 
     def _results(self, exported: Any) -> list[JSON]:
         output = next(node for node in exported.graph.nodes if node.op == "output")
@@ -578,7 +636,7 @@ class _Tracer:
         user = torch.export.graph_signature.OutputKind.USER_OUTPUT
         return [self._argument(each) for each, spec in zip(output.args[0], kinds, strict=True) if spec.kind == user]
 
-    def _entry_point(self, exported: Any, names: Sequence[str], results: list[JSON]) -> tuple[EntryPoint, list[JSON]]:
+    def _entry_point(self, exported: Any, names: Sequence[str]) -> EntryPoint:
         """Describe the outputs, and what the inputs hold where the spec does not say."""
         output = next(node for node in exported.graph.nodes if node.op == "output")
         kinds = exported.graph_signature.output_specs
@@ -591,12 +649,12 @@ class _Tracer:
                 tuple(map(self._written, value.shape)),
                 kind=self.wanted.outputs.get(name, Output()),
             )
-            for name, value in zip(names, values, strict=True)
+            for name, value in zip(names, values, strict=False)
         )
         inputs = tuple(self._with_domain(spec) for spec in self.wanted.inputs)
         axes = dict(self.wanted.axes.items())
         try:
-            return EntryPoint(self.wanted.name, inputs, specs, axes, self._rows(inputs, specs)), results
+            return EntryPoint(self.wanted.name, inputs, specs, axes, self._rows(inputs, specs))
         except ValueError as error:
             raise InputError(str(error)) from error
 
@@ -671,17 +729,6 @@ class _Tracer:
         for node in nodes:
             if node.op.startswith(RANDOM):
                 raise InputError(f"{self.wanted.name}: the module draws at random ({node.op} at {node.line})")
-
-
-def _reached(nodes: Sequence[Node], results: list[JSON]) -> list[Node]:
-    """Keep what some result depends on."""
-    needed = set(references(results, "node"))
-    kept = []
-    for node in reversed(nodes):
-        if node.name in needed:
-            kept.append(node)
-            needed |= set(node.references("node"))
-    return kept[::-1]
 
 
 def _placeholders(exported: Any) -> Iterator[tuple[fx.Node, Any]]:
@@ -814,8 +861,11 @@ SPECIALIZED = "specialized"
 TRIED = 1 << 16
 """Sizes of an axis without a bound for which a guard is tried, beside powers of two."""
 
-ARITHMETIC = {"__builtins__": {}, "min": min, "max": max}
+ARITHMETIC = {"__builtins__": {}, "min": min, "max": max, "IntInfinity": lambda: math.inf}
 """What guards may use."""
+
+SMALL = 4096
+"""Sizes above the least one, of which the first is looked for that a module runs at."""
 
 FEW = 8
 """Of so many sizes that torch's guards leave out, each is tried: what was traced is run and compared."""
@@ -831,17 +881,25 @@ def guard_failures(text: str, inputs: Sequence[TensorSpec], axes: Mapping[str, A
         return None
     wrong: dict[str, set[int]] = {}
     for guard in guards:
-        names = sorted(name for name in axes if re.search(rf"\b{name}\b", guard))
-        if len(names) != 1 or not re.fullmatch(r"[\w\s()+*/%<>=!.,-]*", guard):
+        name, failing = failing_sizes(guard, axes)
+        if failing is None:
             return None
-        code = compile(guard, "guard", "eval")
-        try:  # arithmetic of one name: the pattern above lets nothing else through
-            failing = {n for n in _sizes(axes[names[0]]) if not eval(code, ARITHMETIC, {names[0]: n})}
-        except (ArithmeticError, NameError, TypeError, SyntaxError):
-            return None
-        wrong[names[0]] = wrong.get(names[0], set()) | failing
+        wrong[name] = wrong.get(name, set()) | set(failing)
     found = {name: _sorted_out(sizes, axes[name]) for name, sizes in wrong.items()}
     return None if None in found.values() else {name: each for name, each in found.items() if each}
+
+
+def failing_sizes(guard: str, axes: Mapping[str, Axis]) -> tuple[str, list[int] | None]:
+    """Try a guard of one axis for every size that the spec allows: its name, and where it fails; None of any other."""
+    names = sorted(name for name in axes if re.search(rf"\b{name}\b", guard))
+    if len(names) != 1 or not re.fullmatch(r"[\w\s()+*/%<>=!.,-]*", guard):
+        return "", None
+    (name,) = names
+    try:  # arithmetic of one name: the pattern above lets nothing else through
+        code = compile(guard, "guard", "eval")
+        return name, [n for n in _sizes(axes[name]) if not eval(code, ARITHMETIC, {name: n})]
+    except (ArithmeticError, NameError, TypeError, SyntaxError):
+        return name, None
 
 
 def _sorted_out(wrong: set[int], axis: Axis) -> Failing | None:
@@ -869,12 +927,14 @@ def _of_axes(text: str, inputs: Sequence[TensorSpec]) -> str:
     return TORCHS.sub(lambda match: f"{inputs[int(match[1])].shape[int(match[2])]}", text)
 
 
-def refusal(error: Exception, inputs: Sequence[TensorSpec] = ()) -> str:
-    """Say in words why torch cannot trace a module, with torch's own guard."""
+def refusal(error: Exception, inputs: Sequence[TensorSpec], axes: Mapping[str, Axis]) -> str:
+    """Say in words why torch cannot trace a module, with torch's own guard, and where that fails."""
     text = _of_axes(str(error), inputs)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if "Constraints violated" in text or "violate" in text:
-        told = [line.removeprefix("- ") for line in lines[1:] if line.startswith("- ")] or lines[:1]
+        told = (
+            _guards(text, axes) or [line.removeprefix("- ") for line in lines[1:] if line.startswith("- ")] or lines[:1]
+        )
         fixes = [line for line in lines if " = " in line and line.split(" = ")[0].isidentifier()]
         hint = f" (torch suggests {', '.join(fixes)})" if fixes else ""
         return f"the sizes that the spec calls free are not, in this module: {'; '.join(told)}{hint}"
@@ -886,6 +946,20 @@ def refusal(error: Exception, inputs: Sequence[TensorSpec] = ()) -> str:
             f"one), which no program here can: torch says: {guard}{f'; {where}' if where else ''}"
         )
     return f"torch.export cannot trace the module: {_first(error)}"
+
+
+def _guards(text: str, axes: Mapping[str, Axis]) -> list[str]:
+    """Tell of the guards that fail at some sizes, the one that fails at fewest, and some of these."""
+    found = []
+    for guard in GUARD.findall(text):
+        name, failing = failing_sizes(guard, axes)
+        if failing:
+            found.append((len(failing), name, failing, guard))
+    if not found:
+        return []
+    _, name, failing, guard = max(found, key=lambda each: each[0])
+    some = ", ".join(map(str, failing[: FEW // 2]))
+    return [f"at some it computes something else, where {guard} does not hold; a few of them are {name} = {some}"]
 
 
 def _first(error: Exception) -> str:

@@ -12,6 +12,18 @@ TRANSFORMERS = "transformers"
 SCORE = "score"
 """The entry point of a class of transformers that classifies texts, or pairs of them."""
 
+PREFILL, ENCODE, DECODE = "prefill", "encode", "decode"
+"""The entry points of a class that generates text: the first pass, with or without an encoder, and each step."""
+
+GENERATE = "generate"
+"""What reports call the generation of text by these."""
+
+PAST = "past_"
+"""Before the name of an output of a step: the input that the next one takes it as."""
+
+STATES = "last_hidden_state"
+"""What a class of transformers calls the states of its last layer."""
+
 NETWORK = "network.json"
 """Where the traced network lies in a run directory."""
 

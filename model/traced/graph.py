@@ -9,7 +9,7 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +77,23 @@ class Program:
     results: list[JSON]
     """For each output, in order, what it is: {"node": name}, or an input, a parameter, a constant as it is."""
     method: str = "forward"
+    beside: Mapping[str, JSON] = field(default_factory=dict)
+    """What else the method gives by name, of which the outputs are made."""
+
+    def shape(self, reference: JSON) -> tuple[Written, ...]:
+        """Give the shape of a node's result."""
+        return next(node.shape for node in self.nodes if node.name == reference["node"])
+
+
+def reached(nodes: Sequence[Node], results: list[JSON]) -> tuple[Node, ...]:
+    """Keep what some result depends on."""
+    needed = set(references(results, "node"))
+    kept = []
+    for node in reversed(nodes):
+        if node.name in needed:
+            kept.append(node)
+            needed |= set(node.references("node"))
+    return tuple(kept[::-1])
 
 
 @dataclass(frozen=True)
@@ -190,6 +207,7 @@ def _constant_from_json(document: Mapping[str, JSON]) -> np.ndarray:
 def _program_to_json(program: Program) -> str:
     entry = program.entry
     described = entry.to_json() | {"method": program.method}
+    described |= {"beside": dict(program.beside)} if program.beside else {}
     described["inputs"] = [
         {"name": s.name, "dtype": s.dtype, "shape": list(s.shape), "domain": domain_to_json(s.domain)}
         for s in entry.inputs
@@ -224,7 +242,7 @@ def _program_from_json(name: str, document: Mapping[str, JSON]) -> Program:
     nodes = tuple(
         Node(**(n | {"shape": tuple(n.get("shape", ())), "taps": tuple(n.get("taps", ()))})) for n in document["nodes"]
     )
-    return Program(entry, nodes, document["results"], document["method"])
+    return Program(entry, nodes, document["results"], document["method"], document.get("beside", {}))
 
 
 DOMAINS: Mapping[str, Any] = {

@@ -22,6 +22,8 @@ class Wanted:
         method: of the module.
         outputs: names and kinds of the outputs; all that the method gives, where none are stated.
         call: in the method's place: (module, inputs by name) -> what it gives.
+        beside: what else of what the method gives is to be found in the graph, where outputs are stated: what they are
+            made of.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Wanted:
     method: str = "forward"
     outputs: Mapping[str, Output] = field(default_factory=dict)
     call: Callable[..., Any] | None = None
+    beside: tuple[str, ...] = ()
 
     def function(self, module: Any) -> Callable[..., Any]:
         """Give what is called: tensors by name -> whatever the method gives.

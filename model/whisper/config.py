@@ -14,7 +14,7 @@ from ..clip.config import agree, shape_of
 from ..documents import JSON, Configured, Document, Harmless, Only, Settled, shown
 from ..family import Source
 from ..sound import Sound, settle_sound
-from ..tokenizer import settle_tokenizer
+from ..tokenizer import SETTINGS, settle_tokenizer
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
@@ -79,6 +79,15 @@ GENERATION_HARMLESS: Harmless = {
     "no_repeat_ngram_size": Only((0, None), "nothing is forbidden"),
 }
 """generation_config.json, by GenerationConfig of transformers 5.24, and by WhisperGenerationMixin."""
+
+
+TOKENIZER_HARMLESS: Harmless = {
+    **dict.fromkeys(("language", "task"), "generation_config.json says what a text begins with"),
+    **dict.fromkeys(("add_bos_token", "return_attention_mask"), "no text is read"),
+    "predict_timestamps": Only((False, None), "texts without time stamps"),
+    "model_max_length": "max_target_positions bounds a text",
+}
+"""tokenizer_config.json, by WhisperTokenizer of transformers 5.24, beside what every tokenizer's has."""
 
 
 @dataclass(frozen=True)
@@ -319,6 +328,8 @@ def _settle_decoder(settled: Settled, source: Source, document: Document, layout
     _heads(texts, document, "decoder_attention_heads", width)
     texts.put("head", *_head(source, document, layout))
     _settle_choice(texts, source, document, vocab)
+    if settings := source.document(SETTINGS):
+        settings.accept(TOKENIZER_HARMLESS)
     settle_tokenizer(source, "WhisperTokenizer")
     return texts
 

@@ -174,7 +174,7 @@ class DecoderLayer(nnx.Module):
         key: Float[Array, "batch heads places head_dim"],
     ) -> Float[Array, "batch heads tokens places"]:
         """Say how much each head attends to each place of the sound."""
-        return jax.nn.softmax(jnp.einsum("bthd,bhsd->bhts", query * self.cross.scale, key), axis=-1)
+        return ops.softmax(jnp.einsum("bthd,bhsd->bhts", query * self.cross.scale, key))
 
 
 def _attended(

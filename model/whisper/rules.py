@@ -77,10 +77,11 @@ def _decoder(config: WhisperConfig, decoder: Decoder) -> Part:
     sizes = {"e": width, "v": decoder.vocab_size, "p": decoder.max_target_positions, "m": inner}
     sizes |= {"heads": heads, "d": width // heads}
     small, inputs = exponent(EPSILON), ("word.embedding", "position.embedding")
-    cross = {"blocks.*.cross.out.*": small}  # what is heard is no small input
+    # What is heard is no small input, nor are the tokens before a step.
+    heard = dict.fromkeys(("blocks.*.cross.out.*", "blocks.*.attention.out.*"), small)
     probes = {
-        LOW_VARIANCE: {**dict.fromkeys(inputs, small), "*norm*": small, **_added(small), **cross},
-        LOUD: {**dict.fromkeys(inputs, ALIKE), "blocks.*.attention.query.*": LOUDER},
+        LOW_VARIANCE: {**dict.fromkeys(inputs, small), "*norm*": small, **_added(small), **heard},
+        LOUD: {**dict.fromkeys(inputs, ALIKE), "blocks.*.attention.query.*": LOUDER, "blocks.*.cross.query.*": LOUDER},
         MASKED: {"blocks.0.attention.query.*": APART},
     }
     return Part((*rules, *own), sizes, shapes | more, probes, draws=dict.fromkeys((TOKENS, PLACES), DRAWN))

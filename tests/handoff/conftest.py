@@ -11,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny_tokenizer
 from safetensors.numpy import load_file, save_file
 from tiny_folder import tiny_folder
 from tiny_towers import WITH_OPEN_CLIPS_NAMES, with_tokenizer, written
 from vocabularies import filled
 
 from bgevis.model import clip, siglip
+from bgevis.model.whisper.config import SIZES
 
 LINES = pytest.StashKey[list[str]]()
 COMMAND = [sys.executable, "-m", "bgevis.converter"]
@@ -95,6 +97,16 @@ def single_label(folder: Path) -> None:
     activation = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
     config |= {"id2label": {"0": "LABEL_0"}, "sentence_transformers": activation}
     (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="session")
+def heard(tmp_path_factory) -> Path:
+    """A tiny Whisper, which hears and writes."""
+    folder = tmp_path_factory.mktemp("heard")
+    checkpoint = folder / "model.safetensors"
+    subprocess.run([*COMMAND, "fixture", "whisper", "--size", "tiny", "--out", str(checkpoint)], check=True)
+    tiny_tokenizer.written(SIZES["tiny"]).save(str(folder / "tokenizer.json"))
+    return convert(folder, folder / "run", "--format", "onnx", "--format", "saved-model")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,11 @@ import pytest
 from PIL import Image
 
 from bgevis.converter import best_matches, open_artifacts
+from bgevis.converter.directory import RunDirectory
+from bgevis.converter.manifest import artifact, family_and_config
+from bgevis.converter.pack.preprocessor import Preprocessor
+from bgevis.exporters.base import exporters
+from bgevis.validation import procedure
 
 FOLDER = Path(__file__).parents[2] / "examples" / "javascript"
 RAW = corruptions.names("raw")
@@ -32,7 +37,7 @@ def node(script: str, *arguments: object, **environment: str) -> subprocess.Comp
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 
-@pytest.mark.parametrize("run", ["visualized", "sentences", "classifier", "reranker"])
+@pytest.mark.parametrize("run", ["visualized", "sentences", "classifier", "reranker", "heard"])
 def test_node_agrees(run, request, tell):
     done = node("replay.js", request.getfixturevalue(run))
     assert done.returncode == 0, done.stderr
@@ -54,6 +59,70 @@ def test_node_refuses_a_damaged_reranker(name, reranker, tmp_path):
     done = node("replay.js", corruptions.corrupted(reranker, name, tmp_path / "run", "onnx"))
     assert done.returncode == 1, f"{name} was accepted: {done.stdout}"
     assert done.stderr.startswith(("error: ", "difference: "))
+
+
+@pytest.mark.parametrize("name", corruptions.names("sounds", "written"))
+def test_node_refuses_a_damaged_ear(name, heard, tmp_path):
+    done = node("replay.js", corruptions.corrupted(heard, name, tmp_path / "run", "onnx"))
+    assert done.returncode == 1, f"{name} was accepted: {done.stdout}"
+    assert done.stderr.startswith(("error: ", "difference: "))
+    assert "    at " not in done.stderr
+
+
+def test_node_writes_what_python_writes(heard, tmp_path):
+    """Of one window and of two; a language that is stated, named, and heard; times and special tokens left out."""
+    run, sounds = RunDirectory(heard), heard / "goldens" / "raw" / "sounds"
+    script = tmp_path / "write.mjs"
+    script.write_text(
+        f'import {{ readFile }} from "node:fs/promises";\nimport {{ open }} from "{FOLDER}/node.js";\n'
+        f'const model = await open("{heard}");\nconst read = (name) => readFile(`{sounds}/${{name}}.wav`);\n'
+        "const found = [];\n"
+        'for (const name of ["stereo", "longer"]) {\n  const sound = await read(name);\n'
+        "  found.push(await model.transcribe(sound));\n"
+        '  found.push(await model.transcribe(sound, { language: "<|de|>", task: "translate" }));\n'
+        "}\nmodel.pack.rules.transcripts.language = null;\n"
+        'found.push(await model.transcribe(await read("stereo")));\nconst wrong = [];\n'
+        'for (const given of [{ language: "<|fr|>" }, { task: "sing" }])\n'
+        '  await model.transcribe(await read("plain"), given).catch((error) => wrong.push(error.message));\n'
+        "console.log(JSON.stringify({ found, wrong }));\n"
+    )
+    done = subprocess.run(["node", str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    read, model = Preprocessor(heard), exporters()["onnx"]
+    runner = model.open(artifact(run, model))
+    family, config = family_and_config(run)
+    entries = {entry.name: entry for entry in family.entry_points(config)}
+    (greedy,) = family.procedures(config)
+
+    def written(name: str, language: str, task: str) -> list[dict]:
+        prompt, windows = read.transcripts.prompt(language, task), []
+        for row in read.sounds.windows(sounds / f"{name}.wav"):
+            inputs = {"samples": row[None], "input_ids": np.array([prompt], np.int32)}
+            most = read.transcripts.rules["max_tokens"] - len(prompt)
+            ids = procedure.generate(runner, entries, greedy, inputs, most).ids[0].tolist()
+            windows.append({"text": read.transcripts.text(ids), "ids": ids, "language": language})
+        return windows
+
+    for i, name in enumerate(["stereo", "longer"]):
+        assert got["found"][2 * i]["windows"] == written(name, "<|en|>", "transcribe")
+        assert got["found"][2 * i + 1]["windows"] == written(name, "<|de|>", "translate")
+    (window,) = got["found"][4]["windows"]
+    assert [window] == written("stereo", window["language"], "transcribe")
+    row = read.sounds.windows(sounds / "stereo.wav")[0]
+    given = {"samples": row[None]}
+    for name in greedy.before:
+        given |= runner.run(name, {spec.name: given[spec.name] for spec in entries[name].inputs})
+    given["input_ids"] = np.array([[read.transcripts.rules["start"]]], np.int32)
+    begin = entries[greedy.prefill]
+    scores = runner.run(begin.name, {spec.name: given[spec.name] for spec in begin.inputs})["logits"][0, -1]
+    languages = read.transcripts.rules["languages"]
+    assert window["language"] == max(languages, key=lambda name: scores[languages[name]])
+    assert got["found"][2]["text"] == "".join(each["text"] for each in got["found"][2]["windows"])
+    assert got["wrong"] == [
+        "there is no language <|fr|> (languages: <|de|>, <|en|>)",
+        "there is no task sing (tasks: transcribe, translate)",
+    ]
 
 
 @pytest.mark.parametrize("run", ["classifier", "reranker"])

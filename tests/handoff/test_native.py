@@ -97,6 +97,22 @@ def test_c_replays_pairs_and_scores(run, replay, request, tell):
     tell(f"pass: {done.stdout.splitlines()[-1]}")
 
 
+@pytest.mark.parametrize("name", ["tensorflow", "onnxruntime"])
+def test_c_replays_sounds(name, replay, heard, tell):
+    done = replay(name, heard)
+    assert done.returncode == 0, done.stderr
+    assert "10 sounds become the pack's samples" in done.stdout
+    assert "6 entry points, " in done.stdout
+    tell(f"pass: {done.stdout.splitlines()[-1]}")
+
+
+@pytest.mark.parametrize("kind", corruptions.names("sounds"))
+def test_c_refuses_a_damaged_ear(kind, replay, heard, tmp_path):
+    done = replay("onnxruntime", corruptions.corrupted(heard, kind, tmp_path / "run", "onnx"))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr.count("error: ") == 1
+
+
 RAW = corruptions.names("raw")
 """What the damaged copies of a run without pairs tell."""
 

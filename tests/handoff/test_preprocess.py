@@ -11,9 +11,12 @@ import numpy as np
 import preprocess_documents
 import pytest
 from PIL import Image
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from bgevis.converter.pack import pictures, samples, steps, tokenizer
+from bgevis.converter.pack import pictures, samples, sounds, steps, tokenizer
+from bgevis.model.sound import Sound
+from bgevis.model.sound import rules as sound_rules
+from bgevis.validation.errors import EnvironmentFailure, InputError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DOCUMENTS = [
@@ -201,7 +204,7 @@ def test_c_holds_ready_ids_to_the_side_of_the_padding_and_the_ends(tmp_path):
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
     (tmp_path / "ids.c").write_text(IDS)
-    sources = [tmp_path / "ids.c", *(EXAMPLES / "c" / f"{name}.c" for name in ("rules", "scores", "pack"))]
+    sources = [tmp_path / "ids.c", *(EXAMPLES / "c" / f"{name}.c" for name in ("rules", "scores", "sounds", "pack"))]
     command = ["cc", "-std=gnu11", "-I", EXAMPLES / "c", *sources, "-o", tmp_path / "ids", "-lm"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
@@ -385,3 +388,167 @@ def test_javascript_makes_the_same_bytes(tmp_path, tell):
             got = np.frombuffer(Path(f"{path}.{rule}").read_bytes(), np.uint8).reshape(size, size, 3)
             np.testing.assert_array_equal(got, pictures.pixels(path, one), f"{name}, {rule}")
     tell(f"pass: JavaScript makes the same bytes of {len(files)} pictures by {len(rules)} sets of rules")
+
+
+SAMPLES = """
+import { readFileSync, writeFileSync } from "node:fs";
+import { InputError } from "%(lib)s/errors.js";
+import { samples, windows } from "%(lib)s/sounds.js";
+
+const { rules, files } = JSON.parse(readFileSync(0, "utf8"));
+for (const file of files) {
+  try {
+    const made = samples(new Uint8Array(readFileSync(file)), rules);
+    writeFileSync(`${file}.made`, made);
+    console.log(windows(made, rules).length);
+  } catch (error) {
+    console.log(error instanceof InputError ? error.message : `failed: ${error.stack}`);
+  }
+}
+"""
+
+# A refusal ends the program: each file has a process of its own.
+OPEN = """
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "sounds.h"
+
+int main(int count, char **given) {
+    (void)count;
+    const Json *rules = json_parse("rules", given[1], strlen(given[1]));
+    FILE *file = fopen(given[2], "rb");
+    static uint8_t bytes[1 << 22];
+    size_t size = fread(bytes, 1, sizeof bytes, file);
+    uint8_t *own = malloc(size ? size : 1); /* whose bounds the sanitizer knows */
+    memcpy(own, bytes, size);
+    Tensor made = sounds_open("the sound", own, size, rules);
+    FILE *out = fopen(text("%s.made", given[2]), "wb");
+    fwrite(made.data, made.bytes, 1, out);
+    return fclose(out);
+}
+"""
+
+
+def recordings(folder: Path) -> list[Path]:
+    """Write sounds of every form and rate, and what is none or none that is read by all."""
+    folder.mkdir()
+    made = {sound.name: sound.content for sound in samples.sounds(16000, 16000)}
+    random = np.random.default_rng(3)
+    noise = random.uniform(-1, 1, (3000, 3))
+    for rate in (1000, 8000, 11025, 16001, 22050, 44100, 48000, 96000, 768000):
+        for channels in (1, 3):
+            made[f"{rate}, {channels}"] = samples.wav(
+                np.resize(noise[:, :channels], (9000 * rate // 48000 + 3000, channels)), rate, 1, 24
+            )
+    for bits in (8, 16, 24, 32):
+        made[f"{bits} bits"] = samples.wav(noise, 16000, 1, bits, extended=bits == 24)
+    made |= {f"float of {bits}": samples.wav(noise[:, 0], 16000, 3, bits) for bits in (32, 64)}
+    plain = made["plain"]
+    made["length unknown"] = plain[:40] + b"\xff\xff\xff\xff" + plain[44:]
+    made |= {f"cut at {at}": plain[:at] for at in (0, 3, 11, 12, 19, 20, 35, 36, 43, 44, 45, 1000)}
+    for name, kind, sound in (
+        ("NaN", 3, [0.0, np.nan] * 2000),
+        ("infinite", 3, [np.inf] * 4000),
+        ("loud", 3, [1.2] * 4000),
+    ):
+        made[name] = samples.wav(np.array(sound), 16000, kind, 32)
+    made["as loud as may be"] = samples.wav(np.array([1.0999, -1.0999] * 2000), 16000, 3, 32)
+    made["too short"], made["just long enough"] = (samples.wav(noise[:n, 0], 16000, 1, 16) for n in (1599, 1600))
+    made |= {f"rate {rate}": samples.wav(noise, rate, 1, 16) for rate in (0, 999, 768001)}
+    for at, name in ((20, "code"), (22, "channels"), (32, "frame"), (34, "bits")):
+        for value in (0, 1, 2, 3, 7, 12, 16, 17, 65, 255):
+            made[f"{name} {value}"] = plain[:at] + value.to_bytes(2, "little") + plain[at + 2 :]
+    made |= {"FLAC": b"fLaC" + bytes(40), "OGG": b"OggS" + bytes(40), "MP3": b"ID3" + bytes(40), "text": b"no sound"}
+    swapped = plain[:12] + plain[36:] + plain[12:36]
+    made["samples first"] = swapped
+    for i, content in enumerate(made.values()):
+        (folder / f"{i}.wav").write_bytes(content)
+    return [folder / f"{i}.wav" for i in range(len(made))]
+
+
+def read_alike(files: list[Path], said: list[str], tell, language: str) -> None:
+    """Hold what was read, and what refused, to Python's."""
+    rules, refused, worst = sound_rules(Sound(chunk_length=1)), 0, 0.0
+    for file, line in zip(files, said, strict=True):
+        try:
+            wanted = sounds.samples(file.read_bytes(), rules)
+        except (InputError, EnvironmentFailure):
+            assert line.startswith("the sound "), f"{file}: {line}"
+            assert not Path(f"{file}.made").exists(), f"{file} was accepted"
+            refused += 1
+            continue
+        assert Path(f"{file}.made").exists(), f"{file}: {line}"
+        got = np.frombuffer(Path(f"{file}.made").read_bytes(), np.float32)
+        assert got.shape == wanted.shape, file
+        worst = max(worst, float(np.abs(got - wanted).max()))
+    assert worst < 2e-7
+    assert 20 < refused < len(files) - 30
+    tell(f"pass: {language} opens {len(files) - refused} sounds as Python does, and refuses {refused}")
+
+
+def test_javascript_opens_sounds_as_python_does(tmp_path, tell):
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    files = recordings(tmp_path / "sounds")
+    (tmp_path / "samples.mjs").write_text(SAMPLES % {"lib": EXAMPLES / "javascript" / "lib"})
+    given = json.dumps({"rules": sound_rules(Sound(chunk_length=1)), "files": [str(file) for file in files]})
+    command = ["node", tmp_path / "samples.mjs"]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    read_alike(files, done.stdout.splitlines(), tell, "JavaScript")
+
+
+def test_c_opens_sounds_as_python_does(tmp_path, tell):
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    files = recordings(tmp_path / "sounds")
+    (tmp_path / "open.c").write_text(OPEN)
+    strict = ["-std=gnu11", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsanitize=undefined,address"]
+    sources = [tmp_path / "open.c", EXAMPLES / "c" / "sounds.c", EXAMPLES / "c" / "pack.c"]
+    command = ["cc", *strict, "-I", EXAMPLES / "c", *sources, "-o", tmp_path / "open", "-lm"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    rules, said = json.dumps(sound_rules(Sound(chunk_length=1))), []
+    for file in files:
+        command = [tmp_path / "open", rules, file]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={"ASAN_OPTIONS": "detect_leaks=0"}
+        )
+        assert done.returncode in (0, 1), f"{file}: {done.stderr}"
+        said.append(done.stderr.removeprefix("error: ").strip())
+    read_alike(files, said, tell, "C")
+
+
+WRITTEN = """
+import { readFileSync } from "node:fs";
+import { decoder } from "%(lib)s/transcripts.js";
+
+const { tokenizer, rows } = JSON.parse(readFileSync(0, "utf8"));
+const text = decoder(tokenizer, { no_timestamps: null });
+console.log(JSON.stringify(rows.map(text)));
+"""
+
+
+def test_javascript_makes_the_same_texts_of_tokens(tmp_path):
+    """Of bytes in any order, which are mostly no characters; special tokens and unknown ones left out."""
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    opened = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    opened.decoder = decoders.ByteLevel()
+    opened.add_special_tokens(["<|endoftext|>", "<|en|>"])
+    opened.add_tokens(["Zürich 東京", "plain"])
+    random = np.random.default_rng(7)
+    rows = [random.integers(0, 262, random.integers(0, 30)).tolist() for _ in range(400)]
+    pre = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for text in samples.texts(None).values():
+        letters = "".join(part for part, _ in pre.pre_tokenize_str(text))
+        rows.append([alphabet.index(letter) for letter in letters])
+        rows.append(rows[-1][:-1])
+    (tmp_path / "written.mjs").write_text(WRITTEN % {"lib": EXAMPLES / "javascript" / "lib"})
+    given = json.dumps({"tokenizer": json.loads(opened.to_str()), "rows": rows})
+    command = ["node", tmp_path / "written.mjs"]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [opened.decode(row) for row in rows]

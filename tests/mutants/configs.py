@@ -18,7 +18,7 @@ Path = tuple[str, ...]
 """Of a field, nested ones too."""
 
 OTHERS: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("gelu", "gelu_new", "quick_gelu", "silu", "relu"),
+    **dict.fromkeys(("hidden_act", "activation_function"), ("gelu", "gelu_new", "quick_gelu", "silu", "relu")),
     "model_type": ("bert", "xlm-roberta"),
     "pipeline": (*(plain([mode]) for mode in MODES if mode != "mean_sqrt_len_tokens"), plain(normalize=False)),
     "num_attention_heads": (1, 2, 8),
@@ -30,7 +30,7 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "resample": ("bicubic", "bilinear"),
     "offset": ("floor", "half to even"),
     "alpha": ("over white", "dropped"),
-    **dict.fromkeys(("text", "vision", "names"), ()),
+    **dict.fromkeys(("text", "vision", "names", "language", "head"), ()),
     "labels": (("other", "names", "too"),),
     "activation": ("identity", "sigmoid"),
     "pairs": ("longest-first", "flag-reranker"),
@@ -38,6 +38,7 @@ OTHERS: dict[str, tuple[Any, ...]] = {
 """Field -> its values, where these are no numbers or not any number."""
 
 PACK = "of raw texts and pictures, which `test_end_to_end.py` holds against upstream's own way"
+CHOICE = "of what is chosen by scores, which `test_whisper.py` and `test_hearing.py` hold"
 PAIRS = "of raw pairs and their scores, which `test_classifier.py` holds"
 DRAWN = "cases are drawn with it; no network computes with it"
 EQUIVALENT = {
@@ -47,6 +48,8 @@ EQUIVALENT = {
     **dict.fromkeys(("model_type", "type_vocab_size"), "of a network that has no types and one way of positions"),
     "labels": "what a classifier's numbers are called",
     **dict.fromkeys(("activation", "pairs", "token_types"), PAIRS),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens", "languages", "tasks"), CHOICE),
+    **dict.fromkeys(("decoder_start_token_id", "eos_token_id", "no_timestamps_token_id"), CHOICE),
     **dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "last_token_id"), DRAWN),
     **dict.fromkeys(("max_seq_length", "truncation_side", "do_lower_case", "similarity"), PACK),
     **dict.fromkeys(("prompts", "default_prompt"), PACK),
@@ -102,11 +105,18 @@ def wrong(field: str, value: Any) -> Iterator[Any]:
     elif isinstance(value, bool):
         yield not value
     elif isinstance(value, tuple):
-        yield tuple(part + 1 for part in value)
+        yield _moved(value)
     elif isinstance(value, float):
         yield from (value * 1.01, value * 1e6, value / 1e6, 0.0)
     else:
         yield from dict.fromkeys((value + 1, value * 2 or -1))
+
+
+def _moved(value: Any) -> Any:
+    """Give another value of the same kind: numbers one higher, texts longer."""
+    if isinstance(value, tuple):
+        return tuple(map(_moved, value))
+    return f"{value}?" if isinstance(value, str) else value + 1
 
 
 def constants(bench: Bench) -> Iterator[tuple[str, str, float]]:

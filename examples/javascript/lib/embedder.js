@@ -1,4 +1,5 @@
-// Texts and pictures to embeddings and scores: the tokenizer and the rules of the pack, the ONNX programs in onnxruntime.
+// Texts, pictures and sounds to embeddings, scores and texts: the tokenizer and the rules of the pack, the ONNX programs
+// in onnxruntime.
 
 import { obeyTables } from "./charsmap.js";
 import { InputError } from "./errors.js";
@@ -6,6 +7,8 @@ import { read, readTexts, whole } from "./given.js";
 import { PackError, size } from "./pack.js";
 import { normalized, pixels, values } from "./pictures.js";
 import { ACTIVATIONS, CUT, pairTemplate } from "./scores.js";
+import { samples, windows } from "./sounds.js";
+import { decoder, greedy, heard, languageOf, prompt } from "./transcripts.js";
 
 /** Which tokens of a text that is too long are kept, by the words of preprocess.json. */
 const KEPT = {
@@ -239,6 +242,57 @@ export class Embedder {
     const data = new Float32Array(ready.length * ready[0].length);
     ready.forEach((picture, i) => data.set(picture, i * picture.length));
     return { [rules.input]: { shape: [files.length, rules.size, rules.size, 3], data } };
+  }
+
+  /** Opens the bytes of sounds: { samples: (windows, samples) }, a row for each window. */
+  sounds(files) {
+    const rules = this.pack.rules.sounds;
+    const rows = files.flatMap((file) => windows(this.samples(file), rules));
+    const data = new Float32Array(rows.length * rules.samples);
+    rows.forEach((row, i) => data.set(row, i * rules.samples));
+    return { [rules.input]: { shape: [rows.length, rules.samples], data } };
+  }
+
+  /** Opens the bytes of a WAV file, or takes { samples, rate }: a Float32Array at the network's rate. */
+  samples(sound) {
+    const rules = this.pack.rules.sounds;
+    if (!rules?.spectrogram) throw new PackError(`the pack cannot prepare sounds: ${rules?.missing ?? "none are heard"}`);
+    return samples(sound, rules);
+  }
+
+  /** Makes the spectrograms of windows of samples, by the program that the pack names. */
+  async spectrograms(ready) {
+    const { entry_point: entry, output } = this.pack.rules.sounds.spectrogram;
+    const { data, dims } = (await this.run(entry, ready))[output];
+    return { [output]: { data, shape: dims } };
+  }
+
+  /**
+   * Writes what is said in a sound, the bytes of a WAV file or { samples, rate }: { text, windows }, of each window
+   * { text, ids, language }. Without a `language`, it is the one that the pack states, or that the network hears.
+   */
+  async transcribe(sound, { language, task } = {}) {
+    const rules = this.pack.rules.transcripts;
+    if (!rules) throw new PackError("this network writes no texts of sounds");
+    const found = [];
+    for (const window of windows(this.samples(sound), this.pack.rules.sounds)) {
+      const ready = { [this.pack.rules.sounds.input]: { shape: [1, window.length], data: window } };
+      const kept = await heard(this, rules, await this.spectrograms(ready));
+      const stated = language ?? rules.language;
+      const unknown = stated === null && Object.keys(rules.languages).length && Object.keys(rules.tasks).length;
+      const spoken = unknown ? await languageOf(this, rules, kept) : stated;
+      const ids = await greedy(this, rules, prompt(rules, spoken, task), kept);
+      found.push({ text: await this.written(ids), ids, language: spoken });
+    }
+    return { text: found.map(({ text }) => text).join(""), windows: found };
+  }
+
+  /** Gives the text of the tokens that a network chose. */
+  async written(ids) {
+    const rules = this.pack.rules.transcripts;
+    if (!rules?.tokenizer) throw new PackError(`the pack has no tokenizer: ${rules?.missing ?? "no text is written"}`);
+    this.decoded ??= decoder(await this.pack.json(rules.tokenizer), rules);
+    return this.decoded(ids);
   }
 
   /** Runs an entry point on ready inputs, { name: { shape, data } }; gives { data, dims } of each output. */

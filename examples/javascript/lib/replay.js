@@ -1,10 +1,13 @@
-// The pack's samples through this runtime: ids of texts and pairs, bytes of pictures, embeddings and scores.
+// The pack's samples through this runtime: ids of texts and pairs, bytes of pictures, samples and texts of sounds,
+// embeddings and scores.
 
 import { PackError } from "./pack.js";
 import { pixels } from "./pictures.js";
 import { ACTIVATIONS } from "./scores.js";
+import { greedy, heard } from "./transcripts.js";
 
 const CLOSE = 1e-6; // numbers that are made of numbers, by docs/pack.md
+const CHOSEN = "goldens/procedures/transcribe.safetensors"; // tokens that every runtime must choose
 
 /**
  * Replays the pack; gives { checks, counts, differences, left }: how much was compared, what did not agree, and
@@ -13,13 +16,15 @@ const CLOSE = 1e-6; // numbers that are made of numbers, by docs/pack.md
  */
 export async function replay(embedder, note = () => {}) {
   const { pack, runtime } = embedder;
-  const found = { differences: [], left: [], counts: { texts: 0, pictures: 0, cases: 0 }, worst: 0 };
+  const found = { differences: [], left: [], counts: { texts: 0, pictures: 0, sounds: 0, cases: 0 }, worst: 0 };
   const goldens = await pack.json("goldens/index.json");
   const raw = await pack.json("goldens/raw/index.json");
   const texts = Object.fromEntries((raw.texts ?? []).map((text) => [text.name, text]));
   const pairs = Object.fromEntries((raw.pairs ?? []).map((pair) => [pair.name, pair]));
   const files = {};
   for (const { name, file } of raw.images ?? []) files[name] = await pack.bytes(`goldens/raw/${file}`);
+  const sounds = {};
+  for (const { name, file } of raw.sounds ?? []) sounds[name] = await pack.bytes(`goldens/raw/${file}`);
 
   for (const { name, text, ids } of Object.values(texts))
     for (const [entry, wanted] of Object.entries(ids)) {
@@ -39,9 +44,12 @@ export async function replay(embedder, note = () => {}) {
           );
     }
   if (pack.rules.scores) replayActivation(pack.rules.scores, raw, found);
-  for (const [kind, rules] of Object.entries({ texts: pack.rules.texts, pictures: pack.rules.images }))
+  const { texts: read, images: pictures, sounds: audible, transcripts } = pack.rules;
+  for (const [kind, rules] of Object.entries({ texts: read, pictures, sounds: audible, transcripts }))
     if (rules?.missing) found.left.push(`raw ${kind} (${rules.missing})`);
   await replayPictures(embedder, raw.images ?? [], files, found);
+  await replaySounds(embedder, raw.sounds ?? [], sounds, found);
+  await replayTranscripts(embedder, raw.transcripts ?? [], found);
 
   for (const entry of Object.keys(embedder.entryPoints)) {
     const cases = goldens[entry]?.cases ?? {};
@@ -62,6 +70,10 @@ export async function replay(embedder, note = () => {}) {
       if (sample.texts) {
         const rows = await Promise.all(sample.texts.map((text) => embedder.ids(required(texts, text, "goldens/raw/index.json: texts").text, entry)));
         Object.assign(fromRaw, embedder.batch(rows, await embedder.promptTokens(embedder.prompt(), entry)));
+      }
+      if (sample.sounds) {
+        const ready = embedder.sounds(sample.sounds.map((sound) => required(sounds, sound, "goldens/raw/index.json: sounds")));
+        Object.assign(fromRaw, inputs.includes(pack.rules.sounds.input) ? ready : await embedder.spectrograms(ready));
       }
       if (sample.texts || sample.pairs)
         for (const input of inputs.filter((name) => Object.values(pack.rules.texts.inputs).includes(name)))
@@ -103,8 +115,8 @@ async function replayCase(embedder, entry, title, inputs, arrays, budgets, found
     found.differences.push(`${entry}, ${title}: ${error.message}`);
     return;
   }
-  for (const { output, wanted, allowed } of goldens) {
-    const got = outputs[output];
+  for (const { output, wanted, allowed, kept } of goldens) {
+    const got = kept ? chosen(outputs[output], kept) : outputs[output];
     if (String(got.dims) !== String(wanted.shape)) {
       found.differences.push(`${entry}, ${title}: ${output} is [${got.dims}], expected [${wanted.shape}]`);
       continue;
@@ -121,13 +133,19 @@ function expected(entry, name, spec, arrays, budgets) {
   const output = spec.name;
   const wanted = required(arrays, `${name}/outputs/${output}`, `goldens/${entry}.safetensors`);
   if (spec.dtype !== "float32") throw new PackError(`${entry}: ${output} is ${spec.dtype}, compared are float32 alone`);
-  if (arrays[`${name}/positions/${output}`])
-    throw new PackError(`${entry}, ${name}: ${output} is kept at some positions, compared are whole outputs alone`);
+  const kept = arrays[`${name}/positions/${output}`];
   if (wanted.dtype !== "F64") throw new PackError(`${entry}, ${name}: ${output} is ${wanted.dtype}, expected F64`);
   const { allowed } = required(budgets, output, `${entry}, ${name}: budgets`);
   if (!(Number.isFinite(allowed) && allowed > 0))
     throw new PackError(`${entry}, ${name}: ${allowed} is no budget, expected a number above 0`);
-  return { output, wanted, allowed };
+  return { output, wanted, allowed, kept };
+}
+
+/** Keeps of an output, (rows, positions, classes), the positions of each row that the golden has. */
+function chosen({ data, dims: [, positions, classes] }, { shape, data: kept }) {
+  const places = Array.from(kept, (place, i) => Math.floor(i / shape[1]) * positions + Number(place));
+  const values = places.flatMap((place) => Array.from(data.subarray(place * classes, (place + 1) * classes)));
+  return { data: values, dims: [...shape, classes] };
 }
 
 /** Math.max, but NaN if either is, wherever it stands. */
@@ -160,11 +178,59 @@ async function replayPictures(embedder, images, files, found) {
   }
 }
 
-const brief = (ids) => (ids.length > 12 ? `[${ids.slice(0, 12)}, ... ${ids.length} ids]` : `[${ids}]`);
+/** Holds what sounds become to the pack's samples. */
+async function replaySounds(embedder, sounds, files, found) {
+  if (!sounds.length) return;
+  const wanted = await embedder.pack.tensors("goldens/raw/samples.safetensors");
+  for (const { name } of sounds) {
+    const got = embedder.samples(files[name]);
+    const { data } = required(wanted, name, "goldens/raw/samples.safetensors");
+    found.counts.sounds++;
+    const error = data.reduce((most, value, i) => maximum(most, Math.abs(got[i] - value)), 0);
+    if (got.length !== data.length)
+      found.differences.push(`sound "${name}": ${got.length} samples, expected ${data.length}`);
+    else if (!(error <= CLOSE)) found.differences.push(`sound "${name}": samples differ by ${error}, ${CLOSE} is allowed`);
+  }
+}
+
+/** Holds texts of tokens to the pack's, and the tokens that this runtime chooses to those that every one must. */
+async function replayTranscripts(embedder, texts, found) {
+  const { pack } = embedder;
+  for (const { name, ids, text } of texts) {
+    found.counts.texts++;
+    const got = await embedder.written(ids);
+    if (got !== text) found.differences.push(`tokens of "${name}": the text is ${brief(got)}, expected ${brief(text)}`);
+  }
+  const rules = pack.rules.transcripts;
+  if (!rules) return;
+  const golden = await pack.tensors(CHOSEN);
+  const { input } = pack.rules.sounds;
+  const [ids, begun, drawn] = ["ids", "inputs/input_ids", `inputs/${input}`].map((name) => required(golden, name, CHOSEN));
+  for (let row = 0; row < ids.shape[0]; row++) {
+    const one = (tensor) => Array.from(tensor.data.slice(row * part(tensor), (row + 1) * part(tensor)), Number);
+    const ready = { [input]: { shape: [1, part(drawn)], data: Float32Array.from(one(drawn)) } };
+    const kept = await heard(embedder, rules, await embedder.spectrograms(ready));
+    const wanted = one(ids);
+    const got = await greedy(embedder, rules, one(begun), kept, wanted.length);
+    while (got.length < wanted.length) got.push(rules.pad);
+    if (String(got) !== String(wanted))
+      found.differences.push(`row ${row} of ${CHOSEN}: tokens are ${brief(got)}, expected ${brief(wanted)}`);
+  }
+}
+
+/** How many numbers a row has. */
+const part = ({ shape, data }) => data.length / shape[0];
+
+/** A few of the ids, or of a text's letters. */
+const brief = (all) => {
+  if (typeof all === "string") return JSON.stringify(all.length > 60 ? `${all.slice(0, 57)}...` : all);
+  return all.length > 12 ? `[${all.slice(0, 12)}, ... ${all.length} ids]` : `[${all}]`;
+};
 
 /** One line for people. */
 export function summary({ counts, differences, worst, runtime }) {
-  const did = `${counts.cases} cases, ${counts.texts} tokenizations and ${counts.pictures} pictures`;
+  const heard = counts.sounds ? `, ${counts.sounds} sounds` : "";
+  const did = `${counts.cases} cases, ${counts.texts} tokenizations${heard} and ${counts.pictures} pictures`;
   return differences.length
     ? `FAIL: ${differences.length} differences among ${did} in ${runtime}`
     : `pass: ${did} agree in ${runtime}, at most ${worst.toFixed(2)} of what is allowed`;

@@ -44,6 +44,13 @@ def gelu_tanh(c: Lowering, eqn: JaxprEqn) -> Value:
     return c.elementwise("Gelu", c.read(eqn.invars[0]), approximate="tanh")
 
 
+@composite("softmax", emits="Softmax", since=17)
+def softmax(c: Lowering, eqn: JaxprEqn) -> Value:
+    """Make shares of the last axis."""
+    x = c.full(eqn.invars[0])
+    return c.emit("Softmax", x, shape=x.shape, dtype=x.dtype, axis=-1)
+
+
 @composite("attention", emits="Attention MatMul Transpose Mul Add Softmax", since=17)
 def attention(c: Lowering, eqn: JaxprEqn) -> Value:
     """Attend: by the operator of opset 23, before it by its parts."""

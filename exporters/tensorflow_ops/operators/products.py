@@ -52,14 +52,12 @@ def _elements(shape: Sequence[Dim]) -> Dim:
     return count
 
 
-@primitive("conv_general_dilated", emits="Conv2D Conv3D PadV2 Transpose Reshape")
+@primitive("conv_general_dilated", emits="Conv2D Conv3D PadV2 StridedSlice Transpose Reshape")
 def conv(c: Lowering, eqn: JaxprEqn) -> Value:
     """Convolve channels last, the only layout that every runtime has; padding is an operator of its own."""
     p, numbers = eqn.params, eqn.params["dimension_numbers"]
-    if any(n != 1 for n in p["lhs_dilation"]) or p["batch_group_count"] != 1:
-        raise c.refusal(eqn, "a transposed convolution, or one in batch groups")
-    if any(n < 0 for pair in p["padding"] for n in pair):
-        raise c.refusal(eqn, "a convolution with negative padding")
+    if p["batch_group_count"] != 1:
+        raise c.refusal(eqn, "a convolution in batch groups")
     count = len(p["window_strides"])
     if count not in (1, 2, 3):
         raise c.refusal(eqn, f"a convolution of {count} axes")
@@ -67,10 +65,9 @@ def conv(c: Lowering, eqn: JaxprEqn) -> Value:
     x = c.transpose(c.full(eqn.invars[0]), [numbers.lhs_spec[i] for i in last])
     kernel = c.transpose(c.full(eqn.invars[1]), [numbers.rhs_spec[i] for i in (*range(2, count + 2), 1, 0)])
     shape = [shape_of(eqn.outvars[0])[numbers.out_spec[i]] for i in last]
-    if any(n for pair in p["padding"] for n in pair):
-        amounts = c.constant([(0, 0), *p["padding"], (0, 0)], INT32)
-        padded = [d if i in (0, count + 1) else d + sum(p["padding"][i - 1]) for i, d in enumerate(x.shape)]
-        x = c.emit("PadV2", x, amounts, c.constant(0, x.dtype), shape=padded)
+    for axis, apart in enumerate(p["lhs_dilation"], 1):
+        x = _apart(c, x, axis, apart)
+    x = _padded(c, x, [(0, 0), *p["padding"], (0, 0)])
     strides, dilations = list(p["window_strides"]), list(p["rhs_dilation"])
     if count == 1:  # a picture of one row
         x, kernel = c.reshape(x, (x.shape[0], 1, *x.shape[1:])), c.reshape(kernel, (1, *kernel.shape))
@@ -80,6 +77,28 @@ def conv(c: Lowering, eqn: JaxprEqn) -> Value:
     result = c.emit("Conv3D" if count == 3 else "Conv2D", x, kernel, shape=inner, **settings)
     order = inverse([numbers.out_spec[i] for i in last])
     return c.cast(c.transpose(c.reshape(result, shape), order), dtype_of(eqn.outvars[0]))
+
+
+def _apart(c: Lowering, x: Value, axis: int, apart: int) -> Value:
+    """Put zeros between the places of an axis, as a transposed convolution reads them."""
+    if apart == 1:
+        return x
+    before, behind = x.shape[: axis + 1], x.shape[axis + 1 :]
+    alone = c.reshape(x, (*before, 1, *behind))
+    amounts = [(0, 0)] * len(before) + [(0, apart - 1)] + [(0, 0)] * len(behind)
+    larger = c.reshape(_padded(c, alone, amounts), (*before[:-1], before[-1] * apart, *behind))
+    return _padded(c, larger, [(0, 1 - apart) if i == axis else (0, 0) for i in range(len(x.shape))])
+
+
+def _padded(c: Lowering, x: Value, amounts: Sequence[tuple[int, int]]) -> Value:
+    """Add zeros at the ends of axes; a negative number takes some away."""
+    ends = [d + min(high, 0) for d, (_, high) in zip(x.shape, amounts, strict=True)]
+    x = c.slice(x, [-min(low, 0) for low, _ in amounts], ends)
+    added = [(max(low, 0), max(high, 0)) for low, high in amounts]
+    if not any(n for pair in added for n in pair):
+        return x
+    shape = [d + sum(pair) for d, pair in zip(x.shape, added, strict=True)]
+    return c.emit("PadV2", x, c.constant(added, INT32), c.constant(0, x.dtype), shape=shape)
 
 
 @composite("attention", emits="Mul Transpose BatchMatMulV2 AddV2 Softmax")

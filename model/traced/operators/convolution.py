@@ -212,6 +212,9 @@ def _avg_pool(
     places: int,
 ) -> Array:
     kernel, steps, pad, apart = _settings(kernel_size, stride, padding, 1, places)
+    whole = [isinstance(n, int) and n <= k for n, k in zip(self.shape[-places:], kernel, strict=True)]
+    if ceil_mode and all(whole) and not any(pad) and not divisor_override:  # one window, of which as much is there
+        return self.mean(tuple(range(self.ndim - places, self.ndim)), keepdims=True)
     if ceil_mode:
         raise NotImplementedError("average pooling with ceil_mode")
     total = _added(_windows(self, kernel, steps, pad, apart, ceil_mode, 0.0))

@@ -114,6 +114,23 @@ def native_batch_norm(
     return (batch_norm(input, weight, bias, running_mean, running_var, False, momentum, eps),)
 
 
+@operator("aten._native_batch_norm_legit.no_stats")
+def native_batch_norm_without_running(
+    input: Array,  # noqa: A002 - ATen's name
+    weight: Array | None,
+    bias: Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Array, ...]:
+    """Normalise each channel by its own mean and variance over rows and places, as weights are standardised."""
+    axes = (0, *range(2, input.ndim))
+    centred = input - jnp.mean(input, axis=axes, keepdims=True)
+    y = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=axes, keepdims=True) + eps)
+    y = y if weight is None else y * _by_channel(weight, input)
+    return (y if bias is None else y + _by_channel(bias, input),)
+
+
 @operator("aten.group_norm")
 def group_norm(
     input: Array,  # noqa: A002 - ATen's name
