@@ -163,9 +163,10 @@ def layout_option(command: Command) -> Command:
         "--layout",
         "layouts",
         multiple=True,
-        type=click.Choice(["sentence-transformers", "transformers-js"]),
+        type=click.Choice(["sentence-transformers", "transformers-js", "onnxruntime-genai"]),
         help="Also write the folder that these clients open: sentence-transformers, which optimum and fastembed "
-        "open too, or transformers-js (CLIP and SigLIP). Repeatable.",
+        "open too, transformers-js (CLIP, SigLIP; Whisper, for optimum too), or onnxruntime-genai (Whisper). "
+        "Repeatable.",
     )(command)
 
 

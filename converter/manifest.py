@@ -119,10 +119,11 @@ def artifact(run: RunDirectory, exporter: Exporter, session: Session | None = No
         raise InputError(
             f"{run.path} holds no {exporter.name}; run `bgevis-convert export {exporter.name} {run.path}` first"
         )
-    missing = sorted(manifest["entry_points"].keys() - programs.keys())
+    entries = {name: entry for name, entry in entry_points(manifest).items() if name not in exporter.without}
+    missing = sorted(entries.keys() - programs.keys())
     if missing:
         raise GateError(f"the manifest has no {exporter.name} program of {', '.join(missing)}: it was altered")
-    return Artifact(run.path, entry_points(manifest), programs, lambda: network(run), session or Session())
+    return Artifact(run.path, entries, programs, lambda: network(run), session or Session())
 
 
 def probe_folders(directory: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from .releases import Need
 from .weights import WeightsFile
 
 if TYPE_CHECKING:
-    from ..model.family import HuggingFace, Towers
+    from ..model.family import HuggingFace, Towers, Transcriber
     from ..model.network import Network
 
 PROGRAMS = "programs"
@@ -70,8 +70,10 @@ class Request(Plan):
     """The run directory, for layouts that take the pack's tokenizer.json and preprocess.json."""
     hugging_face: "HuggingFace | None" = None
     """For layouts that Hugging Face's clients open; None for families that they do not know."""
-    towers: "Towers | None" = None
-    """For layouts of networks of two towers; None for others."""
+    transformers_js: "Towers | Transcriber | None" = None
+    """For the layout of Transformers.js; None for families that it does not know."""
+    onnxruntime_genai: "Transcriber | None" = None
+    """For the layout of onnxruntime-genai; None for families that it does not know."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class Exporter:
             made in memory is used again.
         effort: how long writing and proving takes, compared with other formats: what takes longest starts first.
         layout: a folder for one kind of clients, with the pack's files in it; written only when asked for.
+        without: entry points that its clients compute by themselves, so that there is no program of them.
         describes: which field of a family says what the clients need, and of a request, where it is found.
         optional: written only when asked for.
         precision: what the programs compute or store in. Other than float32, they are held to its floors.
@@ -161,6 +164,7 @@ class Exporter:
     host: str = ""
     effort: int = 0
     layout: bool = False
+    without: tuple[str, ...] = ()
     describes: str = "hugging_face"
     optional: bool = False
     precision: str = FLOAT32

@@ -4,6 +4,8 @@ text_model.onnx and vision_model.onnx give what each tower projects to, as trans
 model.onnx scores pictures against texts. Pictures are channels first. Each program has a file of the weights that it
 uses, under the name that Transformers.js asks for. Each precision other than float32 is a format of its own, whose
 programs lie beside these.
+
+A network from sound to text is two programs instead, see `transcribers`.
 """
 
 import dataclasses
@@ -19,18 +21,23 @@ import numpy as np
 from ..validation.entry_point import EntryPoint, TensorSpec
 from ..validation.errors import InputError
 from ..validation.runner import Arrays, Runner
+from . import transcribers
 from .base import Artifact, Description, Exporter, Request
 from .precisions import FLOAT32, SUFFIXES
 from .weights import ALIGNMENT
 
 if TYPE_CHECKING:
-    from ..model.family import Towers
+    from ..model.family import Towers, Transcriber
+    from ..model.network import Network
 
 FOLDER = "transformers_js"
 OPSET = 17
 """The default here: clients bring runtimes of their own, often older ones."""
 
 PIXELS = "pixel_values"
+
+HEARS = "encode_audio"
+"""The entry point that tells a network from sound to text."""
 
 
 CLIENTS = {"encode_text": "text_model", "encode_image": "vision_model", "similarity": "model"}
@@ -43,58 +50,75 @@ def _write(request: Request) -> dict[str, Description]:
     Raises:
         InputError: the family is none of these clients', or the run has no tokenizer or no processor.
     """
-    towers = _towers(request)
+    from ..model.family import Transcriber
+
+    model = _described(request)
     rules = json.loads((request.directory / "preprocess.json").read_text(encoding="utf-8"))
-    for kind, what in (("texts", "a tokenizer"), ("images", "the image processor's document")):
-        if missing := (rules[kind] or {}).get("missing"):
+    of_towers = {"texts": "a tokenizer", "images": "the image processor's document"}
+    wanted = {"transcripts": "a tokenizer"} if isinstance(model, Transcriber) else of_towers
+    for kind, what in wanted.items():
+        if missing := (rules.get(kind) or {}).get("missing"):
             raise InputError(f"the layout transformers-js needs {what}: {missing}")
-    described = _programs(request, FLOAT32)
-    for name, document in _documents(towers.documents, rules, request.directory / "tokenizer.json").items():
+    described, tokenizer = _programs(request, FLOAT32), request.directory / "tokenizer.json"
+    if isinstance(model, Transcriber):
+        documents = transcribers.documents(model, tokenizer)
+    else:
+        documents = _documents(model.documents, rules, tokenizer)
+    for name, document in documents.items():
         (request.out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    shutil.copyfile(request.directory / "tokenizer.json", request.out / "tokenizer.json")
+    shutil.copyfile(tokenizer, request.out / "tokenizer.json")
     return described
 
 
-def _towers(request: Request) -> "Towers":
-    if request.towers is None:
-        raise InputError("transformers-js opens networks of a text and an image tower, and this is none")
-    return request.towers
+def _described(request: Request) -> "Towers | Transcriber":
+    if request.transformers_js is None:
+        raise InputError("transformers-js opens networks of two towers, and from sound to text; this is neither")
+    return request.transformers_js
 
 
 def _programs(request: Request, precision: str) -> dict[str, Description]:
     """Write the programs in a precision, under the names that the clients have for it."""
+    from ..model.family import Transcriber
+
+    model = _described(request)
+    written = _placed(request, model.network, precision)
+    if isinstance(model, Transcriber):
+        return transcribers.described(model, written)
+    described = {}
+    for entry, client in CLIENTS.items():
+        specs = model.network.entry_points[client]
+        inputs = [transcribers.stated(spec) for spec in specs.inputs]
+        described[entry] = written[client] | {"inputs": inputs, "output": specs.outputs[0].name}
+    return described
+
+
+def _placed(request: Request, network: "Network", precision: str) -> dict[str, Description]:
+    """Write the programs of the clients' entry points, each with a file of the weights that it uses."""
     from .onnx import write_rounded
     from .onnx.write import write
 
-    towers, folder = _towers(request), request.out / "onnx"
+    folder = request.out / "onnx"
     folder.mkdir()
     opset = OPSET if request.opset is None else request.opset
-    asked = Request(towers.network, request.weights, folder, opset=opset)
+    asked = Request(network, request.weights, folder, opset=opset)
     written = write(asked) if precision == FLOAT32 else write_rounded.write(asked, precision)
     shared = {folder / Path(program["weights"]).name for program in written.values()} if precision != FLOAT32 else set()
     (weights,) = shared or {request.weights.path}
-    described = {}
-    for entry, client in CLIENTS.items():
+    placed = {}
+    for client in network.entry_points:
         program = folder / f"{client}{SUFFIXES[precision]}.onnx"
         _with_weights(folder / Path(written[client]["path"]).name, weights, program)
         request.progress(program.with_name(f"{program.name}_data").stat().st_size)
-        specs = towers.network.entry_points[client]
-        described[entry] = {
+        placed[client] = {
             "path": f"{FOLDER}/onnx/{program.name}",
             "opset": opset,
             "ir_version": written[client]["ir_version"],
             "weights": f"{FOLDER}/onnx/{program.name}_data",
-            "inputs": [_stated(spec) for spec in specs.inputs],
-            "output": specs.outputs[0].name,
             **({"precision": precision} if precision != FLOAT32 else {}),
         }
     for file in shared:
         file.unlink()
-    return described
-
-
-def _stated(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+    return placed
 
 
 def _with_weights(program: Path, weights: Path, file: Path) -> None:
@@ -141,6 +165,8 @@ def _documents(beside: Mapping[str, Any], rules: Mapping[str, Any], tokenizer: P
 
 
 def _open(artifact: Artifact) -> Runner:
+    if HEARS in artifact.programs:
+        return transcribers.open_(artifact)
     from .onnx.read import open_
 
     open_(dataclasses.replace(artifact, entry_points=_signatures(artifact)))
@@ -161,6 +187,8 @@ def _signatures(artifact: Artifact) -> dict[str, EntryPoint]:
 
 
 def _runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
+    if HEARS in artifact.programs:
+        return transcribers.runner(artifact, factors)
     from .onnx.read import ScaledRunner
 
     return Towered(ScaledRunner(artifact, factors), artifact)
@@ -204,7 +232,8 @@ EXPORTER = Exporter(
     probe=_runner,
     compiles=False,
     layout=True,
-    describes="towers",
+    without=("log_mel",),
+    describes="transformers_js",
 )
 
 

@@ -83,7 +83,7 @@ def padding(attention_mask: Int[Array, "batch tokens"]) -> Float[Array, "batch 1
     return attention_mask.astype(jnp.float32)[:, None, None, :]
 
 
-def causal(tokens: Size) -> Float[Array, "1 1 tokens tokens"]:
-    """Say for each token which ones are not after it."""
-    places = jnp.arange(tokens)
-    return (places[:, None] >= places).astype(jnp.float32)[None, None]
+def causal(tokens: Size, before: Size = 0) -> Float[Array, "1 1 tokens so_far"]:
+    """Say for each token which ones are not after it, so many more being before all of them."""
+    places = jnp.arange(tokens) + before
+    return (places[:, None] >= jnp.arange(before + tokens)).astype(jnp.float32)[None, None]

@@ -184,6 +184,24 @@ class Towers:
 
 
 @dataclass(frozen=True)
+class Transcriber:
+    """A network from sound to text as other clients open it.
+
+    Args:
+        documents: what lies beside the checkpoint there, by place.
+        network: the clients' entry points, by the names of their programs' files.
+        programs: entry point of the family's -> the clients' that computes it, what each of its inputs is fed with, and
+            which output of the family's each of its outputs is. What is fed with nothing is empty.
+        heads: (layer, head) of what `align` gives of the clients' cross_attentions, where they have it.
+    """
+
+    documents: Mapping[str, JSON]
+    network: "Network"
+    programs: Mapping[str, tuple[str, Mapping[str, str], Mapping[str, str]]]
+    heads: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
 class Tokens:
     """What a tokenizer.json or a vocab.txt says.
 
@@ -261,8 +279,10 @@ class Family:
         scores: what a classifier's outputs are: {"labels": ["LABEL_0"], "activation": "sigmoid"}, for preprocess.json.
         hugging_face: what Hugging Face's clients need, of a configuration; raises InputError where they cannot do what
             it says; None for families that they do not know.
-        towers: what Transformers.js needs of a network of two towers; raises InputError where it has only one; None for
-            families that it does not know as such.
+        transformers_js: what Transformers.js needs of a network of two towers, or of one from sound to text; raises
+            InputError where it has no class for it; None for families that it does not know as such.
+        onnxruntime_genai: what onnxruntime-genai needs of a network from sound to text; raises InputError where it
+            makes another input of a sound; None for families that are none.
         encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
         beside: what stands before the names of further tensors -> the file beside the checkpoint that holds them; they
             are read where all of these files lie there.
@@ -291,7 +311,8 @@ class Family:
     embeddings: Callable[[Config], Mapping[str, Any]] = lambda config: {}
     scores: Callable[[Config], Mapping[str, Any]] | None = None
     hugging_face: Callable[[Config], HuggingFace] | None = None
-    towers: Callable[[Config], Towers] | None = None
+    transformers_js: Callable[[Config], Towers | Transcriber] | None = None
+    onnxruntime_genai: Callable[[Config], Transcriber] | None = None
     encode: Callable[[Config, "Original", "Reference"], Mapping[str, "Encode"]] | None = None
     anchors: tuple[str, ...] = ()
     beside: Mapping[str, str] = field(default_factory=dict)

@@ -164,6 +164,11 @@ def mel_filters(sound: Sound) -> np.ndarray:
     return np.asarray(triangles * 2 / (high - low))
 
 
+def window(sound: Sound) -> np.ndarray:
+    """Give the periodic Hann window, in float64."""
+    return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(sound.n_fft) / sound.n_fft))
+
+
 @functools.cache
 def basis(sound: Sound) -> np.ndarray:
     """Give the windowed cosines, then the windowed sines, (2 * frequencies, samples of a window), in float64.
@@ -172,16 +177,14 @@ def basis(sound: Sound) -> np.ndarray:
     """
     count = sound.n_fft
     turns = np.outer(np.arange(count // 2 + 1), np.arange(count)) % count / count
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(count) / count)
-    return np.concatenate([np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)]) * window
+    return np.concatenate([np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)]) * window(sound)
 
 
 def exact_log_mel(samples: np.ndarray, sound: Sound) -> np.ndarray:
     """Give what `log_mel` gives of one window, by a Fourier transform in float64: (samples,) -> (bands, frames)."""
     padded = np.pad(samples.astype(np.float64), sound.n_fft // 2, mode="reflect")
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(sound.n_fft) / sound.n_fft)
     parts = np.lib.stride_tricks.sliding_window_view(padded, sound.n_fft)[:: sound.hop_length]
-    spectrum = np.fft.rfft(parts[: len(samples) // sound.hop_length] * window)
+    spectrum = np.fft.rfft(parts[: len(samples) // sound.hop_length] * window(sound))
     decades = np.log10(np.maximum(mel_filters(sound) @ (np.abs(spectrum) ** 2).T, FLOOR))
     return np.asarray((np.maximum(decades, decades.max() - DECADES) + 4) / 4)
 

@@ -61,3 +61,12 @@ def mpnet(tmp_path_factory) -> Path:
     if done.returncode == 1:
         pytest.skip(done.stderr.strip())
     return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def tiny_en() -> Path:
+    """The real Whisper tiny.en with its tokenizer: the folder $BGEVIS_WHISPER."""
+    named = os.environ.get("BGEVIS_WHISPER")
+    if not named:
+        pytest.skip("no trained Whisper: set BGEVIS_WHISPER to a folder of tiny.en")
+    return Path(named)

@@ -64,7 +64,8 @@ def again_rows(run: RunDirectory, exporter: Exporter) -> Iterator[Row]:
         for name, file in sorted(files.items()):
             if name in record["files"] and sha256(file) != manifest["files"][name]["sha256"]:
                 yield _row(name, "is not what an export of these weights makes, byte for byte")
-    stated = {name: entry["programs"][exporter.key] for name, entry in manifest["entry_points"].items()}
+    entries = {name: entry for name, entry in manifest["entry_points"].items() if name not in exporter.without}
+    stated = {name: entry["programs"][exporter.key] for name, entry in entries.items()}
     if found := difference(stated, plain(programs)):
         yield _row("manifest.json", f"the {exporter.name} program of {found}")
 

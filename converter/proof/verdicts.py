@@ -61,8 +61,8 @@ def goldens(run: RunDirectory, opened: Artifact) -> list[Golden]:
     if not packed(run) or "judge" not in judge(run)["end_to_end"]:
         return []
     wanted = {(g.case.entry_point, g.case.name): g for g in Goldens(run.path / END_TO_END).cases()}
-    cases = Pack(run.path).cases(opened.entry_points)
-    made = {(case.entry_point, case.name): case for case in cases}
+    cases = Pack(run.path).cases(entry_points(run.manifest()))
+    made = {(case.entry_point, case.name): case for case in cases if case.entry_point in opened.entry_points}
     return [dataclasses.replace(golden, case=made[key]) for key, golden in wanted.items() if key in made]
 
 

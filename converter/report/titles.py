@@ -8,6 +8,7 @@ TITLES = {
     "openvino": "OpenVINO",
     "orbax": "Orbax",
     "saved_model": "SavedModel",
+    "onnxruntime_genai": "onnxruntime-genai",
     "sentence_transformers": "sentence-transformers",
     "stablehlo": "StableHLO",
     "transformers_js": "Transformers.js",

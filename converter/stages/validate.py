@@ -26,7 +26,7 @@ from ..pack.preprocessor import Preprocessor
 from ..pack.replay import Pack, packed
 from ..progress import WARNING, Progress
 from ..proof.again import again_rows, other_versions
-from ..proof.programs import MODULES, judge, more_rows, numbers, places, probe_rows, procedure_rows, tapped_rows
+from ..proof.programs import MODULES, Whole, judge, more_rows, numbers, places, probe_rows, procedure_rows, tapped_rows
 from ..proof.verdicts import NOT_CHECKED, PREFIX, end_to_end_rows, verdicts
 from ..proof.weights import rounding_rows, weight_rows
 from ..report import html as html_report
@@ -94,7 +94,8 @@ def prove(run: RunDirectory, exporter: Exporter, *, again: bool = False) -> Repo
     rows = rounding_rows(exporter, opened, ledger) if exporter.rounding else weight_rows(exporter, opened, ledger)
     if packed(run):
         pack = Pack(run.path)
-        rows, goldens = [*rows, *pack.rows()], pack.fed(goldens, opened.entry_points)
+        rows, goldens = [*rows, *pack.rows()], pack.fed(goldens, entry_points(run.manifest()))
+    goldens = [golden for golden in goldens if golden.case.entry_point in opened.entry_points]
     notes = [other_versions(run.manifest(), exporter, tool())] if again else [""]
     if exporter.weights_only:  # of each entry point one case: that its program reads these weights
         costly_first = sorted(goldens, key=numbers, reverse=True)
@@ -111,7 +112,7 @@ def prove(run: RunDirectory, exporter: Exporter, *, again: bool = False) -> Repo
     rows += tapped_rows(exporter, opened, run.path, failed)
     rows += more_rows(run, exporter, opened, goldens)
     if exporter.precision == FLOAT32 and not exporter.weights_only:
-        rows += procedure_rows(run, runner, exporter.compiles)
+        rows += procedure_rows(run, Whole(runner, opened), exporter.compiles)
     rows += again_rows(run, exporter) if again and not notes[0] else ()
     network_rows = [row for row in rows if row.output != MODULES and not row.case.startswith(PREFIX)]
     notes += places(exporter, opened, run.path, network_rows)

@@ -233,6 +233,6 @@ FAMILY = Family(
     zero_shot="softmax",
     texts=_texts_rules,
     cases=_cases,
-    towers=_towers,
+    transformers_js=_towers,
     encode=_encode,
 )

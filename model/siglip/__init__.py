@@ -226,6 +226,6 @@ FAMILY = Family(
     zero_shot="sigmoid",
     texts=_text_rules,
     cases=_cases,
-    towers=_towers,
+    transformers_js=_towers,
     encode=_encode,
 )

@@ -10,7 +10,7 @@ from ...validation.outputs import Embedding, Logits, Output, States
 from ...validation.procedure import Greedy
 from .. import sound
 from ..family import Family
-from . import rules
+from . import clients, rules
 from .config import (
     ARROW,
     CONFIG,
@@ -278,4 +278,6 @@ FAMILY = Family(
     anchors=tuple(dict.fromkeys(ENCODER[names] + CONV for names in PREFIXES)),
     documents=lambda config: {**documents(config), **sound.documents(config.sound)},
     procedures=_procedures,
+    transformers_js=clients.transcriber,
+    onnxruntime_genai=clients.genai,
 )

@@ -18,7 +18,7 @@ from ...validation.taps import scope, tap
 from .. import ops
 from ..attention import Attention, Projections, causal, mask_bias
 from ..blocks import FeedForward, PreNormLayer
-from ..layers import Embedding, LayerNorm, Linear, Size, in_turn, tapped
+from ..layers import Embedding, LayerNorm, Linear, in_turn, tapped
 from ..sound import log_mel
 from .config import EPSILON, Decoder, WhisperConfig, key_names
 
@@ -31,7 +31,10 @@ BIASED = ("query", "value", "out")
 Sound = tuple[Float[Array, "batch heads places head_dim"], Float[Array, "batch heads places head_dim"]]
 Past = tuple[Float[Array, "batch heads past head_dim"], Float[Array, "batch heads past head_dim"]]
 Kept = tuple[Float[Array, "batch heads so_far head_dim"], Float[Array, "batch heads so_far head_dim"]]
-"""Keys and values of a layer: of a sound, of the tokens before, and of all tokens so far."""
+Begun = tuple[Float[Array, "batch heads heard head_dim"], Float[Array, "batch heads heard head_dim"]]
+Ahead = tuple[Float[Array, "batch heads ahead head_dim"], Float[Array, "batch heads ahead head_dim"]]
+"""Keys and values of a layer: of a sound, of the tokens before, of all tokens so far, of a sound's first places, and of
+its others."""
 
 Outputs = dict[str, Array]
 
@@ -123,14 +126,14 @@ class DecoderLayer(nnx.Module):
         self,
         x: Float[Array, "batch tokens width"],
         own: tuple[Past | None, Sound],
-        bias: Float[Array, "1 1 tokens tokens"] | None,
+        bias: Float[Array, "1 1 tokens so_far"] | None,
     ) -> tuple[Float[Array, "batch tokens width"], Kept]:
         past, sound = own
         x, kept = self.read(x, past, bias)
         return self.hear(x, self.asked(x), sound), kept
 
     def read(
-        self, x: Float[Array, "batch tokens width"], past: Past | None, bias: Float[Array, "1 1 tokens tokens"] | None
+        self, x: Float[Array, "batch tokens width"], past: Past | None, bias: Float[Array, "1 1 tokens so_far"] | None
     ) -> tuple[Float[Array, "batch tokens width"], Kept]:
         """Attend to the text so far."""
         normed = tapped("norm1", self.norm1, x)
@@ -148,30 +151,37 @@ class DecoderLayer(nnx.Module):
             return tapped("query", self.cross.query, normed)
 
     def hear(
-        self, x: Float[Array, "batch tokens width"], query: Float[Array, "batch tokens heads head_dim"], sound: Sound
+        self,
+        x: Float[Array, "batch tokens width"],
+        query: Float[Array, "batch tokens heads head_dim"],
+        sound: Sound,
+        weights: Float[Array, "batch heads tokens places"] | None = None,
     ) -> Float[Array, "batch tokens width"]:
-        """Attend to the sound; then the feed-forward part."""
+        """Attend to the sound, by weights that are known, or else by the operator; then the feed-forward part."""
         with scope("cross"):
-            x = x + _attended(self.cross, query, sound, None)
+            if weights is None:
+                x = x + _attended(self.cross, query, sound, None)
+            else:
+                x = x + tapped("out", self.cross.out, jnp.einsum("bhts,bhsd->bthd", weights, sound[1]))
         normed = tapped("norm2", self.norm2, x)
         with scope("mlp"):
             x = x + self.mlp(normed)
         return tap("output", x)
 
     def weights(
-        self, query: Float[Array, "batch tokens heads head_dim"], sound: Sound, heads: Sequence[int]
-    ) -> Float[Array, "batch some tokens places"]:
-        """Say how much some heads attend to each place of the sound."""
-        chosen = [(heads_first(query)[:, head], sound[0][:, head]) for head in heads]
-        scores = jnp.stack([jnp.einsum("btd,bsd->bts", q * self.cross.scale, k) for q, k in chosen], axis=1)
-        return ops.softmax(scores)
+        self,
+        query: Float[Array, "batch tokens heads head_dim"],
+        key: Float[Array, "batch heads places head_dim"],
+    ) -> Float[Array, "batch heads tokens places"]:
+        """Say how much each head attends to each place of the sound."""
+        return ops.softmax(jnp.einsum("bthd,bhsd->bhts", query * self.cross.scale, key))
 
 
 def _attended(
     layer: Projections | Asking,
     query: Float[Array, "batch tokens heads head_dim"],
     kept: Kept,
-    bias: Float[Array, "1 1 tokens tokens"] | None,
+    bias: Float[Array, "1 1 tokens so_far"] | None,
 ) -> Float[Array, "batch tokens width"]:
     key, value = map(heads_first, kept)
     return tapped("out", layer.out, ops.attention(query, key, value, bias, scale=layer.scale))
@@ -197,32 +207,62 @@ class TextDecoder(nnx.Module):
         past: Sequence[Past | None],
         sound: Sequence[Sound],
     ) -> tuple[Float[Array, "batch tokens width"], list[Kept]]:
-        x = self._stream(input_ids, 0 if past[0] is None else past[0][0].shape[2])
-        bias = mask_bias(causal(input_ids.shape[1]), MASKED_SCORE) if past[0] is None else None
+        x, bias = self._begun(input_ids, past[0])
         x, kept = in_turn(self.blocks, "blocks", x, bias, own=list(zip(past, sound, strict=True)))
         return tapped("norm", self.norm, x), kept
 
-    def _stream(self, input_ids: Int[Array, "batch tokens"], before: Size) -> Float[Array, "batch tokens width"]:
-        """Give words and their places, so many tokens being before them."""
-        places = jnp.arange(input_ids.shape[1]) + before
-        return tapped("word", self.word, input_ids) + tapped("position", self.position, places[None])
+    def _begun(
+        self, input_ids: Int[Array, "batch tokens"], past: Past | None
+    ) -> tuple[Float[Array, "batch tokens width"], Float[Array, "1 1 tokens so_far"] | None]:
+        """Give words at their places, behind those that are past, and what is masked."""
+        before, tokens = 0 if past is None else past[0].shape[2], input_ids.shape[1]
+        places = jnp.arange(tokens) + before
+        x = tapped("word", self.word, input_ids) + tapped("position", self.position, places[None])
+        alone = past is not None and tokens == 1  # one token sees all that are before it
+        return x, None if alone else mask_bias(causal(tokens, before), MASKED_SCORE)
+
+    def shown(
+        self, input_ids: Int[Array, "batch tokens"], past: Sequence[Past], sound: Sequence[Sound]
+    ) -> tuple[Float[Array, "batch tokens width"], list[Kept], list[Float[Array, "batch heads tokens places"]]]:
+        """Give the same, and how much the heads of each layer attend to each place of the sound."""
+        x, bias = self._begun(input_ids, past[0])
+        kept, found = [], []
+        for i, (layer, before, own) in enumerate(zip(self.blocks, past, sound, strict=True)):
+            with scope(f"blocks.{i}"):
+                x, so_far = layer.read(x, before, bias)
+                query = layer.asked(x)
+                weights = layer.weights(query, own[0])
+                x = layer.hear(x, query, own, weights)
+            kept.append(so_far)
+            found.append(weights)
+        return tapped("norm", self.norm, x), kept, found
 
     def weights(
         self, input_ids: Int[Array, "batch tokens"], sound: Sequence[Sound], heads: Sequence[tuple[int, int]]
     ) -> Float[Array, "batch some tokens places"]:
         """Say how much some heads, (layer, head) each in order, attend to each place of the sound."""
-        x, found = self._stream(input_ids, 0), []
-        bias = mask_bias(causal(input_ids.shape[1]), MASKED_SCORE)
+        found = []
+        x, bias = self._begun(input_ids, None)
         for i, (layer, own) in enumerate(zip(self.blocks, sound, strict=True)):
             with scope(f"blocks.{i}"):
                 x, _ = layer.read(x, None, bias)
                 query = layer.asked(x)
                 if wanted := [head for number, head in heads if number == i]:
-                    found.append(layer.weights(query, own, wanted))
+                    queries = jnp.stack([query[:, :, head] for head in wanted], 2)
+                    found.append(layer.weights(queries, jnp.stack([own[0][:, head] for head in wanted], 1)))
                 if i == max(number for number, _ in heads):
                     break
                 x = layer.hear(x, query, own)
         return jnp.concatenate(found, axis=1)
+
+    def rest(
+        self, states: Float[Array, "batch places width"], kept: Sequence[Begun]
+    ) -> tuple[list[Sound], list[Ahead]]:
+        """Give what every layer attends to, of a sound of whose places the first are kept; and what is new of it."""
+        ahead = jax.lax.slice_in_dim(states, kept[0][0].shape[2], states.shape[1], axis=1)
+        new = [heard(ahead) for heard in self.sound]
+        both = zip(kept, new, strict=True)
+        return [(jnp.concatenate([k, x], 2), jnp.concatenate([v, y], 2)) for (k, v), (x, y) in both], new
 
     def scores(self, states: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens vocabulary"]:
         """Score the next token of each."""
@@ -269,6 +309,44 @@ class Whisper(nnx.Module):
 
     def decode_step(self, input_ids: Int[Array, "batch 1"], *kept: Array) -> Outputs:
         """Score one more token; `kept` is that of the tokens before, then that of the sound."""
+        half = len(kept) // 2
+        return self._decoded(input_ids, _pairs(kept[:half]), _pairs(kept[half:]))
+
+    def encoder_model(self, input_features: Float[Array, "batch_size bands frames"]) -> Outputs:
+        """Hear, as `encode_audio` does: the name is that of the clients' file."""
+        return self.encode_audio(input_features)
+
+    def decoder_model_merged(
+        self,
+        input_ids: Int[Array, "batch_size tokens"],
+        encoder_hidden_states: Float[Array, "batch_size places width"],
+        *kept: Array,
+    ) -> Outputs:
+        """Score tokens, whatever is kept of those before and of the sound, as clients with one file for both call it.
+
+        `kept` holds keys and values of a layer's tokens, then of its sound; then those of the next.
+        """
+        assert self.decoder
+        past, heard = (list(zip(kept[at::4], kept[at + 1 :: 4], strict=True)) for at in (0, 2))
+        with scope("decoder"):
+            sound, new = self.decoder.rest(encoder_hidden_states, heard)
+            if self._decoder.alignment_heads:
+                states, own, weights = self.decoder.shown(input_ids, past, sound)
+            else:
+                (states, own), weights = self.decoder(input_ids, past, sound), []
+            found = {"logits": self.decoder.scores(states)}
+        for part, pairs in (("decoder", own), ("encoder", new)):
+            for i, (key, value) in enumerate(pairs):
+                found |= {f"present.{i}.{part}.key": key, f"present.{i}.{part}.value": value}
+        return found | {f"cross_attentions.{i}": x for i, x in enumerate(weights)}
+
+    def encoder_with_cross(self, input_features: Float[Array, "batch_size bands frames"]) -> Outputs:
+        """Hear, and give what every layer of the decoder attends to, as clients with two files call it."""
+        found = self.encode_audio(input_features)
+        return found | self.cross_kv(found["last_hidden_state"])
+
+    def decoder_with_cross(self, input_ids: Int[Array, "batch_size tokens"], *kept: Array) -> Outputs:
+        """Score tokens, whatever is kept of those before; `kept` is that, then that of the sound."""
         half = len(kept) // 2
         return self._decoded(input_ids, _pairs(kept[:half]), _pairs(kept[half:]))
 

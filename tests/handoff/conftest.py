@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -189,14 +191,35 @@ def with_open_clip(tmp_path_factory) -> Path:
     return upon_this(tmp_path_factory.mktemp("with_open_clip"), *WITH_OPEN_CLIP)
 
 
-FASTEMBED = ("fastembed==0.9.1", "safetensors==0.8.0")
+def alone(folder: Path, *packages: str) -> Path:
+    """Make an environment without PyTorch and transformers."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages], check=True)
+    return python
 
 
 @pytest.fixture(scope="session")
 def fastembed(tmp_path_factory) -> Path:
-    """An environment of fastembed's own, without PyTorch and transformers."""
-    folder = tmp_path_factory.mktemp("fastembed")
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *FASTEMBED], check=True)
-    return python
+    """An environment of fastembed's own."""
+    return alone(tmp_path_factory.mktemp("fastembed"), "fastembed==0.9.1", "safetensors==0.8.0")
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_genai(tmp_path_factory) -> Path:
+    """An environment of onnxruntime-genai's own."""
+    return alone(tmp_path_factory.mktemp("genai"), "onnxruntime-genai==0.18.0")
+
+
+TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
+
+
+@pytest.fixture(scope="session")
+def transformers_js(tmp_path_factory) -> Path:
+    """A folder with Transformers.js."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    folder = tmp_path_factory.mktemp("transformers_js")
+    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", TRANSFORMERS_JS]
+    subprocess.run(install, check=True, cwd=folder, env=os.environ | {"ONNXRUNTIME_NODE_INSTALL": "skip"})
+    return folder

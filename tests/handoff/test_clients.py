@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 from bgevis.converter import classify, open_artifacts
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
 ALONE = {"USE_TF": "0", "USE_FLAX": "0", "HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
@@ -40,17 +38,6 @@ def test_fastembed_gives_the_goldens(run, several, fastembed, request, tell):
     lines = replayed(fastembed, EXAMPLES / "fastembed_client.py", request.getfixturevalue(run))
     assert len(lines) == several
     tell(f"pass: {run} in fastembed, {len(lines)} cases")
-
-
-@pytest.fixture(scope="module")
-def transformers_js(tmp_path_factory) -> Path:
-    """A folder with Transformers.js."""
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed")
-    folder = tmp_path_factory.mktemp("transformers_js")
-    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", TRANSFORMERS_JS]
-    subprocess.run(install, check=True, cwd=folder, env=os.environ | {"ONNXRUNTIME_NODE_INSTALL": "skip"})
-    return folder
 
 
 def read_otherwise(run: Path) -> set[str]:
