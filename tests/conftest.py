@@ -36,7 +36,7 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="session")
-def whisper(oracles, tmp_path_factory) -> Path:
+def tiny_en(oracles, tmp_path_factory) -> Path:
     """The real Whisper tiny.en as transformers saves it: $BGEVIS_WHISPER, or made of the package that carries it."""
     if named := os.environ.get("BGEVIS_WHISPER"):
         return Path(named)
@@ -61,12 +61,3 @@ def mpnet(tmp_path_factory) -> Path:
     if done.returncode == 1:
         pytest.skip(done.stderr.strip())
     return Path(done.stdout.strip())
-
-
-@pytest.fixture(scope="session")
-def tiny_en() -> Path:
-    """The real Whisper tiny.en with its tokenizer: the folder $BGEVIS_WHISPER."""
-    named = os.environ.get("BGEVIS_WHISPER")
-    if not named:
-        pytest.skip("no trained Whisper: set BGEVIS_WHISPER to a folder of tiny.en")
-    return Path(named)

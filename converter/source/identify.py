@@ -194,7 +194,8 @@ def _recognised(
         several = [
             (stripped, reason)
             for prefix in _prefixes(checkpoint, family.anchors)
-            if (reason := family.recognise(source(stripped := _behind(checkpoint, prefix, tower), found, given)))
+            for stripped in _behind(checkpoint, prefix, tower)
+            if (reason := family.recognise(source(stripped, found, given)))
         ]
         prefixes = [stripped.wrappers[-1] if stripped is not checkpoint else "" for stripped, _ in several]
         towers += prefixes
@@ -237,10 +238,14 @@ def _prefixes(checkpoint: Checkpoint, anchors: Sequence[str]) -> Iterator[str]:
     yield from dict.fromkeys(prefixes if anchors else [""])
 
 
-def _behind(checkpoint: Checkpoint, prefix: str, tower: str) -> Checkpoint:
-    if not prefix:
-        return checkpoint
-    return checkpoint.within(prefix) if tower else checkpoint.behind(prefix)
+def _behind(checkpoint: Checkpoint, prefix: str, tower: str) -> Iterator[Checkpoint]:
+    """Give the checkpoint without a prefix; none, where names without it would be those of others: it is no wrapper."""
+    if not prefix or tower:
+        yield checkpoint.within(prefix) if prefix else checkpoint
+    elif not any(
+        name.removeprefix(prefix) in checkpoint.tensors for name in checkpoint.tensors if name.startswith(prefix)
+    ):
+        yield checkpoint.behind(prefix)
 
 
 def _settled(family: Family, configured: Configured, found: Found, given: dict[str, Given]) -> None:

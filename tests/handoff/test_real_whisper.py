@@ -15,20 +15,20 @@ FORMATS = ("onnx", "saved-model", "stablehlo", "orbax")
 
 
 @pytest.fixture(scope="module")
-def run(whisper, tmp_path_factory):
+def run(tiny_en, tmp_path_factory):
     with in_this_process():
-        return convert(whisper, tmp_path_factory.mktemp("tiny.en") / "run", FORMATS)
+        return convert(tiny_en, tmp_path_factory.mktemp("tiny.en") / "run", FORMATS)
 
 
 @pytest.fixture(scope="module")
-def said(oracles, whisper):
+def said(oracles, tiny_en):
     """What upstream says of the sound, and when."""
     import torch
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     wave = np.load(oracles / "real" / "whisper_tiny_en_golden.npz")["wave"]
-    model = WhisperForConditionalGeneration.from_pretrained(whisper, dtype=torch.float32, local_files_only=True).eval()
-    extractor = WhisperFeatureExtractor.from_pretrained(whisper, local_files_only=True)
+    model = WhisperForConditionalGeneration.from_pretrained(tiny_en, dtype=torch.float32, local_files_only=True).eval()
+    extractor = WhisperFeatureExtractor.from_pretrained(tiny_en, local_files_only=True)
     given = extractor(wave, sampling_rate=16000, return_tensors="pt", return_attention_mask=True)
     with torch.inference_mode():
         found = model.generate(**given, return_token_timestamps=True)
