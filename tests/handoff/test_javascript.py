@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -225,6 +226,55 @@ def test_a_browser_searches_pictures_by_a_text(width, clip_towers, tmp_path):
     assert [float(near) for _, near in found] == pytest.approx([match.similarity for match in wanted], abs=1e-4)
     with Image.open(tmp_path / "page.png") as page:
         assert page.width == width
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_writes_what_python_writes(width, heard, tmp_path):
+    """Of files, and something of the microphone; what is no sound is named. The page is no wider than the window."""
+    folder = heard / "goldens" / "raw" / "sounds"
+    sounds = [folder / f"{name}.wav" for name in ("plain", "stereo", "longer")]
+    (tmp_path / "notes.txt").write_text("no sound\n")
+    given = os.pathsep.join(map(str, [*sounds, tmp_path / "notes.txt"]))
+    done = node("drive.js", heard, tmp_path / "page.png", WIDTH=str(width), SOUNDS=given)
+    if done.returncode == 2:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    (recorded,) = shown(done, "recorded")
+    *found, wrong = shown(done, "heard")
+    model = open_artifacts(heard, "onnx")
+    for sound, page in zip(sounds, found, strict=True):
+        wanted = model.transcribe(sound)
+        assert (page["hearing"], page["said"], page["language"]) == (sound.name, wanted.text, "English (en)")
+        assert re.fullmatch(r"\d\.\d\d s of sound in \d\.\d+ s", page["read"])
+        assert re.fullmatch(r"\d+ tokens of [12] windows? in \d+\.\d+ s", page["written"])
+    assert recorded["said"]
+    assert 1 < float(recorded["read"].split()[0]) < 4
+    assert recorded["read"].endswith(", decoded by this browser, which resamples by its own rules")
+    assert recorded["written"].endswith(" to open the programs")
+    why = "this is no sound that the browser decodes: expected WAV, or such as FLAC, MP3 and OGG"
+    assert wrong == {"hearing": f"notes.txt: {why}"}
+    with Image.open(tmp_path / "page.png") as page:
+        assert page.width == width
+
+
+def test_a_browser_decodes_other_sounds_than_wav(heard, tmp_path):
+    """At the network's rate, where nothing is resampled: the samples that Python reads."""
+    soundfile = pytest.importorskip("soundfile")
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "noise.flac", rng.normal(size=(20000, 2)).clip(-3, 3) / 4, 16000, subtype="PCM_16")
+    done = node("drive.js", heard, SOUNDS=str(tmp_path / "noise.flac"))
+    if done.returncode == 2:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    (page,) = shown(done, "heard")
+    assert page["said"] == open_artifacts(heard, "onnx").transcribe(tmp_path / "noise.flac").text
+    assert page["read"].startswith("1.25 s of sound in ")
+    assert page["read"].endswith(", decoded by this browser, which resamples by its own rules")
+
+
+def shown(done: subprocess.CompletedProcess, kind: str) -> list[dict[str, str]]:
+    """Read what the page showed of sounds, of the driver's lines."""
+    return [json.loads(line.partition(": ")[2]) for line in done.stdout.splitlines() if line.startswith(f"  {kind}: ")]
 
 
 @pytest.mark.parametrize("name", ["a bit flipped in the weights", "expected outputs altered, sealed"])
