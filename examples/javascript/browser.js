@@ -1,4 +1,4 @@
-// What a browser brings: downloads, a decoder of pictures, onnxruntime compiled to WebAssembly.
+// What a browser brings: downloads, decoders of pictures and sounds, onnxruntime compiled to WebAssembly.
 
 import { Tokenizer } from "@huggingface/tokenizers";
 import * as ort from "onnxruntime-web";
@@ -76,6 +76,23 @@ async function decode(bytes) {
   }
   const mode = png?.type === 3 ? "P" : png?.type === 0 && png.depth === 1 ? "1" : "RGB";
   return { mode, width, height, channels: 3, data: out };
+}
+
+/**
+ * Opens a sound of any kind that the browser decodes: { samples, rate }, its channels' mean at `rate`. The browser
+ * resamples by its own rules; what lib/sounds.js reads is better given to `transcribe` as it is.
+ */
+export async function decodeSound(bytes, rate) {
+  let sound;
+  try {
+    sound = await new OfflineAudioContext(1, 1, rate).decodeAudioData(bytes.slice().buffer); // a copy: it is taken away
+  } catch {
+    throw new InputError("this is no sound that the browser decodes: expected WAV, or such as FLAC, MP3 and OGG");
+  }
+  const samples = new Float64Array(sound.length);
+  for (let channel = 0; channel < sound.numberOfChannels; channel++)
+    sound.getChannelData(channel).forEach((value, i) => (samples[i] += value / sound.numberOfChannels));
+  return { samples, rate };
 }
 
 /** Takes the EXIF segments out of a JPEG: browsers turn the picture by what they say. */

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -118,11 +119,36 @@ def test_node_writes_what_python_writes(heard, tmp_path):
     scores = runner.run(begin.name, {spec.name: given[spec.name] for spec in begin.inputs})["logits"][0, -1]
     languages = read.transcripts.rules["languages"]
     assert window["language"] == max(languages, key=lambda name: scores[languages[name]])
-    assert got["found"][2]["text"] == "".join(each["text"] for each in got["found"][2]["windows"])
     assert got["wrong"] == [
         "there is no language <|fr|> (languages: <|de|>, <|en|>)",
         "there is no task sing (tasks: transcribe, translate)",
     ]
+
+
+def test_node_puts_windows_together_as_python_does(heard, tmp_path):
+    """Of a sound of two windows, which alone would be of two languages: the first one's counts, as pack.md says."""
+    run = shutil.copytree(heard, tmp_path / "run")
+    rules = json.loads((run / "preprocess.json").read_text())
+    rules["transcripts"] |= {"language": None, "languages": {"<|de|>": 11, "<|en|>": 15}}
+    (run / "preprocess.json").write_text(json.dumps(rules))
+    corruptions.seal(run)
+    sound = run / "goldens" / "raw" / "sounds" / "longer.wav"
+    script = tmp_path / "write.mjs"
+    script.write_text(
+        f'import {{ readFile }} from "node:fs/promises";\nimport {{ open }} from "{FOLDER}/node.js";\n'
+        f'const model = await open("{run}");\nconst sound = await readFile("{sound}");\n'
+        "const { text, windows } = await model.transcribe(sound);\n"
+        "const { rate, samples: size } = model.pack.rules.sounds;\nconst second = new Float32Array(size);\n"
+        "second.set(model.samples(sound).slice(size));\n"
+        "const alone = await model.transcribe({ samples: second, rate });\n"
+        "const languages = (found) => found.map(({ language }) => language);\n"
+        "console.log(JSON.stringify({ text, told: languages(windows), alone: languages(alone.windows) }));\n"
+    )
+    done = subprocess.run(["node", str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    got, wanted = json.loads(done.stdout), open_artifacts(run, "onnx").transcribe(sound)
+    assert got == {"text": wanted.text, "told": [f"<|{wanted.language}|>"] * 2, "alone": ["<|en|>"]}
+    assert wanted.language == "de"
 
 
 @pytest.mark.parametrize("run", ["classifier", "reranker"])
@@ -200,6 +226,55 @@ def test_a_browser_searches_pictures_by_a_text(width, clip_towers, tmp_path):
     assert [float(near) for _, near in found] == pytest.approx([match.similarity for match in wanted], abs=1e-4)
     with Image.open(tmp_path / "page.png") as page:
         assert page.width == width
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_writes_what_python_writes(width, heard, tmp_path):
+    """Of files, and something of the microphone; what is no sound is named. The page is no wider than the window."""
+    folder = heard / "goldens" / "raw" / "sounds"
+    sounds = [folder / f"{name}.wav" for name in ("plain", "stereo", "longer")]
+    (tmp_path / "notes.txt").write_text("no sound\n")
+    given = os.pathsep.join(map(str, [*sounds, tmp_path / "notes.txt"]))
+    done = node("drive.js", heard, tmp_path / "page.png", WIDTH=str(width), SOUNDS=given)
+    if done.returncode == 2:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    (recorded,) = shown(done, "recorded")
+    *found, wrong = shown(done, "heard")
+    model = open_artifacts(heard, "onnx")
+    for sound, page in zip(sounds, found, strict=True):
+        wanted = model.transcribe(sound)
+        assert (page["hearing"], page["said"], page["language"]) == (sound.name, wanted.text, "English (en)")
+        assert re.fullmatch(r"\d\.\d\d s of sound in \d\.\d+ s", page["read"])
+        assert re.fullmatch(r"\d+ tokens of [12] windows? in \d+\.\d+ s", page["written"])
+    assert recorded["said"]
+    assert 1 < float(recorded["read"].split()[0]) < 4
+    assert recorded["read"].endswith(", decoded by this browser, which resamples by its own rules")
+    assert recorded["written"].endswith(" to open the programs")
+    why = "this is no sound that the browser decodes: expected WAV, or such as FLAC, MP3 and OGG"
+    assert wrong == {"hearing": f"notes.txt: {why}"}
+    with Image.open(tmp_path / "page.png") as page:
+        assert page.width == width
+
+
+def test_a_browser_decodes_other_sounds_than_wav(heard, tmp_path):
+    """At the network's rate, where nothing is resampled: the samples that Python reads."""
+    soundfile = pytest.importorskip("soundfile")
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "noise.flac", rng.normal(size=(20000, 2)).clip(-3, 3) / 4, 16000, subtype="PCM_16")
+    done = node("drive.js", heard, SOUNDS=str(tmp_path / "noise.flac"))
+    if done.returncode == 2:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    (page,) = shown(done, "heard")
+    assert page["said"] == open_artifacts(heard, "onnx").transcribe(tmp_path / "noise.flac").text
+    assert page["read"].startswith("1.25 s of sound in ")
+    assert page["read"].endswith(", decoded by this browser, which resamples by its own rules")
+
+
+def shown(done: subprocess.CompletedProcess, kind: str) -> list[dict[str, str]]:
+    """Read what the page showed of sounds, of the driver's lines."""
+    return [json.loads(line.partition(": ")[2]) for line in done.stdout.splitlines() if line.startswith(f"  {kind}: ")]
 
 
 @pytest.mark.parametrize("name", ["a bit flipped in the weights", "expected outputs altered, sealed"])

@@ -269,22 +269,27 @@ export class Embedder {
 
   /**
    * Writes what is said in a sound, the bytes of a WAV file or { samples, rate }: { text, windows }, of each window
-   * { text, ids, language }. Without a `language`, it is the one that the pack states, or that the network hears.
+   * { text, ids, language }. Without a `language`, it is the one that the pack states, or that the network hears in the
+   * first window.
+   * @param progress called, and waited for, before each window, with (windows that are done, all windows)
    */
-  async transcribe(sound, { language, task } = {}) {
+  async transcribe(sound, { language, task, progress = () => {} } = {}) {
     const rules = this.pack.rules.transcripts;
     if (!rules) throw new PackError("this network writes no texts of sounds");
+    const told = Object.keys(rules.languages).length && Object.keys(rules.tasks).length;
+    let spoken = language ?? rules.language;
     const found = [];
-    for (const window of windows(this.samples(sound), this.pack.rules.sounds)) {
+    const all = windows(this.samples(sound), this.pack.rules.sounds);
+    for (const window of all) {
+      await progress(found.length, all.length);
       const ready = { [this.pack.rules.sounds.input]: { shape: [1, window.length], data: window } };
       const kept = await heard(this, rules, await this.spectrograms(ready));
-      const stated = language ?? rules.language;
-      const unknown = stated === null && Object.keys(rules.languages).length && Object.keys(rules.tasks).length;
-      const spoken = unknown ? await languageOf(this, rules, kept) : stated;
+      if (told) spoken ??= await languageOf(this, rules, kept);
       const ids = await greedy(this, rules, prompt(rules, spoken, task), kept);
       found.push({ text: await this.written(ids), ids, language: spoken });
     }
-    return { text: found.map(({ text }) => text).join(""), windows: found };
+    const texts = found.map(({ text }) => text.trim()).filter((text) => text);
+    return { text: texts.join(" "), windows: found };
   }
 
   /** Gives the text of the tokens that a network chose. */
@@ -295,10 +300,15 @@ export class Embedder {
     return this.decoded(ids);
   }
 
+  /** Opens a program, unless it is open: `run` does that by itself, the first time. */
+  open(entry) {
+    return (this.sessions[entry] ??= this.runtime.open(this.entryPoints[entry].programs.onnx));
+  }
+
   /** Runs an entry point on ready inputs, { name: { shape, data } }; gives { data, dims } of each output. */
   async run(entry, inputs) {
     const { ort } = this.runtime;
-    const session = await (this.sessions[entry] ??= this.runtime.open(this.entryPoints[entry].programs.onnx));
+    const session = await this.open(entry);
     const feeds = {};
     for (const spec of this.entryPoints[entry].inputs) {
       const { shape, data } = inputs[spec.name];

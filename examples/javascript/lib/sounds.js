@@ -64,18 +64,22 @@ export function windows(one, { samples: size }) {
   });
 }
 
+const letters = (bytes, at, count = 4) => String.fromCharCode(...bytes.subarray(at, at + count));
+
+/** Says whether bytes begin as a WAV file does. */
+export const isWave = (bytes) => letters(bytes, 0) === "RIFF" && letters(bytes, 8) === "WAVE";
+
 /** Reads a WAV file: { data, channels, rate }, the channels of a sample side by side. */
 export function wave(bytes, name) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const letters = (at, count = 4) => String.fromCharCode(...bytes.subarray(at, at + count));
-  if (letters(0) !== "RIFF" || letters(8) !== "WAVE") {
-    const other = Object.keys(OTHERS).find((begin) => letters(0, begin.length) === begin);
+  if (!isWave(bytes)) {
+    const other = Object.keys(OTHERS).find((begin) => letters(bytes, 0, begin.length) === begin);
     throw new InputError(`${name} is ${other ? `${OTHERS[other]}, which is not read here` : "no sound"}: expected WAV`);
   }
   let form;
   for (let at = 12, length; at + 8 <= bytes.length; at += 8 + length + (length % 2)) {
     length = view.getUint32(at + 4, true);
-    const [kind, start, there] = [letters(at), at + 8, bytes.length - at - 8];
+    const [kind, start, there] = [letters(bytes, at), at + 8, bytes.length - at - 8];
     if (kind === "fmt " && 16 <= length && length <= there) {
       const code = view.getUint16(start, true);
       form = {

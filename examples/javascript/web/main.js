@@ -1,9 +1,11 @@
-// The page: loads the artifact, replays its samples, then compares what the reader gives with a few sentences.
+// The page: loads the artifact, replays its samples, then takes what the reader gives: texts and pictures to compare with
+// a few sentences and to search, sounds to transcribe.
 
 import { open } from "../browser.js";
 import { similarity } from "../lib/embedder.js";
 import { replay, summary } from "../lib/replay.js";
 import { offerSearch } from "./search.js";
+import { offerTranscripts } from "./transcribe.js";
 
 const SAMPLES = [
   "a red bicycle leaning against a wall",
@@ -16,10 +18,12 @@ const at = (id) => document.getElementById(id);
 try {
   const embedder = await open(new URL("/artifact/", location.href), showProgress);
   const { family, source } = embedder.pack.manifest;
-  at("model").textContent = `${family}, from ${source.file}. Nothing that you type or choose leaves this page.`;
+  at("model").textContent = `${family}, from ${source.file}. Nothing that you type, choose or say leaves this page.`;
   await check(embedder);
   await offer(embedder);
   offerSearch(embedder);
+  offerTranscripts(embedder);
+  document.body.dataset.offered = "all";
 } catch (error) {
   console.error(error);
   conclude(false, error.message);
@@ -53,12 +57,10 @@ function conclude(passed, text) {
 
 async function offer(embedder) {
   const { texts, images, embeddings } = embedder.pack.rules;
+  if (!embeddings || !(texts?.tokenizer || images?.steps)) return;
   at("text-field").hidden = !texts?.tokenizer;
   at("image-field").hidden = !images?.steps;
-  if (!embeddings) {
-    at("form").hidden = true;
-    return;
-  }
+  at("try-section").hidden = false;
   const samples = texts?.tokenizer ? await embedder.embed({ texts: SAMPLES }) : [];
   at("samples").replaceChildren(...SAMPLES.slice(0, samples.length).map(row));
   at("form").querySelector("button").disabled = false;
