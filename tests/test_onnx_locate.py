@@ -202,7 +202,8 @@ def test_planted_bugs_are_located(bench, planted, tmp_path):
     onnxruntime.set_default_logger_severity(4)
     rng = np.random.default_rng(2027)
     named, explained, failures, missed = 0, Counter(), 0, []
-    entries = list(bench.onnx.programs)
+    # Each bug has a place in each of these: that of a spectrogram has none.
+    entries = [e for e in bench.onnx.programs if any("attention.query" in leaf for leaf in bench.net.used_weights(e))]
     for number in range(10 * planted):
         if failures == planted:
             break

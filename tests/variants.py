@@ -93,6 +93,6 @@ def fields(config: Config, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, 
 def deepened(config: Config, layers: int) -> Config:
     """Give every tower of a configuration so many layers."""
     for path, _ in fields(config):
-        if path[-1] in ("layers", "num_hidden_layers"):
+        if path[-1] in ("layers", "num_hidden_layers", "encoder_layers", "decoder_layers"):
             config = replaced(config, path, layers)
     return config

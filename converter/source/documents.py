@@ -23,10 +23,16 @@ TOKENIZER = ("tokenizer.json", "vocab.txt")
 OF_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 PLACES = (
     *(CONFIG, MODULES, POOLING, "eva_config.json", "open_clip_config.json", "config_sentence_transformers.json"),
-    *("preprocessor_config.json", "processor_config.json", "generation_config.json"),
+    *("preprocessor_config.json", "processor_config.json"),
     *TRANSFORMERS,
 )
 """Where documents are looked for beside a checkpoint; further ones where modules.json says."""
+
+GENERATION = "generation_config.json"
+"""How tokens are chosen: read for networks whose texts are part of what is converted, of others it says nothing."""
+
+CHOOSING = ("whisper",)
+"""model_type of these."""
 
 LARGEST = 64 << 20
 """Bytes; neither a configuration nor a vocabulary is larger."""
@@ -127,6 +133,9 @@ def read_documents(
     for place, path in list(files.items()):
         if place not in contents:
             read(place, path)
+    config = contents.get(CONFIG)
+    if GENERATION not in contents and isinstance(config, dict) and config.get("model_type") in CHOOSING:
+        read(GENERATION, folder / GENERATION)
     if MODULES in contents and SENTENCES not in contents:  # it lies beside modules.json, wherever the network is
         read(SENTENCES, files[MODULES].parent / SENTENCES)
     for place in _modules(contents.get(MODULES), files[MODULES], folder):

@@ -1,7 +1,7 @@
 """Which family a checkpoint belongs to, and its configuration. Reads no weights."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -218,6 +218,8 @@ def _recognised(
         )
     if named and not fitting:
         return checkpoint, known[named]
+    for prefix in [] if fitting or tower else _meeting(checkpoint, known.values()):
+        checkpoint.behind(prefix)  # says which names meet
     if fitting:
         reasons = "; ".join(f"{family.name} ({reason})" for _, family, reason in fitting)
         raise InputError(f"{checkpoint.path} fits {len(fitting)} families: {reasons}; choose one with --family NAME")
@@ -238,13 +240,24 @@ def _prefixes(checkpoint: Checkpoint, anchors: Sequence[str]) -> Iterator[str]:
     yield from dict.fromkeys(prefixes if anchors else [""])
 
 
+def _meet(checkpoint: Checkpoint, prefix: str) -> bool:
+    """Say whether a name would be another tensor's without the prefix."""
+    return any(
+        n.removeprefix(prefix) in checkpoint.tensors for n in checkpoint.tensors if prefix and n.startswith(prefix)
+    )
+
+
+def _meeting(checkpoint: Checkpoint, known: Iterable[Family]) -> Iterator[str]:
+    """Give the prefixes that may be wrappers, but without which names would meet."""
+    several = dict.fromkeys(prefix for family in known for prefix in _prefixes(checkpoint, family.anchors))
+    yield from (prefix for prefix in several if _meet(checkpoint, prefix))
+
+
 def _behind(checkpoint: Checkpoint, prefix: str, tower: str) -> Iterator[Checkpoint]:
-    """Give the checkpoint without a prefix; none, where names without it would be those of others: it is no wrapper."""
+    """Give the checkpoint without a prefix; none, where names would meet then: it may be no wrapper."""
     if not prefix or tower:
         yield checkpoint.within(prefix) if prefix else checkpoint
-    elif not any(
-        name.removeprefix(prefix) in checkpoint.tensors for name in checkpoint.tensors if name.startswith(prefix)
-    ):
+    elif not _meet(checkpoint, prefix):
         yield checkpoint.behind(prefix)
 
 

@@ -1,5 +1,6 @@
 """Whisper: sound to text, or to one vector."""
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ from ...validation.entry_point import Axis, EntryPoint, TensorSpec, TokenIds
 from ...validation.outputs import Cache as Kept
 from ...validation.outputs import Embedding, Logits, Output, States
 from ...validation.procedure import Greedy
+from ...validation.taps import record, recording
 from .. import sound
 from ..family import Family
 from . import clients, rules
@@ -214,7 +216,9 @@ def _reading(config: WhisperConfig, decoder: Decoder, model: Any) -> dict[str, A
 
     def cross_kv(last_hidden_state: Tensor) -> dict[str, Tensor]:
         ids = torch.full((len(last_hidden_state), 1), decoder.decoder_start_token_id)
-        given = call(ids, last_hidden_state, EncoderDecoderCache(DynamicCache(), DynamicCache()))
+        with recording() as taps:  # of the token that is read with it nobody asks
+            given = call(ids, last_hidden_state, EncoderDecoderCache(DynamicCache(), DynamicCache()))
+        record({name: value for name, value in taps.items() if name.startswith("decoder.sound.")})
         return named("cross", given[cache_name].cross_attention_cache)
 
     def named(kind: str, cache: Any) -> dict[str, Tensor]:
@@ -237,7 +241,9 @@ def _reading(config: WhisperConfig, decoder: Decoder, model: Any) -> dict[str, A
         return results(read(input_ids, pairs("past", kept), kept))
 
     def align(input_ids: Tensor, **sound: Tensor) -> dict[str, Tensor]:
-        seen = read(input_ids, DynamicCache(), sound, output_attentions=True).cross_attentions
+        with recording() as taps:  # what comes after the last of these heads nobody asks
+            seen = read(input_ids, DynamicCache(), sound, output_attentions=True).cross_attentions
+        record({name: value for name, value in taps.items() if not _after(name, decoder.alignment_heads[-1][0])})
         return {"cross_attention": torch.stack([seen[i][:, head] for i, head in decoder.alignment_heads], 1)}
 
     return {"cross_kv": cross_kv, "decode_prefill": decode_prefill, "decode_step": decode_step, "align": align}
@@ -258,6 +264,14 @@ def _encode(config: WhisperConfig, original: "Original", reference: "Reference")
     extractor = upstream.FeatureExtractor(original.documents, sound.documents(config.sound))
     functions = {"log_mel": None, "encode_audio": heard}
     return {name: upstream.SoundEncoder(extractor, function) for name, function in functions.items()}
+
+
+def _after(module: str, layer: int) -> bool:
+    """Say whether a module of the decoder comes after a layer's queries to the sound."""
+    found = re.match(r"decoder\.blocks\.(\d+)\.(.*)", module)
+    if found is None:
+        return module == "decoder.norm"
+    return int(found[1]) > layer or (int(found[1]) == layer and found[2].startswith(("cross.out", "norm2", "mlp")))
 
 
 FAMILY = Family(

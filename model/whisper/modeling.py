@@ -52,10 +52,10 @@ class Convolution(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs))
         self.stride = stride
 
-    def __call__(self, x: Float[Array, "batch inputs frames"]) -> Float[Array, "batch outputs places"]:
-        numbers = ("NCH", "HIO", "NCH")
+    def __call__(self, x: Float[Array, "batch frames inputs"]) -> Float[Array, "batch places outputs"]:
+        numbers = ("NHC", "HIO", "NHC")
         y = jax.lax.conv_general_dilated(x, self.kernel[...], [self.stride], [(1, 1)], dimension_numbers=numbers)
-        return y + self.bias[...][:, None]
+        return y + self.bias[...]
 
 
 class Encoder(nnx.Module):
@@ -71,12 +71,8 @@ class Encoder(nnx.Module):
         self.remat = remat
 
     def __call__(self, input_features: Float[Array, "batch bands frames"]) -> Float[Array, "batch places width"]:
-        x = input_features
-        for name in ("conv1", "conv2"):
-            x = getattr(self, name)(x)
-            tap(name, jnp.swapaxes(x, 1, 2))
-            x = ops.gelu(x)
-        x = jnp.swapaxes(x, 1, 2)
+        x = ops.gelu(tapped("conv1", self.conv1, jnp.swapaxes(input_features, 1, 2)))
+        x = ops.gelu(tapped("conv2", self.conv2, x))
         x = x + tap("position", self.position.embedding[...])  # a place for every two frames: the whole table
         return tapped("norm", self.norm, in_turn(self.blocks, "blocks", x, remat=self.remat))
 

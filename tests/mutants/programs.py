@@ -54,6 +54,7 @@ EQUIVALENT = {
     r"encode_text input_ids.Less(_1)?: LessOrEqual": "positions count from one more than the padding's",
     r"encode_image Less: LessOrEqual": "the empty text has no id 0",
     r"_-3\.4028\d+e\+38 of Mul \+ 1": "exp() of either is exactly 0 in float32",
+    r"encode_audio encoder\.norm\.ReduceSum\w*: ReduceMean": "the vector is made of length one, however long it was",
     r"constant_float32_0\.0 of Max \+ -1": "no length is below 0",
     r"clip\S*: .* text\.blocks\.\d\.attention\.Attention: is_causal": "the mask that it is given is causal already",
 }
