@@ -105,8 +105,13 @@ def lost(weights: "Weights", leaves: list[str]) -> Iterator[str]:
 
 
 def _alike(leaf: str, other: str) -> bool:
-    """Say whether a converter could take one for the other: the same place in another layer, or a sibling."""
-    return LAYER.sub(".*.", leaf) == LAYER.sub(".*.", other) or _siblings(leaf, other)
+    """Say whether a converter could take one for the other: the same place in another layer, or a sibling.
+
+    The same place in another attention of the layer is one too.
+    """
+    one, two = leaf.split("."), other.split(".")
+    beside = len(one) > 3 and one[:-3] == two[:-3] and one[-2:] == two[-2:]
+    return beside or LAYER.sub(".*.", leaf) == LAYER.sub(".*.", other) or _siblings(leaf, other)
 
 
 def _siblings(leaf: str, other: str) -> bool:
