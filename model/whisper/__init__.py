@@ -4,6 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ...validation.cases import Case
 from ...validation.domains import Cache, Floats, LogMel, Waveform
 from ...validation.entry_point import Axis, EntryPoint, TensorSpec, TokenIds
 from ...validation.outputs import Cache as Kept
@@ -92,6 +95,15 @@ def _of_texts(config: WhisperConfig, decoder: Decoder) -> tuple[EntryPoint, ...]
     shape = ("batch", len(decoder.alignment_heads), "tokens", "places")
     seen = TensorSpec("cross_attention", "float32", shape)
     return (*found, EntryPoint("align", (text, *heard), (seen,), tokens, rows="batch"))
+
+
+def _cases(config: WhisperConfig) -> tuple[Case, ...]:
+    """Give silence and what is next to it: of a sound that is drawn, nothing lies as low as the least power."""
+    if config.sound is None:
+        return ()
+    samples = np.zeros((2, config.sound.samples), np.float32)
+    samples[1] = 1e-5 * np.random.default_rng(0).standard_normal(config.sound.samples)
+    return (Case("log_mel", "silence, and what is next to it", {"samples": samples}),)
 
 
 def _procedures(config: WhisperConfig) -> tuple[Greedy, ...]:
@@ -291,6 +303,7 @@ FAMILY = Family(
     embeddings=lambda config: {"pooling": ["mean"], "normalize": True},
     anchors=tuple(dict.fromkeys(ENCODER[names] + CONV for names in PREFIXES)),
     documents=lambda config: {**documents(config), **sound.documents(config.sound)},
+    cases=_cases,
     procedures=_procedures,
     transformers_js=clients.transcriber,
     onnxruntime_genai=clients.genai,
