@@ -5,7 +5,7 @@ genai_config.json names the programs, their inputs and outputs; both have one fi
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..validation.errors import GateError, InputError
 from ..validation.runner import Runner
 from . import transcribers
 from .base import PROGRAMS, WEIGHTS, Artifact, Description, Exporter, Request
+from .onnx import EXPORTER as ONNX
 from .transformers_js import OPSET
 from .weights import WeightsFile
 
@@ -79,12 +80,6 @@ def _runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
     return transcribers.runner(artifact, factors, CLIENT)
 
 
-def _read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
-    from .onnx.read import read_weights
-
-    yield from read_weights(artifact)
-
-
 EXPORTER = Exporter(
     name=CLIENT,
     key=FOLDER,
@@ -92,7 +87,7 @@ EXPORTER = Exporter(
     modules=("onnx", "onnxruntime"),
     write=_write,
     open=_open,
-    read_weights=_read_weights,
+    read_weights=ONNX.read_weights,
     probe=_runner,
     compiles=False,
     layout=True,

@@ -23,6 +23,7 @@ from ..validation.errors import InputError
 from ..validation.runner import Arrays, Runner
 from . import transcribers
 from .base import Artifact, Description, Exporter, Request
+from .onnx import EXPORTER as ONNX
 from .precisions import FLOAT32, SUFFIXES
 from .weights import ALIGNMENT
 
@@ -215,12 +216,6 @@ class Towered:
         return {spec.name: values}
 
 
-def _read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
-    from .onnx.read import read_weights
-
-    yield from read_weights(artifact)
-
-
 EXPORTER = Exporter(
     name="transformers-js",
     key="transformers_js",
@@ -228,7 +223,7 @@ EXPORTER = Exporter(
     modules=("onnx", "onnxruntime"),
     write=_write,
     open=_open,
-    read_weights=_read_weights,
+    read_weights=ONNX.read_weights,
     probe=_runner,
     compiles=False,
     layout=True,

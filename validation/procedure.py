@@ -88,8 +88,7 @@ def prompt(entries: Entries, greedy: Greedy) -> Arrays:
     mask, ids = entries[greedy.decode].input_of(PaddingMask), _spec(entries[greedy.prefill])
     drawn = prompts(entries[greedy.prefill], mask is not None, greedy.prompt)
     if greedy.forced:
-        rows = np.full((len(drawn[ids.name]), 1), 0, ids.dtype)
-        drawn = {**drawn, ids.name: rows + np.array(greedy.forced, ids.dtype)}
+        drawn = {**drawn, ids.name: np.tile(np.array(greedy.forced, ids.dtype), (len(drawn[ids.name]), 1))}
     if not greedy.before:
         return drawn
     made = {spec.name for name in greedy.before for spec in entries[name].outputs}

@@ -1,6 +1,7 @@
 """The programs of an artifact, executed: goldens, neighbours, probes, and where they part from the network."""
 
 import dataclasses
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -154,8 +155,11 @@ class Whole:
         """Compute an entry point."""
         if entry_point in self._opened.programs:
             return self._programs.run(entry_point, inputs)
-        weights = WeightsFile(self._opened.directory / WEIGHTS_PATH)
-        return NNXRunner(self._opened.network(), weights).run(entry_point, inputs)
+        return self._model.run(entry_point, inputs)
+
+    @functools.cached_property
+    def _model(self) -> NNXRunner:
+        return NNXRunner(self._opened.network(), WeightsFile(self._opened.directory / WEIGHTS_PATH))
 
 
 def numbers(golden: Golden) -> int:

@@ -1,7 +1,7 @@
 """A finished run directory from Python: raw texts and pictures to embeddings through any format, or the NNX module."""
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 PREFERRED = ("onnx", "stablehlo", "saved-model", "orbax")
 """Which format is opened when none is named: the first that is there and whose runtime is installed."""
+
+FEW = 6
+"""Names of inputs or outputs that a message shows."""
 
 Embed = Callable[[list[str] | None, list[Source] | None, int, Callable[[int], object]], np.ndarray]
 """Embeds rows: (texts, pictures, how many rows came before, what is told how many are done)."""
@@ -180,7 +183,7 @@ class Artifacts:
 
     def _told(self) -> str:
         described = (
-            f"{entry.name}({', '.join(s.name for s in entry.inputs)}) -> {', '.join(s.name for s in entry.outputs)}"
+            f"{entry.name}({_few(s.name for s in entry.inputs)}) -> {_few(s.name for s in entry.outputs)}"
             for entry in self.entry_points.values()
         )
         return f"entry points: {', '.join(described)}"
@@ -720,6 +723,13 @@ class _Told:
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Run an entry point."""
         return self._artifacts._computed(entry_point, inputs)
+
+
+def _few(names: Iterable[str]) -> str:
+    """Name all of a few; of many, as of the caches of each layer, the first ones and their number."""
+    every = list(names)
+    shown = every if len(every) <= FEW else [*every[: FEW - 1], f"and {len(every) - FEW + 1} more"]
+    return ", ".join(shown)
 
 
 def told_cut(cut: Sequence[int], count: int, limit: int | None) -> str:

@@ -15,6 +15,7 @@ from ...validation.entry_point import EntryPoint
 from ...validation.errors import InputError
 from ...validation.procedure import Generated, Greedy, generate
 from ...validation.runner import Arrays, Runner
+from ..pack import sounds
 from ..pack.transcripts import Transcripts
 from ..printable import printable
 
@@ -130,7 +131,7 @@ class Transcriber:
             return [None] * rows
         start = np.full((rows, 1), self.rules["start"], np.int32)
         outputs = self._run(self._names["begin"], {**heard, "input_ids": start})
-        scores = next(x for name, x in outputs.items() if name == "logits")[:, -1]
+        scores = outputs["logits"][:, -1]
         names = list(known)
         return [names[int(best)] for best in np.argmax(scores[:, list(known.values())], axis=1)]
 
@@ -146,7 +147,7 @@ class Transcriber:
             suppressed=tuple(rules["suppress"]),
             suppressed_first=tuple(rules["suppress_first"]),
         )
-        ids = np.zeros((rows, 1), np.int32) + np.array(prompt, np.int32)
+        ids = np.tile(np.array(prompt, np.int32), (rows, 1))
         steps = rules["max_tokens"] - len(prompt)
         return generate(self.runner, self.entries, greedy, {**heard, "input_ids": ids}, steps)
 
@@ -211,20 +212,18 @@ class Window:
     heard: float
 
 
-def windowed(sounds: Sequence[np.ndarray], rules: Mapping[str, Any]) -> list[Window]:
+def windowed(several: Sequence[np.ndarray], rules: Mapping[str, Any]) -> list[Window]:
     """Cut sounds, (samples,) each, in windows one after the other."""
     size, rate = rules["samples"], rules["rate"]
     found = []
-    for number, samples in enumerate(sounds):
-        for start in range(0, max(len(samples), 1), size):
-            part = samples[start : start + size]
-            whole = np.zeros(size, np.float32)
-            whole[: len(part)] = part
-            found.append(Window(number, whole, start / rate, len(part) / rate))
+    for number, samples in enumerate(several):
+        for place, window in enumerate(sounds.windows(samples, rules)):
+            heard = min(size, len(samples) - place * size)
+            found.append(Window(number, window, place * size / rate, heard / rate))
     return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class Said:
     """What is known of one window: its language, tokens, their margins, and words."""
 
@@ -291,20 +290,20 @@ def _said(
     for at, row in enumerate(rows):
         chosen = made.ids[at].tolist()
         count = chosen.index(end) if end in chosen else len(chosen)
-        said = Said(language, chosen[:count], made.margins[at, :count].tolist(), [])
+        ids, said = chosen[:count], list[Word]()
         if words and count:
             alone = {name: array[[row]] for name, array in heard.items()}
             place = transcriber.place
-            times = transcriber.times(alone, prompt, said.ids, max(1, int(windows[row].heard / place)))
-            said.words = moved(transcriber.words(said.ids, times, language), windows[row].begins, place)
-        found[row] = said
+            times = transcriber.times(alone, prompt, ids, max(1, int(windows[row].heard / place)))
+            said = moved(transcriber.words(ids, times, language), windows[row].begins, place)
+        found[row] = Said(language, ids, made.margins[at, :count].tolist(), said)
     return found
 
 
-def joined(transcriber: Transcriber, windows: Sequence[Window], said: Sequence[Said], sounds: int) -> list[Transcript]:
+def joined(transcriber: Transcriber, windows: Sequence[Window], said: Sequence[Said], count: int) -> list[Transcript]:
     """Put the windows of each sound together."""
     found = []
-    for number in range(sounds):
+    for number in range(count):
         own = [each for window, each in zip(windows, said, strict=True) if window.sound == number]
         texts = [transcriber.transcripts.text(each.ids).strip() for each in own]
         found.append(

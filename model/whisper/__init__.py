@@ -166,12 +166,13 @@ def _reference(config: WhisperConfig, original: "Original") -> "Reference":
     """Take transformers' WhisperForConditionalGeneration, WhisperModel, or the encoder of it."""
     from torch import Tensor
     from torch.nn.functional import normalize
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
     from .. import upstream
     from ..reference import Function, Reference
 
     library = upstream.transformers()
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
     state = original.state
     built = upstream.configuration(original.documents.get(CONFIG) or documents(config)[CONFIG])
     if config.decoder is None:

@@ -28,9 +28,9 @@ MASKED_SCORE = float(np.finfo(np.float32).min)
 BIASED = ("query", "value", "out")
 """Projections with a bias: a key's would add the same to all scores of a query."""
 
-Sound = tuple[Float[Array, "batch heads places head_dim"], Float[Array, "batch heads places head_dim"]]
-Past = tuple[Float[Array, "batch heads past head_dim"], Float[Array, "batch heads past head_dim"]]
-Kept = tuple[Float[Array, "batch heads so_far head_dim"], Float[Array, "batch heads so_far head_dim"]]
+SoundCache = tuple[Float[Array, "batch heads places head_dim"], Float[Array, "batch heads places head_dim"]]
+PastCache = tuple[Float[Array, "batch heads past head_dim"], Float[Array, "batch heads past head_dim"]]
+TextCache = tuple[Float[Array, "batch heads so_far head_dim"], Float[Array, "batch heads so_far head_dim"]]
 Begun = tuple[Float[Array, "batch heads heard head_dim"], Float[Array, "batch heads heard head_dim"]]
 Ahead = tuple[Float[Array, "batch heads ahead head_dim"], Float[Array, "batch heads ahead head_dim"]]
 """Keys and values of a layer: of a sound, of the tokens before, of all tokens so far, of a sound's first places, and of
@@ -92,7 +92,7 @@ class Heard(nnx.Module):
         self.key = Linear((width,), inside, use_bias=False, rngs=rngs)
         self.value = Linear((width,), inside, rngs=rngs)
 
-    def __call__(self, states: Float[Array, "batch places width"]) -> Sound:
+    def __call__(self, states: Float[Array, "batch places width"]) -> SoundCache:
         return heads_first(tapped("key", self.key, states)), heads_first(tapped("value", self.value, states))
 
 
@@ -121,16 +121,19 @@ class DecoderLayer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch tokens width"],
-        own: tuple[Past | None, Sound],
+        own: tuple[PastCache | None, SoundCache],
         bias: Float[Array, "1 1 tokens so_far"] | None,
-    ) -> tuple[Float[Array, "batch tokens width"], Kept]:
+    ) -> tuple[Float[Array, "batch tokens width"], TextCache]:
         past, sound = own
         x, kept = self.read(x, past, bias)
         return self.hear(x, self.asked(x), sound), kept
 
     def read(
-        self, x: Float[Array, "batch tokens width"], past: Past | None, bias: Float[Array, "1 1 tokens so_far"] | None
-    ) -> tuple[Float[Array, "batch tokens width"], Kept]:
+        self,
+        x: Float[Array, "batch tokens width"],
+        past: PastCache | None,
+        bias: Float[Array, "1 1 tokens so_far"] | None,
+    ) -> tuple[Float[Array, "batch tokens width"], TextCache]:
         """Attend to the text so far."""
         normed = tapped("norm1", self.norm1, x)
         with scope("attention"):
@@ -150,7 +153,7 @@ class DecoderLayer(nnx.Module):
         self,
         x: Float[Array, "batch tokens width"],
         query: Float[Array, "batch tokens heads head_dim"],
-        sound: Sound,
+        sound: SoundCache,
         weights: Float[Array, "batch heads tokens places"] | None = None,
     ) -> Float[Array, "batch tokens width"]:
         """Attend to the sound, by weights that are known, or else by the operator; then the feed-forward part."""
@@ -176,7 +179,7 @@ class DecoderLayer(nnx.Module):
 def _attended(
     layer: Projections | Asking,
     query: Float[Array, "batch tokens heads head_dim"],
-    kept: Kept,
+    kept: TextCache,
     bias: Float[Array, "1 1 tokens so_far"] | None,
 ) -> Float[Array, "batch tokens width"]:
     key, value = map(heads_first, kept)
@@ -200,15 +203,15 @@ class TextDecoder(nnx.Module):
     def __call__(
         self,
         input_ids: Int[Array, "batch tokens"],
-        past: Sequence[Past | None],
-        sound: Sequence[Sound],
-    ) -> tuple[Float[Array, "batch tokens width"], list[Kept]]:
+        past: Sequence[PastCache | None],
+        sound: Sequence[SoundCache],
+    ) -> tuple[Float[Array, "batch tokens width"], list[TextCache]]:
         x, bias = self._begun(input_ids, past[0])
         x, kept = in_turn(self.blocks, "blocks", x, bias, own=list(zip(past, sound, strict=True)))
         return tapped("norm", self.norm, x), kept
 
     def _begun(
-        self, input_ids: Int[Array, "batch tokens"], past: Past | None
+        self, input_ids: Int[Array, "batch tokens"], past: PastCache | None
     ) -> tuple[Float[Array, "batch tokens width"], Float[Array, "1 1 tokens so_far"] | None]:
         """Give words at their places, behind those that are past, and what is masked."""
         before, tokens = 0 if past is None else past[0].shape[2], input_ids.shape[1]
@@ -218,8 +221,8 @@ class TextDecoder(nnx.Module):
         return x, None if alone else mask_bias(causal(tokens, before), MASKED_SCORE)
 
     def shown(
-        self, input_ids: Int[Array, "batch tokens"], past: Sequence[Past], sound: Sequence[Sound]
-    ) -> tuple[Float[Array, "batch tokens width"], list[Kept], list[Float[Array, "batch heads tokens places"]]]:
+        self, input_ids: Int[Array, "batch tokens"], past: Sequence[PastCache], sound: Sequence[SoundCache]
+    ) -> tuple[Float[Array, "batch tokens width"], list[TextCache], list[Float[Array, "batch heads tokens places"]]]:
         """Give the same, and how much the heads of each layer attend to each place of the sound."""
         x, bias = self._begun(input_ids, past[0])
         kept, found = [], []
@@ -234,7 +237,7 @@ class TextDecoder(nnx.Module):
         return tapped("norm", self.norm, x), kept, found
 
     def weights(
-        self, input_ids: Int[Array, "batch tokens"], sound: Sequence[Sound], heads: Sequence[tuple[int, int]]
+        self, input_ids: Int[Array, "batch tokens"], sound: Sequence[SoundCache], heads: Sequence[tuple[int, int]]
     ) -> Float[Array, "batch some tokens places"]:
         """Say how much some heads, (layer, head) each in order, attend to each place of the sound."""
         found = []
@@ -253,7 +256,7 @@ class TextDecoder(nnx.Module):
 
     def rest(
         self, states: Float[Array, "batch places width"], kept: Sequence[Begun]
-    ) -> tuple[list[Sound], list[Ahead]]:
+    ) -> tuple[list[SoundCache], list[Ahead]]:
         """Give what every layer attends to, of a sound of whose places the first are kept; and what is new of it."""
         ahead = jax.lax.slice_in_dim(states, kept[0][0].shape[2], states.shape[1], axis=1)
         new = [heard(ahead) for heard in self.sound]
@@ -353,7 +356,7 @@ class Whisper(nnx.Module):
             return self.decoder.weights(input_ids, _pairs(sound), self._decoder.alignment_heads)
 
     def _decoded(
-        self, input_ids: Int[Array, "batch tokens"], past: Sequence[Past | None], sound: Sequence[Sound]
+        self, input_ids: Int[Array, "batch tokens"], past: Sequence[PastCache | None], sound: Sequence[SoundCache]
     ) -> Outputs:
         assert self.decoder
         with scope("decoder"):
