@@ -10,7 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from bgevis.converter.directory import RunDirectory
 from bgevis.converter.options import Options
+from bgevis.converter.proof import yardsticks
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.model.sound import Sound, basis, exact_log_mel, log_mel, mel_filters
 from bgevis.model.whisper.config import ARROW, BARE, HEADLESS, SIZES, WITH_HEAD
@@ -19,6 +21,7 @@ from bgevis.validation.errors import InputError
 
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 from converted import Converted, close
+from in_process import convert, in_this_process
 
 RATE = 16000
 
@@ -245,3 +248,45 @@ def test_suppressed_ids_are_never_chosen(oracles):
     assert first not in without.ids
     begun = procedure.generate(model, entries, replace(greedy, suppressed_first=(first,)), inputs, 1)
     assert begun.ids[0, 0] == without.ids[0, 0]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("proved")
+    write_fixture("whisper", "tiny", 0, "float32", folder / "model.safetensors")
+    with in_this_process():
+        return convert(folder, folder / "run", ("onnx",))
+
+
+class Costly(yardsticks.NNXRunner):
+    """A model that float32 costs much, on whatever it is asked for."""
+
+    def run(self, entry_point, inputs):
+        outputs = super().run(entry_point, inputs)
+        return {name: array * (1 + 2.0**-10) for name, array in outputs.items()}
+
+
+@pytest.mark.parametrize(
+    ("entry", "output", "share", "runner", "passes"),
+    [
+        ("log_mel", "input_features", 2.0**-15, None, True),
+        ("log_mel", "input_features", 2.0**-12, None, False),
+        ("encode_audio", "last_hidden_state", 2.0**-10, None, False),
+        ("encode_audio", "last_hidden_state", 2.0**-10, Costly, True),
+        ("encode_audio", "last_hidden_state", 2.0**-5, Costly, False),
+    ],
+)
+def test_what_float32_may_be_said_to_cost_an_input(run, tmp_path, monkeypatch, entry, output, share, runner, passes):
+    """As much as it costs the model on that input; a program without weights, a share that no weights can buy."""
+    shutil.copytree(run, tmp_path / "run")
+    index = tmp_path / "run" / "goldens" / "index.json"
+    document = json.loads(index.read_text())
+    budget = document[entry]["cases"]["batch"]["budgets"][output]
+    budget["yardstick"] = share * budget["scale"]
+    budget["allowed"] = 4 * budget["yardstick"]
+    index.write_text(json.dumps(document))
+    if runner:
+        monkeypatch.setattr(yardsticks, "NNXRunner", runner)
+    found = list(yardsticks.yardstick_problems(RunDirectory(tmp_path / "run")))
+    said = f"{entry}, batch: {output}: float32 is said to cost"
+    assert found == [] if passes else any(said in problem for problem in found)
