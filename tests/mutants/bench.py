@@ -15,6 +15,7 @@ from variants import config_of, family_of
 from bgevis.converter.certificate import check
 from bgevis.converter.certificate.assign import assign
 from bgevis.converter.certificate.ledger import Ledger
+from bgevis.converter.certificate.tensors import Tensors
 from bgevis.converter.directory import RunDirectory
 from bgevis.converter.manifest import WEIGHTS_PATH, artifact, family_and_config, network
 from bgevis.converter.options import Options
@@ -130,7 +131,8 @@ class Bench:
         ledger = check.verify(ledger, self.checkpoint, self.family, self.config, self.shapes)
         if ledger.problems:
             return "verify"
-        leaves = {leaf: ledger.leaf(name, self.checkpoint.read(name)) for leaf, name in ledger.leaves.items()}
+        tensors = Tensors(self.checkpoint, ledger)
+        leaves = {leaf: ledger.leaf(name, tensors.read(name)) for leaf, name in ledger.leaves.items()}
         return self.judge(self.compiled.changed(jax.tree.map(jnp.asarray, leaves)))
 
     def with_network(self, build: Callable[[], Network]) -> str:
