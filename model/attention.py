@@ -70,6 +70,11 @@ class Attention(Projections):
         return tapped("out", self.out, ops.attention(query, key, value, bias, scale=self.scale))
 
 
+def heads_first(x: Float[Array, "batch a b head_dim"]) -> Float[Array, "batch b a head_dim"]:
+    """Exchange heads and places."""
+    return jnp.swapaxes(x, 1, 2)
+
+
 def mask_bias(counts: Float[Array, "*shape"], masked: float) -> Float[Array, "*shape"]:
     """Give what is added to scores: 0 where `counts` is 1, `masked` where it is 0.
 
@@ -83,7 +88,12 @@ def padding(attention_mask: Int[Array, "batch tokens"]) -> Float[Array, "batch 1
     return attention_mask.astype(jnp.float32)[:, None, None, :]
 
 
-def causal(tokens: Size, before: Size = 0) -> Float[Array, "1 1 tokens so_far"]:
-    """Say for each token which ones are not after it, so many more being before all of them."""
-    places = jnp.arange(tokens) + before
-    return (places[:, None] >= jnp.arange(before + tokens)).astype(jnp.float32)[None, None]
+def places(tokens: Size, before: Size | None = None) -> Int[Array, " tokens"]:
+    """Number tokens, so many others being before them, if any are."""
+    return jnp.arange(tokens) if before is None else jnp.arange(tokens) + before
+
+
+def causal(tokens: Size, before: Size | None = None) -> Float[Array, "1 1 tokens so_far"]:
+    """Say for each token which ones are not after it, so many more being before all of them, if any are."""
+    so_far = jnp.arange(tokens if before is None else before + tokens)
+    return (places(tokens, before)[:, None] >= so_far).astype(jnp.float32)[None, None]

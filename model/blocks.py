@@ -23,6 +23,19 @@ class FeedForward(nnx.Module):
         return tapped("down", self.down, self.activation(tapped("up", self.up, x)))
 
 
+class GatedFeedForward(nnx.Module):
+    """down(activation(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, width: int, inner: int, activation: str, *, rngs: nnx.Rngs):
+        self.gate = Linear((width,), (inner,), use_bias=False, rngs=rngs)
+        self.up = Linear((width,), (inner,), use_bias=False, rngs=rngs)
+        self.down = Linear((inner,), (width,), use_bias=False, rngs=rngs)
+        self.activation = ACTIVATIONS[activation]
+
+    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+        return tapped("down", self.down, self.activation(tapped("gate", self.gate, x)) * tapped("up", self.up, x))
+
+
 class PostNormLayer(FeedForward):
     """Attention and feed-forward, each followed by residual and norm (Vaswani et al. 2017)."""
 

@@ -54,7 +54,7 @@ FAST = (
     *("PreTrainedTokenizerFast", "TokenizersBackend", "XLMRobertaTokenizer", "XLMRobertaTokenizerFast"),
     *("RobertaTokenizer", "RobertaTokenizerFast", "CamembertTokenizer", "CamembertTokenizerFast"),
     *("CLIPTokenizer", "CLIPTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast", "SiglipTokenizer"),
-    *("WhisperTokenizer", "WhisperTokenizerFast"),
+    *("WhisperTokenizer", "WhisperTokenizerFast", "Qwen2Tokenizer", "Qwen2TokenizerFast"),
 )
 """Those that do to a text what tokenizer.json says and no more; others (Japanese, tweets) do something before. Of
 SigLIP's own, its family holds tokenizer.json to what that does before."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..validation.errors import EnvironmentFailure, InputError
+from ..validation.errors import EnvironmentFailure, GateError, InputError
 from .pipeline import TRANSFORMERS
 from .reference import Original, State, load_strict
 from .steps import Dense, LayerNorm, Pooling, Steps, Truncate
@@ -185,10 +185,39 @@ def cache_name(model: Any) -> str:
     return next(name for name in CACHES if name in known)
 
 
-def text_encoder(config: Mapping[str, Any], state: State, **options: Any) -> nn.Module:
-    """Load what transformers' AutoModel gives for a config.json."""
+def text_encoder(config: Mapping[str, Any], state: State) -> nn.Module:
+    """Load what transformers' AutoModel gives for a config.json, without the layer of BERT's that pools on its own."""
     upstreams = configuration(config)
-    return load(transformers(0).MODEL_MAPPING[type(upstreams)], upstreams, state, **options)
+    cls = transformers(0).MODEL_MAPPING[type(upstreams)]
+    pools = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
+    return load(cls, upstreams, state, **({"add_pooling_layer": False} if pools else {}))
+
+
+ULPS = 2.0**-20
+"""How far upstream's frequencies may be from those that are computed here: a few roundings of float32."""
+
+
+def turned(model: nn.Module, frequencies: np.ndarray, scale: float) -> None:
+    """Hold upstream's rotary positions to these, and let it compute with these: it rounds as its device does.
+
+    Args:
+        model: upstream's.
+        frequencies: the angle of each pair for one place, (pairs,) float32.
+        scale: of cosines and sines.
+
+    Raises:
+        GateError: upstream turns by other angles, or not at all.
+    """
+    found = [module for module in model.modules() if hasattr(module, "inv_freq")]
+    for module in found:
+        theirs, given = module.inv_freq.float().numpy(), torch.from_numpy(frequencies)
+        near = theirs.shape == frequencies.shape and bool(np.all(abs(theirs / frequencies - 1) <= ULPS))
+        if not near or not np.isclose(float(module.attention_scaling), scale, rtol=1e-6):  # type: ignore[arg-type]
+            kind = type(module).__name__
+            raise GateError(f"reference: {kind} turns queries and keys by other angles than config.json is read to say")
+        module.inv_freq = given
+    if not found:
+        raise GateError(f"reference: {type(model).__name__} has no rotary positions")
 
 
 MODULES = "modules.json"

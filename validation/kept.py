@@ -52,6 +52,8 @@ def valid(spec: TensorSpec, inputs: Arrays, shape: Sequence[int]) -> np.ndarray 
     if not name:
         return None
     mask = inputs[name.removeprefix("~")].astype(bool) != name.startswith("~")
+    if spec.kind.heads_first:
+        mask = mask[:, None]
     return mask[..., mask.shape[-1] - shape[mask.ndim - 1] :]
 
 

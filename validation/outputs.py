@@ -23,6 +23,8 @@ class Output:
     """Products of vectors: where all are alike, as in a probe, what float32 costs them is luck, no yardstick."""
     distributions: ClassVar[bool] = False
     """The last axis holds scores of which a softmax is taken."""
+    heads_first: ClassVar[bool] = False
+    """Between the rows and their positions stand an attention's heads, which a mask of positions does not know."""
 
     @property
     def mask(self) -> str:
@@ -87,9 +89,11 @@ class Ids(Output):
 
 @dataclass(frozen=True)
 class Cache(Output):
-    """Keys or values that the next step takes."""
+    """Keys or values that the next step takes, (rows, heads, places, width)."""
 
     word: ClassVar[str] = "cache"
+    heads_first: ClassVar[bool] = True
+    valid: str = ""
 
 
 KINDS = {kind.word: kind for kind in (Output, Embedding, States, Logits, Scores, TokenWeights, Ids, Cache)}

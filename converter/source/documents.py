@@ -31,7 +31,7 @@ PLACES = (
 GENERATION = "generation_config.json"
 """How tokens are chosen: read for networks whose texts are part of what is converted, of others it says nothing."""
 
-CHOOSING = ("whisper",)
+CHOOSING = ("whisper", "qwen2", "qwen3")
 """model_type of these."""
 
 LARGEST = 64 << 20

@@ -122,17 +122,17 @@ def gives(entry: EntryPoint) -> Mapping[str, str]:
     return {spec.name: "embeddings" for spec in entry.outputs if spec.name == VECTOR}
 
 
-def reference(config: BertConfig, original: "Original", usual: Mapping[str, Any]) -> "Reference":
+def reference(config: BertConfig, original: "Original", usual: Mapping[str, Any], anchor: str = ANCHOR) -> "Reference":
     """Take transformers' class for the encoder, and sentence-transformers' modules for what makes one vector of it.
 
-    `usual` is the config.json where none lies beside the checkpoint.
+    `usual` is the config.json where none lies beside the checkpoint, `anchor` a tensor of the encoder.
     """
     from torch import Tensor, nn
 
     from .. import upstream
     from ..reference import Reference
 
-    encoder, after = upstreams(config, original, usual)
+    encoder, after = upstreams(config, original, usual, anchor)
 
     def encode_text(
         input_ids: Tensor, attention_mask: Tensor, prompt_tokens: Tensor | None = None
@@ -145,12 +145,14 @@ def reference(config: BertConfig, original: "Original", usual: Mapping[str, Any]
     return Reference(name, nn.ModuleList([encoder, *after.modules]), {"encode_text": encode_text}, original.state)
 
 
-def upstreams(config: BertConfig, original: "Original", usual: Mapping[str, Any]) -> "tuple[Any, SentenceModules]":
+def upstreams(
+    config: BertConfig, original: "Original", usual: Mapping[str, Any], anchor: str = ANCHOR
+) -> "tuple[Any, SentenceModules]":
     """Load upstream's encoder, and what is done with its states, see `reference`."""
     from .. import upstream
 
-    state = upstream.inside(original.state, ANCHOR)
-    encoder = upstream.text_encoder(original.documents.get(CONFIG) or usual, state, add_pooling_layer=False)
+    state = upstream.inside(original.state, anchor)
+    encoder = upstream.text_encoder(original.documents.get(CONFIG) or usual, state)
     return encoder, upstream.SentenceModules(original, config.hidden_size, config.pipeline)
 
 

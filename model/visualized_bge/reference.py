@@ -214,7 +214,7 @@ def reference(config: VisualizedBGEConfig, original: Original, document: Mapping
     """Build the network: BERT as transformers builds it from `document`, a config.json, the rest loaded strictly."""
     state = original.state
     named = {new + n.removeprefix(old): t for old, new in TEXT.items() for n, t in state.items() if n.startswith(old)}
-    text = text_encoder(document, named, add_pooling_layer=False)
+    text = text_encoder(document, named)
     with torch.device("meta"):
         image = ImageSide(config)
     load_strict(image, {n: t for n, t in state.items() if n.startswith(("model_visual.", "visual_proj."))})

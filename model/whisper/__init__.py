@@ -14,6 +14,7 @@ from ...validation.outputs import Embedding, Logits, Output, States
 from ...validation.procedure import Greedy
 from ...validation.taps import record, recording
 from .. import sound
+from ..caches import fed, key_names
 from ..family import Family
 from . import clients, rules
 from .config import (
@@ -27,7 +28,6 @@ from .config import (
     WhisperConfig,
     configure,
     documents,
-    key_names,
     recognise,
 )
 
@@ -117,7 +117,7 @@ def _procedures(config: WhisperConfig) -> tuple[Greedy, ...]:
             "transcribe",
             "decode_prefill",
             "decode_step",
-            _caches(decoder),
+            fed(decoder.decoder_layers),
             (decoder.eos_token_id,),
             before=(*(("log_mel",) if config.sound else ()), "encode_audio", "cross_kv"),
             forced=decoder.prompt(language),
@@ -125,12 +125,6 @@ def _procedures(config: WhisperConfig) -> tuple[Greedy, ...]:
             suppressed_first=decoder.begin_suppress_tokens,
         ),
     )
-
-
-def _caches(decoder: Decoder) -> dict[str, str]:
-    """Give what a step takes of the tokens before -> what gives it."""
-    layers = range(decoder.decoder_layers)
-    return {p: g for i in layers for p, g in zip(key_names("past", i), key_names("", i), strict=True)}
 
 
 def _transcripts(config: WhisperConfig) -> dict[str, Any] | None:
@@ -141,7 +135,7 @@ def _transcripts(config: WhisperConfig) -> dict[str, Any] | None:
     names = {"hear": "encode_audio", "keep": "cross_kv", "begin": "decode_prefill", "next": "decode_step"}
     return {
         "entry_points": names,
-        "caches": _caches(decoder),
+        "caches": fed(decoder.decoder_layers),
         "start": decoder.decoder_start_token_id,
         "languages": dict(decoder.languages),
         "tasks": dict(decoder.tasks),

@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from ...validation.entry_point import Axis, EntryPoint, TensorSpec
 from ...validation.errors import InputError
 from .. import sound
+from ..caches import key_names
 from ..documents import JSON
 from ..family import Transcriber
 from ..sound import PLACE as EXTRACTOR
 from ..sound import Sound, window
-from .config import CONFIG, GENERATION, HEADLESS, Decoder, WhisperConfig, documents, key_names
+from .config import CONFIG, GENERATION, HEADLESS, Decoder, WhisperConfig, documents
 
 ENCODER, DECODER = "encoder_model", "decoder_model_merged"
 TOKENIZER = "tokenizer_config.json"

@@ -208,12 +208,6 @@ SIZES = {
 """Published: openai/whisper-*, whose tiny has a name of its own here. And a tiny one."""
 
 
-def key_names(kind: str, layer: int) -> tuple[str, str]:
-    """Name the keys and values of a layer: "cross", "past", or "" for those that a step gives."""
-    before = f"{kind}_" if kind else ""
-    return f"{before}keys_{layer}", f"{before}values_{layer}"
-
-
 CONV = "conv1.weight"
 
 

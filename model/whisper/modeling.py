@@ -16,11 +16,12 @@ from jaxtyping import Array, Float, Int
 
 from ...validation.taps import scope, tap
 from .. import ops
-from ..attention import Attention, Projections, causal, mask_bias
+from ..attention import Attention, Projections, causal, heads_first, mask_bias, places
 from ..blocks import FeedForward, PreNormLayer
+from ..caches import key_names
 from ..layers import Embedding, LayerNorm, Linear, in_turn, tapped
 from ..sound import log_mel
-from .config import EPSILON, Decoder, WhisperConfig, key_names
+from .config import EPSILON, Decoder, WhisperConfig
 
 MASKED_SCORE = float(np.finfo(np.float32).min)
 """Added to the score of a token that comes later, as transformers does in float32: no score makes up for it."""
@@ -37,11 +38,6 @@ Ahead = tuple[Float[Array, "batch heads ahead head_dim"], Float[Array, "batch he
 its others."""
 
 Outputs = dict[str, Array]
-
-
-def heads_first(x: Float[Array, "batch a b head_dim"]) -> Float[Array, "batch b a head_dim"]:
-    """Exchange heads and places."""
-    return jnp.swapaxes(x, 1, 2)
 
 
 class Convolution(nnx.Module):
@@ -214,9 +210,9 @@ class TextDecoder(nnx.Module):
         self, input_ids: Int[Array, "batch tokens"], past: PastCache | None
     ) -> tuple[Float[Array, "batch tokens width"], Float[Array, "1 1 tokens so_far"] | None]:
         """Give words at their places, behind those that are past, and what is masked."""
-        before, tokens = 0 if past is None else past[0].shape[2], input_ids.shape[1]
-        places = jnp.arange(tokens) + before
-        x = tapped("word", self.word, input_ids) + tapped("position", self.position, places[None])
+        before, tokens = None if past is None else past[0].shape[2], input_ids.shape[1]
+        where = places(tokens, before)[None]
+        x = tapped("word", self.word, input_ids) + tapped("position", self.position, where)
         alone = past is not None and tokens == 1  # one token sees all that are before it
         return x, None if alone else mask_bias(causal(tokens, before), MASKED_SCORE)
 
