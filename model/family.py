@@ -210,6 +210,7 @@ class Tokens:
         origin: its path.
         ids: of every token, by its text.
         normalizer: tokenizer.json's.
+        processor: tokenizer.json's, which puts special tokens around a text.
         wanted: whether it is to become part of the pack; if not, only ids of special tokens are taken from it.
     """
 
@@ -217,6 +218,7 @@ class Tokens:
     origin: str
     ids: Mapping[str, int]
     normalizer: JSON = None
+    processor: JSON = None
     wanted: bool = True
 
 

@@ -166,8 +166,8 @@ def settle_rope(settled: Settled, document: Document | None, positions: int) -> 
 
 
 def turns(
-    rope: Rope, width: int, position_ids: "Int[Array, 'rows tokens']"
-) -> "tuple[Float[Array, 'rows tokens half'], Float[Array, 'rows tokens half']]":
+    rope: Rope, width: int, position_ids: "Int[Array, '*rows tokens']"
+) -> "tuple[Float[Array, '*rows tokens half'], Float[Array, '*rows tokens half']]":
     """Give cosines and sines of the angles at places, for heads of a width: in float32, whatever else is computed in.
 
     Half precision knows no place beyond some hundred.

@@ -131,6 +131,20 @@ def special_ids(source: Source, fields: Mapping[str, tuple[str, tuple[str, ...]]
                 break
 
 
+def around(source: Source) -> tuple[list[int], list[int]]:
+    """Give the ids that tokenizer.json's template puts before and after a text; none where it has no template."""
+    tokens = _wanted(source)
+    found: list[int | None] = []
+    for processor in _flat(tokens.processor if tokens else None, "processors"):
+        known = processor.get("special_tokens")
+        for piece in processor.get("single", []) if processor.get("type") == "TemplateProcessing" else []:
+            special = piece.get("SpecialToken")
+            found += [None] if special is None else known[special["id"]]["ids"]
+    at = found.index(None) if None in found else 0
+    before, after = found[:at], found[at + 1 :]
+    return [i for i in before if i is not None], [i for i in after if i is not None]
+
+
 def lowercases(source: Source) -> bool | None:
     """Say whether the tokenizer makes capitals small; None when there is none, or none is wanted."""
     tokens = _wanted(source)
@@ -191,12 +205,17 @@ def _lowers(normalizer: Mapping[str, Any]) -> bool:
 
 def normalizers(normalizer: JSON) -> Iterator[Mapping[str, Any]]:
     """Give the normalizers of a tokenizer.json one by one."""
-    if isinstance(normalizer, dict) and normalizer.get("type") == "Sequence":
-        inner = normalizer.get("normalizers")
+    yield from _flat(normalizer, "normalizers")
+
+
+def _flat(rule: JSON, name: str) -> Iterator[Mapping[str, Any]]:
+    """Give the rules of a part of tokenizer.json one by one; a sequence calls its own `name`."""
+    if isinstance(rule, dict) and rule.get("type") == "Sequence":
+        inner = rule.get(name)
         for each in inner if isinstance(inner, list) else []:
-            yield from normalizers(each)
-    elif isinstance(normalizer, dict):
-        yield normalizer
+            yield from _flat(each, name)
+    elif isinstance(rule, dict):
+        yield rule
 
 
 def _text(document: Document, field: str) -> str | None:

@@ -136,10 +136,6 @@ class Program:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.add_session_config_entry(FOLDER, str(self.folder))
-        used = [tensor.name for tensor in model.graph.initializer if tensor.name in self.changed]
-        if used:
-            arrays = [onnxruntime.OrtValue.ortvalue_from_numpy(self.changed[name]) for name in used]
-            options.add_external_initializers(used, arrays)
         asked = ModelProto.FromString(model.SerializeToString())
         del asked.graph.output[:]
         asked.graph.output.extend(ValueInfoProto(name=edge) for edge in dict.fromkeys(edges.values()))
@@ -147,6 +143,11 @@ class Program:
         needed = [node for node in asked.graph.node if computed & set(node.output)]
         del asked.graph.node[:]
         asked.graph.node.extend(needed)
+        read = {edge for node in needed for edge in node.input} | set(edges.values())
+        used = [tensor.name for tensor in model.graph.initializer if tensor.name in self.changed.keys() & read]
+        if used:
+            arrays = [onnxruntime.OrtValue.ortvalue_from_numpy(self.changed[name]) for name in used]
+            options.add_external_initializers(used, arrays)
         session = onnxruntime.InferenceSession(asked.SerializeToString(), options, providers=["CPUExecutionProvider"])
         names = list(dict.fromkeys(edges.values()))
         results = dict(zip(names, session.run(names, dict(feeds)), strict=True))

@@ -46,7 +46,8 @@ SCALE = 0.6
 
 def text_inputs(config: QwenConfig) -> tuple[TensorSpec, TensorSpec]:
     """Describe ids and mask, both (batch, tokens)."""
-    ids = TokenIds(config.vocab_size, config.pad_token_id)
+    around = (next(iter(ids), None) for ids in (config.first_token_ids, config.last_token_ids))
+    ids = TokenIds(config.vocab_size, config.pad_token_id, *around)
     mask = PaddingMask("input_ids", leading=not config.pipeline or steps.leading(config.pipeline))
     return (
         TensorSpec("input_ids", "int32", ("batch", "tokens"), ids),
@@ -81,13 +82,14 @@ def _entry_points(config: QwenConfig) -> tuple[EntryPoint, ...]:
     logits = TensorSpec("logits", "float32", ("batch", "tokens", config.vocab_size), kind=Logits("attention_mask"))
     result = states if config.head == NONE else logits
     longer = TensorSpec("attention_mask", "int32", ("batch", "past + tokens"), mask.domain)
+    more_ids = TensorSpec("input_ids", "int32", ids.shape, TokenIds(config.vocab_size, config.pad_token_id))
     tokens = {"batch": Axis(), "tokens": Axis(1, config.max_tokens)}
     before = {**tokens, "past": Axis(1, config.max_tokens - 1)}
     found = result, *kept("", "tokens")
     more = result, *kept("", "past + tokens")
     return (
         EntryPoint("prefill", (ids, mask, places), found, tokens, rows="batch"),
-        EntryPoint("decode", (ids, longer, places, *kept("past", "past")), more, before, rows="batch"),
+        EntryPoint("decode", (more_ids, longer, places, *kept("past", "past")), more, before, rows="batch"),
     )
 
 

@@ -16,7 +16,7 @@ from ..family import Source
 from ..pipeline import MODULES, OPTIONS, POOLING, settle_pipeline, settle_texts
 from ..rotary import Rope, settle_rope
 from ..steps import Steps, plain
-from ..tokenizer import settle_tokenizer
+from ..tokenizer import around, settle_tokenizer, special_ids
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
@@ -100,7 +100,9 @@ class QwenConfig:
         head: "tied" to the words, "own", or "none" where states are all that it gives.
         prefix: what stands before the names of the decoder's tensors.
         pad_token_id: what stands where no token does.
-        eos_token_ids: what a text ends with.
+        eos_token_ids: what ends a text that is made.
+        first_token_ids: what the tokenizer puts before every text, one or none.
+        last_token_ids: what it puts behind every text, one or none.
         repetition_penalty: by which scores of what was said are lowered where text is made.
         pipeline: what makes one vector of the states; () for one that makes text.
         max_seq_length: the longest text that is embedded; 0: as long as there are positions.
@@ -129,6 +131,8 @@ class QwenConfig:
     prefix: str = "model."
     pad_token_id: int = 0
     eos_token_ids: tuple[int, ...] = ()
+    first_token_ids: tuple[int, ...] = ()
+    last_token_ids: tuple[int, ...] = ()
     repetition_penalty: float = 1.0
     pipeline: Steps = ()
     max_seq_length: int = 0
@@ -390,6 +394,13 @@ def _settle_ids(settled: Settled, source: Source, document: Document) -> None:
         else:
             stated.append((each, "pad_token_id"))
     otherwise = (ends[0], origin) if ends else (0, "no document names one: any id may stand where none counts")
+    for _, number, where in special_ids(source, {"pad_token_id": ("pad_token", ())}):
+        otherwise = number, where
+    for name, ids in zip(("first_token_ids", "last_token_ids"), around(source), strict=True):
+        told = "tokenizer.json: post_processor" if ids else "the tokenizer puts none"
+        if len(ids) > 1 or any(one > last for one in ids):
+            raise InputError(f"{told} puts {ids} around a text; what is done here is one id from 0 to {last}")
+        settled.put(name, tuple(ids), told)
     settled.choose("pad_token_id", int, *stated, otherwise=otherwise, low=0, high=last)
     penalty = (generation, "repetition_penalty")
     settled.choose("repetition_penalty", float, penalty, otherwise=(1.0, f"{GENERATION} states none"), low=1e-6)

@@ -27,7 +27,7 @@ MASKED_SCORE = float(np.finfo(np.float32).min)
 
 PastCache = tuple[Float[Array, "batch kv_heads past head_dim"], Float[Array, "batch kv_heads past head_dim"]]
 Cache = tuple[Float[Array, "batch kv_heads so_far head_dim"], Float[Array, "batch kv_heads so_far head_dim"]]
-Turns = tuple[Float[Array, "rows tokens half"], Float[Array, "rows tokens half"]]
+Turns = tuple[Float[Array, "*rows tokens half"], Float[Array, "*rows tokens half"]]
 Bias = Float[Array, "batch 1 tokens so_far"]
 
 Outputs = dict[str, Array]
@@ -110,7 +110,7 @@ class Decoder(nnx.Module):
         self,
         x: Float[Array, "batch tokens width"],
         attention_mask: Int[Array, "batch so_far"],
-        position_ids: Int[Array, "rows tokens"],
+        position_ids: Int[Array, "*rows tokens"],
         past: Sequence[PastCache] = (),
     ) -> tuple[Float[Array, "batch tokens width"], list[Cache]]:
         """Go through the layers, given the words' vectors (or others in their place)."""
@@ -126,7 +126,7 @@ class Decoder(nnx.Module):
         self, input_ids: Int[Array, "batch tokens"], attention_mask: Int[Array, "batch tokens"]
     ) -> Float[Array, "batch tokens width"]:
         """Give the last states of texts that are read whole; places are counted from the row's beginning."""
-        where = places(input_ids.shape[1])[None]
+        where = places(input_ids.shape[1])
         return self(tapped("word", self.word, input_ids), attention_mask, where)[0]
 
 

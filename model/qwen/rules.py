@@ -5,11 +5,14 @@ Axes: e width, d head width, m inner width, v vocabulary; heads of queries, kv_h
 
 from ...validation.probe import LOUD, LOW_VARIANCE, MASKED, exponent
 from .. import steps
-from ..bert.probes import APART, LOUDER
+from ..bert.probes import APART
 from ..clip.rules import TABLE
 from ..family import Drop, Rule, Tie
 from ..parts import Part, join
 from .config import HEAD, NONE, OWN, QWEN3, TIED, WORDS, QwenConfig
+
+LOUDER = 6
+"""Power of two for queries: scores of a few become more than a hundred, where exp() overflows."""
 
 LAYER, BLOCK = "layers.{i}.", "blocks.{i}."
 HEADS = {"query": ("q", "heads"), "key": ("k", "kv_heads"), "value": ("v", "kv_heads")}
@@ -63,14 +66,18 @@ def decoder(config: QwenConfig) -> Part:
 
 
 def _probes(config: QwenConfig) -> dict[str, dict[str, int]]:
-    """Say what to scale so that epsilons and masks decide. Normalised queries are as large as their norm's scale."""
+    """Say what to scale so that epsilons and masks decide. Normalised queries are as large as their norm's scale.
+
+    Tokens cannot be made alike where nothing is added to what is normalised: scores are loud in the first layer alone,
+    so that what rounding costs them is not multiplied layer by layer.
+    """
     small, normed = exponent(config.rms_norm_eps), config.model_type == QWEN3
     stream = {"word.embedding": small, "blocks.*.attention.out.*": small, "blocks.*.mlp.down.kernel": small}
     heads = dict.fromkeys(("blocks.*.attention.query.*", "blocks.*.attention.key.*"), small) if normed else {}
     query = "attention.query_norm.scale" if normed else "attention.query.*"
     return {
         LOW_VARIANCE: {**stream, **heads},
-        LOUD: {f"blocks.*.{query}": LOUDER},
+        LOUD: {f"blocks.0.{query}": LOUDER},
         MASKED: {f"blocks.0.{query}": APART},
     }
 
