@@ -4,19 +4,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...validation.entry_point import Axis, EntryPoint, PaddingMask, TensorSpec, TokenIds
-from ...validation.outputs import Embedding, States
 from .. import steps
 from ..family import Family, HuggingFace, Source
-from ..pipeline import VECTOR, prompt_input, text_rules
 from ..pipeline import documents as sentence_documents
+from ..pipeline import prompt_input, text_rules
+from ..sentences import embeddings, embeddings_output, encode, gives, reference, token_states
 from . import rules
 from .config import CONFIG, SIZES, BertConfig, configure
 
 if TYPE_CHECKING:
     from ..network import Network
-    from ..reference import Encode, Original, Reference
-    from ..upstream import SentenceModules
-
 
 ANCHOR = "embeddings.word_embeddings.weight"
 HEADS = ("pooler.dense", "classifier"), ("classifier.dense", "classifier.out_proj")
@@ -40,17 +37,6 @@ def text_inputs(config: BertConfig) -> tuple[TensorSpec, TensorSpec]:
         TensorSpec("input_ids", "int32", ("batch", "tokens"), ids),
         TensorSpec("attention_mask", "int32", ("batch", "tokens"), mask),
     )
-
-
-def embeddings_output(config: BertConfig, name: str = "embeddings") -> tuple[TensorSpec]:
-    """Describe the embeddings, (batch, width)."""
-    width, unit = steps.width(config.pipeline, config.hidden_size), steps.unit(config.pipeline)
-    return (TensorSpec(name, "float32", ("batch", width), kind=Embedding(unit)),)
-
-
-def embeddings(config: BertConfig) -> Mapping[str, Any]:
-    """State what the embeddings are."""
-    return {**steps.described(config.pipeline), "similarity": config.similarity}
 
 
 def encode_text(config: BertConfig) -> EntryPoint:
@@ -93,76 +79,15 @@ STATED = (
 """Fields of the configuration whose names are Hugging Face's."""
 
 
-def token_states(config: BertConfig, *more: TensorSpec) -> EntryPoint:
-    """Describe the entry point of Hugging Face's clients, of ids, mask and what else they feed.
-
-    The states come first, for those that pool them themselves. The vector is not there where the pooling leaves the
-    prompt out: they do not say how many tokens it has.
-    """
-    shape = ("batch", "tokens", config.hidden_size)
-    states = TensorSpec("last_hidden_state", "float32", shape, kind=States("attention_mask"))
-    vector = () if prompt_input(config.pipeline) else embeddings_output(config, VECTOR)
-    axes = encode_text(config).axes
-    return EntryPoint("token_states", (*text_inputs(config), *more), (states, *vector), axes, rows="batch")
-
-
 def hugging_face(config: BertConfig) -> HuggingFace:
     """Describe the encoder to transformers' BertModel and XLMRobertaModel. The latter's texts have no types."""
     from ..network import Network
     from .modeling import Bert
 
     types = (TensorSpec("token_type_ids", "int32", ("batch", "tokens")),) if config.model_type == "bert" else ()
-    entry = token_states(config, *types)
+    entry = token_states(encode_text(config), config, *types)
     network = Network(lambda rngs: Bert(config, rngs=rngs), (entry,))
     return HuggingFace(documents(config), network, gives(entry), config.pipeline)
-
-
-def gives(entry: EntryPoint) -> Mapping[str, str]:
-    """Say which output of `token_states` is the embedding."""
-    return {spec.name: "embeddings" for spec in entry.outputs if spec.name == VECTOR}
-
-
-def reference(config: BertConfig, original: "Original", usual: Mapping[str, Any], anchor: str = ANCHOR) -> "Reference":
-    """Take transformers' class for the encoder, and sentence-transformers' modules for what makes one vector of it.
-
-    `usual` is the config.json where none lies beside the checkpoint, `anchor` a tensor of the encoder.
-    """
-    from torch import Tensor, nn
-
-    from .. import upstream
-    from ..reference import Reference
-
-    encoder, after = upstreams(config, original, usual, anchor)
-
-    def encode_text(
-        input_ids: Tensor, attention_mask: Tensor, prompt_tokens: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        states = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return {"embeddings": after(states, attention_mask, prompt_tokens)}
-
-    versions = upstream.versions("torch", "transformers", "sentence-transformers")
-    name = f"{versions}: {', '.join(type(m).__name__ for m in (encoder, *after.modules))}"
-    return Reference(name, nn.ModuleList([encoder, *after.modules]), {"encode_text": encode_text}, original.state)
-
-
-def upstreams(
-    config: BertConfig, original: "Original", usual: Mapping[str, Any], anchor: str = ANCHOR
-) -> "tuple[Any, SentenceModules]":
-    """Load upstream's encoder, and what is done with its states, see `reference`."""
-    from .. import upstream
-
-    state = upstream.inside(original.state, anchor)
-    encoder = upstream.text_encoder(original.documents.get(CONFIG) or usual, state)
-    return encoder, upstream.SentenceModules(original, config.hidden_size, config.pipeline)
-
-
-def encode(config: BertConfig, original: "Original", reference: "Reference") -> Mapping[str, "Encode"]:
-    """Let sentence-transformers encode raw texts with the network that the reference has loaded."""
-    from .. import upstream
-
-    del config
-    encoder, *modules = reference.module.children()
-    return {"encode_text": upstream.SentenceEncoder(original, encoder, modules)}
 
 
 FAMILY = Family(
@@ -174,7 +99,7 @@ FAMILY = Family(
     part=rules.whole,
     entry_points=lambda config: (encode_text(config),),
     network=_network,
-    reference=lambda config, original: reference(config, original, documents(config)[CONFIG]),
+    reference=lambda config, original: reference(config, original, documents(config)[CONFIG], ANCHOR),
     sizes=SIZES,
     embeddings=embeddings,
     hugging_face=hugging_face,

@@ -8,9 +8,10 @@ from ...validation.entry_point import Axis, EntryPoint, TensorSpec
 from ...validation.errors import InputError
 from ...validation.outputs import States, TokenWeights
 from .. import steps
-from ..bert import ANCHOR, CONFIG, documents, embeddings, embeddings_output, text_inputs
+from ..bert import ANCHOR, CONFIG, documents, text_inputs
 from ..family import Family, HuggingFace, Source
 from ..pipeline import prompt_input, text_rules
+from ..sentences import embeddings, embeddings_output
 from . import rules
 from .config import BESIDE, COLBERT, SIZES, SPARSE, M3Config, configure
 
@@ -74,10 +75,10 @@ def _reference(config: M3Config, original: "Original") -> "Reference":
     from torch.nn.functional import normalize
 
     from .. import upstream
-    from ..bert import upstreams
     from ..reference import Reference, load_strict
+    from ..sentences import upstreams
 
-    encoder, after = upstreams(config, original, documents(config)[CONFIG])
+    encoder, after = upstreams(config, original, documents(config)[CONFIG], ANCHOR)
     heads = {}
     for head, outputs in {SPARSE: 1, COLBERT: config.colbert_dim}.items():
         own = {n.removeprefix(f"{head}."): t for n, t in original.state.items() if n.startswith(f"{head}.")}

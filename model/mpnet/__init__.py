@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..bert import ANCHOR, STATED, embeddings, encode, encode_text, gives, reference, token_states
+from ..bert import ANCHOR, STATED, encode_text
 from ..family import Family, HuggingFace, Source
 from ..pipeline import documents as sentence_documents
 from ..pipeline import text_rules
+from ..sentences import embeddings, encode, gives, reference, token_states
 from . import rules
 from .config import BIAS, CONFIG, SIZES, MPNetConfig, configure
 
@@ -44,7 +45,7 @@ def _hugging_face(config: MPNetConfig) -> HuggingFace:
     from ..network import Network
     from .modeling import MPNet
 
-    entry = token_states(config)
+    entry = token_states(encode_text(config), config)
     network = Network(lambda rngs: MPNet(config, rngs=rngs), (entry,))
     return HuggingFace(_documents(config), network, gives(entry), config.pipeline)
 
@@ -58,7 +59,7 @@ FAMILY = Family(
     part=rules.whole,
     entry_points=lambda config: (encode_text(config),),
     network=_network,
-    reference=lambda config, original: reference(config, original, _documents(config)[CONFIG]),
+    reference=lambda config, original: reference(config, original, _documents(config)[CONFIG], ANCHOR),
     sizes=SIZES,
     embeddings=embeddings,
     hugging_face=_hugging_face,

@@ -14,7 +14,7 @@ from ...validation.errors import InputError
 from ...validation.outputs import Cache as Kept
 from ...validation.outputs import Logits, Output, States
 from ...validation.procedure import Greedy
-from .. import bert, steps
+from .. import sentences, steps
 from ..caches import fed, key_names
 from ..family import Family, HuggingFace
 from ..pipeline import documents as sentence_documents
@@ -59,7 +59,7 @@ def encode_text(config: QwenConfig) -> EntryPoint:
     """Describe the entry point that embeds texts."""
     axes = {"batch": Axis(), "tokens": Axis(1, config.max_tokens)}
     inputs = (*text_inputs(config), *prompt_input(config.pipeline))
-    return EntryPoint("encode_text", inputs, bert.embeddings_output(config), axes, rows="batch")
+    return EntryPoint("encode_text", inputs, sentences.embeddings_output(config), axes, rows="batch")
 
 
 def _entry_points(config: QwenConfig) -> tuple[EntryPoint, ...]:
@@ -140,7 +140,7 @@ def _reference(config: QwenConfig, original: "Original") -> "Reference":
 
     stated = original.documents.get(CONFIG) or documents(config)[CONFIG]
     if config.pipeline:
-        found = bert.reference(config, original, stated, anchor=WORDS)
+        found = sentences.reference(config, original, stated, WORDS)
         upstream.turned(found.module, config.rope.frequencies(config.head_dim), config.rope.attention_factor)
         return found
     library = upstream.transformers()
@@ -180,11 +180,11 @@ def _reading(config: QwenConfig, model: Any) -> dict[str, Any]:
 
 
 def _encode(config: QwenConfig, original: "Original", reference: "Reference") -> Mapping[str, "Encode"]:
-    return bert.encode(config, original, reference) if config.pipeline else {}
+    return sentences.encode(config, original, reference) if config.pipeline else {}
 
 
 def _embeddings(config: QwenConfig) -> Mapping[str, Any]:
-    return bert.embeddings(config) if config.pipeline else {}
+    return sentences.embeddings(config) if config.pipeline else {}
 
 
 def _hugging_face(config: QwenConfig) -> HuggingFace:
@@ -198,9 +198,9 @@ def _hugging_face(config: QwenConfig) -> HuggingFace:
 
     if not config.pipeline:
         raise InputError("the network makes text, and clients that embed or classify texts have no use for it")
-    entry = bert.token_states(config)
+    entry = sentences.token_states(encode_text(config), config)
     network = Network(lambda rngs: Qwen(config, rngs=rngs), (entry,))
-    return HuggingFace(_documents(config), network, bert.gives(entry), config.pipeline)
+    return HuggingFace(_documents(config), network, sentences.gives(entry), config.pipeline)
 
 
 def _family(model_type: str, name: str, sizes: Mapping[str, QwenConfig]) -> Family:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...validation.entry_point import Axis, EntryPoint, Pixels, TensorSpec
-from ..bert import CONFIG, documents, embeddings, embeddings_output, encode_text, text_inputs
+from ..bert import CONFIG, documents, encode_text, text_inputs
 from ..family import Family
+from ..sentences import embeddings, embeddings_output
 from . import rules
 from .config import MEAN, SIZES, STD, VisualizedBGEConfig, configure, recognise
 
