@@ -130,8 +130,8 @@ def settle_rope(settled: Settled, document: Document | None, positions: int) -> 
     part = document.part(places[0], listed=False) if document and places else None
     silent = (THETA, "default of transformers")
     settled.choose("theta", float, (part, "rope_theta"), (document, "rope_theta"), otherwise=silent, low=1)
-    kinds = {"choices": TYPES, "otherwise": ("default", "no rope type is stated")}
-    kind = settled.choose("rope_type", str, (part, "rope_type"), (part, "type"), **kinds)
+    plain = ("default", "no rope type is stated")
+    kind = settled.choose("rope_type", str, (part, "rope_type"), (part, "type"), otherwise=plain, choices=TYPES)
     of_type = f"rope type {shown(kind)} has none"
     if kind == "default":
         settled.put("factor", 1.0, of_type)

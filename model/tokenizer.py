@@ -136,7 +136,7 @@ def around(source: Source) -> tuple[list[int], list[int]]:
     tokens = _wanted(source)
     found: list[int | None] = []
     for processor in _flat(tokens.processor if tokens else None, "processors"):
-        known = processor.get("special_tokens")
+        known = processor.get("special_tokens", {})
         for piece in processor.get("single", []) if processor.get("type") == "TemplateProcessing" else []:
             special = piece.get("SpecialToken")
             found += [None] if special is None else known[special["id"]]["ids"]

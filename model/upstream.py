@@ -208,11 +208,11 @@ def turned(model: nn.Module, frequencies: np.ndarray, scale: float) -> None:
     Raises:
         GateError: upstream turns by other angles, or not at all.
     """
-    found = [module for module in model.modules() if hasattr(module, "inv_freq")]
+    found: list[Any] = [module for module in model.modules() if hasattr(module, "inv_freq")]
     for module in found:
         theirs, given = module.inv_freq.float().numpy(), torch.from_numpy(frequencies)
         near = theirs.shape == frequencies.shape and bool(np.all(abs(theirs / frequencies - 1) <= ULPS))
-        if not near or not np.isclose(float(module.attention_scaling), scale, rtol=1e-6):  # type: ignore[arg-type]
+        if not near or not np.isclose(float(module.attention_scaling), scale, rtol=1e-6):
             kind = type(module).__name__
             raise GateError(f"reference: {kind} turns queries and keys by other angles than config.json is read to say")
         module.inv_freq = given

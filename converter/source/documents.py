@@ -265,8 +265,8 @@ def _tokens(folder: Path, digests: dict[str, str], *, named: bool) -> Tokens | N
         document = _json(data, path)
         if not isinstance(document, dict):
             raise InputError(f"{path} is no tokenizer: it is not an object")
-        rules = (document.get(key) for key in ("normalizer", "post_processor"))
-        return Tokens(name, str(path), _ids(document, path), *rules)
+        normalizer, processor = document.get("normalizer"), document.get("post_processor")
+        return Tokens(name, str(path), _ids(document, path), normalizer, processor)
     if named:
         raise InputError(f"{folder} holds neither tokenizer.json nor vocab.txt")
     return None

@@ -46,8 +46,8 @@ SCALE = 0.6
 
 def text_inputs(config: QwenConfig) -> tuple[TensorSpec, TensorSpec]:
     """Describe ids and mask, both (batch, tokens)."""
-    around = (next(iter(ids), None) for ids in (config.first_token_ids, config.last_token_ids))
-    ids = TokenIds(config.vocab_size, config.pad_token_id, *around)
+    first, last = (next(iter(ids), None) for ids in (config.first_token_ids, config.last_token_ids))
+    ids = TokenIds(config.vocab_size, config.pad_token_id, first, last)
     mask = PaddingMask("input_ids", leading=not config.pipeline or steps.leading(config.pipeline))
     return (
         TensorSpec("input_ids", "int32", ("batch", "tokens"), ids),

@@ -156,14 +156,14 @@ class QwenConfig:
 def _published(model_type: str, *sizes: int, tied: bool = True, longest: int = 32768, **more: Any) -> QwenConfig:
     vocab, hidden, inner, layers, heads, kept, width = sizes
     biased = ("query", "key", "value") if model_type == QWEN2 else ()
-    more = {"eos_token_ids": (151645, 151643), "pad_token_id": 151643} | more
+    usual: dict[str, Any] = {"eos_token_ids": (151645, 151643), "pad_token_id": 151643}
     return QwenConfig(
         *(model_type, vocab, hidden, inner, layers, heads, kept, width, longest),
         rope=Rope(1000000.0),
         windows=(0,) * layers,
         biased=biased,
         head=TIED if tied else OWN,
-        **more,
+        **usual | more,
     )
 
 

@@ -64,7 +64,7 @@ class Attention(Projections):
         kept = heads_first(key), heads_first(value)
         if past is not None:
             kept = jnp.concatenate([past[0], kept[0]], axis=2), jnp.concatenate([past[1], kept[1]], axis=2)
-        attended = ops.attention(query, *map(heads_first, kept), bias, scale=self.scale)
+        attended = ops.attention(query, heads_first(kept[0]), heads_first(kept[1]), bias, scale=self.scale)
         return tapped("out", self.out, attended), kept
 
 

@@ -5,14 +5,11 @@ Axes: e width, d head width, m inner width, v vocabulary; heads of queries, kv_h
 
 from ...validation.probe import LOUD, LOW_VARIANCE, MASKED, exponent
 from .. import steps
-from ..bert.probes import APART
+from ..bert.probes import APART, LOUDER
 from ..clip.rules import TABLE
 from ..family import Drop, Rule, Tie
 from ..parts import Part, join
 from .config import HEAD, NONE, OWN, QWEN3, TIED, WORDS, QwenConfig
-
-LOUDER = 6
-"""Power of two for queries: scores of a few become more than a hundred, where exp() overflows."""
 
 LAYER, BLOCK = "layers.{i}.", "blocks.{i}."
 HEADS = {"query": ("q", "heads"), "key": ("k", "kv_heads"), "value": ("v", "kv_heads")}
@@ -68,8 +65,8 @@ def decoder(config: QwenConfig) -> Part:
 def _probes(config: QwenConfig) -> dict[str, dict[str, int]]:
     """Say what to scale so that epsilons and masks decide. Normalised queries are as large as their norm's scale.
 
-    Tokens cannot be made alike where nothing is added to what is normalised: scores are loud in the first layer alone,
-    so that what rounding costs them is not multiplied layer by layer.
+    Tokens cannot be made alike where nothing is added to what is normalised, so loud scores multiply what rounding
+    costs them: little of what is attended to goes on. Where exp() overflows, that is enough.
     """
     small, normed = exponent(config.rms_norm_eps), config.model_type == QWEN3
     stream = {"word.embedding": small, "blocks.*.attention.out.*": small, "blocks.*.mlp.down.kernel": small}
@@ -77,7 +74,7 @@ def _probes(config: QwenConfig) -> dict[str, dict[str, int]]:
     query = "attention.query_norm.scale" if normed else "attention.query.*"
     return {
         LOW_VARIANCE: {**stream, **heads},
-        LOUD: {f"blocks.0.{query}": LOUDER},
+        LOUD: {f"blocks.*.{query}": LOUDER, "blocks.*.attention.out.*": -LOUDER},
         MASKED: {f"blocks.0.{query}": APART},
     }
 
