@@ -606,6 +606,32 @@ def transcribe(
 
 @main.command()
 @directory_argument
+@click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True, help="Most tokens of each.")
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each prompt.")
+@opened_format
+def generate(
+    directory: Path, format_name: str | None, prompts: tuple[str, ...], max_new_tokens: int, as_json: bool
+) -> None:
+    """Let texts go on, greedily, by the programs of DIR; one alone appears as it is made."""
+    from .use.artifacts import open_artifacts
+    from .use.generating import Completion, written
+
+    quiet()
+    with open_artifacts(directory, format_name) as artifacts:
+        if len(prompts) == 1 and not as_json:
+            for piece in artifacts.generate_iter(prompts[0], max_new_tokens=max_new_tokens):
+                click.echo(printable(piece), nl=False)
+            click.echo()
+            return
+        for prompt in prompts:
+            found = artifacts.generate(prompt, max_new_tokens=max_new_tokens)
+            assert isinstance(found, Completion)  # of one prompt
+            click.echo(written(prompt, found, as_json=as_json))
+
+
+@main.command()
+@directory_argument
 @click.option("--query", help="The text that is asked for.")
 @click.option("--query-image", metavar="FILE", help="The picture that is asked for; with --query, both together.")
 @rows_options

@@ -6,6 +6,7 @@ before the first token that the reference itself cannot decide: whose margin flo
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,7 @@ class Greedy:
         forced: the prompt of all rows, if it is always this one.
         suppressed: ids that are never chosen.
         suppressed_first: ids that are not chosen first.
+        penalty: what scores of tokens that were said, in the prompt too, are divided by; negative ones are multiplied.
         start: what `decode` begins with where `prefill` is an encoder; None where `prefill` gives logits.
     """
 
@@ -63,6 +65,7 @@ class Greedy:
     forced: tuple[int, ...] = ()
     suppressed: tuple[int, ...] = ()
     suppressed_first: tuple[int, ...] = ()
+    penalty: float = 1.0
     start: int | None = None
 
 
@@ -96,8 +99,32 @@ def prompt(entries: Entries, greedy: Greedy) -> Arrays:
     return {**first, **{name: array for name, array in drawn.items() if name not in made}}
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen in one step, by row.
+
+    Args:
+        ids: behind its end a row gets padding.
+        margins: of the best logit over the second; infinite behind the end.
+        logits: (rows, classes), as the network gave them.
+        ended: whether the row has ended, with this token or before.
+    """
+
+    ids: np.ndarray
+    margins: np.ndarray
+    logits: np.ndarray
+    ended: np.ndarray
+
+
 def generate(runner: Runner, entries: Entries, greedy: Greedy, inputs: Arrays, steps: int) -> Generated:
-    """Generate token after token, each by the runner's own choice."""
+    """Generate token after token, each by the runner's own choice, until each row has ended."""
+    found = list(islice(chosen(runner, entries, greedy, inputs), steps))
+    ids, margins = (np.stack([getattr(each, name) for each in found], 1) for name in ("ids", "margins"))
+    return Generated(inputs, ids, margins, np.stack([each.logits for each in found]))
+
+
+def chosen(runner: Runner, entries: Entries, greedy: Greedy, inputs: Arrays) -> Iterator[Chosen]:
+    """Choose token after token, each when it is asked for, until each row has ended."""
     prefill, decode = entries[greedy.prefill], entries[greedy.decode]
     ids, given = _ids(prefill), dict(inputs)
     for name in greedy.before:
@@ -113,33 +140,38 @@ def generate(runner: Runner, entries: Entries, greedy: Greedy, inputs: Arrays, s
         return _last(decode, fed, outputs)
 
     whole = greedy.start is not None
+    said = given[_spec(prefill).name]
+    said = np.where(counts, said, said[np.arange(len(said)), np.argmax(counts, 1)][:, None])
     if whole:
         text, counts = np.full((len(counts), 1), greedy.start), np.ones((len(counts), 1), bool)
-        scores = [step(text, counts)]
+        scores, said = step(text, counts), text
     else:
-        scores = [_last(prefill, given, outputs)]
-    chosen: list[np.ndarray] = []
-    margins, ended = [], np.zeros(len(counts), bool)
+        scores = _last(prefill, given, outputs)
+    ended, first = np.zeros(len(counts), bool), True
     while True:
-        best, margin = _best(_allowed(scores[-1], greedy, first=not chosen))
-        chosen.append(np.where(ended, ids.pad, best))
-        margins.append(np.where(ended, np.inf, margin))
-        ended |= np.isin(chosen[-1], greedy.ends)
-        if len(chosen) == steps or ended.all():
-            break
-        text = np.concatenate([text, chosen[-1][:, None]], axis=1) if whole else chosen[-1][:, None]
+        best, margin = _best(_allowed(scores, greedy, said, first=first))
+        best, first = np.where(ended, ids.pad, best), False
+        before, ended = ended, ended | np.isin(best, greedy.ends)
+        yield Chosen(best, np.where(before, np.inf, margin), scores, ended)
+        if ended.all():
+            return
+        said = np.concatenate([said, best[:, None]], axis=1)
+        text = said if whole else best[:, None]
         counts = np.concatenate([counts, np.ones((len(counts), 1), bool)], axis=1)
-        scores.append(step(text, counts))
-    return Generated(inputs, np.stack(chosen, 1), np.stack(margins, 1), np.stack(scores))
+        scores = step(text, counts)
 
 
-def _allowed(logits: np.ndarray, greedy: Greedy, *, first: bool) -> np.ndarray:
-    """Take away what may not be chosen, (rows, classes)."""
+def _allowed(logits: np.ndarray, greedy: Greedy, said: np.ndarray, *, first: bool) -> np.ndarray:
+    """Take away what may not be chosen, and lower what was said already, (rows, classes)."""
     never = [*greedy.suppressed, *(greedy.suppressed_first if first else ())]
-    if not never:
+    if not never and greedy.penalty == 1.0:
         return logits
     allowed = logits.copy()
     allowed[:, never] = -np.inf
+    if greedy.penalty != 1.0:
+        old = np.take_along_axis(logits, said, 1)
+        lowered = np.where(old < 0, old * greedy.penalty, old / greedy.penalty)
+        np.put_along_axis(allowed, said, lowered, 1)
     return allowed
 
 

@@ -246,6 +246,10 @@ class Texts(Modality):
         before = self.rules["padding"] == tokenizer.PADDING[BEFORE]
         return [slice(width - len(row.ids), width) if before else slice(0, len(row.ids)) for row in rows]
 
+    def text(self, ids: Sequence[int]) -> str:
+        """Give the text of tokens, special ones left out."""
+        return str(self._tokenizer().decode(list(ids), skip_special_tokens=True))
+
     def special_ids(self) -> set[int]:
         """Give the ids that stand for no word: the first and the last token, padding, and what is unknown."""
         stated = {self.rules[key] for key in ("first_id", "last_id", "pad_id")} - {None}

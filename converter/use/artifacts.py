@@ -24,6 +24,7 @@ from ..pack.steps import SCORED
 from ..stages.common import require
 from . import hearing
 from .batches import BATCH, CHUNK, Progress, batches, counted, rounded
+from .generating import Completion, Generator
 from .given import Audio, Given, Images, Pairs, Texts, given, one_sound, pair, rows, sound, text, whole
 from .hearing import Transcript
 from .hybrid import Hybrid, lexical_weights, scores
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 PREFERRED = ("onnx", "stablehlo", "saved-model", "orbax")
 """Which format is opened when none is named: the first that is there and whose runtime is installed."""
+
+NEW_TOKENS, GENERATED = 128, 8
+"""Tokens that a text goes on with at most, and texts that do at once, if nothing else is said."""
 
 FEW = 6
 """Names of inputs or outputs that a message shows."""
@@ -542,6 +546,54 @@ class Artifacts:
             )
         found = hearing.joined(transcriber, windows, said, len(sounds))
         return found[0] if alone else found
+
+    def generate(
+        self,
+        prompts: Texts,
+        *,
+        max_new_tokens: int = NEW_TOKENS,
+        ends: Sequence[int] | None = None,
+        batch_size: int = GENERATED,
+        progress: Progress = False,
+    ) -> Completion | list[Completion]:
+        """Let texts go on, greedily: each time with the token that the network gives the best score.
+
+        One prompt that is no list gives one `Completion`. What is drawn at random elsewhere (temperature, top_p) is not
+        done here: the same prompt goes on in the same way, as it was proved.
+
+        Args:
+            prompts: a text, or any iterable of texts, as the tokenizer reads them.
+            max_new_tokens: most tokens of each.
+            ends: ids that end a text; by default those that the network's documents name.
+            batch_size: most prompts at once.
+            progress: see `embed`.
+
+        Raises:
+            InputError: the network makes no texts, or a prompt is empty or too long.
+            EnvironmentFailure: the package that reads texts is missing, or the runtime failed.
+        """
+        generator, most = self._generator(ends), whole(max_new_tokens, "max_new_tokens", 1)
+        size, alone = whole(batch_size, "batch_size", 1), isinstance(prompts, str)
+        ids = generator.ids(list(rows(prompts, "text", text, alone=alone)))
+        found: dict[int, Completion] = {}
+        with counted(progress, len(ids), "generate") as advance:
+            for batch in batches([len(row) for row in ids], size):
+                found |= zip(batch, generator.completed([ids[row] for row in batch], most), strict=True)
+                advance(len(batch))
+        return found[0] if alone else [found[row] for row in range(len(ids))]
+
+    def generate_iter(
+        self, prompt: str, *, max_new_tokens: int = NEW_TOKENS, ends: Sequence[int] | None = None
+    ) -> Iterator[str]:
+        """Let a text go on, and give it piece by piece, as it is made: see `generate`."""
+        most = whole(max_new_tokens, "max_new_tokens", 1)
+        return self._generator(ends).stream(text(prompt, "prompt"), most)
+
+    def _generator(self, ends: Sequence[int] | None) -> Generator:
+        family, config = family_and_config(RunDirectory(self.path))
+        if ends is not None:
+            ends = [whole(one, "ends", 0) for one in ends]
+        return Generator(_Told(self), family, config, self._preprocessor, str(self.path), ends)
 
     def _transcriber(self) -> hearing.Transcriber:
         rules = self._preprocessor.rules.get("transcripts")

@@ -115,10 +115,11 @@ def _cases(config: QwenConfig) -> tuple[Case, ...]:
 
 
 def _procedures(config: QwenConfig) -> tuple[Greedy, ...]:
-    """Declare greedy generation; without an end: what is generated is compared as far as it goes."""
+    """Declare greedy generation."""
     if config.pipeline or config.head == NONE:
         return ()
-    return (Greedy("generate", "prefill", "decode", fed(config.num_hidden_layers)),)
+    caches, penalty = fed(config.num_hidden_layers), config.repetition_penalty
+    return (Greedy("generate", "prefill", "decode", caches, config.eos_token_ids, penalty=penalty),)
 
 
 def _network(config: QwenConfig) -> "Network":
