@@ -1,4 +1,4 @@
-"""The folder that onnxruntime-genai opens: an encoder that gives all that is attended to, and a decoder that takes it.
+"""The folder that onnxruntime-genai opens: a decoder and, of sounds, an encoder that gives all that it attends to.
 
 genai_config.json names the programs, their inputs and outputs; both have one file of weights.
 """
@@ -23,6 +23,9 @@ CLIENT = "onnxruntime-genai"
 
 CONFIG = "genai_config.json"
 
+HEARS = "encode_audio"
+"""The entry point that only networks of sounds have."""
+
 
 def _write(request: Request) -> dict[str, Description]:
     """Write the folder.
@@ -34,9 +37,9 @@ def _write(request: Request) -> dict[str, Description]:
 
     model = request.onnxruntime_genai
     if model is None:
-        raise InputError("onnxruntime-genai opens networks from sound to text, and this is none")
+        raise InputError("onnxruntime-genai opens networks that make texts, and this is none")
     rules = json.loads((request.directory / "preprocess.json").read_text(encoding="utf-8"))
-    if missing := (rules.get("transcripts") or {}).get("missing"):
+    if missing := (rules.get("transcripts") or rules.get("texts") or {}).get("missing"):
         raise InputError(f"the layout onnxruntime-genai needs a tokenizer: {missing}")
     opset = OPSET if request.opset is None else request.opset
     written = write(Request(model.network, request.weights, request.out, opset=opset))
@@ -63,7 +66,9 @@ def _open(artifact: Artifact) -> Runner:
     from ..model.runner import NNXRunner
 
     programs = transcribers.opened(artifact)
-    hears = artifact.programs["encode_audio"]
+    if HEARS not in artifact.programs:
+        return transcribers.AsClients(programs, artifact, CLIENT)
+    hears = artifact.programs[HEARS]
     (given,) = hears["inputs"]
     shape = [1, *given["shape"][1:]]
     features = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)

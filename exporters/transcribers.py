@@ -1,4 +1,4 @@
-"""A network from sound to text in the folder of Transformers.js: an encoder and one decoder, for optimum too.
+"""A network that makes texts in the folder of Transformers.js, for optimum too: one decoder, and an encoder of sound.
 
 The clients keep what the decoder gives of the tokens and of the sound, and have nothing to give it at first: its pasts
 are empty then. Each program has a file of the weights that it uses.
@@ -14,7 +14,7 @@ import numpy as np
 
 from ..validation.dims import axes_of, size, sizes_of
 from ..validation.entry_point import Axis, EntryPoint, TensorSpec
-from ..validation.errors import GateError
+from ..validation.errors import GateError, InputError
 from ..validation.runner import Arrays, Runner
 from .base import Artifact, Description
 
@@ -58,13 +58,21 @@ def with_special_tokens(model: "Transcriber", tokenizer: Path, ids: Mapping[str,
     document = json.loads(tokenizer.read_text(encoding="utf-8"))
     texts = {i: text for text, i in document["model"]["vocab"].items()}
     texts |= {token["id"]: token["content"] for token in document["added_tokens"]}
-    end, pad = (texts[ids[name]] for name in ("eos_token_id", "pad_token_id"))
-    special = {"bos_token": end, "eos_token": end, "unk_token": end, "pad_token": pad}
+    ends = ids["eos_token_id"]
+    first = ends[0] if isinstance(ends, list) else ends
+    if missing := [i for i in (first, ids["pad_token_id"]) if i not in texts]:
+        raise InputError(f"{tokenizer.name} has no token {missing[0]}, which ends a text or pads it")
+    special = dict.fromkeys(model.ends, texts[first]) | {"pad_token": texts[ids["pad_token_id"]]}
     return {
         **model.documents,
         "tokenizer_config.json": model.documents["tokenizer_config.json"] | special,
         "special_tokens_map.json": special,
     }
+
+
+def writes(artifact: Artifact) -> bool:
+    """Say whether the programs are those of a network that makes texts."""
+    return any("feeds" in program for program in artifact.programs.values())
 
 
 def open_(artifact: Artifact) -> Runner:
@@ -75,7 +83,9 @@ def open_(artifact: Artifact) -> Runner:
     """
     programs = opened(artifact)
     (decoder,) = {_name(program) for program in artifact.programs.values() if "logits" in program["gives"]}
-    _hold_first_call(programs, decoder, _programs(artifact)[decoder])
+    described = _programs(artifact)[decoder]
+    if any(each["name"] == SOUND for each in described["inputs"]):
+        _hold_first_call(programs, decoder, described)
     return AsClients(programs, artifact, "Transformers.js")
 
 

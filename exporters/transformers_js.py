@@ -5,7 +5,7 @@ model.onnx scores pictures against texts. Pictures are channels first. Each prog
 uses, under the name that Transformers.js asks for. Each precision other than float32 is a format of its own, whose
 programs lie beside these.
 
-A network from sound to text is two programs instead, see `transcribers`.
+A network that makes texts is one program or two instead, see `transcribers`.
 """
 
 import dataclasses
@@ -37,10 +37,6 @@ OPSET = 17
 
 PIXELS = "pixel_values"
 
-HEARS = "encode_audio"
-"""The entry point that tells a network from sound to text."""
-
-
 CLIENTS = {"encode_text": "text_model", "encode_image": "vision_model", "similarity": "model"}
 """Entry point of a family -> that of the clients, by the name of its file; each has one output."""
 
@@ -56,7 +52,8 @@ def _write(request: Request) -> dict[str, Description]:
     model = _described(request)
     rules = json.loads((request.directory / "preprocess.json").read_text(encoding="utf-8"))
     of_towers = {"texts": "a tokenizer", "images": "the image processor's document"}
-    wanted = {"transcripts": "a tokenizer"} if isinstance(model, Transcriber) else of_towers
+    writes = {"transcripts" if rules.get("transcripts") else "texts": "a tokenizer"}
+    wanted = writes if isinstance(model, Transcriber) else of_towers
     for kind, what in wanted.items():
         if missing := (rules.get(kind) or {}).get("missing"):
             raise InputError(f"the layout transformers-js needs {what}: {missing}")
@@ -73,7 +70,7 @@ def _write(request: Request) -> dict[str, Description]:
 
 def _described(request: Request) -> "Towers | Transcriber":
     if request.transformers_js is None:
-        raise InputError("transformers-js opens networks of two towers, and from sound to text; this is neither")
+        raise InputError("transformers-js opens networks of two towers, and those that make texts; this is neither")
     return request.transformers_js
 
 
@@ -166,7 +163,7 @@ def _documents(beside: Mapping[str, Any], rules: Mapping[str, Any], tokenizer: P
 
 
 def _open(artifact: Artifact) -> Runner:
-    if HEARS in artifact.programs:
+    if transcribers.writes(artifact):
         return transcribers.open_(artifact)
     from .onnx.read import open_
 
@@ -188,7 +185,7 @@ def _signatures(artifact: Artifact) -> dict[str, EntryPoint]:
 
 
 def _runner(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
-    if HEARS in artifact.programs:
+    if transcribers.writes(artifact):
         return transcribers.runner(artifact, factors)
     from .onnx.read import ScaledRunner
 

@@ -185,19 +185,21 @@ class Towers:
 
 @dataclass(frozen=True)
 class Transcriber:
-    """A network from sound to text as other clients open it.
+    """A network that makes texts, of sounds or of texts, as other clients open it.
 
     Args:
         documents: what lies beside the checkpoint there, by place.
         network: the clients' entry points, by the names of their programs' files.
         programs: entry point of the family's -> the clients' that computes it, what each of its inputs is fed with, and
             which output of the family's each of its outputs is. What is fed with nothing is empty.
+        ends: special tokens that are the one that ends a text.
         heads: (layer, head) of what `align` gives of the clients' cross_attentions, where they have it.
     """
 
     documents: Mapping[str, JSON]
     network: "Network"
     programs: Mapping[str, tuple[str, Mapping[str, str], Mapping[str, str]]]
+    ends: tuple[str, ...] = ("eos_token",)
     heads: tuple[tuple[int, int], ...] = ()
 
 
@@ -281,10 +283,10 @@ class Family:
         scores: what a classifier's outputs are: {"labels": ["LABEL_0"], "activation": "sigmoid"}, for preprocess.json.
         hugging_face: what Hugging Face's clients need, of a configuration; raises InputError where they cannot do what
             it says; None for families that they do not know.
-        transformers_js: what Transformers.js needs of a network of two towers, or of one from sound to text; raises
+        transformers_js: what Transformers.js needs of a network of two towers, or of one that makes texts; raises
             InputError where it has no class for it; None for families that it does not know as such.
-        onnxruntime_genai: what onnxruntime-genai needs of a network from sound to text; raises InputError where it
-            makes another input of a sound; None for families that are none.
+        onnxruntime_genai: what onnxruntime-genai needs of a network that makes texts; raises InputError where it makes
+            another input of a sound; None for families that make none.
         encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
         beside: what stands before the names of further tensors -> the file beside the checkpoint that holds them; they
             are read where all of these files lie there.

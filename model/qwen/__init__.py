@@ -19,7 +19,7 @@ from ..caches import fed, key_names
 from ..family import Family, HuggingFace
 from ..pipeline import documents as sentence_documents
 from ..pipeline import prompt_input, text_rules
-from . import rules
+from . import clients, rules
 from .config import (
     CONFIG,
     LAYER,
@@ -224,6 +224,8 @@ def _family(model_type: str, name: str, sizes: Mapping[str, QwenConfig]) -> Fami
         texts=text_rules,
         cases=_cases,
         procedures=_procedures,
+        transformers_js=clients.transformers_js,
+        onnxruntime_genai=clients.onnxruntime_genai,
     )
 
 

@@ -173,6 +173,20 @@ class Qwen(nnx.Module):
         """Score more tokens; `past` holds keys and values of those before, layer by layer, the mask counts them too."""
         return self._read(input_ids, attention_mask, position_ids, list(zip(past[::2], past[1::2], strict=True)))
 
+    def model(
+        self,
+        input_ids: Int[Array, "batch tokens"],
+        attention_mask: Int[Array, "batch so_far"],
+        position_ids: Int[Array, "batch tokens"],
+        *past: Array,
+    ) -> Outputs:
+        """Score tokens, whatever is kept of those before, as clients with one program call it."""
+        found = self.decode(input_ids, attention_mask, position_ids, *past)
+        for i in range(self.config.num_hidden_layers):
+            key, value = (found.pop(name) for name in key_names("", i))
+            found |= {f"present.{i}.key": key, f"present.{i}.value": value}
+        return found
+
     def encode_text(
         self,
         input_ids: Int[Array, "batch tokens"],

@@ -29,6 +29,9 @@ MEDIAN = 7
 
 KINDS = "key", "value"
 
+ENDS = "bos_token", "eos_token", "unk_token"
+"""Special tokens that are the end: Whisper has one for all."""
+
 
 def transcriber(config: WhisperConfig) -> Transcriber:
     """Give what the clients open.
@@ -45,6 +48,7 @@ def transcriber(config: WhisperConfig) -> Transcriber:
         documents=_documents(config, decoder),
         network=Network(lambda rngs: Whisper(config, rngs=rngs), entries),
         programs=_programs(decoder),
+        ends=ENDS,
         heads=decoder.alignment_heads,
     )
 
@@ -196,7 +200,7 @@ def genai(config: WhisperConfig) -> Transcriber:
         "decode_step": (WRITING, own, given),
     }
     network = Network(lambda rngs: Whisper(config, rngs=rngs), (hearing, writing))
-    return Transcriber(_genai_documents(config, decoder, heard), network, programs)
+    return Transcriber(_genai_documents(config, decoder, heard), network, programs, ENDS)
 
 
 def _genai_documents(config: WhisperConfig, decoder: Decoder, heard: Sound) -> Mapping[str, JSON]:
