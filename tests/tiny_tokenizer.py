@@ -40,8 +40,12 @@ def written(config) -> Tokenizer:
     made = Tokenizer(models.BPE(words, merges=[("Ġ", "t"), ("h", "e"), ("Ġt", "he")]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    content = made.to_str()
-    document = json.loads(content)
+    return _with(made, special)
+
+
+def _with(made: Tokenizer, special: dict[int, str]) -> Tokenizer:
+    """Add special tokens at their ids."""
+    document = json.loads(made.to_str())
     document["added_tokens"] = [
         {"id": i, "content": word, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         | {"special": True}
@@ -49,3 +53,15 @@ def written(config) -> Tokenizer:
     ]
     document["model"]["vocab"] |= {word: i for i, word in special.items()}
     return Tokenizer.from_str(json.dumps(document))
+
+
+def continued(config) -> Tokenizer:
+    """Make one for texts that a tiny language model goes on with: bytes, a few words, its padding and its ends."""
+    special = {config.pad_token_id: "<|endoftext|>"} | {i: f"<|end {i}|>" for i in config.eos_token_ids}
+    letters = [*(chr(code) for code in range(33, 127)), "Ġ", "Ċ", "Ġt", "he", "Ġthe"]
+    free = (i for i in range(config.vocab_size) if i not in special)
+    words = dict(zip(letters, free, strict=False))
+    made = Tokenizer(models.BPE(words, merges=[("Ġ", "t"), ("h", "e"), ("Ġt", "he")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return _with(made, special)

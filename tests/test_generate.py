@@ -1,0 +1,120 @@
+"""Texts that go on, from Python and the command line: upstream's own tokens, in batches, piece by piece."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bgevis.converter import open_artifacts
+from bgevis.converter.cli import main
+from bgevis.converter.use.fixture import write_fixture
+from bgevis.model.qwen.config import QWEN2_SIZES, QWEN3_SIZES
+from bgevis.validation.errors import InputError
+
+sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+import tiny_tokenizer
+from in_process import export
+
+SIZES = {"qwen2": QWEN2_SIZES, "qwen3": QWEN3_SIZES}
+PROMPTS = ["the fox", "A", "quick, the other one"]
+TOKENS = 12
+
+
+def checkpoint(folder: Path, family: str, **changes) -> Path:
+    """Write a tiny network with a tokenizer."""
+    config = replace(SIZES[family]["tiny"], **changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES[family], "form", config)
+        write_fixture(family, "form", 0, "float32", folder / "model.safetensors")
+    tiny_tokenizer.continued(config).save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module", params=["plain", "penalty"])
+def made(request, tmp_path_factory):
+    """A checkpoint and its ONNX programs; the second lowers the scores of what was said."""
+    folder = tmp_path_factory.mktemp(request.param)
+    family, changes = {"plain": ("qwen2", {}), "penalty": ("qwen3", {"repetition_penalty": 1.3})}[request.param]
+    checkpoint(folder, family, **changes)
+    return folder, export(folder, folder / "run", ("onnx",))
+
+
+def test_upstream_goes_on_with_the_same_tokens(made):
+    """Of a batch with padding as of each alone; the texts are the tokens'."""
+    transformers = pytest.importorskip("transformers")
+    folder, run = made
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    with open_artifacts(run) as artifacts:
+        together = artifacts.generate(PROMPTS, max_new_tokens=TOKENS)
+        alone = [artifacts.generate(prompt, max_new_tokens=TOKENS) for prompt in PROMPTS]
+    for prompt, one, other in zip(PROMPTS, together, alone, strict=True):
+        assert (one.ids, one.text, one.ended) == (other.ids, other.text, other.ended)
+        assert np.allclose(one.margins, other.margins, atol=1e-4)
+        given = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+        wanted = model.generate(**given, max_new_tokens=TOKENS, do_sample=False)[0, given["input_ids"].shape[1] :]
+        ids = [i for i in wanted.tolist() if i not in SIZES["qwen2"]["tiny"].eos_token_ids]
+        assert list(one.ids) == ids
+        assert one.text == tokenizer.decode(ids, skip_special_tokens=True)
+    assert len({one.ids for one in together}) == len(PROMPTS)
+
+
+def test_a_text_comes_piece_by_piece(made):
+    with open_artifacts(made[1]) as artifacts:
+        pieces = list(artifacts.generate_iter(PROMPTS[0], max_new_tokens=TOKENS))
+        assert "".join(pieces) == artifacts.generate(PROMPTS[0], max_new_tokens=TOKENS).text
+    assert len(pieces) > 1
+
+
+def test_a_text_ends_where_it_is_told_to(made):
+    with open_artifacts(made[1]) as artifacts:
+        whole = artifacts.generate(PROMPTS[0], max_new_tokens=TOKENS)
+        end = whole.ids[3]
+        short = artifacts.generate(PROMPTS[0], max_new_tokens=TOKENS, ends=[end])
+    assert short.ended
+    assert short.ids == whole.ids[: whole.ids.index(end)]
+
+
+def test_the_network_s_positions_bound_a_text(made):
+    with open_artifacts(made[1]) as artifacts:
+        found = artifacts.generate("the", max_new_tokens=1000, ends=[])
+    assert 2 + len(found.ids) - 1 == SIZES["qwen2"]["tiny"].max_tokens  # the last one is not read
+    assert not found.ended
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prompts": ""}, "prompt 0 is empty"),
+        ({"prompts": ["the", "a" * 80]}, "prompt 1 is longer than 64 tokens"),
+        ({"prompts": "the", "max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"prompts": 3}, "expected"),
+    ],
+)
+def test_wrong_prompts_are_told(made, given, message):
+    with open_artifacts(made[1]) as artifacts, pytest.raises(InputError, match=message):
+        artifacts.generate(**given)
+
+
+def test_a_network_that_makes_no_texts_says_so(tmp_path):
+    write_fixture("bert", "tiny", 0, "float32", tmp_path / "model.safetensors")
+    run = export(tmp_path, tmp_path / "run", ("onnx",))
+    with open_artifacts(run) as artifacts, pytest.raises(InputError, match="this network makes no texts"):
+        artifacts.generate("the")
+
+
+def test_the_command_line_goes_on(made):
+    with open_artifacts(made[1]) as artifacts:
+        wanted = artifacts.generate(PROMPTS, max_new_tokens=TOKENS)
+    command = ["generate", str(made[1]), "--max-new-tokens", str(TOKENS)]
+    one = CliRunner().invoke(main, [*command, PROMPTS[0]])
+    assert (one.exit_code, one.stdout) == (0, wanted[0].text + "\n")
+    every = CliRunner().invoke(main, [*command, "--json", *PROMPTS])
+    lines = [json.loads(line) for line in every.stdout.splitlines()]
+    assert [(line["prompt"], tuple(line["ids"])) for line in lines] == [
+        (prompt, found.ids) for prompt, found in zip(PROMPTS, wanted, strict=True)
+    ]
