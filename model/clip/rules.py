@@ -123,7 +123,7 @@ def _text(config: TextConfig, names: Names) -> Part:
     )
     shapes = {word: (config.vocab_size, width), position: (positions, width), **norm_shapes(names.norms[0], width)}
     sizes = {"v": config.vocab_size, "p": positions}
-    return tower(config, names, rules, sizes, shapes, ("word.embedding", "position.embedding"), causal=True)
+    return tower(config, names, rules, sizes, shapes, ("word.embedding", "position.embedding"))
 
 
 def _vision(config: VisionConfig, names: Names) -> Part:
@@ -146,7 +146,7 @@ def _vision(config: VisionConfig, names: Names) -> Part:
     }
     sizes = {"p": positions, "c": config.num_channels, "r": side, "s": side}
     inputs = ("class_embedding", "patch_embed.kernel", "position.embedding")
-    return tower(config, names, rules, sizes, shapes, inputs, causal=False)
+    return tower(config, names, rules, sizes, shapes, inputs)
 
 
 def tower(
@@ -156,8 +156,6 @@ def tower(
     sizes: dict[str, int],
     shapes: Shapes,
     inputs: tuple[str, ...],
-    *,
-    causal: bool,
 ) -> Part:
     """Declare the blocks beside what is the tower's own; `inputs` are the leaves that its stream begins with."""
     width, inner, layer = config.hidden_size, config.intermediate_size, names.layer
@@ -194,18 +192,18 @@ def tower(
     heads = config.num_attention_heads
     axes = {"e": width, "heads": heads, "d": width // heads, "m": inner, **sizes}
     draws = dict.fromkeys((name for name in shapes if name in names.tables and name != names.tables[3]), TABLE)
-    return Part((*rules, *blocks), axes, every, _probes(config, inputs, causal=causal), draws=draws)
+    return Part((*rules, *blocks), axes, every, _probes(config, inputs), draws=draws)
 
 
-def _probes(config: TowerConfig, inputs: tuple[str, ...], *, causal: bool) -> dict[str, dict[str, int]]:
+def _probes(config: TowerConfig, inputs: tuple[str, ...]) -> dict[str, dict[str, int]]:
     """Make the tower's stream tiny; make its tokens alike and their scores large; let scores pass what masks."""
     small = exponent(config.layer_norm_eps)
     biases = ("attention.value", "attention.out", "mlp.up", "mlp.down")
     low_variance = {**dict.fromkeys(inputs, small), "*norm*": small}
     low_variance |= {f"blocks.*.{name}.bias": small for name in biases}
     loud = {**dict.fromkeys(inputs, ALIKE), "blocks.*.attention.query.*": LOUDER}
-    masked = {MASKED: {"blocks.0.attention.query.*": APART}} if causal else {}
-    return {LOW_VARIANCE: low_variance, LOUD: loud, **masked}
+    # Of patches none is masked, but so far apart the least score is no largest one.
+    return {LOW_VARIANCE: low_variance, LOUD: loud, MASKED: {"blocks.0.attention.query.*": APART}}
 
 
 def norm(source: str, target: str) -> tuple[Rule, ...]:

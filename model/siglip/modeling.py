@@ -3,6 +3,7 @@
 Source: Zhai et al. 2023 (arXiv:2303.15343); names and what the paper leaves open are transformers' SiglipModel's.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -12,7 +13,7 @@ from .. import ops
 from ..attention import Attention
 from ..blocks import FeedForward
 from ..clip.modeling import block
-from ..layers import Embedding, LayerNorm, Linear, PatchEmbedding, at, in_turn, tapped
+from ..layers import Embedding, LayerNorm, Linear, PatchEmbedding, in_turn, tapped
 from .config import SiglipConfig, TextConfig, VisionConfig
 
 
@@ -31,8 +32,8 @@ class TextTower(nnx.Module):
         words = tapped("word", self.word, input_ids)
         x = words + tapped("position", self.position.first, input_ids.shape[1])
         x = tapped("norm", self.norm, in_turn(self.blocks, "blocks", x, remat=self.remat))
-        last = jnp.full(x.shape[0], x.shape[1] - 1)
-        return tapped("head", self.head, at(x, last))
+        last = jax.lax.index_in_dim(x, x.shape[1] - 1, axis=1, keepdims=False)
+        return tapped("head", self.head, last)
 
 
 class PoolingHead(nnx.Module):

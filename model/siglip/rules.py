@@ -42,7 +42,7 @@ def _text(config: TextConfig) -> Part:
     shapes = {word: (config.vocab_size, width), position: (positions, width), **norm_shapes("final_layer_norm", width)}
     shapes |= {"head.weight": (out, width), "head.bias": (out,)}
     sizes = {"v": config.vocab_size, "p": positions, "o": out}
-    part = tower(config, LAYOUT, rules, sizes, shapes, ("word.embedding", "position.embedding"), causal=False)
+    part = tower(config, LAYOUT, rules, sizes, shapes, ("word.embedding", "position.embedding"))
     short = dict.fromkeys(("head.kernel", "head.bias"), SHORT)
     return replace(part, probes={**part.probes, LOW_VARIANCE: {**part.probes[LOW_VARIANCE], **short}})
 
@@ -94,7 +94,7 @@ def _vision(config: VisionConfig) -> Part:
     }
     sizes = {"p": config.patches, "c": config.num_channels, "r": side, "s": side}
     inputs = ("patch_embed.kernel", "patch_embed.bias", "position.embedding")
-    part = tower(config, LAYOUT, rules, sizes, shapes, inputs, causal=False)
+    part = tower(config, LAYOUT, rules, sizes, shapes, inputs)
     small = exponent(config.layer_norm_eps)
     biases = ("attention.value", "attention.out", "mlp.up", "mlp.down")
     low = {**part.probes[LOW_VARIANCE], **{f"head.{name}.bias": small for name in biases}}
