@@ -38,7 +38,8 @@ def write(request: Request) -> dict[str, Description]:
     """Write the checkpoint, straight from the pages of the weights file."""
     checkpoint = request.out / "new"
     try:
-        _save(request.weights, checkpoint)
+        with request.weights.forgetting():
+            _save(request.weights, checkpoint)
     except ValueError as error:  # what Orbax raises for a full disk, too
         if "os_error_code" not in str(error):
             raise

@@ -8,8 +8,11 @@ and because ONNX needs to know each tensor's offset in the file.
 
 import json
 import math
+import mmap
 import struct
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +24,8 @@ from ..validation.errors import InputError
 from ..validation.files import parse_json, regular
 
 ALIGNMENT = 64
+EVERY = 0.02
+"""Seconds: a disk reads some hundred megabytes in a few of these."""
 DTYPES = {
     name: np.dtype(dtype)
     for name, dtype in {
@@ -104,7 +109,9 @@ class WeightsFile:
         self.path = path
         try:
             regular(path)
-            self._map = np.memmap(path, dtype=np.uint8, mode="r")
+            with path.open("rb") as file:
+                self._pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._map = np.frombuffer(self._pages, np.uint8)
             length = int.from_bytes(self._map[:8].tobytes(), "little")
             self.header = self._map[: 8 + length].tobytes()
             header = parse_json(self.header[8:])
@@ -126,6 +133,30 @@ class WeightsFile:
         location = self.tensors[name]
         data = self._map[location.offset : location.offset + location.nbytes]
         return data.view(location.dtype).reshape(location.shape)
+
+    @contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Let go of the file's pages, again and again, while someone else goes through all of them.
+
+        Arrays stay valid: what is touched again is read again. Without it a process that writes a copy of the weights
+        seems to hold all of them.
+        """
+        done = threading.Event()
+
+        def forget() -> None:
+            while not done.wait(EVERY):
+                self._pages.madvise(mmap.MADV_DONTNEED)
+
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            yield
+            return
+        thread = threading.Thread(target=forget, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def read(self, name: str) -> np.ndarray:
         """Read a tensor into memory of its own, without leaving the file's pages mapped in this process."""
