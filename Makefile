@@ -13,7 +13,7 @@ PROTOS := tensorflow-serving-api==2.21.0
 JAX2ONNX := jax2onnx==0.17.1
 FASTEMBED := fastembed==0.9.1 loguru mmh3 py-rust-stemmers
 
-.PHONY: check demo test prove handoff mutants lint types bench census dist clean setup
+.PHONY: check demo test prove handoff mutants lint types bench census scale dist clean setup
 
 check: lint types test dist
 
@@ -73,6 +73,10 @@ bench: setup
 	$(BIN)/python -m benchmarks.roads
 	$(BIN)/python -m benchmarks.towers
 	$(BIN)/python -m benchmarks.embedding
+
+# Seeded Qwen2 of up to three billion numbers in bfloat16, 25 GB of disk: docs/scale.md.
+scale: setup
+	$(BIN)/python -m benchmarks.scale
 
 # Every architecture of transformers that loads, tiny, by the traced road: docs/coverage.md.
 census: setup

@@ -1,4 +1,4 @@
-"""Converting and exporting without the proofs: `python -m benchmarks.ours CKPT OUT [FORMAT...]`."""
+"""Converting and exporting without the proofs: `python -m benchmarks.ours CKPT OUT [--dtype=source] [FORMAT...]`."""
 
 import os
 import sys
@@ -12,7 +12,9 @@ from bgevis.converter.run.tasks import run_tasks, tasks_for_exports
 
 def main() -> None:
     checkpoint, out, *formats = sys.argv[1:]
-    options = Options(checkpoint=checkpoint, formats=tuple(formats))
+    stored = "--dtype=source" in formats
+    formats = [name for name in formats if not name.startswith("--")]
+    options = Options(checkpoint=checkpoint, formats=tuple(formats), dtype="source" if stored else "float32")
     exporters = chosen(options)
     for exporter in exporters:
         exporter.require()
