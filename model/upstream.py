@@ -461,6 +461,7 @@ class TokenizedEncoder:
         positions: as many tokens as the network takes, where the tokenizer states no lower limit.
         before: what stands before every text.
         padding: as the tokenizer takes it.
+        side: of the padding, "left" or "right", whatever the tokenizer's own; "" for its own.
         folder: where upstream's own tokenizer lies, if tokenizer.json was made of it: it judges itself then.
     """
 
@@ -472,6 +473,7 @@ class TokenizedEncoder:
         before: str = "",
         padding: str = "longest",
         folder: Path | None = None,
+        side: str = "",
     ):
         library = transformers(0)
         place = str(folder or original.tokenizer)
@@ -486,6 +488,7 @@ class TokenizedEncoder:
         self.note = ""
         if folder is None:
             self.note, self.tokenizer = exact_tokenizer(self.tokenizer, original.tokenizer)
+        self.tokenizer.padding_side = side or self.tokenizer.padding_side
         self.limit = min(positions, self.tokenizer.model_max_length)
         self.before, self.padding = before, padding
 

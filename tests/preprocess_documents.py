@@ -170,6 +170,9 @@ LEGAL: dict[str, dict[str, Any]] = {
     "only a last token": document(
         None, TEXTS | {"first_id": None, "truncation": WORDS["truncation"][1]}, similarity="manhattan"
     ),
+    "positions": document(
+        None, TEXTS | {"inputs": {**TEXTS["inputs"], "positions": "position_ids"}, "first_id": None}, similarity="dot"
+    ),
     "scores of pairs": document(
         None,
         TEXTS | UNPROMPTED | {"inputs": {**TEXTS["inputs"], "types": "token_type_ids"}, "pairs": WORDS["pairs"][0]},
@@ -319,7 +322,13 @@ def _resized(document: dict[str, Any], **keys: Any) -> None:
 
 
 OPTIONAL = (
-    *(("texts", "inputs", "mask"), ("texts", "inputs", "prompt"), ("texts", "inputs", "types"), ("texts", "pairs")),
+    *(
+        ("texts", "inputs", "mask"),
+        ("texts", "inputs", "prompt"),
+        ("texts", "inputs", "types"),
+        ("texts", "inputs", "positions"),
+        ("texts", "pairs"),
+    ),
     *(("scores",), ("transcripts",)),
 )
 """What need not be there."""
@@ -388,7 +397,7 @@ def free(legal: dict[str, Any], path: Path, value: Any) -> bool:
     if key == "vocab_size":
         ids = [legal["texts"][name] for name in ("first_id", "last_id", "pad_id")]
         return whole and max(i for i in ids if i is not None) < value < 2**31
-    if key in ("ids", "mask", "prompt", "types", "input", "missing"):
+    if key in ("ids", "mask", "prompt", "types", "positions", "input", "missing"):
         return isinstance(value, str) and value != ""
     if key in ("first_id", "last_id", "pad_id"):
         return (value is None and key != "pad_id") or (whole and 0 <= value < 300)

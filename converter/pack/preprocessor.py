@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ...model.family import LONGEST_FIRST, REFUSED
-from ...validation.domains import BEFORE
+from ...validation.domains import BEFORE, places
 from ...validation.entry_point import EntryPoint, TensorSpec, TokenIds
 from ...validation.errors import InputError
 from ...validation.runner import Arrays
@@ -212,7 +212,8 @@ class Texts(Modality):
     ) -> dict[str, np.ndarray]:
         """Pad rows of ids to the longest, or to `tokens` if that is more.
 
-        Gives ids and mask, (batch, tokens) int32, and where it is taken, how many tokens are the prompt's, (batch,).
+        Gives ids and mask, (batch, tokens) int32, and where they are taken, the positions of the tokens, likewise, and
+        how many tokens are the prompt's, (batch,).
 
         Raises:
             InputError: a text has no tokens, of which a network that adds none of its own makes nothing.
@@ -229,7 +230,7 @@ class Texts(Modality):
         for row, real, text in zip(ids, mask, rows, strict=True):
             row[real] = text
         made = {"ids": ids, "mask": mask.astype(np.int32), "prompt": np.full(len(rows), prompt_tokens, np.int32)}
-        made["types"] = np.zeros_like(ids)
+        made["types"], made["positions"] = np.zeros_like(ids), places(mask, width).astype(np.int32)
         return {name: made[kind] for kind, name in self.rules["inputs"].items()}
 
     def padded_rows(self, rows: Sequence[Row], tokens: int = 0) -> dict[str, np.ndarray]:

@@ -136,6 +136,7 @@ IDS: Keys = {"ids": NAME}
 MASK: Keys = {"mask": NAME}
 PROMPT: Keys = {"prompt": NAME}
 TYPES: Keys = {"types": NAME}
+POSITIONS: Keys = {"positions": NAME}
 """Each there where an entry point takes one."""
 PAIRS: Keys = {"pairs": one_of(*CUT.values())}
 """There for a network that reads two texts together."""
@@ -288,7 +289,7 @@ def texts(where: str, rules: Rules) -> None:
     """Check the rules of texts."""
     pairs = PAIRS if "pairs" in rules else {}
     hold(where, rules, TEXTS | pairs | (MISSING if rules.get("tokenizer") is None else {}))
-    more = [keys for keys in (MASK, PROMPT, TYPES) for key in keys if key in rules["inputs"]]
+    more = [keys for keys in (MASK, PROMPT, TYPES, POSITIONS) for key in keys if key in rules["inputs"]]
     hold(f"{where}.inputs", rules["inputs"], {key: word for keys in (IDS, *more) for key, word in keys.items()})
     hold(f"{where}.prompts", rules["prompts"], dict.fromkeys(rules["prompts"], TEXT))
     default = rules["default_prompt"]

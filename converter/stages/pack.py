@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from ...model.family import Config, Family, TextRules
 from ...validation.cases import LONGEST
-from ...validation.domains import Domain, PromptTokens, TokenTypes
+from ...validation.domains import Domain, Positions, PromptTokens, TokenTypes
 from ...validation.entry_point import EntryPoint, PaddingMask, Pixels, TokenIds
 from ...validation.errors import InputError
 from ...validation.packages import need
@@ -128,7 +128,9 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRu
     masks = (spec for entry in reading for spec in entry.inputs if _means_padding(spec.domain))
     prompts = (spec for entry in reading for spec in entry.inputs if isinstance(spec.domain, PromptTokens))
     types = (spec for entry in reading for spec in entry.inputs if isinstance(spec.domain, TokenTypes))
+    where = (spec for entry in reading for spec in entry.inputs if isinstance(spec.domain, Positions))
     names = {"ids": given[0][1], "mask": next(masks, None), "prompt": next(prompts, None), "types": next(types, None)}
+    names["positions"] = next(where, None)
     return {
         **_tokenizer_rules(manifest),
         "inputs": {key: spec.name for key, spec in names.items() if spec},
@@ -197,7 +199,7 @@ def _names(entry: EntryPoint) -> dict[type[Domain], str]:
 
 def _from_raw(entry: EntryPoint) -> bool:
     """Say whether texts and pictures are all that an entry point takes, each once."""
-    made = TokenIds | Pixels | PromptTokens | TokenTypes
+    made = TokenIds | Pixels | PromptTokens | TokenTypes | Positions
     readable = (isinstance(spec.domain, made) or _means_padding(spec.domain) for spec in entry.inputs)
     once = len(_names(entry)) == len(entry.inputs)
     return once and all(readable) and any(entry.input_of(kind) for kind in (TokenIds, Pixels))

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...model.family import Config, Family
-from ...validation.domains import Positions, places
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import InputError
 from ...validation.procedure import Chosen, Greedy, chosen
@@ -89,12 +88,7 @@ class Generator:
 
     def steps(self, ids: Sequence[Sequence[int]], most: int) -> Iterator[Chosen]:
         """Choose token after token for some prompts together, `most` at most."""
-        reading = self.entries[self.greedy.prefill]
-        given = dict(self.texts.padded(ids))
-        for spec in reading.inputs:
-            if isinstance(spec.domain, Positions):
-                mask = given[spec.domain.mask]
-                given[spec.name] = places(mask, mask.shape[1]).astype(spec.dtype)
+        given = self.texts.padded(ids)
         longest = 1 if self.greedy.start is not None else max(map(len, ids))
         if self.limit is not None:
             most = min(most, self.limit - longest + 1)

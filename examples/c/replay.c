@@ -71,6 +71,7 @@ static void check_shape(Case *c, const Json *spec, const Tensor *tensor) {
         } else {
             const char *axis = shape->items[i].string;
             want = known_size(c, axis);
+            if (want < 0 && strstr(axis, " + ")) continue; /* looked at again when all inputs are read */
             if (want < 0) {
                 const Json *bounds = json_member(axes, axis, JSON_OBJECT), *most = json_find(bounds, "max");
                 if (size < json_size(json_member(bounds, "min", JSON_NUMBER)) ||
@@ -151,9 +152,9 @@ static bool is_end(const Json *end, const Json *ids, size_t place) {
     return end->kind == JSON_NULL || (place < ids->count && json_size(&ids->items[place]) == json_size(end));
 }
 
-typedef enum { IDS, MASK, TYPES } Made;
+typedef enum { IDS, MASK, TYPES, POSITIONS } Made;
 
-/* Hold ready ids, a mask or types against what the raw texts, or the pairs of them, become. */
+/* Hold ready ids, a mask, types or positions against what the raw texts, or the pairs of them, become. */
 static void check_made(const Case *c, const Raw *raw, const char *kind, const Json *rows, const Tensor *input,
                        Made made) {
     if (input->type != I32 || input->rank != 2 || (int64_t)rows->count != input->shape[0])
@@ -183,6 +184,7 @@ static void check_made(const Case *c, const Raw *raw, const char *kind, const Js
             int64_t want = made == MASK ? word : made == IDS ? pad : 0;
             if (word && made == IDS) want = json_size(&ids->items[at]);
             if (word && made == TYPES && types) want = json_size(&types->items[at]);
+            if (made == POSITIONS) want = at < 0 ? 0 : word ? at : (int64_t)ids->count - 1;
             int64_t got = ((int32_t *)input->data)[row * (size_t)tokens + (size_t)i];
             if (got != want)
                 fail("%s, case '%s': %s of the text '%s' at %" PRId64 " is %" PRId64 ", expected %" PRId64, c->entry,
@@ -237,8 +239,8 @@ static void apply_raw(const Case *c, const Raw *raw, const Json *rows, Tensor *i
     if (!raw->texts) return;
     const Json *inputs = json_member(raw->texts, "inputs", JSON_OBJECT);
     for (const char *const *kind = (const char *[]){"texts", "pairs", NULL}; *kind; kind++)
-        for (Made made = IDS; json_find(rows, *kind) && made <= TYPES; made++) {
-            const Json *name = json_find(inputs, (const char *[]){"ids", "mask", "types"}[made]);
+        for (Made made = IDS; json_find(rows, *kind) && made <= POSITIONS; made++) {
+            const Json *name = json_find(inputs, (const char *[]){"ids", "mask", "types", "positions"}[made]);
             if (name && !strcmp(input->name, name->string))
                 check_made(c, raw, *kind, json_find(rows, *kind), input, made);
         }
@@ -323,6 +325,26 @@ static const Tensor *read_expected(Case *c, const Json *spec, const Json *descri
     return want;
 }
 
+/* The mask among the inputs that says at which positions an output means something; NULL where it does everywhere. */
+static const Tensor *mask_of(const Json *spec, const Tensor *inputs, size_t count, bool *wanted) {
+    const Json *valid = json_find(json_member(spec, "kind", JSON_OBJECT), "valid");
+    if (!valid || valid->kind != JSON_STRING || !*valid->string) return NULL;
+    *wanted = *valid->string != '~';
+    for (size_t k = 0; k < count; k++)
+        if (!strcmp(inputs[k].name, valid->string + !*wanted)) return &inputs[k];
+    fail("manifest.json: %s is valid where %s says, which is no input", json_string(spec, "name"), valid->string);
+}
+
+/* Whether the i-th number of an output of this shape means something. A longer mask begins earlier. */
+static bool meant(const Json *spec, const Tensor *mask, bool wanted, const Tensor *out, size_t i) {
+    size_t axis = strcmp(json_string(json_member(spec, "kind", JSON_OBJECT), "is"), "cache") ? 1 : 2, each = 1;
+    if (!mask || mask->type != I32 || mask->rank != 2 || out->rank <= axis) return true;
+    for (size_t k = axis + 1; k < out->rank; k++) each *= (size_t)out->shape[k];
+    size_t length = (size_t)mask->shape[1], places = (size_t)out->shape[axis];
+    size_t row = i / (out->count / (size_t)mask->shape[0]), place = length - places + i / each % places;
+    return (((int32_t *)mask->data)[row * length + place] != 0) == wanted;
+}
+
 /* Run one output of a case; give its greatest difference as a part of what is allowed. */
 static double compare(Case *c, void *opened, const Tensor *inputs, size_t count, const Tensor *want,
                       const Json *spec, double allowed) {
@@ -331,9 +353,12 @@ static double compare(Case *c, void *opened, const Tensor *inputs, size_t count,
     const Tensor *kept;
     Tensor whole = whole_of(c, spec, want, &kept), got = tensor_new(name, F32, want->rank, whole.shape);
     runtime_run(opened, inputs, count, &got);
+    bool wanted = true;
+    const Tensor *mask = kept ? NULL : mask_of(spec, inputs, count, &wanted);
     size_t classes = kept ? (size_t)want->shape[2] : 1, each = kept ? (size_t)want->shape[1] : 1;
     for (size_t i = 0; i < want->count; i++) {
         size_t place = i / classes, from = i; /* in the whole output */
+        if (!meant(spec, mask, wanted, want, i)) continue;
         if (kept)
             from = (place / each * (size_t)whole.shape[1] + (size_t)((int64_t *)kept->data)[place]) * classes +
                    i % classes;
@@ -367,6 +392,7 @@ static size_t replay_entry(const Pack *pack, const Raw *raw, const Json *index, 
             ready[k] = read_input(&c, &inputs->items[k]);
             if (rows) apply_raw(&c, raw, rows, &ready[k]);
         }
+        for (size_t k = 0; k < inputs->count; k++) check_shape(&c, &inputs->items[k], &ready[k]);
         for (size_t k = 0; k < outputs->count; k++) {
             const Tensor *want = read_expected(&c, &outputs->items[k], &cases->items[i], &allowed);
             if (opened)

@@ -285,9 +285,9 @@ static void check_texts(const char *where, const Json *rules) {
     bool pairs = json_find(rules, "pairs");
     hold(where, rules, tokenizer && tokenizer->kind == JSON_NULL ? NOT_READ[pairs] : READ[pairs]);
     const Json *inputs = json_find(rules, "inputs");
-    Key made[5] = {{"ids", PLAIN(NAME)}};
+    Key made[6] = {{"ids", PLAIN(NAME)}};
     size_t count = 1;
-    for (const char *const *key = (const char *[]){"mask", "prompt", "types", NULL}; *key; key++)
+    for (const char *const *key = (const char *[]){"mask", "prompt", "types", "positions", NULL}; *key; key++)
         if (json_find(inputs, *key)) made[count++] = (Key){*key, PLAIN(NAME)};
     made[count] = (Key){0};
     hold(text("%s.inputs", where), inputs, made);

@@ -21,6 +21,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,7 +196,7 @@ class Case:
             want = array.array("d", bytes(data))
             if not all(map(math.isfinite, want)):
                 raise Wrong(f"the goldens of {entry}, case '{self.name}': {spec['name']} is not finite")
-            self.expected.append((spec["name"], want, allowed))
+            self.expected.append((spec["name"], want, allowed, self.meant(goldens, spec)))
 
     def tensor(self, goldens: dict, name: str, spec: dict, dtype: str) -> tuple[str, list[int], memoryview]:
         """Give a tensor of the case, which must have the type and the shape of the signature."""
@@ -207,14 +208,29 @@ class Case:
             raise Wrong(f"{self.name}/{name} is {found[0]} {found[1]}, not {dtype} {shape}")
         return found
 
+    def meant(self, goldens: dict, spec: dict) -> Callable[[int], bool]:
+        """Say of which numbers of an output a mask among the inputs says that they mean something."""
+        valid = spec["kind"].get("valid", "")
+        if not valid:
+            return lambda i: True
+        _, (rows, length), data = goldens[f"{self.name}/inputs/{valid.removeprefix('~')}"]
+        mask = array.array("i", bytes(data))
+        shape = [self.sizes[size] if isinstance(size, str) else size for size in spec["shape"]]
+        axis = 2 if spec["kind"]["is"] == "cache" else 1  # of keys and values the heads come first
+        each, row = math.prod(shape[axis + 1 :]), math.prod(shape) // rows
+        before, wanted = length - shape[axis], not valid.startswith("~")
+        return lambda i: bool(mask[i // row * length + before + i // each % shape[axis]]) == wanted
+
     def compare(self, entry: str, files: list[Path]) -> float:
         """Give the greatest difference as a part of what is allowed."""
         worst = 0.0
-        for file, (name, want, allowed) in zip(files, self.expected, strict=True):
+        for file, (name, want, allowed, meant) in zip(files, self.expected, strict=True):
             got = array.array("f", file.read_bytes())
             if len(got) != len(want):
                 raise Wrong(f"{entry}, case '{self.name}': {name} has {len(got)} numbers, expected {len(want)}")
             for i, (one, other) in enumerate(zip(got, want, strict=True)):
+                if not meant(i):
+                    continue
                 if not abs(one - other) <= allowed:  # so written, NaN is a difference too
                     raise Wrong(
                         f"{entry}, case '{self.name}': {name}[{i}] is {one:.9g}, expected {other:.9g}; "

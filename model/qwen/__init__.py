@@ -181,7 +181,22 @@ def _reading(config: QwenConfig, model: Any) -> dict[str, Any]:
 
 
 def _encode(config: QwenConfig, original: "Original", reference: "Reference") -> Mapping[str, "Encode"]:
-    return sentences.encode(config, original, reference) if config.pipeline else {}
+    """Let sentence-transformers embed raw texts, or transformers' tokenizer read a prompt."""
+    from torch import Tensor
+
+    from .. import upstream
+
+    if config.pipeline:
+        return sentences.encode(config, original, reference)
+    if not original.texts:
+        return {}
+
+    def read(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        where = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": where}
+        return next(iter(reference.entries["prefill"](**given).values()))
+
+    return {"prefill": upstream.TokenizedEncoder(original, read, config.text_limit, side="right")}
 
 
 def _embeddings(config: QwenConfig) -> Mapping[str, Any]:

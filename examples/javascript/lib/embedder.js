@@ -224,9 +224,11 @@ export class Embedder {
     const pad = (row, value) => PADDED[padding](row, Array(tokens - row.length).fill(value));
     const ids = rows.flatMap((row) => pad(row, pad_id));
     const shape = [rows.length, tokens];
+    const masks = rows.map((row) => pad(Array(row.length).fill(1), 0));
     const made = {
       ids: { shape, data: ids },
-      mask: { shape, data: rows.flatMap((row) => pad(Array(row.length).fill(1), 0)) },
+      mask: { shape, data: masks.flat() },
+      positions: { shape, data: masks.flatMap(counted) },
       types: { shape, data: several.flatMap(({ types }) => pad(types, 0)) },
       prompt: { shape: [rows.length], data: rows.map(() => promptTokens) },
     };
@@ -344,6 +346,12 @@ export class Embedder {
 }
 
 /** A text that is read alone: all of its tokens are of type 0. */
+/** Numbers the tokens of a row, of which a mask says which are no padding, from 0. */
+function counted(mask) {
+  let count = 0;
+  return mask.map((real) => Math.max((count += real) - 1, 0));
+}
+
 const single = (ids) => ({ ids, types: ids.map(() => 0) });
 
 /**

@@ -229,7 +229,7 @@ function show(value) {
 function checkTexts(where, rules) {
   const pairs = "pairs" in rules ? { pairs: oneOf(...Object.keys(CUT)) } : {};
   hold(where, rules, { ...TEXTS, ...pairs, ...((rules.tokenizer ?? null) === null ? { missing: NAME } : {}) });
-  const more = ["mask", "prompt", "types"].filter((key) => key in rules.inputs).map((key) => [key, NAME]);
+  const more = ["mask", "prompt", "types", "positions"].filter((key) => key in rules.inputs).map((key) => [key, NAME]);
   hold(`${where}.inputs`, rules.inputs, { ids: NAME, ...Object.fromEntries(more) });
   const names = Object.keys(rules.prompts);
   hold(`${where}.prompts`, rules.prompts, Object.fromEntries(names.map((name) => [name, TEXT])));
