@@ -4,7 +4,6 @@ The modules are found: a family's `modeling.py`, and those of the package that i
 """
 
 import ast
-import copy
 import importlib
 import importlib.util
 import inspect
@@ -98,16 +97,18 @@ def mutants(bench: Bench) -> Iterator[Mutant]:
     lines = executed(bench, names)
     for name in names:
         tree = ast.parse(inspect.getsource(importlib.import_module(name)))
-        for line, (group, said), changed in changes(tree, lines[name]) if lines[name] else ():
-            text = ast.unparse(line)
+        for statement in statements(tree, lines[name]) if lines[name] else ():
+            text = ast.unparse(statement)
             reason = next((why for part, why in EQUIVALENT.items() if part in text), "")
-            where = f"{bench.variant}: {name}:{line.lineno} {text.splitlines()[0][:110]}  [{said}]"
-            yield Mutant(f"source, {group}", where, _checker(bench, name, ast.unparse(changed)), reason)
+            for node in ast.walk(statement):
+                for group, said, new in replacements(node):
+                    where = f"{bench.variant}: {name}:{statement.lineno} {text.splitlines()[0][:110]}  [{said}]"
+                    yield Mutant(f"source, {group}", where, _checker(bench, name, tree, node, new), reason)
 
 
-def _checker(bench: Bench, name: str, source: str) -> Callable[[], str]:
+def _checker(bench: Bench, name: str, tree: ast.Module, node: ast.AST, new: dict) -> Callable[[], str]:
     def check() -> str:
-        with mutated(bench.family, name, source):
+        with mutated(bench.family, name, changed(tree, node, new)):
             return bench.with_network(lambda: bench.family.network(bench.config))
 
     return check
@@ -136,21 +137,14 @@ def executed(bench: Bench, names: list[str]) -> dict[str, set[int]]:
     return lines
 
 
-def changes(tree: ast.Module, lines: set[int]) -> Iterator[tuple[ast.stmt, tuple[str, str], ast.Module]]:
-    """Change one node at a time: give its statement, what was done, and the whole tree."""
-    for statement in statements(tree, lines):
-        for index, node in enumerate(ast.walk(statement)):
-            for group, said, new in replacements(node):
-                changed = copy.deepcopy(tree)
-                place = next(s for s in ast.walk(changed) if _same(s, statement))
-                target = list(ast.walk(place))[index]
-                for field, value in new.items():
-                    setattr(target, field, value)
-                yield statement, (group, said), changed
-
-
-def _same(one: ast.AST, other: ast.stmt) -> bool:
-    return type(one) is type(other) and (one.lineno, one.col_offset) == (other.lineno, other.col_offset)
+def changed(tree: ast.Module, node: ast.AST, new: dict) -> str:
+    """Write a module with one node changed: only now, since most mistakes are listed and never made."""
+    before = {field: getattr(node, field) for field in new}
+    try:
+        vars(node).update(new)
+        return ast.unparse(tree)
+    finally:
+        vars(node).update(before)
 
 
 def statements(tree: ast.Module, lines: set[int]) -> Iterator[ast.stmt]:
