@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
-from variants import VARIANTS
+from variants import MOST
 
 from bgevis.exporters.base import Exporter, exporters
 from bgevis.exporters.weights import WeightsFile
@@ -93,13 +93,20 @@ def finish(process: subprocess.Popen) -> str:
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory) -> dict[str, Path]:
+def names(request) -> list[str]:
+    """The networks that this session's tests are about."""
+    asked = (item.callspec.params.get("network") for item in request.session.items if "names" in item.fixturenames)
+    return list(dict.fromkeys(filter(None, asked)))
+
+
+@pytest.fixture(scope="session")
+def written(names, tmp_path_factory) -> dict[str, Path]:
     """All formats of all networks, written by two processes that differ in what could leak into the bytes."""
     first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
     script = str(HERE / "tiny_exports.py")
     processes = [
-        start(script, str(first), *FORMATS, cwd=HERE, seed="1"),
-        start(script, ".", *reversed(FORMATS), cwd=second, seed="2"),
+        start(script, str(first), ",".join(names), *FORMATS, cwd=HERE, seed="1"),
+        start(script, ".", ",".join(names), *reversed(FORMATS), cwd=second, seed="2"),
     ]
     with contextlib.ExitStack() as stack:
         for process in processes:
@@ -110,10 +117,11 @@ def written(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def wanted(written) -> dict[str, list]:
+def wanted(names, written) -> dict[str, list]:
     """What the NNX models give for every case."""
     results = {}
-    for name, network in tiny.networks().items():
+    for name in names:
+        network = tiny.networks()[name]
         weights = {leaf: np.array(array) for leaf, array in leaves(written["first"] / name / FORMATS[0]).items()}
         functions = {entry: jax.jit(network.function(entry)) for entry in network.entry_points}
         results[name] = [functions[entry.name](weights, *inputs.values()) for entry, inputs in tiny.cases(network)]
@@ -121,12 +129,15 @@ def wanted(written) -> dict[str, list]:
 
 
 @pytest.fixture(scope="session")
-def openers(written) -> Iterator[dict[str, subprocess.Popen]]:
-    """A process per format that opens it without what it must not need, and runs every case."""
+def openers(names, written, wanted) -> Iterator[dict[str, subprocess.Popen]]:
+    """A process per format that opens it without what it must not need, and runs every case.
+
+    They start when `wanted` is there: what it compiled of the same programs is not compiled again.
+    """
     processes = {}
     with contextlib.ExitStack() as stack:
         for format_ in FORMATS:
-            directories = [written["first"] / name / format_ for name in VARIANTS]
+            directories = [written["first"] / name / format_ for name in names]
             for directory in directories:
                 state(directory, tiny.networks()[directory.parent.name])
             arguments = ("-c", OPEN, format_, ",".join(FORBIDDEN[format_]), *map(str, directories))
@@ -145,9 +156,9 @@ def state(directory: Path, network) -> None:
 
 
 @pytest.fixture(scope="session", params=FORMATS)
-def reopened(request, written, openers, wanted):
+def reopened(request, names, written, openers, wanted):
     """A format after its process is done: its runner's name and the directories with the results."""
-    return finish(openers[request.param]), {name: written["first"] / name / request.param for name in VARIANTS}
+    return finish(openers[request.param]), {name: written["first"] / name / request.param for name in names}
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -160,7 +171,7 @@ def leaves(directory: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-@pytest.mark.parametrize("network", VARIANTS)
+@pytest.mark.parametrize("network", MOST)
 def test_two_processes_write_the_same_bytes_and_none_of_the_machine(written, network, format_):
     folder = Path(network, format_, exporters()[format_].folder)
     first, second = (contents(out / folder) for out in (written["first"], written["second"]))
@@ -172,23 +183,23 @@ def test_two_processes_write_the_same_bytes_and_none_of_the_machine(written, net
         assert not re.search(rb"\.py\b", data) or len(data) > 1 << 20, f"{name} names a source file"
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_entry_point_agrees_with_the_nnx_model(reopened, wanted, name):
+@pytest.mark.parametrize("network", MOST)
+def test_every_entry_point_agrees_with_the_nnx_model(reopened, wanted, network):
     _, directories = reopened
-    for number, (entry, inputs) in enumerate(tiny.cases(tiny.networks()[name])):
-        got = np.load(directories[name] / f"result case{number:02} {entry.name}.npz")
+    for number, (entry, inputs) in enumerate(tiny.cases(tiny.networks()[network])):
+        got = np.load(directories[network] / f"result case{number:02} {entry.name}.npz")
         assert sorted(got) == sorted(spec.name for spec in entry.outputs)
         assert [problem for output in entry.outputs if (problem := form(entry, output, inputs, got))] == []
-        have, want = (kept(entry, inputs, dict(each)) for each in (got, wanted[name][number]))
+        have, want = (kept(entry, inputs, dict(each)) for each in (got, wanted[network][number]))
         for output in entry.outputs:
             noise = 0 if output.kind.exact else FLOAT_NOISE * max(1, np.abs(want[output.name]).max())
             np.testing.assert_allclose(have[output.name], want[output.name], rtol=0, atol=noise)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_leaf_is_read_back_bit_for_bit(reopened, name):
+@pytest.mark.parametrize("network", MOST)
+def test_every_leaf_is_read_back_bit_for_bit(reopened, network):
     _, directories = reopened
-    want, got = leaves(directories[name]), np.load(directories[name] / "leaves.npz")
+    want, got = leaves(directories[network]), np.load(directories[network] / "leaves.npz")
     assert set(got) == set(want)
     for leaf in got:
         assert got[leaf].dtype == want[leaf].dtype

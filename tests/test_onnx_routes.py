@@ -25,6 +25,7 @@ from bgevis.validation.errors import EnvironmentFailure, GateError, InputError
 
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 import tiny_exports as tiny
+from variants import MOST
 
 ORACLES = (
     "visualized_bge/base/*.pth",
@@ -54,7 +55,7 @@ def write(network, folder: Path, **options) -> Artifact:
     return Artifact(folder, network.entry_points, programs, lambda: network)
 
 
-@pytest.fixture(scope="module", params=tiny.networks())
+@pytest.fixture(scope="module", params=MOST)
 def artifact(request, tmp_path_factory) -> Artifact:
     return write(tiny.networks()[request.param], tmp_path_factory.mktemp("routes") / request.param)
 

@@ -1,4 +1,7 @@
-"""Tiny networks with random weights and their exports. `python tiny_exports.py OUT` makes them all in one process."""
+"""Tiny networks with random weights and their exports.
+
+`python tiny_exports.py OUT NAMES FORMATS` makes some in one process.
+"""
 
 import functools
 import itertools
@@ -16,12 +19,20 @@ from bgevis.validation.cases import longest_sizes
 from bgevis.validation.domains import padded
 
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
-from variants import VARIANTS, config_of, family_of
+from variants import config_of, family_of
+
+
+class Networks(dict):
+    """Variant -> its network, built when it is first asked for."""
+
+    def __missing__(self, variant: str):
+        self[variant] = family_of(variant).network(config_of(variant))
+        return self[variant]
 
 
 @functools.cache
-def networks():
-    return {variant: family_of(variant).network(config_of(variant)) for variant in VARIANTS}
+def networks() -> Networks:
+    return Networks()
 
 
 def random_weights(network, path: Path) -> WeightsFile:
@@ -76,8 +87,8 @@ def cases(network):
             yield entry, inputs(entry, seed, **one)
 
 
-def main(out: str, *formats: str) -> None:
-    for name, format_ in itertools.product(networks(), formats):
+def main(out: str, names: str, *formats: str) -> None:
+    for name, format_ in itertools.product(names.split(","), formats):
         exporter = exporters()[format_]
         options = {"static": static(networks()[name])} if format_ == "stablehlo" else {}
         export(exporter, networks()[name], Path(out) / name / format_, **options)
