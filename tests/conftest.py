@@ -1,9 +1,12 @@
 """Strictness for the whole suite: full float32 products, shapes in types executed."""
 
+import gc
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -14,6 +17,42 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_default_matmul_precision", "highest")
 install_import_hook(["bgevis.model"], "beartype.beartype")
+
+COMPILED = "JAX_COMPILATION_CACHE_DIR"
+QUICK = {
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "OMP_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+}
+"""What programs are compiled by that run once, for milliseconds: to optimise them takes most of a suite's time.
+
+The same operators are computed, with the same products in full float32; `make prove` runs what XLA makes by default.
+Several processes share the cores, so none takes threads for each of them.
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile quickly, and no program twice in a session; processes that tests start do so too."""
+    if "not prove" not in config.getoption("markexpr"):
+        return
+    for name, value in QUICK.items():
+        os.environ.setdefault(name, value)
+    if COMPILED not in os.environ:
+        os.environ[COMPILED] = tempfile.mkdtemp(prefix="compiled")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(COMPILED), ignore_errors=True))
+    jax.config.update("jax_compilation_cache_dir", os.environ[COMPILED])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector of garbage pass over the frameworks, which stay: it would walk them every few tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
