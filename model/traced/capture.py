@@ -318,8 +318,11 @@ class _Tracer:
         inputs = tuple(map(self._with_any_domain, self.wanted.inputs))
         for axis, bounds in self.wanted.axes.items():
             failed = self._failure(inputs, axis, bounds.low)
-            several = (size for size in range(bounds.low + 1, min(bounds.high or TRIED, bounds.low + SMALL) + 1))
-            least = next((size for size in several if not self._failure(inputs, axis, size)), None) if failed else None
+            last = min(bounds.high or TRIED, bounds.low + SMALL)
+            if not failed or failed == self._failure(inputs, axis, last):  # in the same words: for another axis' size
+                continue
+            several = range(bounds.low + 1, last + 1)
+            least = next((size for size in several if not self._failure(inputs, axis, size)), None)
             if least is not None:
                 raise TooShort(
                     f"{self.wanted.name}: the module fails for {axis} = {bounds.low} ({failed}), and runs from "
