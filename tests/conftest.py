@@ -14,6 +14,9 @@ import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+for threads in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(threads, "1")  # the tests' processes have the cores: threads would only wait for each other
+gc.set_threshold(20_000, 20, 20)  # each time JAX looks for garbage too
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_default_matmul_precision", "highest")
 install_import_hook(["bgevis.model"], "beartype.beartype")
@@ -23,19 +26,18 @@ QUICK = {
     "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    "OMP_NUM_THREADS": "1",
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
 }
-"""What programs are compiled by that run once, for milliseconds: to optimise them takes most of a suite's time.
+"""How programs are compiled that run a few times, for milliseconds: to optimise them took half of the suite's time.
 
-The same operators are computed, with the same products in full float32; `make prove` runs what XLA makes by default.
-Several processes share the cores, so none takes threads for each of them.
+They compute the same operators in full float32; `make prove` runs what XLA makes by default.
 """
+
+LONGEST = ("exporters", "mutants", "traced", "crashes", "families")
+"""Files that are begun first, so that none is left to one process at the end."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile quickly, and no program twice in a session; processes that tests start do so too."""
+    """Compile quickly, and no program twice in a session; the processes that tests start do so too."""
     if "not prove" not in config.getoption("markexpr"):
         return
     for name, value in QUICK.items():
@@ -48,11 +50,16 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 def pytest_collection_finish() -> None:
     """Let the collector of garbage pass over the frameworks, which stay: it would walk them every few tests."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
