@@ -34,16 +34,16 @@ class Converted:
             leaf: jnp.array(self.ledger.leaf(name, tensors.read(name))) for leaf, name in self.ledger.leaves.items()
         }
         self.checkpoint = identified.checkpoint
+        self.functions = {name: jax.jit(self.network.function(name)) for name in self.network.entry_points}
 
     def __call__(self, entry_point: str, *inputs, weights=None):
-        function = jax.jit(self.network.function(entry_point))
-        (output,) = function(weights or self.weights, *map(as_input, inputs)).values()
+        (output,) = self.functions[entry_point](weights or self.weights, *map(as_input, inputs)).values()
         return np.asarray(output)
 
     def run(self, entry_point: str, inputs):
         """Run as a Runner does: by name, as the arrays are."""
         given = [jnp.asarray(inputs[spec.name], spec.dtype) for spec in self.network.entry_points[entry_point].inputs]
-        outputs = jax.jit(self.network.function(entry_point))(self.weights, *given)
+        outputs = self.functions[entry_point](self.weights, *given)
         return {name: np.asarray(value) for name, value in outputs.items()}
 
     def taps(self, entry_point: str, *inputs):

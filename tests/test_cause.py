@@ -104,11 +104,13 @@ def located(bench, changed) -> tuple[str, str]:
     raise AssertionError(f"no entry point reads {sorted(changed)}")
 
 
-@pytest.mark.parametrize("planted", [len(BUGS), pytest.param(100, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("planted", [len(BUGS) // 2, pytest.param(100, marks=pytest.mark.prove)])
 def test_planted_bugs_are_located(bench, planted):
+    """Half of the kinds in each family, the other half in the next one, when time is short."""
     rng = np.random.default_rng(2026)
     named, explained, missed = 0, Counter(), []
-    for number in range(planted):
+    first = planted * list(families()).index(bench.family.name)
+    for number in range(first, first + planted):
         changed, word = BUGS[number % len(BUGS)](rng, bench.weights)
         said, place = located(bench, changed)
         right = f": {place} diverges first" in said and any(leaf in said for leaf in changed)

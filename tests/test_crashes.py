@@ -147,7 +147,7 @@ def test_an_old_run_is_kept_or_replaced_never_mixed(scene, tmp_path):
         scene.resumes(out)
 
 
-@pytest.mark.parametrize("kind", ["ENOSPC", "EIO"])
+@pytest.mark.parametrize("kind", ["ENOSPC", pytest.param("EIO", marks=pytest.mark.prove)])
 @pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.prove)])
 def test_a_failing_disk_is_one_message_and_resumed_from(scene, tmp_path, kind, count):
     for at in spread(scene.calls, count):
