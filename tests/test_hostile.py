@@ -43,13 +43,13 @@ sys.addaudithook(audit)
 for line in sys.stdin:
     path = Path(json.loads(line))
     Path("/proc/self/clear_refs").write_text("5")
-    before, modules, error, checkpoint, start = memory(), set(sys.modules), None, None, time.perf_counter()
+    before, modules, error, checkpoint, start = memory(), set(sys.modules), None, None, time.process_time()
     events = seen = []
     try:
         checkpoint = open_checkpoint(path)
     except BaseException as caught:
         error = caught
-    events, seconds = None, time.perf_counter() - start
+    events, seconds = None, time.process_time() - start
     peak = memory() - before
     print(json.dumps({
         "error": type(error).__name__, "code": getattr(error, "exit_code", None), "message": str(error),
