@@ -60,6 +60,8 @@ def transposed(rng, bench, model):
     def square(tensor):
         return len(tensor.dims) == 2 and tensor.dims[0] == tensor.dims[1]
 
+    if not any(t.data_location == TensorProto.EXTERNAL and square(t) for t in model.graph.initializer):
+        return negated(rng, bench, model)
     return replace_weight(rng, bench, model, square, lambda a: a.reshape(math.isqrt(a.size), -1).T)
 
 
@@ -90,6 +92,8 @@ def bias_dropped(rng, bench, model):
         return [i for i, name in enumerate(node.input) if name.endswith(".bias")]
 
     found = [n for n in nodes(model, "Add", "Sum") if biases(n) and ".key." not in n.name]
+    if not found:
+        return negation_inserted(rng, bench, model)
     node = found[rng.integers(len(found))]
     place = biases(node)[0]
     if node.op_type == "Add":
@@ -101,7 +105,7 @@ def bias_dropped(rng, bench, model):
 
 
 def wrong_epsilon(rng, bench, model):
-    found = nodes(model, "LayerNormalization")
+    found = nodes(model, "LayerNormalization", "RMSNormalization")
     node = found[rng.integers(len(found))]
     next(a for a in node.attribute if a.name == "epsilon").f = float(rng.choice([1e-3, 1e-4]))
     return [node]
@@ -136,7 +140,7 @@ def wrong_operator(rng, bench, model):
 
 def residual_from_elsewhere(rng, bench, model):
     """Let a sum read the output of another layer's norm."""
-    outputs = [n.output[0] for n in nodes(model, "LayerNormalization")]
+    outputs = [n.output[0] for n in nodes(model, "LayerNormalization", "RMSNormalization")]
     found = [n for n in nodes(model, "Sum") if sum(name in outputs for name in n.input)]
     if len(found) < 2:
         return negation_inserted(rng, bench, model)

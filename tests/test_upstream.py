@@ -61,9 +61,7 @@ def test_a_tensor_that_the_original_does_not_use_is_refused(state, reference):
 
 def test_a_shape_that_the_configuration_does_not_have_is_refused(state):
     with pytest.raises(InputError, match="does not load into BertModel"):
-        upstream.text_encoder(
-            documents(CONFIG)["config.json"] | {"intermediate_size": 60}, state, add_pooling_layer=False
-        )
+        upstream.text_encoder(documents(CONFIG)["config.json"] | {"intermediate_size": 60}, state)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +77,7 @@ def test_what_upstream_cannot_tell_is_refused(fields, words):
 
 def test_how_to_run_a_network_is_not_what_it_is(state):
     told = {"_attn_implementation": "flash_attention_2", "quantization_config": {"bits": 4}, "torch_dtype": "float16"}
-    module = upstream.text_encoder(documents(CONFIG)["config.json"] | told, state, add_pooling_layer=False)
+    module = upstream.text_encoder(documents(CONFIG)["config.json"] | told, state)
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
 
 

@@ -55,7 +55,7 @@ def test_where_the_majors_differ_the_judge_says_so(clients, oracles, tmp_path):
             assert distance < NOISE, f"{folder}: transformers {five} and {four} differ by {distance:.2g}, unsaid"
             continue
         documents = {name: json.loads((folder / name).read_text()) for name in ("config.json", "modules.json")}
-        encoder = upstream.text_encoder(documents["config.json"], state, add_pooling_layer=False)
+        encoder = upstream.text_encoder(documents["config.json"], state)
         encode = upstream.SentenceEncoder(Original(state, documents, folder, folder), encoder)
         print(f"{folder.name}: transformers {five} and {four} differ by {distance:.2g}; {encode.note}")
         assert "otherwise than tokenizer.json" in encode.note

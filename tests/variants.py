@@ -92,7 +92,9 @@ def fields(config: Config, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, 
 
 def deepened(config: Config, layers: int) -> Config:
     """Give every tower of a configuration so many layers."""
-    for path, _ in fields(config):
+    for path, value in fields(config):
         if path[-1] in ("layers", "num_hidden_layers", "encoder_layers", "decoder_layers"):
             config = replaced(config, path, layers)
+        elif path[-1] == "windows":  # one for each layer
+            config = replaced(config, path, (value * layers)[:layers])
     return config

@@ -3,9 +3,9 @@
 Axes: e width, d head width, m inner width, v vocabulary; heads of queries, kv_heads of keys and values.
 """
 
-from ...validation.probe import LOUD, LOW_VARIANCE, MASKED, exponent
+from ...validation.probe import LOW_VARIANCE, MASKED, exponent
 from .. import steps
-from ..bert.probes import APART, LOUDER
+from ..bert.probes import APART
 from ..clip.rules import TABLE
 from ..family import Drop, Rule, Tie
 from ..parts import Part, join
@@ -65,18 +65,14 @@ def decoder(config: QwenConfig) -> Part:
 def _probes(config: QwenConfig) -> dict[str, dict[str, int]]:
     """Say what to scale so that epsilons and masks decide. Normalised queries are as large as their norm's scale.
 
-    Tokens cannot be made alike where nothing is added to what is normalised, so loud scores multiply what rounding
-    costs them: little of what is attended to goes on. Where exp() overflows, that is enough.
+    Tokens cannot be made alike where nothing is added to what is normalised, and scores that are merely loud multiply
+    what rounding costs: here they are so far apart that one token is all that counts, and exp() overflows.
     """
     small, normed = exponent(config.rms_norm_eps), config.model_type == QWEN3
     stream = {"word.embedding": small, "blocks.*.attention.out.*": small, "blocks.*.mlp.down.kernel": small}
     heads = dict.fromkeys(("blocks.*.attention.query.*", "blocks.*.attention.key.*"), small) if normed else {}
     query = "attention.query_norm.scale" if normed else "attention.query.*"
-    return {
-        LOW_VARIANCE: {**stream, **heads},
-        LOUD: {f"blocks.*.{query}": LOUDER, "blocks.*.attention.out.*": -LOUDER},
-        MASKED: {f"blocks.0.{query}": APART},
-    }
+    return {LOW_VARIANCE: {**stream, **heads}, MASKED: {f"blocks.*.{query}": APART}}
 
 
 def head(config: QwenConfig) -> Part:
