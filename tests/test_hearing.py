@@ -108,6 +108,28 @@ def test_sounds_are_embedded(opened):
     assert np.allclose(opened.embed(audio=(sound(1.0, 1), RATE)), found[0], atol=1e-6)
 
 
+def test_many_sounds_take_the_memory_of_one(opened, monkeypatch):
+    """Each window is heard by itself; the texts of several are written together."""
+    rows = {}
+    computed = opened._computed
+
+    def watched(name, inputs):
+        given = inputs[opened.entry_points[name].inputs[0].name]
+        rows.setdefault(name, set()).add(len(given))
+        return computed(name, inputs)
+
+    monkeypatch.setattr(opened, "_computed", watched)
+    several = [(sound(0.5, seed), RATE) for seed in range(3)]
+    opened.embed(audio=several)
+    opened.transcribe(several, language="en")
+    assert {name: rows[name] for name in ("log_mel", "encode_audio", "cross_kv")} == {
+        "log_mel": {1},
+        "encode_audio": {1},
+        "cross_kv": {1},
+    }
+    assert rows["decode_prefill"] == {3}
+
+
 @pytest.mark.parametrize(
     ("audio", "how", "message"),
     [

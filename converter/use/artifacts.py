@@ -633,12 +633,11 @@ class Artifacts:
         windows = hearing.windowed(sounds, self._preprocessor.sounds.rules)
         vectors = np.zeros((len(sounds), width), np.float32)
         with counted(progress, len(windows), "embed") as advance:
-            for start in range(0, len(windows), hearing.WINDOWS):
-                some = windows[start : start + hearing.WINDOWS]
-                made = self._computed(name, self._heard(np.stack([window.samples for window in some])))
-                for window, vector in zip(some, finish(made[self._outputs()[name]]), strict=True):
-                    vectors[window.sound] += vector * window.heard
-                advance(len(some))
+            for window in windows:
+                made = self._computed(name, self._heard(window.samples[None]))
+                (vector,) = finish(made[self._outputs()[name]])
+                vectors[window.sound] += vector * window.heard
+                advance(1)
         several = np.bincount([window.sound for window in windows]) > 1
         seconds = np.bincount([window.sound for window in windows], [window.heard for window in windows])
         vectors /= seconds[:, None].astype(np.float32)
