@@ -19,14 +19,10 @@ import click
 import numpy as np
 
 from . import document
-from .measure import peak
 from .models import BUILD
 
 Run = Callable[[np.ndarray], Any]
 """Of the samples of one window: token ids, or a spectrogram."""
-
-OPENED, CLIP, CLIPS, PEAK = 0.5, 0.2, 50.0, 500.0
-"""ArrowEngine's targets for sounds: seconds, seconds, clips a second, megabytes."""
 
 
 def ours(run: Path, folder: Path, threads: int) -> Run:
@@ -201,59 +197,26 @@ def apart(mine: np.ndarray, other: np.ndarray) -> str:
     return f"{np.abs(mine - other).max():.1e}" if mine.shape == other.shape else "of another kind"
 
 
-def arrow(run: Path, threads: int, samples: np.ndarray, rounds: int) -> list[tuple[str, ...]]:
-    """Measure what ArrowEngine sets as targets: to open, a clip to its vector, clips a second, memory."""
-    from bgevis.converter import open_artifacts
-
-    begun = time.perf_counter()
-    opened = open_artifacts(run, "onnx", threads=threads)
-    load = time.perf_counter() - begun
-    clip = samples, opened.rules["sounds"]["rate"]
-    opened.embed(audio=clip)
-    seconds = []
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        opened.embed(audio=clip)
-        seconds.append(time.perf_counter() - begun)
-    one = statistics.median(seconds)
-    return [
-        document.held("opened", load, OPENED, unit=" s"),
-        document.held("a clip to its vector", one, CLIP, unit=" s"),
-        ("clips a second", f"{1 / one:.1f}", f"{CLIPS:g}", "", "met" if 1 / one >= CLIPS else "MISSED"),
-        document.held("peak memory", peak(os.getpid()) / 1e6, PEAK, unit=" MB"),
-    ]
-
-
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("sound", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--rounds", default=7, show_default=True, type=click.IntRange(1))
 @click.option("--threads", default=os.cpu_count(), show_default=True, type=click.IntRange(1), help="Of each.")
 @click.option("--write-docs", is_flag=True, help="Put the tables into docs/performance.md.")
-@click.option(
-    "--alone", is_flag=True, help="Only embed, in this process, and print how that is to ArrowEngine's targets."
-)
-def main(folder: Path, sound: Path, rounds: int, threads: int, write_docs: bool, alone: bool) -> None:
-    """Time transcripts, spectrograms and vectors of a sound, side by side."""
+def main(folder: Path, sound: Path, rounds: int, threads: int, write_docs: bool) -> None:
+    """Time transcripts and spectrograms of a sound, side by side."""
     from bgevis.converter.pack.preprocessor import Preprocessor
 
     run = converted(folder)
     samples = Preprocessor(run).sounds.windows(str(sound))[0]
-    if alone:
-        click.echo(document.table(document.TARGETS, arrow(run, threads, samples, rounds)))
-        return
     texts = race(CONTENDERS, run, folder, threads, samples, rounds)
     spectra = race(FRONT_ENDS, run, folder, threads, samples, rounds)
     where = document.environment() | {"threads": threads}
-    given = [str(folder), str(sound), "--rounds", str(rounds), "--threads", str(threads), "--alone"]
-    command = [sys.executable, "-m", "benchmarks.hearing", *given]
-    embedded = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     said = "\n\n".join(
         [
             f"Measured {document.sentence(where)} One window, {threads} threads.",
             document.table(("", "median s", "ours / it", "token ids"), rows(texts, same_ids)),
             document.table(("front end", "median s", "ours / it", "largest difference"), rows(spectra, apart)),
-            f"A window to its vector, in a process of its own, with ArrowEngine's targets:\n\n{embedded.strip()}",
         ]
     )
     click.echo(said)

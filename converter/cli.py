@@ -1,5 +1,6 @@
 """The command line. Commands read their arguments and call the library; frameworks are imported inside them."""
 
+import contextlib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from typing import Any
 
 import click
 
-from ..validation.errors import ConvertError, Unexpected
+from ..validation.errors import ConvertError, GateError, Unexpected
 from ..validation.packages import EXTRAS, missing
 from .printable import printable
 from .stages import BY_NAME, STAGES, Stage
@@ -582,6 +583,17 @@ def classify(
 @click.option("--task", default="transcribe", show_default=True, help="transcribe, or translate to English.")
 @click.option("--words", is_flag=True, help="Say when each word was said, too.")
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each sound.")
+@click.option(
+    "--against",
+    metavar="FORMAT",
+    help="Count the words that this format's programs say otherwise, and end with 1 where they are too many.",
+)
+@click.option(
+    "--word-errors",
+    metavar="SHARE",
+    type=click.FloatRange(0),
+    help="The most, in words of the other text; default that of the precision: 0.06 for int8, 0 for float32.",
+)
 @opened_format
 def transcribe(
     directory: Path,
@@ -591,17 +603,36 @@ def transcribe(
     task: str,
     words: bool,
     as_json: bool,
+    against: str | None,
+    word_errors: float | None,
 ) -> None:
     """Say what was said in sounds, by the programs of DIR: a text each, WAV, FLAC, OGG or MP3."""
     from .use.artifacts import open_artifacts
     from .use.hearing import Transcript, written
+    from .use.word_errors import WordErrors, allowed_of
 
+    if word_errors is not None and against is None:
+        raise click.UsageError("--word-errors says how many words may differ from --against FORMAT, which is not given")
     quiet()
-    with open_artifacts(directory, format_name) as artifacts:
+    with contextlib.ExitStack() as opened:
+        artifacts = opened.enter_context(open_artifacts(directory, format_name))
+        other = opened.enter_context(open_artifacts(directory, against)) if against else None
+        counted = None
+        if other:
+            allowed = allowed_of(artifacts.format) if word_errors is None else word_errors
+            counted = WordErrors(artifacts.format, other.format, allowed)
         for sound in sounds:
             found = artifacts.transcribe(sound, language=language, task=task, words=words, progress=sys.stderr.isatty())
             assert isinstance(found, Transcript)  # of one sound
             click.echo(written(sound, found, words=words, as_json=as_json, named=len(sounds) > 1))
+            if other and counted:
+                wanted = other.transcribe(sound, language=language, task=task)
+                assert isinstance(wanted, Transcript)
+                counted = counted.plus(found, wanted)
+    if counted:
+        click.echo(json.dumps(counted.to_json()) if as_json else str(counted))
+        if not counted.passed:
+            raise GateError(f"{counted.format} says too many words otherwise than {counted.against}")
 
 
 @main.command()

@@ -18,7 +18,8 @@ from in_process import export
 from bgevis.converter import open_artifacts
 from bgevis.converter.use import hearing
 from bgevis.converter.use.fixture import write_fixture
-from bgevis.converter.use.hearing import Word, aligned, grouped, warped
+from bgevis.converter.use.hearing import Transcript, Word, aligned, grouped, warped
+from bgevis.converter.use.word_errors import WordErrors, edits, words_of
 from bgevis.model.whisper.config import SIZES
 from bgevis.validation.errors import InputError
 
@@ -30,12 +31,12 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("hearing")
     write_fixture("whisper", "tiny", 0, "float32", folder / "model.safetensors")
     tiny_tokenizer.written(SIZES["tiny"]).save(str(folder / "tokenizer.json"))
-    return export(folder, folder / "run", ("onnx",))
+    return export(folder, folder / "run", ("onnx", "onnx-int8"))
 
 
 @pytest.fixture(scope="module")
 def opened(run):
-    with open_artifacts(run) as artifacts:
+    with open_artifacts(run, "onnx") as artifacts:
         yield artifacts
 
 
@@ -172,6 +173,60 @@ def test_the_shell_says_it(run, tmp_path):
     done = subprocess.run([*command[:-3], "b.wav"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == "error: b.wav does not exist\n"
+
+
+def transcribed(run: Path, folder: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "bgevis.converter", "transcribe", str(run), "a.wav", "b.wav", *options]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+
+
+def test_the_shell_counts_word_errors_against_another_format(run, opened, tmp_path):
+    """Those of int8 are more than none, and end with 1 where none is allowed; those of itself are none."""
+    sounds = [tmp_path / f"{name}.wav" for name in "ab"]
+    for seed, file in zip((2, 5), sounds, strict=True):
+        file.write_bytes(wav(sound(3.0, seed)))
+    with open_artifacts(run, "onnx-int8") as rounded:
+        texts = [(rounded.transcribe(file).text.split(), opened.transcribe(file).text.split()) for file in sounds]
+    errors, words = sum(edits(*each) for each in texts), sum(len(wanted) for _, wanted in texts)
+    assert errors > 0
+    done = transcribed(run, tmp_path, "--format", "onnx-int8", "--against", "onnx", "--word-errors", "0", "--json")
+    assert done.returncode == 1
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["errors"], told["words"], told["passed"]) == (errors, words, False)
+    assert told["rate"] == errors / words
+    assert done.stderr.strip().endswith("onnx-int8 says too many words otherwise than onnx")
+    done = transcribed(run, tmp_path, "--format", "onnx-int8", "--against", "onnx", "--word-errors", "9")
+    assert done.returncode == 0
+    assert f"onnx-int8 against onnx: {errors} word error" in done.stdout
+    done = transcribed(run, tmp_path, "--format", "onnx", "--against", "onnx")
+    assert done.returncode == 0
+    assert done.stdout.endswith(f"onnx against onnx: 0 word errors in {words} words, 0.0%; 0.0% allowed\n")
+    assert transcribed(run, tmp_path, "--word-errors", "0").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "count"),
+    [
+        ("a b c", "a b c", 0),
+        ("a x c", "a b c", 1),
+        ("a c", "a b c", 1),
+        ("a b b c", "a b c", 1),
+        ("", "a b", 2),
+        ("a b", "", 2),
+        ("b c a", "a b c", 2),
+        ("x a b c y", "a b c z y", 2),
+    ],
+)
+def test_word_errors_are_words_put_in_left_out_and_exchanged(found, wanted, count):
+    assert edits(found.split(), wanted.split()) == count
+
+
+def test_each_sign_is_a_word_where_no_spaces_are_written():
+    assert words_of(Transcript("你好 吗", "zh", (), ())) == ["你", "好", "吗"]
+    assert words_of(Transcript("so it is", "en", (), ())) == ["so", "it", "is"]
+    none = WordErrors("onnx", "onnx", 0.0)
+    assert none.passed
+    assert not none.plus(Transcript("so", "en", (), ()), Transcript("", "en", (), ())).passed
 
 
 @pytest.mark.parametrize(("tokens", "places"), [(5, 30), (1, 10), (7, 7), (12, 5), (40, 300), (3, 1)])

@@ -174,3 +174,42 @@ def test_a_procedure_that_does_not_fit_is_told(network, references, generated, c
     row = procedure.judge(references[0], network.entry_points, replace(GREEDY, **change), generated, 3)
     assert not row.passed
     assert message.split()[-1] in row.problem
+
+
+class Moved(Reference):
+    """Moves every weight of the head by a share, as rounding does."""
+
+    def __init__(self, reference, share: float, seed: int = 0):
+        super().__init__(reference.w, np.float64)
+        noise = share * np.random.default_rng(seed).standard_normal(self.w["out"].shape)
+        self.w = {**self.w, "out": self.w["out"] * (1 + noise)}
+
+
+def rounded(runner, references, network, generated, share: float):
+    float32 = references[1], Moved(references[0], share)
+    return procedure.judge_rounded(
+        runner, float32, network.entry_points, GREEDY, generated, GREEDY.steps, room=1 + 6**0.5
+    )
+
+
+def test_smaller_numbers_choose_every_token_that_rounding_could_not_have_chosen_otherwise(
+    network, references, generated
+):
+    row = rounded(Moved(references[0], 1e-5, seed=1), references, network, generated, 1e-5)
+    assert row.passed
+    assert row.case == f"greedy generation, {generated.ids.shape[1]} tokens"
+    row = rounded(Wrong(references[0].w, np.float64), references, network, generated, 1e-5)
+    assert not row.passed
+    assert "which leads by " in row.problem
+
+
+def test_tokens_that_rounding_may_choose_otherwise_are_not_judged(network, references, generated):
+    """The more it moves a logit, the fewer are certain; in the end none is."""
+    counts = []
+    for share in (1e-5, 0.03, 3.0):
+        row = rounded(references[0], references, network, generated, share)
+        counts.append(int(row.case.split()[-2]) if row else 0)
+    assert counts[0] == generated.ids.shape[1]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[1] < counts[0]
+    assert counts[2] == 0

@@ -312,6 +312,41 @@ def judge(runner: Runner, entries: Entries, greedy: Greedy, golden: Generated, s
     return Row(*place, not (problem := _parts(found.ids, golden, steps)), problem)
 
 
+def judge_rounded(
+    runner: Runner,
+    float32: tuple[Runner, Runner],
+    entries: Entries,
+    greedy: Greedy,
+    golden: Generated,
+    steps: int,
+    room: float,
+) -> Row | None:
+    """Judge a program in smaller numbers by the tokens that rounding could not have chosen otherwise.
+
+    Args:
+        runner: the program.
+        float32: the same network in float32, exact and on weights that rounding has moved.
+        entries: by name.
+        greedy: what is generated.
+        golden: what the reference generates.
+        steps: most tokens.
+        room: how many times as far as the moved weights the program may move a logit.
+
+    Returns:
+        None where not even the first token leads by more than rounding may cost.
+    """
+    steps = min(steps, golden.ids.shape[1])
+    exact, moved = (generate(each, entries, greedy, golden.inputs, steps) for each in float32)
+    certain = 0
+    for step in range(min(exact.ids.shape[1], moved.ids.shape[1])):
+        cost = float(np.max(np.abs(exact.logits[step].astype(np.float64) - moved.logits[step])))
+        same = all(np.array_equal(each.ids[:, step], golden.ids[:, step]) for each in (exact, moved))
+        if not same or golden.margins[:, step].min() <= 2 * room * cost:
+            break
+        certain = step + 1
+    return judge(runner, entries, greedy, golden, certain) if certain else None
+
+
 def _parts(found: np.ndarray, golden: Generated, steps: int) -> str:
     """Say at which token another one was chosen."""
     got: Sequence[Sequence[int]] = found.tolist()

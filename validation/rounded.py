@@ -47,6 +47,7 @@ class Floors:
         overlap: share of the ten nearest neighbours that are the same.
         activations: greatest distance (squared) from float32 on the rounded weights, in units of what rounding
             weights costs.
+        words: most word errors of what is said in recordings, in words of float32's text.
     """
 
     precision: str
@@ -54,6 +55,7 @@ class Floors:
     mean: float
     overlap: float
     activations: float
+    words: float
 
 
 def compare_rounded(

@@ -38,12 +38,18 @@ def judge(exporter: Exporter, runner: Runner, opened: Artifact, goldens: Sequenc
     """Hold float32 to the budget; smaller numbers to their floors, and their neighbours to those of the NNX model."""
     if precision == FLOAT32:
         return compare(runner, opened.entry_points, goldens)
-    net, file = opened.network(), WeightsFile(opened.directory / WEIGHTS_PATH)
+    net = opened.network()
     weights = sum(leaf.size for leaf in net.leaves.values())
     inputs = {name: neighbour_batches(net.entry_points[name], weights=weights) for name in opened.programs}
-    rounded = {leaf: _rounded(array, precision) for leaf, array in exporter.read_weights(opened)}
-    exact, stored, typical = float32_runners(NNXRunner(net, file), file, rounded, precision)
+    exact, stored, typical = _in_float32(exporter, opened, precision)
     return compare_rounded(runner, exact, stored, typical, opened.entry_points, goldens, inputs, FLOORS[precision])
+
+
+def _in_float32(exporter: Exporter, opened: Artifact, precision: str) -> tuple[NNXRunner, NNXRunner, NNXRunner]:
+    """Give the networks in float32 that a program is judged by, of its own weights."""
+    file = WeightsFile(opened.directory / WEIGHTS_PATH)
+    rounded = {leaf: _rounded(array, precision) for leaf, array in exporter.read_weights(opened)}
+    return float32_runners(NNXRunner(opened.network(), file), file, rounded, precision)
 
 
 def float32_runners(
@@ -142,6 +148,23 @@ def procedure_rows(run: RunDirectory, runner: Runner, compiles: bool) -> list[Ro
         )
         for greedy in family.procedures(config)
     ]
+
+
+def rounded_procedure_rows(run: RunDirectory, exporter: Exporter, runner: Runner, opened: Artifact) -> list[Row]:
+    """Run the family's procedures by programs in smaller numbers, as far as rounding cannot choose another token.
+
+    The first few steps: the network in float32, by which that is told, compiles each anew.
+    """
+    family, config = family_and_config(run)
+    entries = {entry.name: entry for entry in family.entry_points(config)}
+    rows: list[Row | None] = []
+    if procedures := family.procedures(config):
+        exact, _, typical = _in_float32(exporter, opened, exporter.precision)
+        room = 1 + FLOORS[exporter.precision].activations ** 0.5
+        for greedy in procedures:
+            golden = procedure.read(run.path / GOLDENS, greedy)
+            rows.append(procedure.judge_rounded(runner, (exact, typical), entries, greedy, golden, COMPILED, room))
+    return [row for row in rows if row]
 
 
 class Whole:

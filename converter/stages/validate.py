@@ -26,7 +26,18 @@ from ..pack.preprocessor import Preprocessor
 from ..pack.replay import Pack, packed
 from ..progress import WARNING, Progress
 from ..proof.again import again_rows, other_versions
-from ..proof.programs import MODULES, Whole, judge, more_rows, numbers, places, probe_rows, procedure_rows, tapped_rows
+from ..proof.programs import (
+    MODULES,
+    Whole,
+    judge,
+    more_rows,
+    numbers,
+    places,
+    probe_rows,
+    procedure_rows,
+    rounded_procedure_rows,
+    tapped_rows,
+)
 from ..proof.verdicts import NOT_CHECKED, PREFIX, end_to_end_rows, verdicts
 from ..proof.weights import rounding_rows, weight_rows
 from ..report import html as html_report
@@ -113,6 +124,8 @@ def prove(run: RunDirectory, exporter: Exporter, *, again: bool = False) -> Repo
     rows += more_rows(run, exporter, opened, goldens)
     if exporter.precision == FLOAT32 and not exporter.weights_only:
         rows += procedure_rows(run, Whole(runner, opened), exporter.compiles)
+    elif exporter.precision != FLOAT32:
+        rows += rounded_procedure_rows(run, exporter, Whole(runner, opened), opened)
     rows += again_rows(run, exporter) if again and not notes[0] else ()
     network_rows = [row for row in rows if row.output != MODULES and not row.case.startswith(PREFIX)]
     notes += places(exporter, opened, run.path, network_rows)
