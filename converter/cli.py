@@ -164,10 +164,10 @@ def layout_option(command: Command) -> Command:
         "--layout",
         "layouts",
         multiple=True,
-        type=click.Choice(["sentence-transformers", "transformers-js", "onnxruntime-genai"]),
+        type=click.Choice(["sentence-transformers", "transformers-js", "onnxruntime-genai", "sherpa-onnx"]),
         help="Also write the folder that these clients open: sentence-transformers, which optimum and fastembed "
-        "open too, transformers-js (CLIP, SigLIP; Whisper, for optimum too), or onnxruntime-genai (Whisper). "
-        "Repeatable.",
+        "open too, transformers-js (CLIP, SigLIP; Whisper, for optimum too), onnxruntime-genai or sherpa-onnx (both "
+        "Whisper). Repeatable.",
     )(command)
 
 

@@ -74,6 +74,8 @@ class Request(Plan):
     """For the layout of Transformers.js; None for families that it does not know."""
     onnxruntime_genai: "Transcriber | None" = None
     """For the layout of onnxruntime-genai; None for families that it does not know."""
+    sherpa_onnx: "Transcriber | None" = None
+    """For the layout of sherpa-onnx; None for families that it does not know."""
 
 
 @dataclass(frozen=True)

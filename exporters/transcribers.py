@@ -104,10 +104,14 @@ def opened(artifact: Artifact) -> Runner:
 
 def runner(artifact: Artifact, factors: Mapping[str, float], client: str = "Transformers.js") -> Runner:
     """Open with some leaves multiplied."""
+    return AsClients(scaled(artifact, factors), artifact, client)
+
+
+def scaled(artifact: Artifact, factors: Mapping[str, float]) -> Runner:
+    """Open the programs, by their own names, with some leaves multiplied."""
     from .onnx.read import ScaledRunner
 
-    programs = ScaledRunner(dataclasses.replace(artifact, programs=_programs(artifact)), factors)
-    return AsClients(programs, artifact, client)
+    return ScaledRunner(dataclasses.replace(artifact, programs=_programs(artifact)), factors)
 
 
 def _name(program: Description) -> str:

@@ -287,6 +287,7 @@ class Family:
             InputError where it has no class for it; None for families that it does not know as such.
         onnxruntime_genai: what onnxruntime-genai needs of a network that makes texts; raises InputError where it makes
             another input of a sound; None for families that make none.
+        sherpa_onnx: what sherpa-onnx needs of one from sound to text, likewise.
         encode: entry point -> upstream's own way from raw texts to its output; None where none can be installed.
         beside: what stands before the names of further tensors -> the file beside the checkpoint that holds them; they
             are read where all of these files lie there.
@@ -317,6 +318,7 @@ class Family:
     hugging_face: Callable[[Config], HuggingFace] | None = None
     transformers_js: Callable[[Config], Towers | Transcriber] | None = None
     onnxruntime_genai: Callable[[Config], Transcriber] | None = None
+    sherpa_onnx: Callable[[Config], Transcriber] | None = None
     encode: Callable[[Config, "Original", "Reference"], Mapping[str, "Encode"]] | None = None
     anchors: tuple[str, ...] = ()
     beside: Mapping[str, str] = field(default_factory=dict)

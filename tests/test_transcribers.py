@@ -1,5 +1,6 @@
 """Whisper in the folder of Transformers.js: what the clients call, computed as the network computes it."""
 
+import base64
 import json
 import shutil
 import sys
@@ -10,12 +11,12 @@ import numpy as np
 import onnx
 import pytest
 
-from bgevis.exporters import transcribers
+from bgevis.exporters import sherpa_onnx, transcribers
 from bgevis.exporters.base import Artifact, Request, exporters
 from bgevis.exporters.weights import WeightsFile
 from bgevis.model.runner import NNXRunner
 from bgevis.model.sound import Sound, window
-from bgevis.model.whisper import FAMILY
+from bgevis.model.whisper import FAMILY, clients
 from bgevis.model.whisper.config import HEADLESS, SIZES
 from bgevis.validation import procedure
 from bgevis.validation.errors import GateError, InputError
@@ -25,10 +26,10 @@ sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it
 import tiny_exports as tiny
 import tiny_tokenizer
 
-LAYOUT, GENAI = (exporters()[name] for name in ("transformers-js", "onnxruntime-genai"))
+LAYOUT, GENAI, SHERPA = (exporters()[name] for name in ("transformers-js", "onnxruntime-genai", "sherpa-onnx"))
 TINY = SIZES["tiny"]
 HALF_A_MINUTE = replace(TINY, num_mel_bins=80, max_source_positions=1500, sound=Sound())
-"""With the spectrogram that onnxruntime-genai makes."""
+"""With the spectrogram that onnxruntime-genai and sherpa-onnx make."""
 SILENT = replace(TINY, decoder=replace(TINY.decoder, alignment_heads=()))
 """Without heads that tell when a word was said."""
 
@@ -292,3 +293,105 @@ def test_an_encoder_that_gives_something_else_to_attend_to_is_refused(genai, tmp
 def test_a_spectrogram_that_onnxruntime_genai_does_not_make_is_refused():
     with pytest.raises(InputError, match="the client makes spectrograms of 80 or 128 bands, of half a minute"):
         FAMILY.onnxruntime_genai(TINY)
+
+
+@pytest.fixture(scope="module")
+def sherpa(tmp_path_factory) -> Artifact:
+    return written(tmp_path_factory.mktemp("sherpa") / "run", HALF_A_MINUTE, layout=SHERPA)
+
+
+def test_sherpa_onnxs_programs_compute_what_the_network_computes(sherpa):
+    hold_to_the_network(SHERPA, sherpa)
+    file = WeightsFile(sherpa.directory / "programs" / "weights.safetensors")
+    read = list(SHERPA.read_weights(sherpa))
+    assert {leaf for leaf, _ in read} == set(sherpa.network().leaves)
+    assert all(array.tobytes() == file[leaf].tobytes() for leaf, array in read)
+
+
+def test_sherpa_onnx_goes_on_from_the_caches_that_it_was_given(sherpa):
+    """They have room for any text, and are filled from the offset on."""
+    folder = sherpa.directory / SHERPA.folder
+    encoder, decoder = (by_onnxruntime(folder / f"{name}.onnx") for name in (clients.LAYERED, clients.OFFSET))
+    features = tiny.inputs(sherpa.entry_points["encode_audio"], batch=1)["input_features"]
+    (greedy,) = FAMILY.procedures(HALF_A_MINUTE)
+    greedy = replace(greedy, ends=(), before=("encode_audio", "cross_kv"), suppressed=(), suppressed_first=())
+    given = {"input_features": features, "input_ids": np.array([greedy.forced], np.int32)}
+    wanted = procedure.generate(exact(sherpa), sherpa.network().entry_points, greedy, given, 6)
+    heard = encoder({"mel": features})
+    cross = {f"n_layer_cross_{kind}": heard[f"n_layer_cross_{kind}"] for kind in "kv"}
+    room = HALF_A_MINUTE.decoder.max_target_positions
+    empty = np.full((*cross["n_layer_cross_k"].shape[:2], room, HALF_A_MINUTE.d_model), 7.0, np.float32)
+    caches, fed, offset, ids = dict.fromkeys("kv", empty), np.array([greedy.forced], np.int64), 0, []
+    for _ in range(6):
+        before = {f"in_n_layer_self_{kind}_cache": values for kind, values in caches.items()}
+        found = decoder({"tokens": fed, "offset": np.array([offset], np.int64), **before, **cross})
+        caches = {kind: found[f"out_n_layer_self_{kind}_cache"] for kind in "kv"}
+        offset += fed.shape[1]
+        fed = found["logits"][:, -1].argmax(-1)[:, None]
+        ids.append(int(fed[0, 0]))
+        assert all((values[:, :, offset:] == 7).all() for values in caches.values())
+    assert ids == wanted.ids[0].tolist()
+
+
+def test_sherpa_onnx_hears_a_part_of_a_window_with_zeros_behind_it(sherpa):
+    encoder = by_onnxruntime(sherpa.directory / SHERPA.folder / f"{clients.LAYERED}.onnx")
+    part = np.random.default_rng(0).normal(0, 1, (1, 80, 1100)).astype(np.float32)
+    short, whole = (encoder({"mel": mel}) for mel in (part, np.pad(part, ((0, 0), (0, 0), (0, 1900)))))
+    assert all(np.array_equal(short[name], whole[name]) for name in whole)
+
+
+def test_what_sherpa_onnx_reads_beside_the_programs(sherpa):
+    """Each token's bytes by its id, and what the encoder's metadata says; its first outputs are what it passes on."""
+    from onnxruntime import InferenceSession
+    from tokenizers import Tokenizer
+
+    folder = sherpa.directory / SHERPA.folder
+    session = InferenceSession(folder / f"{clients.LAYERED}.onnx")
+    assert [each.name for each in session.get_outputs()][:2] == ["n_layer_cross_k", "n_layer_cross_v"]
+    decoder, said = HALF_A_MINUTE.decoder, session.get_modelmeta().custom_metadata_map
+    assert said["sot_sequence"] == ",".join(map(str, decoder.prompt("<|en|>")[:-1]))
+    assert dict(zip(said["all_language_codes"].split(","), said["all_language_tokens"].split(","), strict=True)) == {
+        "de": "101",
+        "en": "100",
+    }
+    assert (said["translate"], said["transcribe"], said["no_timestamps"]) == ("102", "103", "104")
+    assert (said["is_multilingual"], said["n_mels"], said["n_text_ctx"]) == ("1", "80", "24")
+    tokenizer = Tokenizer.from_file(str(sherpa.directory / "tokenizer.json"))
+    vocabulary, special = tokenizer.get_vocab(), tokenizer.get_added_tokens_decoder()
+    table = dict(line.split() for line in (folder / "tokens.txt").read_text().splitlines())
+    assert {int(i) for i in table.values()} == set(vocabulary.values()) - set(special)
+    for text, i in table.items():
+        assert base64.b64decode(text).decode(errors="replace") == tokenizer.decode([int(i)])
+
+
+def test_an_encoder_that_passes_something_else_to_sherpa_onnxs_decoder_is_refused(sherpa, tmp_path):
+    copy = shutil.copytree(sherpa.directory, tmp_path / "run")
+    file = copy / SHERPA.folder / f"{clients.LAYERED}.onnx"
+    model = onnx.load(file, load_external_data=False)
+    (last,) = (node for node in model.graph.node if "n_layer_cross_v" in node.output)
+    last.output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("Neg", ["before"], ["n_layer_cross_v"]))
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(GateError, match=r"encoder_with_layers\.onnx: n_layer_cross_v is not what the model makes"):
+        SHERPA.open(artifact_of(copy, HALF_A_MINUTE, sherpa.programs, SHERPA))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TINY, "the client makes spectrograms of 80 or 128 bands"),
+        (
+            replace(HALF_A_MINUTE, decoder=replace(TINY.decoder, no_timestamps_token_id=None)),
+            "names no no_timestamps_token_id",
+        ),
+        (replace(HALF_A_MINUTE, names=HEADLESS), "is for Whisper that writes"),
+    ],
+)
+def test_what_sherpa_onnx_cannot_open_is_refused(config, message):
+    with pytest.raises(InputError, match=message):
+        FAMILY.sherpa_onnx(config)
+
+
+def test_a_table_of_tokens_that_are_no_bytes_is_refused():
+    with pytest.raises(InputError, match="needs tokens of bytes"):
+        sherpa_onnx._table({"model": {"vocab": {"你": 0}}, "added_tokens": []})

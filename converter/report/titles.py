@@ -10,6 +10,7 @@ TITLES = {
     "saved_model": "SavedModel",
     "onnxruntime_genai": "onnxruntime-genai",
     "sentence_transformers": "sentence-transformers",
+    "sherpa_onnx": "sherpa-onnx",
     "stablehlo": "StableHLO",
     "transformers_js": "Transformers.js",
     "run directory": "Run directory",

@@ -302,4 +302,5 @@ FAMILY = Family(
     procedures=_procedures,
     transformers_js=clients.transcriber,
     onnxruntime_genai=clients.genai,
+    sherpa_onnx=clients.sherpa,
 )

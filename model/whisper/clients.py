@@ -2,11 +2,13 @@
 
 Transformers.js and optimum have an encoder, and one decoder for the first call and all further ones. Keys and values of
 what was before are inputs of the decoder, and empty where nothing was. Those of the sound are computed of the places
-that are not kept yet: of all in the first call, of none later. onnxruntime-genai has them of the encoder.
+that are not kept yet: of all in the first call, of none later. onnxruntime-genai and sherpa-onnx have them of the
+encoder.
 
 Source: names of inputs, outputs and files are those of modeling_utils.js of Transformers.js 4.3, of modeling_seq2seq.py
-of optimum-onnx 0.1, and of models/builders/whisper.py of onnxruntime-genai 0.18. The first two give empty pasts first,
-whose axes are called anything but `batch_size`, and keep what the first call gave of the sound.
+of optimum-onnx 0.1, of models/builders/whisper.py of onnxruntime-genai 0.18, and of csrc/offline-whisper-model.cc of
+sherpa-onnx. The first two give empty pasts first, whose axes are called anything but `batch_size`, and keep what the
+first call gave of the sound.
 """
 
 from collections.abc import Mapping
@@ -158,7 +160,7 @@ HEARING, WRITING = "encoder_with_cross", "decoder_with_cross"
 """Programs of onnxruntime-genai. It takes whatever names its configuration states: they are the entry points' own."""
 
 BANDS = 80, 128
-"""Of the spectrogram that onnxruntime-genai makes; all else of it is as `Sound` has it by default."""
+"""Of the spectrograms that onnxruntime-genai and sherpa-onnx make; all else of it is as `Sound` has it by default."""
 
 
 def genai(config: WhisperConfig) -> Transcriber:
@@ -171,11 +173,7 @@ def genai(config: WhisperConfig) -> Transcriber:
     from .modeling import Whisper
 
     decoder, heard = _writes(config, "onnxruntime-genai")
-    if heard.feature_size not in BANDS or heard != Sound(feature_size=heard.feature_size):
-        raise InputError(
-            f"--layout onnxruntime-genai: the client makes spectrograms of {BANDS[0]} or {BANDS[1]} bands, of half a "
-            f"minute at 16000 Hz; this network's are {heard}"
-        )
+    _hold_spectrogram(heard, "onnxruntime-genai")
     heads, places, layers = decoder.decoder_attention_heads, config.max_source_positions, range(decoder.decoder_layers)
 
     def kept(kind: str, size: int | str) -> list[TensorSpec]:
@@ -201,6 +199,19 @@ def genai(config: WhisperConfig) -> Transcriber:
     }
     network = Network(lambda rngs: Whisper(config, rngs=rngs), (hearing, writing))
     return Transcriber(_genai_documents(config, decoder, heard), network, programs, ENDS)
+
+
+def _hold_spectrogram(heard: Sound, layout: str) -> None:
+    """Hold a network's spectrogram to the one that clients make.
+
+    Raises:
+        InputError: it is another.
+    """
+    if heard.feature_size not in BANDS or heard != Sound(feature_size=heard.feature_size):
+        raise InputError(
+            f"--layout {layout}: the client makes spectrograms of {BANDS[0]} or {BANDS[1]} bands, of half a minute at "
+            f"16000 Hz; this network's are {heard}"
+        )
 
 
 def _genai_documents(config: WhisperConfig, decoder: Decoder, heard: Sound) -> Mapping[str, JSON]:
@@ -264,3 +275,80 @@ def _frames(heard: Sound) -> dict[str, JSON]:
 def _bands(heard: Sound) -> dict[str, JSON]:
     sizes = {"n_fft": heard.n_fft, "hop_length": heard.hop_length}
     return {"chunk_size": heard.chunk_length, "n_mel": heard.feature_size, **sizes}
+
+
+LAYERED, OFFSET = "encoder_with_layers", "decoder_with_offset"
+"""Programs of sherpa-onnx. It takes inputs and outputs by their order, and any program by its path."""
+
+
+def sherpa(config: WhisperConfig) -> Transcriber:
+    """Give what sherpa-onnx opens: keys and values of all layers in one array each, caches as long as any text.
+
+    Raises:
+        InputError: it makes another spectrogram, or the network does not write, or has no token that says that no
+            times are wanted, which the client always gives.
+    """
+    from ..network import Network
+    from .modeling import Whisper
+
+    decoder, heard = _writes(config, "sherpa-onnx")
+    _hold_spectrogram(heard, "sherpa-onnx")
+    if decoder.no_timestamps_token_id is None:
+        raise InputError(
+            "--layout sherpa-onnx: the client begins each text with the token that says that no times are wanted, and "
+            f"{GENERATION} names no no_timestamps_token_id"
+        )
+    layers, width, longest = decoder.decoder_layers, config.d_model, decoder.max_target_positions
+
+    def arrays(name: str, size: int | str, kinds: str = "kv") -> list[TensorSpec]:
+        return [TensorSpec(name.format(kind), "float32", (layers, "batch_size", size, width)) for kind in kinds]
+
+    features = TensorSpec("mel", "float32", ("batch_size", config.num_mel_bins, "some"))
+    states, vectors = _encoder(config).outputs
+    axes = {"batch_size": Axis(), "some": Axis(1, config.frames)}
+    hearing = EntryPoint(
+        LAYERED,
+        (features,),
+        (*arrays("n_layer_cross_{}", config.max_source_positions), states, vectors),
+        axes,
+        rows="batch_size",
+    )
+    tokens = TensorSpec("tokens", "int32", ("batch_size", "tokens"))
+    caches, cross = arrays("in_n_layer_self_{}_cache", longest), arrays("n_layer_cross_{}", "places")
+    scores = TensorSpec("logits", "float32", ("batch_size", "tokens", decoder.vocab_size))
+    axes = {"batch_size": Axis(), "tokens": Axis(1, longest), "places": Axis(1, config.max_source_positions)}
+    given = (tokens, *caches, *cross, TensorSpec("offset", "int32", (1,)))
+    writing = EntryPoint(
+        OFFSET, given, (scores, *arrays("out_n_layer_self_{}_cache", longest)), axes, rows="batch_size"
+    )
+    programs: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
+        "encode_audio": (LAYERED, {"mel": "input_features"}, {spec.name: spec.name for spec in (states, vectors)}),
+        "decode_prefill": (OFFSET, {"tokens": "input_ids"}, {"logits": "logits"}),
+        "decode_step": (OFFSET, {"tokens": "input_ids"}, {"logits": "logits"}),
+    }
+    network = Network(lambda rngs: Whisper(config, rngs=rngs), (hearing, writing))
+    return Transcriber({f"{LAYERED}.onnx": _sherpa_metadata(config, decoder)}, network, programs)
+
+
+def _sherpa_metadata(config: WhisperConfig, decoder: Decoder) -> JSON:
+    """Give what the client reads in the encoder; ids of tokens that no document names are added by the tokenizer."""
+    several = bool(decoder.languages and decoder.tasks)
+    begin = decoder.prompt(decoder.language or decoder.languages[0][0]) if several else decoder.prompt()
+    spoken = {
+        "all_language_tokens": ",".join(str(i) for _, i in decoder.languages),
+        "all_language_codes": ",".join(name.strip("<|>") for name, _ in decoder.languages),
+    }
+    return {
+        "model_type": "whisper",
+        "n_mels": str(config.num_mel_bins),
+        "n_text_layer": str(decoder.decoder_layers),
+        "n_text_ctx": str(decoder.max_target_positions),
+        "n_text_state": str(config.d_model),
+        "n_vocab": str(decoder.vocab_size),
+        "sot": str(decoder.decoder_start_token_id),
+        "eot": str(decoder.eos_token_id),
+        "no_timestamps": str(decoder.no_timestamps_token_id),
+        "is_multilingual": str(int(several)),
+        "sot_sequence": ",".join(map(str, begin[:-1])),
+        **(spoken if several else {}),
+    }

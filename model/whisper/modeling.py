@@ -139,6 +139,22 @@ class DecoderLayer(nnx.Module):
                 kept = jnp.concatenate([past[0], kept[0]], axis=2), jnp.concatenate([past[1], kept[1]], axis=2)
             return x + _attended(self.attention, query, kept, bias), kept
 
+    def read_at(
+        self,
+        x: Float[Array, "batch tokens width"],
+        past: PastCache,
+        at: Int[Array, ""],
+        bias: Float[Array, "1 1 tokens past"],
+    ) -> tuple[Float[Array, "batch tokens width"], PastCache]:
+        """Attend to the text so far, which lies in a cache that has room for all of it: put there from place `at`."""
+        normed = tapped("norm1", self.norm1, x)
+        with scope("attention"):
+            query, key, value = self.attention.project(normed)
+            zero = jnp.zeros((), at.dtype)
+            new = zip(past, (heads_first(key), heads_first(value)), strict=True)
+            key, value = (jax.lax.dynamic_update_slice(old, x, (zero, zero, at, zero)) for old, x in new)
+            return x + _attended(self.attention, query, (key, value), bias), (key, value)
+
     def asked(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens heads head_dim"]:
         """Give what the sound is asked by each head."""
         normed = tapped("cross_norm", self.cross_norm, x)
@@ -231,6 +247,27 @@ class TextDecoder(nnx.Module):
             kept.append(so_far)
             found.append(weights)
         return tapped("norm", self.norm, x), kept, found
+
+    def at(
+        self,
+        input_ids: Int[Array, "batch tokens"],
+        past: Sequence[PastCache],
+        sound: Sequence[SoundCache],
+        at: Int[Array, ""],
+    ) -> tuple[Float[Array, "batch tokens width"], list[PastCache]]:
+        """Give states of tokens whose first stands at place `at`; caches have room for any text, used or not."""
+        room = past[0][0].shape[2]
+        places = jnp.arange(input_ids.shape[1]) + at
+        x = tapped("word", self.word, input_ids) + tapped("position", self.position, places[None])
+        seen = (places[:, None] >= jnp.arange(room)).astype(jnp.float32)[None, None]
+        bias = mask_bias(seen, MASKED_SCORE)
+        kept = []
+        for i, (layer, before, own) in enumerate(zip(self.blocks, past, sound, strict=True)):
+            with scope(f"blocks.{i}"):
+                x, so_far = layer.read_at(x, before, at, bias)
+                x = layer.hear(x, layer.asked(x), own)
+            kept.append(so_far)
+        return tapped("norm", self.norm, x), kept
 
     def weights(
         self, input_ids: Int[Array, "batch tokens"], sound: Sequence[SoundCache], heads: Sequence[tuple[int, int]]
@@ -345,6 +382,40 @@ class Whisper(nnx.Module):
         half = len(kept) // 2
         return self._decoded(input_ids, _pairs(kept[:half]), _pairs(kept[half:]))
 
+    def encoder_with_layers(self, mel: Float[Array, "batch_size bands some"]) -> Outputs:
+        """Hear what may be shorter than a window; keys and values of all layers are one array each.
+
+        As clients with arrays (layers, batch, places, width) call it. What is not there of the window is zeros.
+        """
+        frames = self.config.frames
+        rest = jnp.zeros((*mel.shape[:2], frames), mel.dtype)
+        heard = self.encode_audio(jax.lax.slice_in_dim(jnp.concatenate([mel, rest], axis=2), 0, frames, axis=2))
+        kept = list(zip(*_pairs(list(self.cross_kv(heard["last_hidden_state"]).values())), strict=True))
+        keys, values = (_in_layers(each) for each in kept)
+        return {"n_layer_cross_k": keys, "n_layer_cross_v": values, **heard}
+
+    def decoder_with_offset(
+        self,
+        tokens: Int[Array, "batch_size tokens"],
+        in_n_layer_self_k_cache: Float[Array, "layers batch_size room width"],
+        in_n_layer_self_v_cache: Float[Array, "layers batch_size room width"],
+        n_layer_cross_k: Float[Array, "layers batch_size places width"],
+        n_layer_cross_v: Float[Array, "layers batch_size places width"],
+        offset: Int[Array, "1"],
+    ) -> Outputs:
+        """Score tokens from place `offset` on; caches have room for any text, used or not."""
+        assert self.decoder
+        heads = self._decoder.decoder_attention_heads
+        past = list(
+            zip(*(_by_heads(x, heads) for x in (in_n_layer_self_k_cache, in_n_layer_self_v_cache)), strict=True)
+        )
+        sound = list(zip(*(_by_heads(x, heads) for x in (n_layer_cross_k, n_layer_cross_v)), strict=True))
+        with scope("decoder"):
+            states, kept = self.decoder.at(tokens, past, sound, offset[0])
+            logits = self.decoder.scores(states)
+        keys, values = (_in_layers(each) for each in zip(*kept, strict=True))
+        return {"logits": logits, "out_n_layer_self_k_cache": keys, "out_n_layer_self_v_cache": values}
+
     def align(self, input_ids: Int[Array, "batch tokens"], *sound: Array) -> Float[Array, "batch some tokens places"]:
         """Say how much the alignment heads of each token of a text attend to each place of the sound."""
         assert self.decoder
@@ -379,3 +450,18 @@ def _mean(states: Float[Array, "batch places width"]) -> Float[Array, "batch wid
 def _pairs(arrays: Sequence[Array]) -> list[tuple[Array, Array]]:
     """Put together the keys and values of each layer."""
     return list(zip(arrays[::2], arrays[1::2], strict=True))
+
+
+def _in_layers(
+    arrays: Sequence[Float[Array, "batch heads places head_dim"]],
+) -> Float[Array, "layers batch places width"]:
+    """Put what the layers keep into one array, the heads beside each other."""
+    return jnp.stack([heads_first(x).reshape(x.shape[0], x.shape[2], x.shape[1] * x.shape[3]) for x in arrays])
+
+
+def _by_heads(
+    x: Float[Array, "layers batch places width"], heads: int
+) -> list[Float[Array, "batch heads places head_dim"]]:
+    """Take it apart again."""
+    layers, batch, places, width = x.shape
+    return [heads_first(x[i].reshape(batch, places, heads, width // heads)) for i in range(layers)]

@@ -211,6 +211,12 @@ def onnxruntime_genai(tmp_path_factory) -> Path:
     return alone(tmp_path_factory.mktemp("genai"), "onnxruntime-genai==0.18.0")
 
 
+@pytest.fixture(scope="session")
+def sherpa_onnx(tmp_path_factory) -> Path:
+    """An environment of sherpa-onnx's own."""
+    return alone(tmp_path_factory.mktemp("sherpa"), "sherpa-onnx==2.0.1", "numpy")
+
+
 TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
 
 
