@@ -37,7 +37,8 @@ class Group(click.Group):
         except ConvertError as error:
             self._fail(context, error)
         except KeyboardInterrupt:
-            click.echo("interrupted; run the same command again to resume", err=True)
+            resumes = context.invoked_subcommand in ("all", *BY_NAME)
+            click.echo("interrupted" + "; run the same command again to resume" * resumes, err=True)
             context.exit(130)
         except BrokenPipeError:  # whoever reads has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

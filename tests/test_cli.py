@@ -448,3 +448,15 @@ def test_no_worker_outlives_its_command(checkpoint, tmp_path, how):
     assert not children(process.pid)
     assert (out / ".tmp").exists() == (how == signal.SIGKILL)
     assert here("all", checkpoint, "--out", out, "--format", "onnx").returncode == 0
+
+
+@pytest.mark.parametrize(("command", "resumes"), [("transcribe", False), ("families", False), ("load", True)])
+def test_an_interruption_promises_to_resume_only_where_something_is_kept(command, resumes, monkeypatch, tmp_path):
+    def interrupted(**given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main.commands[command], "callback", interrupted)
+    given = {"transcribe": [str(tmp_path), "a.wav"], "load": ["a.pth", "--out", str(tmp_path)], "families": []}
+    done = CliRunner().invoke(main, [command, *given[command]])
+    assert done.exit_code == 130
+    assert done.stderr == "interrupted" + "; run the same command again to resume" * resumes + "\n"

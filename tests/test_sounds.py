@@ -185,7 +185,7 @@ def test_what_is_no_sound_is_refused_by_name(kind):
 
 def test_files_that_soundfile_refuses_are_named():
     pytest.importorskip("soundfile")
-    for content in (b"", b"text", b"fLaCfLaC"):
+    for content in (b"text", b"fLaCfLaC"):
         with pytest.raises(InputError, match=r"cannot be read as a sound, such as WAV or FLAC: [A-Z]"):
             sounds.samples(content, RULES)
 
@@ -567,3 +567,14 @@ def test_a_network_whose_front_end_nobody_states_is_not_judged_from_sounds(tmp_p
     assert "no preprocessor_config.json lies beside" in stated["sounds"]["missing"]
     assert "transcripts" not in stated
     assert not read.sounds
+
+
+def test_without_soundfile_the_file_is_named_that_needs_it(monkeypatch):
+    """A file of nothing needs no package to be refused."""
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(InputError, match="the sound is empty: expected a sound, such as WAV or FLAC"):
+        sounds._of_file(b"", "the sound")
+    with pytest.raises(
+        EnvironmentFailure, match=r"reading a\.mp3, which is no WAV .* needs the Python package soundfile"
+    ):
+        sounds._decoded(b"ID3", "a.mp3")

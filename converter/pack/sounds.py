@@ -193,7 +193,9 @@ def _values(content: bytes, kind: str) -> np.ndarray:
 
 def _decoded(content: bytes, name: str) -> tuple[np.ndarray, int]:
     """Let soundfile read a file."""
-    need("soundfile", "reading sounds other than WAV")
+    if not content:
+        raise InputError(f"{name} is empty: expected a sound, such as WAV or FLAC")
+    need("soundfile", f"reading {name}, which is no WAV file of integers or floats,")
     import soundfile
 
     try:
