@@ -167,8 +167,8 @@ def layout_option(command: Command) -> Command:
         multiple=True,
         type=click.Choice(["sentence-transformers", "transformers-js", "onnxruntime-genai", "sherpa-onnx"]),
         help="Also write the folder that these clients open: sentence-transformers, which optimum and fastembed "
-        "open too, transformers-js (CLIP, SigLIP; Whisper, for optimum too), onnxruntime-genai or sherpa-onnx (both "
-        "Whisper). Repeatable.",
+        "open too, transformers-js (CLIP, SigLIP, Qwen; Whisper, for optimum too), onnxruntime-genai (Whisper, Qwen) "
+        "or sherpa-onnx (Whisper). Repeatable.",
     )(command)
 
 
