@@ -43,6 +43,7 @@ EQUIVALENT = {
     r"Shape: end ": "the axes asked for end before",
     r"attention\.key\.Add: Sub": "a bias of the keys shifts all scores of a query alike",
     r"Concat\w*: axis 0 -> -1|constant_int64_0\S* of Squeeze \+ -1": "a list has one axis",
+    r"constant_int32_1\S* of Mul \+ 1": "places that are only compared, all of them twice as far on",
     r"scale left out": "the operator's own scale is 1 / sqrt(width)",
     r" of (Less|Where) ": "what ids outside the vocabulary give",
     r"_-65504": "exp() of either is exactly 0 in float32",
