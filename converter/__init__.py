@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from ..validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
     from .use.artifacts import Artifacts, load_module, open_artifacts
     from .use.matching import best_matches, classify, similarity
+    from .use.parallel import partitions
     from .use.sentence_transformers import cross_encoder, sentence_transformer
 
     __version__: str
@@ -23,12 +24,14 @@ __all__ = [
     "cross_encoder",
     "load_module",
     "open_artifacts",
+    "partitions",
     "sentence_transformer",
     "similarity",
 ]
 
 _PLACES = {
     **dict.fromkeys(("ConvertError", "EnvironmentFailure", "GateError", "InputError"), "..validation.errors"),
+    "partitions": ".use.parallel",
     **dict.fromkeys(("best_matches", "classify", "similarity"), ".use.matching"),
     **dict.fromkeys(("cross_encoder", "sentence_transformer"), ".use.sentence_transformers"),
 }

@@ -33,6 +33,7 @@ class Part:
         constants: tensors that are computed rather than trained (rotary tables), by checkpoint name.
         draws: pattern of checkpoint names -> mean and deviation of what a fixture holds there, where kind and shape of
             the tensor do not say it.
+        parallel: axes of the layouts along which devices may share a layer's products: heads, inner width, vocabulary.
     """
 
     rules: Rules
@@ -41,6 +42,7 @@ class Part:
     probes: Mapping[str, Exponents] = field(default_factory=dict)
     constants: Mapping[str, np.ndarray] = field(default_factory=dict)
     draws: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    parallel: tuple[str, ...] = ()
 
     def mounted(self, source: str = "", target: str = "", axes: str | None = None) -> "Part":
         """Put the part in its place.
@@ -58,6 +60,7 @@ class Part:
             {probe: _prefixed(exponents, target) for probe, exponents in self.probes.items()},
             _prefixed(self.constants, source),
             _prefixed(self.draws, source),
+            tuple(axes + axis for axis in self.parallel),
         )
 
 
@@ -77,6 +80,7 @@ def join(*parts: Part) -> Part:
         },
         _joined([part.constants for part in parts]),
         _joined([part.draws for part in parts]),
+        tuple(axis for part in parts for axis in part.parallel),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bgevis.converter import open_artifacts
+from bgevis.converter import open_artifacts, partitions
 from bgevis.converter.cli import main
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.model.qwen.config import QWEN2_SIZES, QWEN3_SIZES
@@ -105,6 +105,20 @@ def test_a_network_that_makes_no_texts_says_so(tmp_path):
     run = export(tmp_path, tmp_path / "run", ("onnx",))
     with open_artifacts(run) as artifacts, pytest.raises(InputError, match="this network makes no texts"):
         artifacts.generate("the")
+    with pytest.raises(InputError, match="the family bert does not say along which axes"):
+        partitions(run, 2)
+
+
+def test_layers_are_cut_by_heads_inner_width_and_vocabulary(made):
+    """What the devices do not divide is on every one: two heads of keys are not cut in four."""
+    found = partitions(made[1], 4, "x")
+    attention, mlp = "text.blocks.0.attention.", "text.blocks.1.mlp."
+    assert found[f"{attention}query.kernel"] == (None, "x", None)
+    assert found[f"{attention}out.kernel"] == ("x", None, None)
+    assert found[f"{attention}key.kernel"] == (None, None, None)
+    assert partitions(made[1], 2, "x")[f"{attention}key.kernel"] == (None, "x", None)
+    assert (found[f"{mlp}up.kernel"], found[f"{mlp}down.kernel"]) == ((None, "x"), ("x", None))
+    assert (found["text.word.embedding"], found["text.norm.scale"]) == (("x", None), (None,))
 
 
 def test_the_command_line_goes_on(made):

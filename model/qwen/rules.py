@@ -59,7 +59,8 @@ def decoder(config: QwenConfig) -> Part:
         shapes |= {LAYER.format(i=i) + name: shape for name, shape in of_layer.items()}
     sizes = {"e": width, "m": inner, "d": head_dim, "v": config.vocab_size}
     sizes |= {"heads": config.num_attention_heads, "kv_heads": config.num_key_value_heads}
-    return Part(tuple(rules), sizes, shapes, _probes(config), draws={WORDS: TABLE})
+    parallel = ("heads", "kv_heads", "m", "v")
+    return Part(tuple(rules), sizes, shapes, _probes(config), draws={WORDS: TABLE}, parallel=parallel)
 
 
 def _probes(config: QwenConfig) -> dict[str, dict[str, int]]:
@@ -85,5 +86,6 @@ def head(config: QwenConfig) -> Part:
         return Part((Drop(HEAD, "it scores words, of which nobody asks where texts are embedded"),), {}, {})
     assert config.head == OWN
     sizes = {"v": config.vocab_size, "e": config.hidden_size}
-    part = Part((Rule(HEAD, "kernel", "v e -> e v"),), sizes, {HEAD: (config.vocab_size, config.hidden_size)})
+    shapes = {HEAD: (config.vocab_size, config.hidden_size)}
+    part = Part((Rule(HEAD, "kernel", "v e -> e v"),), sizes, shapes, parallel=("v",))
     return part.mounted(target="head.")

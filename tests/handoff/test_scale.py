@@ -10,6 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+sys.path.append(str(Path(__file__).parents[1]))  # pytest's importlib mode leaves it out
+from in_process import convert
+
+from bgevis.converter.use.fixture import write_fixture
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -29,6 +34,15 @@ def test_orbax_restores_onto_more_and_fewer_devices_than_it_was_saved_from(visua
         assert fewer["devices"] == devices
         assert fewer["worst"] <= 1
     tell(f"pass: Orbax restored onto 8 devices from none, onto 2 and 4 from 8, at most {eight['worst']:.2f} of allowed")
+
+
+def test_a_network_that_is_cut_as_its_family_says_chooses_the_same_tokens(tmp_path, tell):
+    write_fixture("qwen2", "tiny", 0, "float32", tmp_path / "model.safetensors")
+    run = convert(tmp_path / "model.safetensors", tmp_path / "run", ("orbax",))
+    for devices, most in ((2, 0.52), (4, 0.35)):
+        found = sharded(run, "--devices", devices)
+        assert (found["wrong"], found["worst"] <= 1, found["largest_share"] < most) == ([], True, True)
+    tell("pass: a tiny language model on 2 and 4 devices, the same tokens")
 
 
 def embed(*arguments: object) -> str:
