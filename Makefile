@@ -72,6 +72,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.onnx
 	$(BIN)/python -m benchmarks.roads
 	$(BIN)/python -m benchmarks.towers
+	$(BIN)/python -m benchmarks.causal
 	$(BIN)/python -m benchmarks.embedding
 
 # Seeded Qwen2 of up to three billion numbers in bfloat16, 25 GB of disk: docs/scale.md.

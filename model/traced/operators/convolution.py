@@ -84,6 +84,34 @@ def _transposed(
     return _biased(y, bias)
 
 
+@operator("aten.col2im")
+def col2im(
+    self: Array,
+    output_size: Sequence[int],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> Array:
+    """Put columns, (rows, channels · patch, patches), back as patches of pictures; where they overlap, they add up.
+
+    As a transposed convolution, of which each number of a patch has a kernel of its own with a one in its place.
+    """
+    patch = math.prod(kernel_size)
+    sizes = zip(output_size, kernel_size, dilation, padding, stride, strict=True)
+    counts = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, d, p, s in sizes]
+    x = self if self.ndim == 3 else self[None]
+    channels = x.shape[1] // patch
+    ones = jnp.tile(jnp.eye(patch, dtype=x.dtype).reshape(patch, 1, *kernel_size), (channels, 1, 1, 1))
+    reached = [
+        (n - 1) * s - 2 * p + d * (k - 1) + 1
+        for n, s, p, d, k in zip(counts, stride, padding, dilation, kernel_size, strict=True)
+    ]
+    rest = [size - got for size, got in zip(output_size, reached, strict=True)]
+    y = _transposed(x.reshape(-1, x.shape[1], *counts), ones, None, stride, padding, dilation, rest, channels)
+    return y if self.ndim == 3 else y[0]
+
+
 @operator("aten.conv1d", "aten.conv2d", "aten.conv3d")
 def conv(
     input: Array,  # noqa: A002 - ATen's name
