@@ -296,8 +296,10 @@ def _settle_sizes(settled: Settled, source: Source, document: Document, prefix: 
         "num_attention_heads": (rows // head_dim, told),
         "num_key_value_heads": (kept // head_dim, told.replace("q_proj", "k_proj")),
     }
-    for name in of_heads.keys() - settled.values.keys():
-        value, origin = settled.put(name, *of_heads[name]), of_heads[name][1]
+    for name, (value, origin) in of_heads.items():
+        if name in settled.values:  # chosen above
+            continue
+        settled.put(name, value, origin)
         stated = document.take(name, int, USUAL.get(name, value))
         if stated != value:
             said = stated if name in document else f"not stated, which means {stated}"
