@@ -24,7 +24,7 @@ from ..validation.errors import InputError
 from ..validation.files import parse_json, regular
 
 ALIGNMENT = 64
-EVERY = 0.02
+EVERY = 0.005
 """Seconds: a disk reads some hundred megabytes in a few of these."""
 DTYPES = {
     name: np.dtype(dtype)
