@@ -11,5 +11,5 @@ FOLDERS = ("converter", "exporters", "model", "validation")
 setup(
     packages=[f"bgevis.{name}" for name in find_packages(include=[p for f in FOLDERS for p in (f, f"{f}.*")])],
     package_dir={f"bgevis.{folder}": folder for folder in FOLDERS},
-    package_data={"bgevis.converter.report": ["*.j2"]},
+    package_data={"bgevis.converter.report": ["*.j2"], "bgevis.converter.use": ["*.txt"]},
 )

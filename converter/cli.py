@@ -664,6 +664,38 @@ def generate(
 
 @main.command()
 @directory_argument
+@click.option("--texts", "lines", metavar="FILE", help="A text a line, - for standard input; default a few of ours.")
+@click.option("--against", metavar="FORMAT", help="Hold it to another format's, which must be nearly as low.")
+@click.option("--limit", type=click.FloatRange(1), help="How many times the other's it may be; default 1.05.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+@opened_format
+def perplexity(
+    directory: Path, format_name: str | None, lines: str | None, against: str | None, limit: float | None, as_json: bool
+) -> None:
+    """Say how surprised the language model of DIR is by texts, and hold a format to another."""
+    from .use.artifacts import open_artifacts
+    from .use.embedding import read_lines
+    from .use.perplexity import LIMIT
+
+    if limit is not None and against is None:
+        raise click.UsageError("--limit says how far it may be above --against FORMAT, which is not given")
+    quiet()
+    texts = None if lines is None else [line for line in read_lines(lines) if line.strip()]
+    found: dict[str, float] = {}
+    for name in [format_name, *([against] if against else [])]:
+        with open_artifacts(directory, name) as artifacts:
+            found[artifacts.format] = artifacts.perplexity(texts)
+    click.echo(json.dumps(found) if as_json else "\n".join(f"{name}: {value:.6g}" for name, value in found.items()))
+    own, *others = found.values()
+    if others and not own <= (limit or LIMIT) * others[0]:
+        name = next(iter(found))
+        raise GateError(
+            f"{name} has {own / others[0]:.3g} times the perplexity of {against}; {limit or LIMIT:g} is allowed"
+        )
+
+
+@main.command()
+@directory_argument
 @click.option("--query", help="The text that is asked for.")
 @click.option("--query-image", metavar="FILE", help="The picture that is asked for; with --query, both together.")
 @rows_options

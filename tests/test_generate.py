@@ -86,6 +86,36 @@ def test_the_network_s_positions_bound_a_text(made):
     assert not found.ended
 
 
+def test_perplexity_is_what_upstreams_loss_says(made):
+    """Of texts of different length, and of one that is longer than the network reads, in two parts."""
+    transformers = pytest.importorskip("transformers")
+    folder, run = made
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    texts = ["the fox is quick", "a", "x" * 70]
+    with open_artifacts(run) as artifacts:
+        found = artifacts.perplexity(texts)
+        assert artifacts.perplexity() > 1
+    nats, count = 0.0, 0
+    for text in texts:
+        every = tokenizer(text)["input_ids"]
+        for ids in (every[:64], every[64:]):
+            if len(ids) > 1:
+                given = model.dummy_inputs["input_ids"].new_tensor([ids])
+                nats += float(model(given, labels=given).loss) * (len(ids) - 1)
+                count += len(ids) - 1
+    assert np.isclose(found, np.exp(nats / count), rtol=1e-5)
+
+
+def test_one_format_is_held_to_another(made, tmp_path):
+    (tmp_path / "texts.txt").write_text("the fox\n\nthe other fox\n")
+    command = ["perplexity", str(made[1]), "--texts", str(tmp_path / "texts.txt"), "--json"]
+    done = CliRunner().invoke(main, [*command, "--against", "onnx"])
+    assert (done.exit_code, list(json.loads(done.stdout))) == (0, ["onnx"])
+    wrong = CliRunner().invoke(main, [*command, "--limit", "1.1"])
+    assert wrong.exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

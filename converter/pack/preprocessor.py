@@ -247,6 +247,13 @@ class Texts(Modality):
         before = self.rules["padding"] == tokenizer.PADDING[BEFORE]
         return [slice(width - len(row.ids), width) if before else slice(0, len(row.ids)) for row in rows]
 
+    def whole(self, text: str) -> list[int]:
+        """Give the ids of a text, special ones included, however many there are."""
+        opened = self._tokenizer()
+        with self._lock:
+            opened.no_truncation()
+            return list(opened.encode(text).ids)
+
     def text(self, ids: Sequence[int]) -> str:
         """Give the text of tokens, special ones left out."""
         return str(self._tokenizer().decode(list(ids), skip_special_tokens=True))

@@ -28,6 +28,7 @@ from .generating import Completion, Generator
 from .given import Audio, Given, Images, Pairs, Texts, given, one_sound, pair, rows, sound, text, whole
 from .hearing import Transcript
 from .hybrid import Hybrid, lexical_weights, scores
+from .perplexity import SHIPPED, perplexity
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -588,6 +589,20 @@ class Artifacts:
         """Let a text go on, and give it piece by piece, as it is made: see `generate`."""
         most = whole(max_new_tokens, "max_new_tokens", 1)
         return self._generator(ends).stream(text(prompt, "prompt"), most)
+
+    def perplexity(self, texts: Texts | None = None) -> float:
+        """Say among how many tokens the network is undecided, on average, at each place of texts: less is better.
+
+        Args:
+            texts: any iterable of texts; by default a few that the package ships.
+
+        Raises:
+            InputError: the network scores no tokens, or the texts have no two tokens.
+            EnvironmentFailure: the package that reads texts is missing, or the runtime failed.
+        """
+        every = SHIPPED.read_text(encoding="utf-8").splitlines() if texts is None else None
+        read = every if every is not None else list(rows(texts, "text", text, alone=isinstance(texts, str)))
+        return perplexity(self._generator(None), read).value
 
     def _generator(self, ends: Sequence[int] | None) -> Generator:
         family, config = family_and_config(RunDirectory(self.path))
