@@ -102,7 +102,7 @@ def test_perplexity_is_what_upstreams_loss_says(made):
         for ids in (every[:64], every[64:]):
             if len(ids) > 1:
                 given = model.dummy_inputs["input_ids"].new_tensor([ids])
-                nats += float(model(given, labels=given).loss) * (len(ids) - 1)
+                nats += model(given, labels=given).loss.item() * (len(ids) - 1)
                 count += len(ids) - 1
     assert np.isclose(found, np.exp(nats / count), rtol=1e-5)
 
