@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from ..reference import Encode, Original, Reference
 
 BATCH = {"batch": Axis()}
+FAR = 2.0**24
+"""Deviation of keys of which no two are nearly alike to a query."""
+
 SCALE = 0.6
 """Deviation of a vector's numbers where states are drawn: about that of a trained encoder's."""
 
@@ -98,12 +101,29 @@ def _of_texts(config: WhisperConfig, decoder: Decoder) -> tuple[EntryPoint, ...]
 
 
 def _cases(config: WhisperConfig) -> tuple[Case, ...]:
-    """Give silence and what is next to it: of a sound that is drawn, nothing lies as low as the least power."""
+    """Give what no draw shows: silence and what is next to it, and sounds of which each token hears one place alone."""
+    return (*_silence(config), *(_one_place(config, config.decoder) if config.decoder else ()))
+
+
+def _silence(config: WhisperConfig) -> tuple[Case, ...]:
+    """Of a sound that is drawn, nothing lies as low as the least power."""
     if config.sound is None:
         return ()
     samples = np.zeros((2, config.sound.samples), np.float32)
     samples[1] = 1e-5 * np.random.default_rng(0).standard_normal(config.sound.samples)
     return (Case("log_mel", "silence, and what is next to it", {"samples": samples}),)
+
+
+def _one_place(config: WhisperConfig, decoder: Decoder) -> tuple[Case, ...]:
+    """Scores that are so far apart that exp() overflows: the probes go through steps, and not through `align`."""
+    rng = np.random.default_rng(0)
+    shape = (2, decoder.decoder_attention_heads, 5, config.d_model // decoder.decoder_attention_heads)
+    ids = rng.integers(0, decoder.vocab_size, (2, 3)).astype(np.int32)
+    inputs = {"input_ids": ids}
+    for key, value in (key_names("cross", i) for i in range(decoder.decoder_layers)):
+        inputs[key] = (FAR * rng.standard_normal(shape)).astype(np.float32)
+        inputs[value] = (SCALE * rng.standard_normal(shape)).astype(np.float32)
+    return (Case("align", "one place alone", inputs),) if decoder.alignment_heads else ()
 
 
 def _procedures(config: WhisperConfig) -> tuple[Greedy, ...]:

@@ -82,8 +82,7 @@ def _decoder(config: WhisperConfig, decoder: Decoder) -> Part:
     probes = {
         LOW_VARIANCE: {**dict.fromkeys(inputs, small), "*norm*": small, **_added(small), **heard},
         LOUD: {**dict.fromkeys(inputs, ALIKE), "blocks.*.attention.query.*": LOUDER, "blocks.*.cross.query.*": LOUDER},
-        # Of a sound no place is masked, but so far apart the least score is no largest one.
-        MASKED: {"blocks.0.attention.query.*": APART, "blocks.*.cross.query.*": APART},
+        MASKED: {"blocks.0.attention.query.*": APART},
     }
     return Part((*rules, *own), sizes, shapes | more, probes, draws=dict.fromkeys((TOKENS, PLACES), DRAWN))
 
