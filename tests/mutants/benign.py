@@ -9,7 +9,7 @@ import onnxruntime
 
 from bgevis.validation.cases import take, take_rows
 from bgevis.validation.compare import Golden, compare
-from bgevis.validation.domains import Domain, PaddingMask, TokenIds, TokenTypes
+from bgevis.validation.domains import Domain, PaddingMask, Positions, TokenIds, TokenTypes
 from bgevis.validation.entry_point import EntryPoint, TensorSpec
 from bgevis.validation.goldens import Goldens
 from bgevis.validation.runner import Arrays, Runner
@@ -112,13 +112,14 @@ def _padding(domain: Domain) -> int:
 
 def _padded(entry: EntryPoint, inputs: Arrays, more: int) -> tuple[Arrays, np.ndarray]:
     """Add padding after the texts, as far as there are positions."""
-    lengthened = dict(inputs)
-    for spec in entry.inputs:
-        if isinstance(spec.domain, TokenIds | PaddingMask | TokenTypes):
-            bound = entry.most(spec.shape[-1])
-            room = more if bound is None else min(more, bound - inputs[spec.name].shape[-1])
-            fill = _padding(spec.domain)
-            lengthened[spec.name] = np.pad(inputs[spec.name], [(0, 0), (0, room)], constant_values=fill)
+    lengthened, kinds = dict(inputs), TokenIds | PaddingMask | TokenTypes | Positions
+    longer = [spec for spec in entry.inputs if isinstance(spec.domain, kinds)]
+    bounds = [(entry.most(spec.shape[-1]), inputs[spec.name].shape[-1]) for spec in longer]
+    room = min([more, *(bound - size for bound, size in bounds if bound is not None)])
+    for spec in longer:
+        assert spec.domain
+        fill = _padding(spec.domain)
+        lengthened[spec.name] = np.pad(inputs[spec.name], [(0, 0), (0, room)], constant_values=fill)
     return lengthened, _rows(entry, inputs)
 
 

@@ -56,6 +56,7 @@ EQUIVALENT = {
     "self.token_type.embedding[0] if": "of a network of one type, or of one that is given the types",
     "config.projection_dim > 0": "of a tower without its projection, whose size is 0",
     "self.cls_token.shape[0]": "it has one axis",
+    "before = past[0][0]": "keys and values of all layers have as many places",
     "jnp.ones_like(cos[:1])": "ones and zeros of the same shape",
 }
 """Part of a statement -> why a change there may compute the same network."""
