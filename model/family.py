@@ -268,7 +268,7 @@ class Family:
         recognise: why a checkpoint belongs here, for people; "" if it does not.
         configure: sizes from shapes, the rest from documents, the command line or published sizes; raises InputError
             naming the field that is stated nowhere, wrongly, or in a way that the network does not compute.
-        config: the configuration's class.
+        config: the configuration's class; where a family has several, what gives it for what the manifest holds.
         part: what is declared about names in the checkpoint and in the model: rules, shapes, probes.
         entry_points: what can be called.
         network: the NNX model behind the entry points.
@@ -304,7 +304,7 @@ class Family:
     summary: str
     recognise: Callable[[Source], str]
     configure: Callable[[Source], Configured]
-    config: type
+    config: type | Callable[[Mapping[str, JSON]], type]
     part: Callable[[Config], "Part"]
     entry_points: Callable[[Config], tuple[EntryPoint, ...]]
     network: Callable[[Config], "Network"]
@@ -376,11 +376,12 @@ KINDS: Mapping[type, tuple[type, ...]] = {int: (int,), float: (float, int), str:
 
 
 def config_from_json(cls: Any, document: Mapping[str, Any]) -> Config:
-    """Rebuild a configuration from the manifest.
+    """Rebuild a configuration from the manifest, of a class or of what gives the class for it.
 
     Raises:
         InputError: a field is missing or unknown, named with the class.
     """
+    cls = cls if isinstance(cls, type) else cls(document)
     hints = typing.get_type_hints(cls)
     names = {f.name for f in dataclasses.fields(cls)}
     if names != set(document):
