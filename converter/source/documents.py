@@ -50,6 +50,9 @@ BY_CONTENT: Mapping[str, tuple[str, ...]] = {
 }
 """What a file passed with --config is, when its name does not say: fields of which each has one."""
 
+ARGUMENTS = ("num_heads", "activation", "use_residual", "d_model", "head_dim", "vision_model", "text_model")
+"""Constructor arguments of networks that nothing stores: a file of such is a config.json, whatever its name is."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -193,6 +196,8 @@ def _place(path: Path, content: JSON) -> str:
     fitting = [MODULES] if isinstance(content, list) else []
     if isinstance(content, dict):
         fitting = [place for place, fields in BY_CONTENT.items() if any(field in content for field in fields)]
+        if (path.name == CONFIG and not fitting) or any(field in content for field in ARGUMENTS):
+            return CONFIG
     if len(fitting) == 1:
         return fitting[0]
     reason = f"may be any of {', '.join(fitting)}" if fitting else "is none that this tool knows"
