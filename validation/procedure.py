@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from . import dims
 from .budget import measure
 from .cases import prompts
-from .domains import PaddingMask, Positions, TokenIds, places
+from .domains import PaddingMask, Positions, RandomMask, TokenIds, places
 from .entry_point import EntryPoint, TensorSpec
 from .errors import raised
 from .goldens import INPUTS, read_arrays
@@ -34,7 +34,8 @@ class Greedy:
     """Greedy generation: a prompt through `prefill`, then each best token through `decode`.
 
     Both give logits; their ids, masks and positions are told by their domains. What else `decode` takes is an input of
-    `prefill` by the same name, and stays as it is. An encoder gives no logits: beside what it makes of the prompt,
+    `prefill` by the same name, and stays as it is; a mask at random that nobody gives hides nothing. An encoder gives
+    no logits: beside what it makes of the prompt,
     `decode` reads `start` and then all that was chosen, each time.
 
     Args:
@@ -236,13 +237,17 @@ def _fed(
             fed[spec.name] = (counts[spec.name] != spec.domain.inverted).astype(spec.dtype)
     for spec in decode.inputs:
         if spec.name not in fed:
-            fed[spec.name] = _other(decode, spec, inputs, counts)
+            fed[spec.name] = _other(decode, spec, inputs, counts, sizes)
     return {spec.name: fed[spec.name] for spec in decode.inputs}
 
 
-def _other(decode: EntryPoint, spec: TensorSpec, inputs: Arrays, counts: Arrays) -> np.ndarray:
+def _other(
+    decode: EntryPoint, spec: TensorSpec, inputs: Arrays, counts: Arrays, sizes: Mapping[str, int]
+) -> np.ndarray:
     if isinstance(spec.domain, Positions) and spec.domain.mask in counts:
         return places(counts[spec.domain.mask], 1).astype(spec.dtype)
+    if spec.name not in inputs and isinstance(spec.domain, RandomMask):  # nothing is hidden
+        return np.full(spec.resolve(sizes), not spec.domain.inverted, spec.dtype)
     if spec.name not in inputs:
         raise ValueError(f"{decode.name} takes {spec.name}, which no cache fills and prefill does not take")
     return inputs[spec.name]
