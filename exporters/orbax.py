@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..validation.errors import EnvironmentFailure
+from ..validation.errors import EnvironmentFailure, InputError
 from ..validation.jax_runner import JaxRunner
 from .base import Artifact, Description, Exporter, Request
 from .weights import WeightsFile
@@ -37,6 +37,8 @@ AT_ONCE = 64 << 20
 def write(request: Request) -> dict[str, Description]:
     """Write the checkpoint, straight from the pages of the weights file."""
     checkpoint = request.out / "new"
+    if not request.weights.tensors:
+        raise InputError("orbax: the network has no weights, and Orbax keeps nothing else; choose other formats")
     try:
         with request.weights.forgetting():
             _save(request.weights, checkpoint)

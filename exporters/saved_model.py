@@ -121,7 +121,7 @@ def _tensorflow() -> Any:
 def _variables(network: "Network") -> dict[str, Any]:
     """Make variables, all on the same pages that nobody has written to: there is no such memory yet."""
     tf = _tensorflow()
-    largest = max(leaf.size * leaf.dtype.itemsize for leaf in network.leaves.values())
+    largest = max((leaf.size * leaf.dtype.itemsize for leaf in network.leaves.values()), default=1)
     zeros = np.frombuffer(mmap.mmap(-1, largest), np.uint8)
     return {
         name: tf.Variable(_tensor(zeros, 0, leaf.dtype, leaf.shape), trainable=False, name=name)
