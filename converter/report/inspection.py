@@ -1,7 +1,9 @@
 """`inspect` and `why`: answers for a person, from a checkpoint's index and from the ledger. Reads no weights."""
 
 import difflib
+import math
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ def describe(path: Path, options: Options) -> dict[str, Any]:
             "origins": dict(identified.configured.origins),
             "documents": identified.found.described(),
             "unread": dict(identified.unread),
+            "parameters": _parameters(checkpoint, identified.family.constants(identified.config)),
         }
     except InputError as error:
         family = {"family": None, "reason": str(error)}
@@ -48,6 +51,27 @@ def describe(path: Path, options: Options) -> dict[str, Any]:
         **family,
         **_contents(checkpoint),
     }
+
+
+def _parameters(checkpoint: Checkpoint, computed: Collection[str]) -> dict[str, Any]:
+    """Count what was trained, once where names share it, by the first part of the names; and what only lies beside it.
+
+    Buffers are no parameters: tables that are computed, integers, the statistics of torch's batch norms.
+    """
+    trained: Counter[str] = Counter()
+    buffers, seen = 0, set()
+    for name, tensor in checkpoint.tensors.items():
+        place = (tensor.storage, tensor.offset)
+        count = math.prod(tensor.shape)
+        if name in computed or name.endswith(STATISTICS) or "int" in tensor.dtype or tensor.dtype == "bool":
+            buffers += count
+        elif place not in seen or not count:
+            trained[name.partition(".")[0]] += count
+        seen.add(place)
+    return {"trained": trained.total(), "buffers": buffers, "by_module": dict(trained)}
+
+
+STATISTICS = ("running_mean", "running_var")
 
 
 def _contents(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -76,9 +100,16 @@ def show(described: dict[str, Any]) -> str:
     else:
         lines.append(f"family     {described['family']}")
         lines += [f"           {line}" for line in _fields(described["config"], described["origins"])]
+        lines.append(f"parameters {_counted(described['parameters'])}")
         lines += [f"document   {place}: {_read(document)}" for place, document in described["documents"].items()]
         lines += [f"beside     {name}: {reason}" for name, reason in described["unread"].items()]
     return "\n".join([*lines, "", *_folded(described["tensors"])])
+
+
+def _counted(parameters: dict[str, Any]) -> str:
+    parts = [f"{name} {count:,}" for name, count in parameters["by_module"].items()]
+    inner = f" ({', '.join(parts)})" if 1 < len(parts) <= 12 else ""
+    return f"{parameters['trained']:,}{inner}, and {parameters['buffers']:,} numbers in buffers"
 
 
 def _megabytes(described: dict[str, Any]) -> str:
