@@ -856,6 +856,22 @@ def why(directory: Path, name: str, as_json: bool) -> None:
 
 
 @main.command()
+@directory_argument
+@click.argument("what", type=click.Choice(["position-encodings", "rotation", "attention"]))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The picture: .svg, .png or .pdf.")
+@click.option("--entry", "entry_name", default="", help="Of attention: the entry point. By default the first.")
+@click.option("--inputs", type=click.Path(path_type=Path), help="Of attention: an .npz of its inputs by name.")
+@force_option
+def plot(directory: Path, what: str, out: Path, entry_name: str, inputs: Path | None, force: bool) -> None:
+    """Draw what the network in DIR knows of places: its tables, its rotations; or where it attends to."""
+    from .directory import RunDirectory
+    from .use.plot import draw
+
+    draw(RunDirectory(directory), what, out, entry_name, inputs, force=force)
+    click.echo(str(out))
+
+
+@main.command()
 @json_option
 def families(as_json: bool) -> None:
     """List the model families."""

@@ -16,6 +16,7 @@ EXTRAS: Mapping[str, str] = {
     "tf2onnx": "tf2onnx",
     "pyarrow": "parquet",
     "soundfile": "sound",
+    "matplotlib": "plot",
     "fsspec": "remote",
 }
 """The extra of this project that brings a package, by the name that is imported."""

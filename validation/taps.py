@@ -15,6 +15,24 @@ _path: ContextVar[tuple[str, ...]] = ContextVar("tap_path", default=())
 _record: ContextVar[dict[str, Any] | None] = ContextVar("tap_record", default=None)
 
 
+_closely: ContextVar[bool] = ContextVar("tap_closely", default=False)
+
+
+@contextmanager
+def closely() -> Iterator[None]:
+    """Let networks compute and tap what they otherwise leave to a runtime's operator: the weights of attention."""
+    token = _closely.set(True)
+    try:
+        yield
+    finally:
+        _closely.reset(token)
+
+
+def is_close() -> bool:
+    """Say whether somebody looks closely."""
+    return _closely.get()
+
+
 @contextmanager
 def recording() -> Iterator[dict[str, Any]]:
     """Collect every tapped value, in the order of computation, into the yielded dict."""
