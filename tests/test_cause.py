@@ -43,12 +43,16 @@ def transposed(rng, weights):
 
 def siblings_swapped(rng, weights):
     groups = [
-        [n for n in every if n.startswith(f"{place}.") and n.endswith(f".{part}") and n.split(".")[-2] in names]
+        [n for n in every if n.startswith(f"{place}{inner}") and n.endswith(f".{part}") and n.split(".")[-2] in names]
         for every in (
             [n for n in weights if weights[n].shape == shape] for shape in {a.shape for a in weights.values()}
         )
-        for place in {n[: n.index(".attention.")] for n in every if ".attention." in n}
-        for part, names in (("kernel", ("query", "key", "value")), ("kernel", ("gate", "up")), ("bias", ("gate", "up")))
+        for place in {n[: n.index(".attention.") + 1] for n in every if ".attention." in n}
+        for inner, part, names in (
+            ("attention.", "kernel", ("query", "key", "value")),
+            ("", "kernel", ("gate", "up")),
+            ("", "bias", ("gate", "up")),
+        )
     ]
     group = sorted(groups, key=str)[rng.integers(len(groups))]
     while len(group) < 2:

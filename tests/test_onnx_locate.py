@@ -128,8 +128,10 @@ def wrong_attribute(rng, bench, model):
 
 
 def wrong_operator(rng, bench, model):
-    siblings = {"Mul": "Div", "ReduceL2": "ReduceL1", "Gelu": "Mish", "Sigmoid": "Tanh"}
-    found = [n for n in nodes(model, *siblings) if n.op_type != "Mul" or ".mlp" in n.name or "vision" in n.name]
+    siblings = {"Mul": "Div", "ReduceL2": "ReduceL1", "Gelu": "Mish", "Sigmoid": "Tanh", "Max": "Min", "Relu": "Abs"}
+    inside = {"Mul": (".mlp", "vision"), "Max": (".mlp",)}
+    operators = nodes(model, *siblings)
+    found = [n for n in operators if any(part in n.name for part in inside.get(n.op_type, ("",)))]
     node = found[rng.integers(len(found))]
     node.op_type = siblings[node.op_type]
     del node.attribute[:]

@@ -87,7 +87,7 @@ def test_what_the_ecosystem_sees_is_the_same(artifact):
         graph = onnx.load(artifact.directory / program["path"], load_external_data=False).graph
         inputs = {value.name: value.type.tensor_type for value in graph.input}
         for spec in artifact.entry_points[name].inputs:
-            wanted = onnx.TensorProto.INT64 if spec.dtype == "int32" else onnx.TensorProto.FLOAT
+            wanted = getattr(onnx.TensorProto, {"int32": "INT64", "bool": "BOOL"}.get(spec.dtype, "FLOAT"))
             assert inputs[spec.name].elem_type == wanted
             assert [d.dim_param or d.dim_value for d in inputs[spec.name].shape.dim] == list(spec.shape)
         assert program["via"] == "tf2onnx"

@@ -90,10 +90,17 @@ def fields(config: Config, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, 
     return found
 
 
+LAYERS = (
+    *("layers", "num_hidden_layers", "encoder_layers", "decoder_layers"),
+    *("num_encoder_layers", "num_decoder_layers"),
+)
+"""Fields that count layers."""
+
+
 def deepened(config: Config, layers: int) -> Config:
     """Give every tower of a configuration so many layers."""
     for path, value in fields(config):
-        if path[-1] in ("layers", "num_hidden_layers", "encoder_layers", "decoder_layers"):
+        if path[-1] in LAYERS:
             config = replaced(config, path, layers)
         elif path[-1] == "windows":  # one for each layer
             config = replaced(config, path, (value * layers)[:layers])

@@ -35,6 +35,8 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "activation": ("identity", "sigmoid"),
     "pairs": ("longest-first", "flag-reranker"),
     **dict.fromkeys(("prefix", "rope_type"), ()),
+    "positional_encoding": ("learned", "rotary"),
+    "dropout": (),
 }
 """Field -> its values, where these are no numbers or not any number."""
 
@@ -66,6 +68,7 @@ EQUIVALENT = {
     **dict.fromkeys(("factor", "original", "beta_fast", "beta_slow", "truncate"), TURNS),
     **dict.fromkeys(("low_freq_factor", "high_freq_factor"), TURNS),
     **dict.fromkeys(("image_size", "max_position_embeddings"), "a bound, which entry points state and no table has"),
+    "positional_encoding": "a table of places is one, whoever made it",
     "multimodal": "an entry point more or less, which the manifest and its programs tell",
 }
 """Field -> why it may change nothing. That is believed where it is so: see `unread`."""
@@ -104,8 +107,11 @@ def unread(bench: Bench) -> frozenset[Path]:
 
 
 def program(bench: Bench, config: Any) -> str:
-    """Write down what the network of a configuration computes of the same inputs."""
-    net = bench.family.network(config)
+    """Write down what the network of a configuration computes of the same inputs; "" where there is none."""
+    try:
+        net = bench.family.network(config)
+    except (LookupError, ValueError):
+        return ""
     net.entry_points = bench.net.entry_points
     sized = {name: tap_case(entry).inputs.values() for name, entry in net.entry_points.items()}
     return "\n".join(str(jax.make_jaxpr(net.function(name))(net.leaves, *sized[name])) for name in sized)

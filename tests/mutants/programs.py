@@ -41,7 +41,7 @@ SIBLINGS = {
 }
 EQUIVALENT = {
     r"Shape: end ": "the axes asked for end before",
-    r"attention\.key\.Add: Sub": "a bias of the keys shifts all scores of a query alike",
+    r"(attention|cross)\.key\.Add: Sub": "a bias of the keys shifts all scores of a query alike",
     r"Concat\w*: axis 0 -> -1|constant_int64_0\S* of Squeeze \+ -1": "a list has one axis",
     r"constant_int32_1\S* of Mul \+ 1": "places that are only compared, all of them twice as far on",
     r"constant_int32_0\S* of Add \+ ": "places that are only compared, all of them one further on",
@@ -63,6 +63,7 @@ EQUIVALENT = {
     r"log_mel .*(pads \[0, 0\]|_-9223372036854775807 )": "no padding either way; from the end, however far that is",
     r"encode_audio encoder\.norm\.ReduceSum\w*: ReduceMean": "the vector is made of length one, however long it was",
     r"constant_float32_0\.0 of Max \+ -1": "no length is below 0",
+    r"insight.*constant_float32_-1000000000\.0 of Mul": "what hides is as far below all scores as before",
     r"clip\S*: .* text\.blocks\.\d\.attention\.Attention: is_causal": "the mask that it is given is causal already",
 }
 """Pattern of a name -> why such a change may compute the same."""
