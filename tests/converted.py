@@ -34,6 +34,7 @@ class Converted:
             leaf: jnp.array(self.ledger.leaf(name, tensors.read(name))) for leaf, name in self.ledger.leaves.items()
         }
         self.checkpoint = identified.checkpoint
+        self.compiled = {}
         self.functions = {name: jax.jit(self.network.function(name)) for name in self.network.entry_points}
 
     def __call__(self, entry_point: str, *inputs, weights=None):
