@@ -202,7 +202,9 @@ def of_encoder(io, given, wanted, cls, kwargs):
         embedded = behind == "emb"
         x = given["x"] if vectors else given["emb" if embedded else "ids"]
         mask = whole(None if embedded else io.mask(behind), len(x), x.shape[1], x.shape[1])
-        if vectors:
+        if vectors and cls == "TransformerEncoder":
+            yield "forward_embeddings", {"x": x, "mask": mask}, {"last_hidden_state": wanted[name]}
+        elif vectors:
             yield "forward", {"x": x, "mask": mask}, {"output": wanted[name]}
         else:
             entry, source = ("forward_embeddings", "x") if embedded else ("forward", "ids")
@@ -443,6 +445,22 @@ def test_a_trainers_own_configuration_is_used(tmp_path, key):
     )
     with pytest.raises(InputError, match=r"src_vocab_size is 18, but the checkpoint says 17"):
         identified({key: own | {"src_vocab_size": 18}, "model_state_dict": state}, tmp_path)
+
+
+@pytest.mark.parametrize("silent", [{"input_dim": None}, {"positional_encoding": None}, {}])
+def test_null_says_nothing(tmp_path, silent):
+    state = state_of("Transformer", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"num_heads": 2, **silent}))
+    assert identified(state, tmp_path).config == KINDS["Transformer"].tiny
+
+
+def test_a_word_that_upstream_takes_for_learned_is_learned(tmp_path):
+    state = state_of("TransformerEncoder", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"num_heads": 2, "positional_encoding": "absolute"}))
+    assert identified(state, tmp_path).config.positional_encoding == "learned"
+    (tmp_path / "config.json").write_text(json.dumps({"num_heads": 2, "positional_encoding": "sinusoidal"}))
+    with pytest.raises(InputError, match="positional_encoding is 'sinusoidal', but the checkpoint says 'learned'"):
+        identified(state, tmp_path)
 
 
 ASKED = {

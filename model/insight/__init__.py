@@ -55,6 +55,13 @@ def _reference(config: kind.Config, original: "Original") -> "Reference":
     return reference(config, original, tuple(entry.name for entry in _entry_points(config)))
 
 
+def _images(config: kind.Config) -> Mapping[str, Any] | None:
+    """Say that nobody knows how pictures are prepared: upstream's users do it by what their data say."""
+    if not any(spec.name == "images" for entry in _entry_points(config) for spec in entry.inputs):
+        return None
+    return {"input": "images", "missing": "upstream stores nothing of how its pictures were normalised"}
+
+
 def _documents(config: kind.Config) -> Mapping[str, Any]:
     """State a configuration: upstream writes none, so nothing of it would be known."""
     return {kind.CONFIG: config_to_json(config)}
@@ -71,6 +78,7 @@ FAMILY = Family(
     network=_network,
     reference=_reference,
     sizes=SIZES,
+    images=_images,
     documents=_documents,
     cases=lambda config: _of(config).cases(config),
     procedures=lambda config: _of(config).procedures(config),

@@ -13,7 +13,7 @@ from ...validation.cases import Case
 from ...validation.entry_point import EntryPoint
 from ...validation.errors import GateError, InputError
 from ...validation.procedure import Greedy
-from ..documents import JSON, Configured, Document, Settled
+from ..documents import JSON, USED, Configured, Document, Settled, shown
 from ..family import Shapes, Source
 from ..parts import Part
 
@@ -108,19 +108,32 @@ class Reading:
             raise GateError(f"the tensors {self.prefix}{pattern} are not numbered 0, 1, 2, ...")
         return len(numbers)
 
-    def show(self, name: str, value: JSON, why: str, *aliases: str) -> Any:
-        """Settle what names and shapes show; `aliases` are what other classes call it.
+    def show(
+        self, name: str, value: JSON, why: str, *aliases: str, also: Callable[[JSON], bool] = lambda stated: False
+    ) -> Any:
+        """Settle what names and shapes show; null says nothing.
+
+        Args:
+            name: of the field.
+            value: what is shown.
+            why: by what.
+            aliases: what other classes call the field.
+            also: says of another value that is stated whether upstream takes it for the same.
 
         Raises:
             InputError: it is stated otherwise.
         """
         given = list(value) if isinstance(value, tuple) else value
         for document in self.documents:
-            for called in (name, *aliases):
-                if document.take(called, type(given), given) != given:
+            for called in (each for each in (name, *aliases) if each in document):
+                stated = document.fields[called]
+                document.note(called, USED)
+                if stated is None or also(stated):
+                    continue
+                if document.take(called, type(given)) != given:
                     raise InputError(
-                        f"{document.origin}: {self.settled.part}{called} is {document.fields[called]}, but the "
-                        f"checkpoint says {given} ({why})"
+                        f"{document.origin}: {self.settled.part}{called} is {shown(stated)}, but the checkpoint says "
+                        f"{shown(given)} ({why})"
                     )
         return self.settled.put(name, value, why)
 
@@ -163,6 +176,8 @@ class Reading:
     def within(self, prefix: str, name: str) -> "Reading":
         """Begin a part of the configuration, whose tensors stand behind a prefix."""
         inner = [document.part(name) for document in self.documents if name in document]
+        for document in inner:
+            document.accept(HARMLESS)
         settled = Settled(self.settled.given, f"{self.settled.part}{name}.")
         return replace(self.behind(prefix), settled=settled, documents=inner)
 

@@ -21,6 +21,8 @@ ROTARY = "rotary_emb.cos_cached"
 NO_PLACES = (
     "names rotary_emb.*: each head is turned by its own number, which changes no score, so that places do not count"
 )
+ENCODINGS = ("sinusoidal", "rotary")
+"""Of positional_encoding; upstream takes any other word for "learned"."""
 START = 1
 """What a generation begins with where nobody says: any word shows whether two networks choose alike."""
 
@@ -164,7 +166,8 @@ def _read_body(reading: Reading, side: Reading, layers: str) -> None:
         reading.settled.values["max_seq_length"] = 0
     else:
         reading.show("max_seq_length", rows, f"shape of {side.prefix}positional_encoding.*")
-    reading.show("positional_encoding", kind, NO_PLACES if kind == "rotary" else "names positional_encoding.*")
+    why = NO_PLACES if kind == "rotary" else "names positional_encoding.*"
+    reading.show("positional_encoding", kind, why, also=lambda stated: kind == "learned" and stated not in ENCODINGS)
     reading.dropout()
 
 

@@ -105,11 +105,16 @@ def read_vision(reading: Reading) -> None:
             )
     reading.show("qkv_bias", "blocks.0.attn.qkv.bias" in reading.shapes, "names attn.qkv.*")
     token = "cls_token" if first else "there is no cls_token"
-    reading.show("pool", "cls" if first else "mean", f"name {token}" if first else token)
-    reading.show(
-        "positional_encoding", "learned" if learned else "sinusoidal", f"{'name' if learned else 'no name'} pos_embed"
-    )
+    why = f"name {token}" if first else token
+    reading.show("pool", "cls" if first else "mean", why, also=lambda stated: not first and stated != "cls")
+    _read_places(reading, learned, f"{'name' if learned else 'no name'} pos_embed")
     reading.dropout()
+
+
+def _read_places(reading: Reading, learned: bool, why: str) -> None:
+    """Settle how places are encoded: upstream takes any other word than "learned" for "sinusoidal"."""
+    kind = "learned" if learned else "sinusoidal"
+    reading.show("positional_encoding", kind, why, also=lambda stated: not learned and stated != "learned")
 
 
 def _read_patches(reading: Reading) -> None:
@@ -119,7 +124,7 @@ def _read_patches(reading: Reading) -> None:
     _read_picture(reading, "projection.weight", places, rows, int(first))
     reading.show("embed_dim", reading.shape("projection.weight", 4)[0], "shape of projection.weight")
     reading.show("use_cls_token", first, "name cls_token" if first else "there is no cls_token")
-    reading.show("positional_encoding", "learned" if learned else "sinusoidal", f"name {places}")
+    _read_places(reading, learned, f"name {places}")
     reading.dropout()
 
 
