@@ -21,6 +21,7 @@ from converted import Converted
 from flax import nnx
 from in_process import convert, export, in_this_process
 
+from bgevis.converter.checkpoint import open_checkpoint
 from bgevis.converter.directory import RunDirectory
 from bgevis.converter.manifest import artifact
 from bgevis.converter.options import Options
@@ -392,6 +393,27 @@ def test_greedy_generation_chooses_the_same_words(name, tmp_path):
         assert np.abs(logits - steps[:, step]).max() <= 1e-5 * np.abs(steps).max()
         text = np.concatenate([text, np.argmax(logits, axis=1)[:, None].astype(np.int32)], axis=1)
     assert text.tolist() == wanted.tolist()
+
+
+OTHERS = sorted(file.stem for file in FOLDER.glob("*.pt") if file.stem not in CASES)
+"""Checkpoints without a description: cases in other containers and types, and what upstream cannot run."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_containers_hold_the_same_networks(name, tmp_path):
+    shapes = {n: tuple(t.shape) for n, t in open_checkpoint(FOLDER / f"{name}.pt").tensors.items()}
+    of = [n for n, c in CASES.items() if {k: tuple(v[1]) for k, v in c["state_dict"].items()} == shapes]
+    if not of:
+        with pytest.raises(InputError, match="cannot be converted"):
+            identify(FOLDER / f"{name}.pt", Options())
+        return
+    options = Options(configs=(str(stated(of[0], tmp_path)),))
+    model, original = Converted(FOLDER / f"{name}.pt", options), converted(of[0])
+    assert model.config == original.config
+    dtypes = {tensor.dtype for tensor in model.checkpoint.tensors.values()} - {"int64"}
+    share = {"float32": 0.0, "float16": 2.0**-9, "bfloat16": 2.0**-6}[dtypes.pop()]
+    for leaf, array in original.weights.items():
+        assert np.abs(model.weights[leaf] - array).max() <= share * np.abs(array).max()
 
 
 def state_of(name: str, folder: Path) -> dict[str, torch.Tensor]:
