@@ -11,6 +11,7 @@ import numpy as np
 
 from ...validation.errors import InputError
 from .archive import check_crc
+from .arrow import read_arrow
 from .foreign import container_of
 from .format_error import FormatError, blame
 from .mapped import MappedFile
@@ -22,14 +23,20 @@ from .tensor import Tensor
 from .torch_legacy import read_torch_legacy
 from .torch_zip import read_torch_zip
 
-READERS = {"torch-zip": read_torch_zip, "torch-legacy": read_torch_legacy, "safetensors": read_safetensors}
+READERS = {
+    "torch-zip": read_torch_zip,
+    "torch-legacy": read_torch_legacy,
+    "safetensors": read_safetensors,
+    "parquet": read_arrow,
+}
 
 
 class Checkpoint:
     """An opened checkpoint: an index. Weights are read by `read`, one at a time.
 
     path: as it was given. files: every file that it consists of, the index first, without its modules. container:
-    "torch-zip", "torch-legacy", "safetensors", "safetensors-sharded" or "torch-zip-sharded". wrappers: what was
+    "torch-zip", "torch-legacy", "safetensors", "safetensors-sharded", "torch-zip-sharded", "arrow" or
+    "arrow-quantised". wrappers: what was
     unwrapped, outermost first, such as ("model_state_dict", "module."). tensors: by name after unwrapping, in the
     order of the file. ignored: key paths of what is no tensor of the state dict, such as "optimizer_state_dict". facts:
     what of these is plain (texts, numbers, lists and dictionaries of them), by key path. modules: checkpoints of
@@ -142,7 +149,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a checkpoint: a torch file (zip or legacy), safetensors, an index of shards, or a folder with one of those.
+    """Open a checkpoint: a torch file (zip or legacy), safetensors, an index of shards, ArrowEngine's store, or a folder.
 
     Reads names, shapes and places, no weights. The content decides, never the file's name. Nothing from the file is
     executed or imported.
@@ -159,7 +166,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             parts, tensors = read_shards(file, _read_file)
             return Checkpoint(path, f"{parts[0].container}-sharded", parts, tensors, file)
         part = READERS[container](file)
-        return Checkpoint(path, container, [part], part.tensors, None)
+        return Checkpoint(path, part.container, [part], part.tensors, None)
 
 
 def _read_file(file: MappedFile) -> Part:

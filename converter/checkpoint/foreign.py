@@ -5,6 +5,7 @@ from .mapped import MappedFile
 from .torch_legacy import starts_legacy
 
 HEAD = 512
+PARQUET = b"PAR1"
 TAR_MAGIC_AT = 257
 UNPACK = "unpack it with a program you trust and give the checkpoint inside"
 # first bytes -> what it is, what to do
@@ -25,7 +26,7 @@ FOREIGN = {
 
 
 def container_of(file: MappedFile) -> str:
-    """Tell "torch-zip", "torch-legacy", "safetensors" or "index".
+    """Tell "torch-zip", "torch-legacy", "safetensors", "parquet" or "index".
 
     Raises:
         FormatError: it is none of them; the message says what it is.
@@ -33,6 +34,8 @@ def container_of(file: MappedFile) -> str:
     head = file.bytes(0, min(HEAD, file.size))
     if head.startswith(b"PK\3\4"):
         return "torch-zip"
+    if head.startswith(PARQUET):
+        return "parquet"
     if starts_legacy(head):
         return "torch-legacy"
     if head[8:9] == b"{" and not _is_text(head[:8]):
@@ -59,5 +62,5 @@ def _complaint(head: bytes) -> FormatError:
     if not head.strip(b"\0"):
         return FormatError("starts with zeros only: the download is incomplete")
     return FormatError(
-        "is not a checkpoint: neither a torch zip, a legacy torch file, safetensors nor an index of shards"
+        "is not a checkpoint: neither a torch zip, a legacy torch file, safetensors, an index of shards nor Parquet"
     )

@@ -15,6 +15,7 @@ SINGLE_FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "weights.parquet",
 )
 NAMES_SHOWN = 5
 

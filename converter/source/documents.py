@@ -97,6 +97,7 @@ def read_documents(
     ignored: Iterable[str] = (),
     *,
     tokens: bool = True,
+    beside: Iterable[str] = (),
 ) -> Found:
     """Read the documents of a checkpoint's folder; those passed explicitly win.
 
@@ -106,12 +107,13 @@ def read_documents(
         tokenizer: the tokenizer's folder, if another.
         ignored: "DOCUMENT:FIELD" to pass over.
         tokens: whether a tokenizer is wanted.
+        beside: further places beside the checkpoint, which its container has.
 
     Raises:
         InputError: one is there but is no readable regular file or no JSON, an explicit one is not known, or there is
             nothing to ignore of that name.
     """
-    files = {place: folder / place for place in PLACES}
+    files = {place: folder / place for place in (*PLACES, *beside)}
     files |= {place: (tokenizer or folder) / place for place in OF_TOKENIZER}
     contents: dict[str, JSON] = {}
     digests: dict[str, str] = {}

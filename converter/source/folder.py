@@ -35,7 +35,10 @@ HARMLESS: Mapping[str, str] = {
 }
 """Names of files, and of folders with a slash at their end, that change nothing at inference."""
 
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.ot", "*.npz", "*.index.json")
+WEIGHTS = (
+    *("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.ot", "*.npz", "*.parquet"),
+    "*.index.json",
+)
 
 ADAPTER = "adapter_config.json"
 MERGE = (

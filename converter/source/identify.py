@@ -10,11 +10,13 @@ from ...model.documents import Configured, Given
 from ...model.family import Config, Family, Source, config_to_json, dotted, families
 from ...validation.errors import InputError
 from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint.arrow import CONTAINER as ARROW
 from ..checkpoint.sharded import SINGLE_FILES
 from ..options import Options, spelled
 from . import architecture
 from .documents import Found, read_documents
 from .folder import MERGE, explain_empty, rest
+from .metadata import METADATA, tokenizer_of, with_metadata
 from .module import configured as traced_config
 from .module import trace
 from .slow import converted
@@ -52,8 +54,8 @@ def identify(path: Path, options: Options) -> Identified:
     _refuse_placeholders(checkpoint)
     if options.module:
         return _traced(path, checkpoint, options)
-    found = read_folder(path, options)
     given = options.given
+    found = with_metadata(read_folder(path, options, checkpoint.container), checkpoint, given)
     checkpoint = _with_beside(_with_modules(checkpoint, found), path if path.is_dir() else path.parent)
     unread = rest(path, checkpoint, found.digests)
     if options.transformers:
@@ -155,17 +157,25 @@ def open_given(path: Path) -> Checkpoint:
         ) from error
 
 
-def read_folder(path: Path, options: Options) -> Found:
+def read_folder(path: Path, options: Options, container: str) -> Found:
     """Read the documents of a checkpoint's folder as the command line says."""
     folder = path if path.is_dir() else path.parent
+    beside = (METADATA,) if container.startswith(ARROW) else ()
     tokenizer = Path(options.tokenizer) if options.tokenizer else None
     if tokenizer and options.no_tokenizer:
         raise InputError("--tokenizer names one, and --no-tokenizer wants none: say one of them")
     if not options.no_tokenizer:
+        if not tokenizer and tokenizer_of(folder) != folder:
+            tokenizer = tokenizer_of(folder)
         made = converted(tokenizer or folder)
         tokenizer = made if made != folder else tokenizer
     return read_documents(
-        folder, map(Path, options.configs), tokenizer, options.ignore, tokens=not options.no_tokenizer
+        folder,
+        map(Path, options.configs),
+        tokenizer,
+        options.ignore,
+        tokens=not options.no_tokenizer,
+        beside=beside,
     )
 
 

@@ -23,6 +23,7 @@ from ..options import Options, chosen
 from ..pack import tokenizer
 from ..progress import Progress
 from ..source.identify import Identified, identify
+from ..source.metadata import tokenizer_of
 from ..source.slow import converted
 from .common import state
 
@@ -36,6 +37,7 @@ PACKAGES = (
     "openvino",
     "orbax-checkpoint",
     "pillow",
+    "pyarrow",
     "tensorflow-cpu",
     "tensorflow",
     "tf2onnx",
@@ -112,6 +114,7 @@ def describe_source(checkpoint: Checkpoint, progress: Progress) -> dict[str, Any
 def tokenizer_folder(path: Path, options: Options) -> Path:
     """Say where a tokenizer is looked for: where the user says, else beside the checkpoint."""
     folder = Path(options.tokenizer) if options.tokenizer else path if path.is_dir() else path.parent
+    folder = folder if options.tokenizer else tokenizer_of(folder)
     return folder if options.no_tokenizer else converted(folder)
 
 

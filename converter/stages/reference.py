@@ -27,12 +27,14 @@ from ...validation.goldens import Goldens
 from ...validation.probe import FACTORS, Factors
 from ...validation.runner import Arrays
 from ..certificate.ledger import Ledger
+from ..checkpoint.arrow import CONTAINER as ARROW
 from ..directory import SOURCE, RunDirectory
 from ..manifest import END_TO_END, GOLDENS, JUDGE, LEDGER, PROBES, family_and_config, network
 from ..options import Options
 from ..pack.replay import WITHIN, Pack, packed
 from ..progress import Progress
 from ..proof.verdicts import judged
+from ..source.metadata import content
 from .common import reopen, require
 
 MEASURED = 32
@@ -221,10 +223,13 @@ def read_original(run: RunDirectory, progress: Progress) -> "Original":
         ) from error
     checkpoint = reopen(run)
     note = json.loads((run.path / SOURCE).read_text())
-    documents = {name: json.loads(Path(path).read_text(encoding="utf-8")) for name, path in note["documents"].items()}
+    given = run.manifest()["given"]["set"]
+    documents = {
+        name: content(name, Path(path), json.loads(Path(path).read_text(encoding="utf-8")), given)
+        for name, path in note["documents"].items()
+    }
     places = {name: Path(path).parent for name, path in note["documents"].items()}
     folder = places.get("modules.json", Path(note["folder"]))
-    given = run.manifest()["given"]["set"]
     if {"pooling", "normalize"} & given.keys():
         documents.pop("modules.json", None)  # what the user says stands in its place
     changed = as_given(documents, given)
@@ -264,17 +269,42 @@ def _read_own(checkpoint: "Checkpoint", progress: Progress) -> "State":
         from safetensors.torch import load_file
 
         return unwrap({n: t for file in weight_files(checkpoint) for n, t in load_file(file).items()}, checkpoint)
+    if checkpoint.container.startswith(ARROW):
+        return _read_parquet(checkpoint, progress)
     state: dict[str, Any] = {}
     try:
         for file in weight_files(checkpoint):
             mapped = checkpoint.container.startswith("torch-zip")
             state |= torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:
-        from ...model.reference import tensor_of
-
         progress.note("torch's own reader refuses what lies beside the weights: they are read by this tool's")
-        return {name: tensor_of(checkpoint.read(name)) for name in checkpoint.tensors}
+        return _read_safely(checkpoint)
     return unwrap(state, checkpoint)
+
+
+def _read_parquet(checkpoint: "Checkpoint", progress: Progress) -> "State":
+    """Read ArrowEngine's store by pyarrow alone; what is quantised there has no reader but this tool's."""
+    import torch
+    from pyarrow import parquet
+
+    table = parquet.read_table(checkpoint.files[0], memory_map=True)
+    if "quant_type" in table.column_names:
+        progress.note("nobody else's reader knows quantised rows: they are read by this tool's")
+        return _read_safely(checkpoint)
+    state = {}
+    for row in table.to_pylist():
+        dtype = getattr(torch, row["dtype"].removeprefix("torch."))
+        empty = torch.empty(0, dtype=dtype)
+        flat = torch.frombuffer(bytearray(row["data"]), dtype=dtype) if row["data"] else empty
+        state[row["layer_name"]] = flat.reshape(row["shape"])
+    return unwrap(state, checkpoint)
+
+
+def _read_safely(checkpoint: "Checkpoint") -> "State":
+    """Read the tensors by the safe reader."""
+    from ...model.reference import tensor_of
+
+    return {name: tensor_of(checkpoint.read(name)) for name in checkpoint.tensors}
 
 
 def weight_files(checkpoint: "Checkpoint") -> list[Path]:
