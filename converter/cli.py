@@ -155,7 +155,9 @@ def source_options(command: Command) -> Command:
 
 def format_option(command: Command) -> Command:
     """Add --format."""
-    help_text = "Only this format: onnx, orbax, saved-model, stablehlo (all four by default), openvino. Repeatable."
+    help_text = (
+        "Only this format: onnx, orbax, saved-model, stablehlo (all four by default), openvino, arrow. Repeatable."
+    )
     return click.option("--format", "formats", multiple=True, help=help_text)(command)
 
 

@@ -13,7 +13,8 @@ from ..validation import outputs
 from ..validation.entry_point import Axis, EntryPoint, TensorSpec
 from ..validation.errors import GateError, InputError
 from ..validation.packages import need_jax
-from .certificate.ledger import numpy_dtype
+from .certificate.ledger import Ledger, numpy_dtype
+from .certificate.names import leaves_of
 from .directory import Manifest, RunDirectory
 
 if TYPE_CHECKING:
@@ -123,7 +124,14 @@ def artifact(run: RunDirectory, exporter: Exporter, session: Session | None = No
     missing = sorted(entries.keys() - programs.keys())
     if missing:
         raise GateError(f"the manifest has no {exporter.name} program of {', '.join(missing)}: it was altered")
-    return Artifact(run.path, entries, programs, lambda: network(run), session or Session())
+    return Artifact(
+        run.path,
+        entries,
+        programs,
+        lambda: network(run),
+        session or Session(),
+        lambda tensors: leaves_of(Ledger.read(run.path / LEDGER), tensors),
+    )
 
 
 def probe_folders(directory: Path) -> list[Path]:

@@ -67,7 +67,11 @@ class Request(Plan):
     progress: Callable[[int], None] = lambda nbytes: None
     """Called with the number of bytes written since the last call."""
     directory: Path = Path()
-    """The run directory, for layouts that take the pack's tokenizer.json and preprocess.json."""
+    """The run directory, for what takes the pack's tokenizer.json and preprocess.json."""
+    tensors: Callable[[], Iterator[tuple[str, np.ndarray]]] | None = None
+    """For formats of the source's tensors (`Exporter.source`): gives them in its order, one in memory at a time."""
+    documents: Mapping[str, Any] = field(default_factory=dict)
+    """For the same: the documents that lie beside such a source, by place."""
     hugging_face: "HuggingFace | None" = None
     """For layouts that Hugging Face's clients open; None for families that they do not know."""
     transformers_js: "Towers | Transcriber | None" = None
@@ -104,6 +108,8 @@ class Artifact:
     network: Callable[[], "Network"]
     """The NNX model, for formats that hold weights without a program (Orbax)."""
     session: Session = Session()
+    leaves: Callable[[Iterator[tuple[str, np.ndarray]]], Iterator[tuple[str, np.ndarray]]] = iter
+    """Turns the source's tensors into the leaves that they fill, for formats that hold those (`Exporter.source`)."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,7 @@ class Exporter:
         ways: what else must be importable for a way of writing that `--via` names; the extra is called as the way.
         compiles: its runtime compiles the program anew for each shape.
         weights_only: the files hold no program; what runs is the NNX model, which parity runs on every case.
+        source: it holds the source's tensors under their own names, in place of leaves, and the pack's tokenizer.
         host: the format whose process writes this one too, right after it, if both are written: what that one
             made in memory is used again.
         effort: how long writing and proving takes, compared with other formats: what takes longest starts first.
@@ -163,6 +170,7 @@ class Exporter:
     ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     compiles: bool = True
     weights_only: bool = False
+    source: bool = False
     host: str = ""
     effort: int = 0
     layout: bool = False
@@ -175,6 +183,11 @@ class Exporter:
     more: Callable[[Artifact, Mapping[str, Mapping[str, Description]]], Iterator[tuple[Runner, str]]] | None = None
     needs: Callable[[Artifact], Iterator[Need]] | None = None
     tunable: tuple[str, ...] = ()
+
+    @property
+    def needs_pack(self) -> bool:
+        """Say whether it takes files of the pack."""
+        return self.layout or self.source
 
     def require(self, via: str = "", *, serving: bool = False) -> None:
         """Raise EnvironmentFailure if a package is missing, saying how to get it.

@@ -263,10 +263,8 @@ def _dequantised(
     else:
         pairs = np.frombuffer(data, np.uint8)[:, None] >> np.array([6, 4, 2, 0], np.uint8)
         numbers = (pairs & 3).astype(np.float32).reshape(-1)[:count] - np.float32(2)
-    if row.group_size:
-        several = -(-count // row.group_size)
-    else:
-        several = 1 if row.axis == -1 else shape[row.axis]
+    places = 1 if row.axis == -1 else shape[row.axis]
+    several = -(-count // row.group_size) if row.group_size else places
     scales, zeros = (
         np.frombuffer(_held(name, column, cells[column], 4 * several), np.dtype("<f4"))
         for column in ("scales", "zero_points")

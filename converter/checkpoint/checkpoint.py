@@ -149,7 +149,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a checkpoint: a torch file (zip or legacy), safetensors, an index of shards, ArrowEngine's store, or a folder.
+    """Open a checkpoint: a torch file (zip or legacy), safetensors, index of shards, ArrowEngine's store, or a folder.
 
     Reads names, shapes and places, no weights. The content decides, never the file's name. Nothing from the file is
     executed or imported.

@@ -12,8 +12,10 @@ from typing import Any
 from ...exporters.base import Exporter, Request
 from ...exporters.weights import WeightsFile
 from ...validation.report import EVERY, Row
+from ..certificate.ledger import Ledger
+from ..certificate.names import source_tensors
 from ..directory import STAGING, Manifest, RunDirectory, sha256
-from ..manifest import WEIGHTS_PATH, family_and_config, network
+from ..manifest import LEDGER, WEIGHTS_PATH, family_and_config, network
 from .restated import difference, plain
 
 NOT_COMPARED = "not compared: other versions"
@@ -30,7 +32,13 @@ def request(run: RunDirectory, exporter: Exporter, out: Path, options: dict[str,
         family, config = family_and_config(run)
         describe = getattr(family, exporter.describes)
         shaped |= {"directory": run.path, exporter.describes: describe(config) if describe else None}
-    return Request(network(run), WeightsFile(run.path / WEIGHTS_PATH), out, **given, **shaped)
+    weights = WeightsFile(run.path / WEIGHTS_PATH)
+    if exporter.source:
+        family, config = family_and_config(run)
+        ledger = Ledger.read(run.path / LEDGER)
+        shaped |= {"directory": run.path, "documents": family.documents(config)}
+        shaped["tensors"] = lambda: source_tensors(ledger, weights)
+    return Request(network(run), weights, out, **given, **shaped)
 
 
 def other_versions(manifest: Manifest, exporter: Exporter, here: dict[str, Any]) -> str:

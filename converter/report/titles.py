@@ -4,6 +4,7 @@ from ...exporters.precisions import PRECISIONS
 
 TITLES = {
     "parity": "JAX model",
+    "arrow": "Arrow",
     "onnx": "ONNX",
     "openvino": "OpenVINO",
     "orbax": "Orbax",

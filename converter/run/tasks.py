@@ -178,7 +178,7 @@ def _of_format(stage: Stage, exporter: Exporter, formats: Sequence[Exporter]) ->
     """Give the task of one format. It needs those of the formats whose programs it opens, a layout needs the pack."""
     there = {e.name for e in formats}
     opened = [name for name in (exporter.name, *exporter.also) if name in there]
-    needs = ["pack"] if exporter.layout else []
+    needs = ["pack"] if exporter.needs_pack else []
     for name in stage.after:
         needs += [f"{name}:{each}" for each in opened] if name in BY_NAME and BY_NAME[name].each else [name]
     host = f"{stage.name}:{exporter.host}" if exporter.host and not stage.proves else ""

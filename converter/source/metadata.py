@@ -1,7 +1,7 @@
 """metadata.json, which ArrowEngine writes beside its weights, in the place of a config.json where none is there.
 
 It lists the tensors, so that a store that lost some is seen, and states sizes, heads and epsilons, but no activation:
-that is asked for. Two shapes are known: of texts, with `model_info`, and of CLIP's and Whisper's encoders, with `config`.
+that is asked for. Two shapes are known: of texts, with `model_info`, and of CLIP's and Whisper's encoders (`config`).
 
 Source: github.com/pallasting/ArrowQuant_V2, llm_compression/tools/model_converter.py.
 """

@@ -22,7 +22,7 @@ def perform(run: RunDirectory, options: Options, progress: Progress, exporter: E
     """Write one format."""
     exporter.require(options.via)
     need_jax()
-    require(run, *["build", *["pack"] * exporter.layout])
+    require(run, *["build", *["pack"] * exporter.needs_pack])
     weights = WeightsFile(run.path / WEIGHTS_PATH)
     progress.begin(sum(location.nbytes for location in weights.tensors.values()))
     with run.stage(f"export-{exporter.name}", reads(run, options, exporter)) as staged:
@@ -49,5 +49,5 @@ def shaping(options: Options) -> dict[str, Any]:
 
 def reads(run: RunDirectory, options: Options, exporter: Exporter) -> str:
     """Give the digest of what an export depends on."""
-    raw = (TOKENIZER, PREPROCESS) if exporter.layout else ()
+    raw = (TOKENIZER, PREPROCESS) if exporter.needs_pack else ()
     return run.reads(WEIGHTS_PATH, exporter.name, *shaping(options).values(), *raw)
