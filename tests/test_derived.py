@@ -28,7 +28,7 @@ from bgevis.converter.progress import Silent
 from bgevis.converter.proof.weights import weight_rows
 from bgevis.converter.report import html
 from bgevis.converter.report.inspection import explain, tell
-from bgevis.converter.stages import build, export, load, parity, reference, remap, validate, verify
+from bgevis.converter.stages import build, export, load, pack, parity, reference, remap, validate, verify
 from bgevis.converter.use.restore import restore
 from bgevis.exporters.base import exporters
 from bgevis.exporters.weights import WeightsFile
@@ -44,7 +44,7 @@ from bgevis.validation.goldens import golden
 from .packed_family import ADAPTED, BLOCK, Config, entry_points, family, known, merge, original, rules, split_attention
 
 DTYPES = [np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16)]
-FORMATS = {name: exporter for name, exporter in exporters().items() if not (exporter.optional or exporter.layout)}
+FORMATS = {n: e for n, e in exporters().items() if e.source or not (e.optional or e.layout)}
 BASE, A, B = (f"blocks.0.attn.out_proj.{n}.weight" for n in ("base_layer", "lora_A.default", "lora_B.default"))
 MERGED, PACKED = "blocks.0.attn.out_proj.weight", "blocks.0.attn.in_proj_weight"
 
@@ -449,6 +449,7 @@ def test_a_mistake_that_shapes_cannot_tell_is_told_by_the_original(tmp_path, mis
 def exported(tmp_path_factory):
     run = converted(tmp_path_factory.mktemp("packed"), drawn(ml_dtypes.bfloat16), dtype="source")
     with known(FAMILY):
+        pack.perform(run, Options(), Silent())
         for exporter in FORMATS.values():
             export.perform(run, Options(), Silent(), exporter)
     return run
