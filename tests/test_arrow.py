@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from safetensors.numpy import load_file, save_file
 
 from bgevis.converter.certificate.ledger import Ledger
 from bgevis.converter.checkpoint import open_checkpoint
@@ -25,8 +26,9 @@ from bgevis.converter.progress import Silent
 from bgevis.converter.proof.again import again_rows
 from bgevis.converter.proof.weights import weight_rows
 from bgevis.converter.source.identify import identify
-from bgevis.converter.source.metadata import METADATA
+from bgevis.converter.source.metadata import METADATA, content
 from bgevis.converter.stages import build, export, load, pack, remap, verify
+from bgevis.converter.stages.reference import read_state
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.converter.use.restore import restore
 from bgevis.exporters.arrow import EXPORTER
@@ -437,6 +439,41 @@ def test_metadata_that_contradicts_config_is_refused(store, source):
     changed(store, lambda m: m["model_info"].update(layer_norm_eps=0.5))
     with pytest.raises(InputError, match=r"layer_norm_eps is 0\.5, but .*config\.json says"):
         identify(store, ACTIVATION)
+
+
+def test_the_judge_reads_the_same_numbers(store, source, tmp_path):
+    """Of plain rows by pyarrow and torch alone."""
+    torch = pytest.importorskip("torch")
+    stored(tmp_path / "q.parquet", [row("w", INT8, **Q)], QUANTISED)
+    wanted = read_state(open_checkpoint(source), Silent())
+    got = read_state(open_checkpoint(store / "weights.parquet"), Silent())
+    assert got
+    assert all(torch.equal(tensor, wanted[name]) and tensor.dtype == torch.bfloat16 for name, tensor in got.items())
+    assert torch.equal(read_state(open_checkpoint(tmp_path / "q.parquet"), Silent())["w"], torch.zeros(2, 3))
+    metadata = store / METADATA
+    config = content("config.json", metadata, json.loads(metadata.read_text()), {"hidden_act": "relu"})
+    stated = json.loads((source / "config.json").read_text())
+    assert config.pop("hidden_act") == "relu"
+    assert config == {name: stated[name] for name in config}
+
+
+def test_a_tie_that_was_broken_is_told(tmp_path):
+    write_fixture("qwen2", "tiny", 1, "float16", tmp_path / "model.safetensors")
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    run = made(tmp_path / "model.safetensors", tmp_path / "run")
+    ledger = Ledger.read(run.path / "ledger.json")
+    assert ledger.entries["lm_head.weight"].status == "tied"
+    table = parquet.read_table(run.path / "arrow" / "weights.parquet")
+    rows = table.to_pylist()
+    (head,) = (each for each in rows if each["layer_name"] == "lm_head.weight")
+    head["data"] = head["data"][:-1] + bytes([head["data"][-1] ^ 1])
+    stored(run.path / "arrow" / "weights.parquet", rows)
+    rows = weight_rows(EXPORTER, artifact(run, EXPORTER), ledger)
+    assert [r.problem for r in rows if not r.passed]
 
 
 def test_values_that_are_not_finite_are_named(store, source):

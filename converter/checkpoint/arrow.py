@@ -101,11 +101,15 @@ class ArrowFile(MappedFile):
         return found
 
     def _read(self, group: int) -> "pyarrow.Table":
+        import pyarrow
+
         if self._group is None or self._group[0] != group:
             self._group = None
+            pyarrow.default_memory_pool().release_unused()
             if self._parquet is None:
                 self._parquet = _parquet(self)
             self._group = group, self._parquet.read_row_group(group, columns=list(self._columns), use_threads=False)
+            super().forget(0, self.size)  # what was decompressed need not stay mapped
         return self._group[1]
 
     def forget(self, start: int, length: int) -> None:

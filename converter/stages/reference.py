@@ -287,12 +287,12 @@ def _read_parquet(checkpoint: "Checkpoint", progress: Progress) -> "State":
     import torch
     from pyarrow import parquet
 
-    table = parquet.read_table(checkpoint.files[0], memory_map=True)
-    if "quant_type" in table.column_names:
+    file = parquet.ParquetFile(checkpoint.files[0], memory_map=True)
+    if "quant_type" in file.schema_arrow.names:
         progress.note("nobody else's reader knows quantised rows: they are read by this tool's")
         return _read_safely(checkpoint)
     state = {}
-    for row in table.to_pylist():
+    for row in (row for batch in file.iter_batches(batch_size=1) for row in batch.to_pylist()):
         dtype = getattr(torch, row["dtype"].removeprefix("torch."))
         empty = torch.empty(0, dtype=dtype)
         flat = torch.frombuffer(bytearray(row["data"]), dtype=dtype) if row["data"] else empty
