@@ -93,6 +93,8 @@ def write(request: Request) -> dict[str, Description]:
             compression="zstd",
             compression_level=LEVEL,
             use_dictionary=False,
+            write_batch_size=1,
+            data_page_size=1,  # a page for each tensor, which is then read alone
             write_statistics=False,
         ) as writer,
     ):
@@ -248,7 +250,7 @@ def open_(artifact: Artifact) -> JaxRunner:
 
 
 def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
-    """Read the rows, a row group in memory at a time, and give the leaves that they fill."""
+    """Read the rows, one in memory at a time, and give the leaves that they fill."""
     return artifact.leaves(_rows(artifact))
 
 
@@ -256,14 +258,13 @@ def _rows(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
     from pyarrow import parquet
 
     file = parquet.ParquetFile(artifact.directory / KEY / WEIGHTS, memory_map=True)
-    for group in range(file.num_row_groups):
-        for row in file.read_row_group(group, use_threads=False).to_batches(max_chunksize=1):
-            name, shape, dtype = (row.column(column)[0].as_py() for column in ("layer_name", "shape", "dtype"))
-            data = row.column("data")[0].as_buffer()
-            kind = np.dtype(getattr(ml_dtypes, dtype.removeprefix("torch."), None) or dtype.removeprefix("torch."))
-            if data.size != math.prod(shape) * kind.itemsize:
-                raise ValueError(f"{name} has {data.size} bytes, its shape {shape} of {kind} needs others")
-            yield name, np.frombuffer(data if data.size else b"", kind).reshape(shape)
+    for row in file.iter_batches(1, use_threads=False):
+        name, shape, dtype = (row.column(column)[0].as_py() for column in ("layer_name", "shape", "dtype"))
+        data = row.column("data")[0].as_buffer()
+        kind = np.dtype(getattr(ml_dtypes, dtype.removeprefix("torch."), None) or dtype.removeprefix("torch."))
+        if data.size != math.prod(shape) * kind.itemsize:
+            raise ValueError(f"{name} has {data.size} bytes, its shape {shape} of {kind} needs others")
+        yield name, np.frombuffer(data if data.size else b"", kind).reshape(shape)
 
 
 EXPORTER = Exporter(

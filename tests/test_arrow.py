@@ -113,6 +113,8 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path_factory, arrays):
         for got in (read[name], checkpoint.read(name)):
             assert (got.dtype, got.shape, got.tobytes()) == (array.dtype, array.shape, array.tobytes())
         assert not checkpoint.read(name).flags.writeable
+    for name in reversed(arrays):  # rows that have passed are read again
+        assert checkpoint.read(name).tobytes() == arrays[name].tobytes()
     file = parquet.ParquetFile(folder / "arrow" / "weights.parquet")
     rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     assert rows[:-1] == [10] * (len(rows) - 1)

@@ -46,7 +46,7 @@ QUANT_COLUMNS = {
     "group_size": "int32",
 }
 BULK = ("data", "scales", "zero_points")
-"""Columns that are read a row group at a time."""
+"""Columns that are read a row at a time."""
 
 TYPES = {f"torch.{name}": name for name in DTYPES}
 STORED = {"fp16": "float16", "fp32": "float32"}
@@ -54,6 +54,9 @@ STORED = {"fp16": "float16", "fp32": "float32"}
 
 PACKED = {"int8": 1, "int2": 4}
 """quant_type -> quantised numbers in a byte."""
+
+KEPT = 2
+"""Rows that stay in memory: two threads that read in turns ask for one of them out of order."""
 
 MOST = 1_000_000
 """Rows; no network has so many tensors."""
@@ -75,7 +78,7 @@ class Row:
 
 
 class ArrowFile(MappedFile):
-    """A store, mapped into memory. One row group is decompressed at a time, and kept until another one is asked for."""
+    """A store, mapped into memory. Rows are decompressed one after the other, and the last `KEPT` of them kept."""
 
     def __init__(self, path: Path, rows: Mapping[str, Row], *, quantised: bool):
         super().__init__(path)
@@ -83,7 +86,10 @@ class ArrowFile(MappedFile):
         self._columns = BULK if quantised else BULK[:1]
         self._lock = threading.Lock()
         self._parquet: Any = None
-        self._group: tuple[int, pyarrow.Table] | None = None
+        self._group = -1
+        self._stream: Iterator[pyarrow.RecordBatch] = iter(())
+        self._next = 0
+        self._kept: dict[int, pyarrow.RecordBatch] = {}
 
     def array(self, tensor: Tensor) -> np.ndarray:
         """Give a tensor's elements in memory of their own, read-only.
@@ -94,31 +100,44 @@ class ArrowFile(MappedFile):
         name = tensor.storage[1]  # type: ignore[index]  # the name in the file, whatever it is called since
         row = self._rows[name]
         with self._lock, understood():
-            table = self._read(row.group)
-            cells = {column: table.column(column)[row.place].as_buffer() for column in self._columns}
+            batch = self._read(row.group, row.place)
+            cells = {column: batch.column(column)[0].as_buffer() for column in self._columns}
         found = _dequantised(name, tensor.shape, row, cells) if row.quant_type else _plain(tensor, name, cells["data"])
         found.flags.writeable = False
         return found
 
-    def _read(self, group: int) -> "pyarrow.Table":
-        import pyarrow
-
-        if self._group is None or self._group[0] != group:
-            self._group = None
-            pyarrow.default_memory_pool().release_unused()
+    def _read(self, group: int, place: int) -> "pyarrow.RecordBatch":
+        """Go on to a row of a row group, or begin the group anew where it has passed already."""
+        if self._group != group or (place < self._next and place not in self._kept):
+            self._rewind()
             if self._parquet is None:
                 self._parquet = _parquet(self)
-            self._group = group, self._parquet.read_row_group(group, columns=list(self._columns), use_threads=False)
-            super().forget(0, self.size)  # what was decompressed need not stay mapped
-        return self._group[1]
+            columns = list(self._columns)
+            self._stream = self._parquet.iter_batches(1, row_groups=[group], columns=columns, use_threads=False)
+            self._group = group
+        try:
+            while self._next <= place:
+                self._kept[self._next] = next(self._stream)
+                self._kept.pop(self._next - KEPT, None)
+                self._next += 1
+                super().forget(0, self.size)  # what was decompressed need not stay mapped
+        except BaseException:
+            self._rewind()  # a stream that failed is at its end
+            raise
+        return self._kept[place]
+
+    def _rewind(self) -> None:
+        self._group, self._stream, self._next = -1, iter(()), 0
+        self._kept.clear()
 
     def forget(self, start: int, length: int) -> None:
-        """Do nothing: a tensor lies in no range of the file, and its row group makes way for the next one."""
+        """Do nothing: a tensor lies in no range of the file, and its row makes way for the next ones."""
 
     def close(self) -> None:
-        """Let go of the mapping and of the row group that is kept."""
+        """Let go of the mapping and of the rows that are kept."""
         with self._lock:
-            self._group = self._parquet = None
+            self._rewind()
+            self._parquet = None
         super().close()
 
 
