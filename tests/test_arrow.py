@@ -515,6 +515,16 @@ def test_upstream_s_own_stores_are_their_sources(oracles):
     assert seen > 3
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_tokenizer_of_a_store_is_found(oracles, tmp_path, wanted):
+    files = sorted((oracles / "arrow_engine").glob("out/*/tokenizer/tokenizer.json"))
+    stores = [file.parents[1] for file in files if (file.parents[1] / METADATA).is_file()]
+    bert = next(d for d in stores if '"architecture": "BertModel"' in (d / METADATA).read_text())
+    found = identify(bert, replace(ACTIVATION, no_tokenizer=not wanted)).found
+    assert found.tokens.origin == str(bert / "tokenizer" / "tokenizer.json")
+    assert found.tokens.wanted is wanted
+
+
 def test_the_schema_is_upstream_s(run, oracles):
     (first, *_) = sorted((oracles / "arrow_engine").glob("out/*/metadata.json"))
     wanted = parquet.read_schema(first.with_name("weights.parquet"))

@@ -164,9 +164,9 @@ def read_folder(path: Path, options: Options, container: str) -> Found:
     tokenizer = Path(options.tokenizer) if options.tokenizer else None
     if tokenizer and options.no_tokenizer:
         raise InputError("--tokenizer names one, and --no-tokenizer wants none: say one of them")
+    if not tokenizer and tokenizer_of(folder) != folder:
+        tokenizer = tokenizer_of(folder)
     if not options.no_tokenizer:
-        if not tokenizer and tokenizer_of(folder) != folder:
-            tokenizer = tokenizer_of(folder)
         made = converted(tokenizer or folder)
         tokenizer = made if made != folder else tokenizer
     return read_documents(
