@@ -109,6 +109,8 @@ def source_options(command: Command) -> Command:
     command = click.option("--transformers", is_flag=True, help=help_text)(command)
     help_text = "The function that makes your own module, which is traced. Its code is run; CKPT is read inertly."
     command = click.option("--module", metavar="PACKAGE.MODULE:FUNCTION", help=help_text)(command)
+    help_text = "The folder of a LoRA adapter, as peft writes it: it is merged into CKPT, and judged unmerged."
+    command = click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help=help_text)(command)
     command = click.option(
         "--config",
         "configs",
@@ -934,7 +936,7 @@ def options(**given: Any) -> Any:
     """Collect what was given on the command line."""
     from .options import Options
 
-    named = ("checkpoint", "tokenizer", "via", "pooling", "pairs", "tower", "module", "inputs")
+    named = ("checkpoint", "tokenizer", "via", "pooling", "pairs", "tower", "module", "inputs", "adapter")
     texts = {k: "" if v is None else str(v) for k, v in given.items() if k in named}
     configs = tuple(str(path) for path in given.pop("configs", ()))
     return Options(**(given | texts), configs=configs)

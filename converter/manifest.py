@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..exporters.base import PROGRAMS, WEIGHTS, Artifact, Exporter, Session
 from ..model import traced
+from ..model.adapter import Adapter, adapted
 from ..model.family import Config, Family, config_from_json, families
 from ..model.traced.graph import digest
 from ..validation import outputs
@@ -46,7 +47,9 @@ def family_and_config(run: RunDirectory) -> tuple[Family, Config]:
             f"the manifest's family {manifest['family']!r} is not known here (families: {', '.join(known)})"
         )
     family = known[manifest["family"]]
-    return family, config_from_json(family.config, manifest["config"])
+    config = config_from_json(family.config, manifest["config"])
+    adapter = manifest.get("adapter")  # before there were any, nothing was said
+    return (adapted(family, Adapter.from_json(adapter)) if adapter else family), config
 
 
 def _network_text(run: RunDirectory, wanted: str) -> str:

@@ -58,6 +58,8 @@ class Options:
     """What the module takes: a text, or a file."""
     again: bool = False
     """Whether programs are exported again and compared; not said on the command line: `validate` does."""
+    adapter: str = ""
+    """The folder of an adapter, which is merged into the checkpoint."""
     dtype: str = "float32"
     """What leaves are stored as: "float32", or "source" for the type that each has in the checkpoint."""
 
@@ -97,6 +99,7 @@ class Options:
         words = [["--family", self.family]] if self.family else []
         words += [["--config", Path(config).name] for config in self.configs]
         words += [["--tokenizer", "DIR"]] if self.tokenizer else []
+        words += [["--adapter", "DIR"]] if self.adapter else []
         if self.inputs:
             words.append(["--inputs", Path(self.inputs).name if self.inputs.endswith(SPECS) else self.inputs])
         return words

@@ -147,7 +147,8 @@ class Part:
 class LowRank:
     """A tensor with what a low-rank adapter (LoRA) adds to it: base + scale · B · A.
 
-    The axis that A and B have and the base has not is summed over; its size is the rank.
+    The axis that A and B have and the base has not is summed over; its size is the rank. With magnitudes (DoRA) each
+    vector of the sum, one for each place of their axis, is brought to the length that stands there.
 
     Args:
         base: the tensor as it was before.
@@ -157,8 +158,11 @@ class LowRank:
         alpha: the scale is alpha / rank,
         rslora: or, if this is so, alpha / sqrt(rank).
         dtype: of the result; "" is the base's.
+        magnitude: the lengths; "" if there are none.
+        lengths: axes of these.
 
-    Source: https://arxiv.org/abs/2106.09685 and, of the root, https://arxiv.org/abs/2312.03732
+    Source: https://arxiv.org/abs/2106.09685, of the root https://arxiv.org/abs/2312.03732 and of the lengths
+    https://arxiv.org/abs/2402.09353
     """
 
     base: str
@@ -168,17 +172,19 @@ class LowRank:
     alpha: float
     rslora: bool = False
     dtype: str = ""
+    magnitude: str = ""
+    lengths: str = ""
     kind: str = field(default="low rank", init=False)
 
     @property
     def ingredients(self) -> tuple[str, ...]:
         """Name what it is made of."""
-        return self.base, self.a, self.b
+        return (self.base, self.a, self.b, *([self.magnitude] if self.magnitude else ()))
 
     @property
     def way(self) -> str:
         """Say what it has in common with others that are made in the same way."""
-        return " + ".join(self.layouts)
+        return " + ".join(self.layouts) + (f", lengths {self.lengths}" if self.magnitude else "")
 
     def scale(self, sizes: Sizes) -> float:
         """Give what B · A is multiplied by."""
@@ -191,18 +197,31 @@ class LowRank:
         divided = f"sqrt({rank})" if self.rslora else str(rank)
         scale = f"{self.scale(sizes):g} = {self.alpha:g} / {divided}"
         rounding = f", as {self.dtype}" if self.dtype else ""
-        return f"{self.base} + {scale} · B · A over {self._rank}, A {self.a}, B {self.b}{rounding}"
+        lengths = f", each {self.lengths} as long as {self.magnitude} says" if self.magnitude else ""
+        return f"{self.base} + {scale} · B · A over {self._rank}, A {self.a}, B {self.b}{lengths}{rounding}"
 
     def shapes(self, sizes: Sizes) -> dict[str, tuple[tuple[int, ...], str]]:
         """Give for each ingredient the shape that it must have, and why."""
-        layouts = zip(self.ingredients, ("base", "A", "B"), self.layouts, strict=True)
+        texts = (*self.layouts, *([self.lengths] if self.magnitude else ()))
+        layouts = zip(self.ingredients, ("base", "A", "B", "lengths"), texts, strict=False)
         return {name: (parse(text).source_shape(sizes), f"{text}, {role}") for name, role, text in layouts}
 
     def make(self, arrays: Arrays, sizes: Sizes) -> np.ndarray:
         """Merge: in float64, in the order of the rank, rounded once."""
         base = arrays[self.base]
-        dtype = np.dtype(self.dtype) if self.dtype else base.dtype
-        return self._sum(base, arrays[self.a], arrays[self.b], self.scale(sizes), sizes, dtype)
+        result = np.empty(self._counts(sizes), np.dtype(self.dtype) if self.dtype else base.dtype)
+        for block, exact in self._exact(arrays, self.scale(sizes), sizes):
+            result[block] = rounded(exact, result.dtype)
+        return result.reshape(base.shape)
+
+    def lost(self, arrays: Arrays, result: np.ndarray, sizes: Sizes) -> tuple[float, float]:
+        """Measure what `make` rounded away: the norm of that, and the norm of what the adapter changes."""
+        base, made = (x.reshape(self._counts(sizes)) for x in (arrays[self.base], result))
+        lost = changed = 0.0
+        for block, exact in self._exact(arrays, self.scale(sizes), sizes):
+            lost += float(np.square(made[block].astype(np.float64) - exact).sum())
+            changed += float(np.square(exact - base[block].astype(np.float64)).sum())
+        return math.sqrt(lost), math.sqrt(changed)
 
     def problems(self, sizes: Sizes) -> Iterator[str]:
         """Merge fingerprints; say what goes where no name says.
@@ -210,7 +229,7 @@ class LowRank:
         A's element (r, x) must arrive wherever B's axes are at a place whose number is r, and the other way round.
         """
         shapes = [parse(text).source_shape(sizes) for text in self.layouts]
-        rank, names = sizes[self._rank], _names(self.layouts[0])
+        rank = sizes[self._rank]
         nothing = np.zeros(shapes[0], np.float64)
         for role, one, other in (("A", 1, 2), ("B", 2, 1)):
             numbers = np.arange(math.prod(shapes[one]), dtype=np.float64).reshape(shapes[one])
@@ -218,10 +237,32 @@ class LowRank:
             for first in range(0, rank, math.prod(free)):
                 selects = self._selects(other, first, sizes)
                 a, b = (numbers, selects) if role == "A" else (selects, numbers)
-                got = self._sum(nothing, a, b, 1.0, sizes, nothing.dtype)
-                if not np.array_equal(got.reshape([sizes[n] for n in names]), self._wanted(one, other, first, sizes)):
+                got = np.empty(self._counts(sizes))
+                for block, total in self._sums({self.base: nothing, self.a: a, self.b: b}, 1.0, sizes):
+                    got[block] = total
+                if not np.array_equal(got, self._wanted(one, other, first, sizes)):
                     yield f"{role} of {' + '.join(self.layouts)} does not act where its axis names say"
                     break
+        if self.magnitude:
+            yield from self._length_problems(sizes)
+
+    def _length_problems(self, sizes: Sizes) -> Iterator[str]:
+        """Bring vectors of ones to lengths that are their own numbers."""
+        shapes = {name: shape for name, (shape, _) in self.shapes(sizes).items()}
+        count = math.prod(shapes[self.magnitude])
+        arrays = {name: np.zeros(shape) for name, shape in shapes.items()}
+        arrays[self.base] = np.ones(shapes[self.base])
+        arrays[self.magnitude] = np.arange(count, dtype=np.float64).reshape(shapes[self.magnitude])
+        places, wanted = np.indices(self._counts(sizes), sparse=True), np.zeros([1] * len(self._counts(sizes)))
+        names = _names(self.layouts[0])
+        for axis in _names(self.lengths):
+            wanted = wanted * sizes[axis] + places[names.index(axis)]
+        wanted = wanted / math.sqrt(math.prod(self._counts(sizes)) // count)
+        for block, exact in self._exact(arrays, 0.0, sizes):
+            part = wanted[block] if wanted.shape[0] > 1 else wanted
+            if not np.array_equal(exact, np.broadcast_to(part, exact.shape)):
+                yield f"lengths {self.lengths} of {self.layouts[0]} do not act where their axis names say"
+                return
 
     def _selects(self, other: int, first: int, sizes: Sizes) -> np.ndarray:
         """Make A or B of zeros with a 1 at each place of its own axes: at the rank that the place's number gives."""
@@ -250,15 +291,16 @@ class LowRank:
         Raises:
             ValueError: it varies along axes of A and of B.
         """
-        if np.ndim(factor) == 0:
-            return {self.base: factor, self.b: factor}
+        if np.ndim(factor) == 0:  # vectors of stated lengths are as long whatever they are multiplied by
+            return {self.magnitude: factor} if self.magnitude else {self.base: factor, self.b: factor}
         names = _names(self.layouts[0])
-        full = np.broadcast_to(factor, parse(self.layouts[0]).source_shape(sizes)).reshape([sizes[n] for n in names])
-        for name, text in ((self.b, self.layouts[2]), (self.a, self.layouts[1])):
+        full = np.broadcast_to(factor, parse(self.layouts[0]).source_shape(sizes)).reshape(self._counts(sizes))
+        lengths = ((self.magnitude, self.lengths),)
+        for name, text in lengths if self.magnitude else ((self.b, self.layouts[2]), (self.a, self.layouts[1])):
             axes = _names(text)
             kept = full[tuple(slice(None) if n in axes else slice(0, 1) for n in names)]
             if np.array_equal(np.broadcast_to(kept, full.shape), full):
-                return {self.base: factor, name: self._spread(kept, axes, text, sizes)}
+                return {**({} if self.magnitude else {self.base: factor}), name: self._spread(kept, axes, text, sizes)}
         raise ValueError(f"{self.base} cannot be multiplied by numbers that differ along axes of A and of B")
 
     def _spread(self, kept: np.ndarray, axes: Sequence[str], text: str, sizes: Sizes) -> np.ndarray:
@@ -266,34 +308,51 @@ class LowRank:
         names = [name for name in _names(self.layouts[0]) if name in axes]
         array = kept.reshape([sizes[name] for name in names])
         order = [axis for axis in axes if axis != self._rank]
-        array = np.expand_dims(array.transpose([names.index(axis) for axis in order]), axes.index(self._rank))
+        array = array.transpose([names.index(axis) for axis in order])
+        array = np.expand_dims(array, axes.index(self._rank)) if self._rank in axes else array
         return np.broadcast_to(array, [sizes[axis] for axis in axes]).reshape(parse(text).source_shape(sizes))
 
     @property
     def _rank(self) -> str:
         return rank_axis(self.layouts)
 
-    def _sum(
-        self, base: np.ndarray, a: np.ndarray, b: np.ndarray, scale: float, sizes: Sizes, dtype: np.dtype
-    ) -> np.ndarray:
+    def _counts(self, sizes: Sizes) -> list[int]:
+        """Give the sizes of the base's axes."""
+        return [sizes[name] for name in _names(self.layouts[0])]
+
+    def _exact(self, arrays: Arrays, scale: float, sizes: Sizes) -> Iterator[tuple[slice, np.ndarray]]:
+        """Compute the merged tensor in float64, some of the base's rows at a time."""
+        if not self.magnitude:
+            yield from self._sums(arrays, scale, sizes)
+            return
+        names, kept = _names(self.layouts[0]), _names(self.lengths)
+        squares = np.zeros([sizes[name] if name in kept else 1 for name in names], np.float64)
+        for block, total in self._sums(arrays, scale, sizes):
+            part = squares[block] if squares.shape[0] > 1 else squares
+            part += _added(np.square(total), [i for i, name in enumerate(names) if name not in kept])
+        with np.errstate(divide="ignore", invalid="ignore"):  # a vector of zeros has no direction: verify finds it
+            factor = self._aligned(arrays[self.magnitude], self.lengths, sizes)[0] / np.sqrt(squares)
+        for block, total in self._sums(arrays, scale, sizes):
+            yield block, total * (factor[block] if factor.shape[0] > 1 else factor)
+
+    def _sums(self, arrays: Arrays, scale: float, sizes: Sizes) -> Iterator[tuple[slice, np.ndarray]]:
         """Compute base + scale · B · A, some of the base's rows at a time."""
-        names = _names(self.layouts[0])
-        counts = [sizes[name] for name in names]
-        a, b = (self._aligned(array, text, sizes) for array, text in ((a, self.layouts[1]), (b, self.layouts[2])))
-        named = base.reshape(counts)
-        result = np.empty(counts, dtype)
+        counts = self._counts(sizes)
+        a, b = (
+            self._aligned(arrays[n], text, sizes) for n, text in zip((self.a, self.b), self.layouts[1:], strict=True)
+        )
+        named = arrays[self.base].reshape(counts)
         rows = max(1, BLOCK // max(1, math.prod(counts[1:])))
         for start in range(0, counts[0], rows):
-            block = slice(start, start + rows)
+            block = slice(start, min(start + rows, counts[0]))
             ours, theirs = (x[:, block] if x.shape[1] > 1 else x for x in (a, b))
             total = np.zeros(named[block].shape, np.float64)
             for one, other in zip(ours, theirs, strict=True):
                 total += other * one
-            result[block] = rounded(named[block].astype(np.float64) + scale * total, dtype)
-        return result.reshape(base.shape)
+            yield block, named[block].astype(np.float64) + scale * total
 
     def _aligned(self, array: np.ndarray, text: str, sizes: Sizes) -> np.ndarray:
-        """Bring A or B to float64 with the rank first, then the base's axes, those that it lacks one thick."""
+        """Bring an ingredient to float64 with the rank first, then the base's axes, those that it lacks one thick."""
         axes, names = _names(text), [self._rank, *_names(self.layouts[0])]
         order = [axis for axis in names if axis in axes]
         moved = array.reshape([sizes[axis] for axis in axes]).transpose([axes.index(axis) for axis in order])
@@ -319,6 +378,16 @@ def rank_axis(layouts: tuple[str, str, str]) -> str:
 Made = Part | LowRank
 KINDS: Mapping[str, Callable[..., Made]] = {"part": Part, "low rank": LowRank}
 """As a ledger calls them."""
+
+
+def _added(numbers: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """Add up along some axes, one after the other, in their order; they stay, one thick."""
+    for axis in axes:
+        total = np.zeros_like(numbers.take([0], axis))
+        for index in range(numbers.shape[axis]):
+            total += numbers.take([index], axis)
+        numbers = total
+    return numbers
 
 
 def rounded(numbers: np.ndarray, dtype: np.dtype) -> np.ndarray:

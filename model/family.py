@@ -93,6 +93,7 @@ class Merge:
     and the base has not is the rank. The scale is alpha / rank, or alpha / sqrt(rank) with `rslora`; an `alpha` of
     None says that the configuration does not state it, and is an error. The sum is rounded to `dtype`, else to the
     base's: in half precision that makes another network than base and adapter side by side, which the judge tells.
+    A fourth name, `magnitude`, holds lengths (DoRA), whose axes are `lengths`, see `derived.LowRank`.
 
         Merge("{i}.base_layer.weight", "{i}.lora_A.weight", "{i}.lora_B.weight", "{i}.weight",
               ("(h d) e", "r e", "(h d) r"), config.lora_alpha)
@@ -106,6 +107,8 @@ class Merge:
     alpha: float | None
     rslora: bool = False
     dtype: str = ""
+    magnitude: str = ""
+    lengths: str = ""
 
     def __post_init__(self) -> None:
         rank_axis(self.layouts)
@@ -400,6 +403,8 @@ def _read(hint: Any, value: JSON, owner: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return config_from_json(hint, value)
     inner = [kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)]
+    if inner and Ellipsis in typing.get_args(hint):
+        return tuple(config_from_json(inner[0], each) for each in value)
     if inner:  # or None
         return None if value is None else config_from_json(inner[0], value)
     kinds = {kind.do: kind for each in typing.get_args(hint) for kind in typing.get_args(each) if hasattr(kind, "do")}

@@ -111,4 +111,6 @@ def _mounted(
         changed["extents"] = tuple(map(named, rule.extents))
     if isinstance(rule, Merge):
         changed |= {"a": source + rule.a, "b": source + rule.b, "layouts": tuple(map(named, rule.layouts))}
+        if rule.magnitude:
+            changed |= {"magnitude": source + rule.magnitude, "lengths": named(rule.lengths)}
     return replace(rule, **changed)

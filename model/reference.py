@@ -8,6 +8,7 @@ parameter, named by the leaf that the parameter fills. torch is imported only wh
 
 import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -75,6 +76,9 @@ class Encode(Protocol):
         ...
 
 
+TRANSPOSED = Tensor.T.__get__  # type: ignore[attr-defined]
+
+
 class Lifted(TorchFunctionMode):
     """Computes in `dtype` whatever meets a number of that dtype or a parameter; numbers only ever go up.
 
@@ -94,6 +98,8 @@ class Lifted(TorchFunctionMode):
         """Call a function of torch with what is lower raised, if anything of it is high."""
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
+        if function is TRANSPOSED and isinstance(args[0], nn.Parameter) and args[0].dtype in self.lower:
+            return self._up(function(*args, **kwargs))  # which is no parameter any more
         if name in ("__get__", "__set__"):
             return function(*args, **kwargs)
         if function is torch.full and "dtype" not in kwargs and isinstance(args[1] if len(args) > 1 else None, float):
@@ -180,20 +186,28 @@ class Reference:
         entries: entry point -> function of the module.
         state: the tensors that the module was loaded from; says which parameter is which.
         dtype: "float32" or "float64": what is computed in.
+        stands: tensors that are in no parameter -> the one that was made of them and is.
     """
 
     def __init__(
-        self, name: str, module: nn.Module, entries: Mapping[str, Function], state: State, dtype: str = "float32"
+        self,
+        name: str,
+        module: nn.Module,
+        entries: Mapping[str, Function],
+        state: State,
+        dtype: str = "float32",
+        stands: Mapping[str, str] | None = None,
     ):
         self.name = name
         self.module = module
         self.entries = entries
         self.state = state
         self.dtype: torch.dtype = getattr(torch, dtype)
+        self.stands = stands or {}
 
     def in_dtype(self, dtype: str) -> "Reference":
         """Give the same network, on the same memory, computing in another dtype."""
-        return Reference(self.name, self.module, self.entries, self.state, dtype)
+        return Reference(self.name, self.module, self.entries, self.state, dtype, self.stands)
 
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Compute an entry point."""
@@ -232,26 +246,47 @@ class Reference:
         """Record what each module that owns parameters gives, under the place of the leaves that these fill."""
         placed, handles = {_identity(self.state[n]): leaf.rpartition(".")[0] for n, leaf in leaves.items()}, []
 
-        def hook(place: str) -> Callable[..., None]:
+        def hook(place: str, *, convolves: bool) -> Callable[..., None]:
             def see(module: nn.Module, inputs: Any, output: Any) -> None:
                 value = output[0] if isinstance(output, tuple) else output
-                if isinstance(module, nn.Conv1d | nn.Conv2d):  # channels last, as everything else has them
+                if convolves:  # channels last, as everything else has them
                     value = value.flatten(2).transpose(1, 2)
                 record({place: keep(value.numpy())})
 
             return see
 
+        def watch(module: nn.Module, place: str) -> None:
+            convolves = any(isinstance(inner, nn.Conv1d | nn.Conv2d) for inner in module.modules())
+            handles.append(module.register_forward_hook(hook(place, convolves=convolves)))
+
+        for place, module in self._around(leaves).items():
+            if module and all(placed.get(_identity(p)) == place for p in module.parameters()):
+                watch(module, place)
+            placed = {identity: other for identity, other in placed.items() if other != place}
         for module in self.module.modules():
             own = [_identity(parameter) for parameter in module.parameters(recurse=False)]
             # Once: of words that score the states too, what is looked up is their value, not the scores.
             places = {placed.pop(identity) for identity in own if identity in placed}
             if len(places) == 1 and not any(module.children()):
-                handles.append(module.register_forward_hook(hook(places.pop())))
+                watch(module, places.pop())
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _around(self, leaves: Mapping[str, str]) -> dict[str, nn.Module | None]:
+        """Give the places of leaves that are made of several tensors, each with the smallest module that has them."""
+        count, tensors = Counter(leaves.values()), dict[str, set[tuple[Any, ...]]]()
+        for name, leaf in leaves.items():
+            if count[leaf] > 1:
+                tensors.setdefault(leaf.rpartition(".")[0], set()).add(_identity(self.state[name]))
+        held = [(m, {_identity(p) for p in m.parameters()}) for m in self.module.modules()] if tensors else []
+        found: dict[str, nn.Module | None] = {}
+        for place, own in tensors.items():
+            around = [(len(inside), -at, module) for at, (module, inside) in enumerate(held) if inside >= own]
+            found[place] = min(around, key=lambda each: each[:2])[2] if around else None
+        return found
 
     def tensors(self) -> dict[str, str]:
         """Say which tensor of the checkpoint each parameter and buffer is: the one that lies in the same memory."""
@@ -279,7 +314,8 @@ class Reference:
                 )
         used = set(found.values())
         same = {_identity(self.state[n]) for n in used}  # a tie is one memory under several names
-        for tensor, leaf in mapped.items():
+        for name, leaf in mapped.items():
+            tensor = self.stands.get(name, name)
             if tensor not in used and _identity(self.state[tensor]) not in same:
                 raise GateError(f"reference: {self.name} does not use tensor {tensor}, which fills {leaf}")
 

@@ -13,7 +13,7 @@ FIELD = re.compile(r"\{(\w*)(?::([^}]*))?\}")
 
 
 Word = Rule | Tie | Drop | Split | Merge
-ROLES = ("base", "A", "B")
+ROLES = ("base", "A", "B", "lengths")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class _Assigning:
             self.problems.append(f"tensor {name}{whose}: no rule of the family knows it; it would be lost")
             return
         if len(matches) > 1:
-            sources = ", ".join(_pattern_of(rule, role) for rule, role, _ in matches)
+            sources = ", ".join(_patterns(rule)[role] for rule, role, _ in matches)
             self.problems.append(f"tensor {name}: claimed by {len(matches)} rules: {sources}")
             return
         rule, role, fields = matches[0]
@@ -98,39 +98,42 @@ class _Assigning:
             self.problems.append(f"tensor {name}: {there[role]} is already the {role} of {target}")
             return
         there[role] = name
-        if len(there) < len(ROLES):
+        if len(there) < len(_patterns(rule)):
             return
-        base, a, b = (there[role] for role in ROLES)
+        base, a, b = (there[role] for role in ROLES[:3])
         if rule.alpha is None:
             self.problems.append(
                 f"tensor {target}: the configuration does not state alpha, so the scale of {b} · {a} is unknown; "
                 "give the adapter's configuration with --config"
             )
-        self._derive(target, LowRank(base, a, b, rule.layouts, rule.alpha or 0.0, rule.rslora, rule.dtype))
+        more = rule.dtype, there.get("lengths", ""), rule.lengths
+        self._derive(target, LowRank(base, a, b, rule.layouts, rule.alpha or 0.0, rule.rslora, *more))
 
     def unmerged(self) -> Iterator[str]:
         """Say which ingredients are missing."""
         for (rule, target), there in self.merges.items():
-            for role in ROLES:
+            for role, pattern in _patterns(rule).items():
                 if role not in there:
                     held = ", ".join(there.values())
-                    pattern = _pattern_of(rule, role)
                     yield f"tensor {target}: cannot be merged: the checkpoint has {held}, but no {role} ({pattern})"
 
 
 def _matches(name: str, rules: Rules) -> Iterator[tuple[Word, str, Mapping[str, str]]]:
     """Give the rules that know a name, with its role for the rule, and the fields in the name."""
     for rule in rules:
-        for role in ROLES if isinstance(rule, Merge) else ("",):
-            match = _pattern(_pattern_of(rule, role)).fullmatch(name)
+        for role, pattern in _patterns(rule).items():
+            match = _pattern(pattern).fullmatch(name)
             if match:
                 yield rule, role, match.groupdict()
 
 
-def _pattern_of(rule: Word, role: str) -> str:
-    if isinstance(rule, Merge):
-        return {"base": rule.source, "A": rule.a, "B": rule.b}[role]
-    return rule.source
+@functools.cache
+def _patterns(rule: Word) -> Mapping[str, str]:
+    """Give the names that a rule knows, by their roles for it."""
+    if not isinstance(rule, Merge):
+        return {"": rule.source}
+    lengths = [rule.magnitude] if rule.magnitude else []
+    return dict(zip(ROLES, (rule.source, rule.a, rule.b, *lengths), strict=False))
 
 
 def _filled(target: str, fields: Mapping[str, str]) -> str:
@@ -154,8 +157,16 @@ def _entry(rule: Word, role: str, fields: Mapping[str, str]) -> Entry:
         case Split():
             return Entry("split", rule=_told(rule), layout=rule.layout)
         case Merge():
-            target, layout = _filled(rule.target, fields), rule.layouts[ROLES.index(role)]
+            target, layout = _filled(rule.target, fields), (*rule.layouts, rule.lengths)[ROLES.index(role)]
             return Entry("merged", rule=_told(rule), target=target, layout=layout)
+
+
+def tied(names: Iterable[str], rules: Rules) -> Iterator[tuple[Tie, str]]:
+    """Give the ties that names take part in, each with the name."""
+    for rule in (rule for rule in rules if isinstance(rule, Tie)):
+        for name in names:
+            if _pattern(rule.source).fullmatch(name) or _pattern(rule.target).fullmatch(name):
+                yield rule, name
 
 
 def _check_targets(entries: Mapping[str, Entry], leaves: set[str], rules: Rules) -> Iterator[str]:

@@ -41,7 +41,8 @@ class Checkpoint:
     order of the file. ignored: key paths of what is no tensor of the state dict, such as "optimizer_state_dict". facts:
     what of these is plain (texts, numbers, lists and dictionaries of them), by key path. modules: checkpoints of
     further modules, by what stands before the names of their tensors, see `joined`. tower: the wrapper that only some
-    of the tensors were behind, see `within`; "" if there is none.
+    of the tensors were behind, see `within`; "" if there is none. names: of tensors that were renamed, by those that
+    they have without, see `renamed`.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Checkpoint:
         self.tensors: Mapping[str, Tensor] = MappingProxyType(renamed)
         self.modules: Mapping[str, Checkpoint] = {}
         self.tower = ""
+        self.names: Mapping[str, str] = {}
         self._parts = {part.file.path: part for part in parts}
         for part in parts:
             part.file.close()
@@ -75,6 +77,26 @@ class Checkpoint:
             renamed[short] = replace(tensor, name=short)
         made = copy.copy(self)
         made.wrappers, made.tensors = (*self.wrappers, prefix), MappingProxyType(renamed)
+        made.names = {old.removeprefix(prefix): new.removeprefix(prefix) for old, new in self.names.items()}
+        return made
+
+    def renamed(self, names: Mapping[str, str]) -> "Checkpoint":
+        """Give the same checkpoint with other names for some tensors: old name -> new name.
+
+        Raises:
+            InputError: two tensors would have one name then.
+        """
+        before = {new: old for old, new in self.names.items()}
+        renamed: dict[str, Tensor] = {}
+        for name, tensor in self.tensors.items():
+            new = names.get(name, name)
+            if new in renamed:
+                raise InputError(f"{self.path}: {name} and another tensor would both be called {new}")
+            renamed[new] = replace(tensor, name=new)
+        made = copy.copy(self)
+        made.tensors = MappingProxyType(renamed)
+        every = {before.get(name, name): names.get(name, name) for name in self.tensors}
+        made.names = {old: new for old, new in every.items() if old != new}
         return made
 
     def within(self, prefix: str) -> "Checkpoint":

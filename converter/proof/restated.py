@@ -40,8 +40,8 @@ FILES = {"remap": [LEDGER], "verify": [LEDGER], "build": [WEIGHTS_PATH], "parity
 """What stages write that write one file."""
 
 KEYS = (
-    *("format_version", "tool", "source", "family", "config", "origins", "documents", "unread", "given", "stored"),
-    *("images", "tokenizer", "entry_points", "files", "stages", "verdicts", "proof"),
+    *("format_version", "tool", "source", "family", "config", "adapter", "origins", "documents", "unread", "given"),
+    *("stored", "images", "tokenizer", "entry_points", "files", "stages", "verdicts", "proof"),
 )
 
 

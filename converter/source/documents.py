@@ -28,6 +28,9 @@ PLACES = (
 )
 """Where documents are looked for beside a checkpoint; further ones where modules.json says."""
 
+ADAPTER = "adapter_config.json"
+"""Read where an adapter is given, or the checkpoint holds one."""
+
 GENERATION = "generation_config.json"
 """How tokens are chosen: read for networks whose texts are part of what is converted, of others it says nothing."""
 
@@ -191,7 +194,7 @@ def _json(data: bytes, path: Path) -> JSON:
 
 def _place(path: Path, content: JSON) -> str:
     """Say what a file passed with --config is: by its name, else by what it holds."""
-    if path.name in (*PLACES, *OF_TOKENIZER) and path.name != CONFIG:
+    if path.name in (*PLACES, *OF_TOKENIZER, ADAPTER) and path.name != CONFIG:
         return path.name
     if path.name == CONFIG and path.absolute().parent.name[:1].isdigit():  # a module's folder, as in 1_Pooling
         return f"{path.absolute().parent.name}/{CONFIG}"

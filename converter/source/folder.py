@@ -41,9 +41,9 @@ WEIGHTS = (
 )
 
 ADAPTER = "adapter_config.json"
-MERGE = (
-    "an adapter, which changes the weights of another checkpoint: merge it first, "
-    "model.merge_and_unload().save_pretrained(...), and give that folder"
+MERGED_FIRST = "merge it with peft first, model.merge_and_unload().save_pretrained(...), and give that folder"
+ON_ANOTHER = (
+    "an adapter, which changes the weights of another checkpoint: give that one, and this folder with --adapter"
 )
 
 
@@ -59,9 +59,10 @@ def rest(path: Path, checkpoint: Checkpoint, read: Collection[str]) -> dict[str,
         InputError: the folder holds what would change the weights.
     """
     folder = path if path.is_dir() else path.parent
-    if path.is_dir() and (folder / ADAPTER).is_file():
+    if path.is_dir() and (folder / ADAPTER).is_file() and ADAPTER not in read:
         raise InputError(
-            f"{folder / ADAPTER}: beside the checkpoint lies {MERGE}; or give the checkpoint's file itself"
+            f"{folder / ADAPTER}: beside the checkpoint lies an adapter, which changes its weights: say --adapter "
+            f"{folder} to have it merged, or give the checkpoint's file itself"
         )
     own = checkpoint.named_files.keys()
     modules = {place.rpartition("/")[0] for place in read if "/" in place}
@@ -101,7 +102,7 @@ def _reason(name: str, checkpoint: Checkpoint) -> str:
 def explain_empty(folder: Path) -> str:
     """Say what a folder holds in place of a checkpoint's file, and what to do; "" where that cannot be told."""
     if (folder / ADAPTER).is_file():
-        return f"it holds {MERGE}"
+        return f"it holds {ON_ANOTHER}"
     if (folder / ".metadata").is_file() and any(folder.glob("*.distcp")):
         return (
             "it holds a distributed checkpoint (.metadata and *.distcp): make one file of it with "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...model import traced
+from ...model.adapter import Adapter, adapted
 from ...model.documents import Configured, Given
 from ...model.family import Config, Family, Source, config_to_json, dotted, families
 from ...validation.errors import InputError
@@ -13,9 +14,9 @@ from ..checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.arrow import CONTAINER as ARROW
 from ..checkpoint.sharded import SINGLE_FILES
 from ..options import Options, spelled
-from . import architecture
+from . import adapter, architecture
 from .documents import Found, read_documents
-from .folder import MERGE, explain_empty, rest
+from .folder import ON_ANOTHER, explain_empty, rest
 from .metadata import METADATA, tokenizer_of, with_metadata
 from .module import configured as traced_config
 from .module import trace
@@ -37,6 +38,8 @@ class Identified:
     """What else lies beside the checkpoint, and why nothing was read from it."""
     network: str = ""
     """Of a traced network, what network.json holds."""
+    adapter: Adapter | None = None
+    """What changes the family's layers, if anything does."""
 
     @property
     def config(self) -> Config:
@@ -52,16 +55,34 @@ def identify(path: Path, options: Options) -> Identified:
     """
     checkpoint = open_given(path)
     _refuse_placeholders(checkpoint)
+    inside = adapter.unmerged(checkpoint)
+    if (options.adapter or inside) and (options.module or options.transformers):
+        raise InputError(
+            f"{'--adapter' if options.adapter else path}: adapters are merged into checkpoints of families"
+        )
     if options.module:
         return _traced(path, checkpoint, options)
-    given = options.given
-    found = with_metadata(read_folder(path, options, checkpoint.container), checkpoint, given)
+    if inside and options.adapter:
+        raise InputError(f"--adapter {options.adapter}: {path} holds an adapter already, which is not merged")
+    found = read_folder(path, options, checkpoint.container, unmerged=inside)
+    checkpoint = adapter.plain(checkpoint) if inside else checkpoint
+    every = options.given
+    given = {field: each for field, each in every.items() if not inside or field not in adapter.OPTIONS}
+    found = with_metadata(found, checkpoint, given)
     checkpoint = _with_beside(_with_modules(checkpoint, found), path if path.is_dir() else path.parent)
     unread = rest(path, checkpoint, found.digests)
     if options.transformers:
         return _architecture(path, checkpoint, found, options, unread)
     checkpoint, family = _recognised(checkpoint, found, given, options.family, options.tower)
     configured = family.configure(source(checkpoint, found, given))
+    if options.adapter or inside:
+        folder = Path(options.adapter) if options.adapter else None
+        document = found.documents.get(adapter.CONFIG)
+        checkpoint, made = adapter.joined(checkpoint, folder, document, every, options.dtype)
+        if folder:
+            unread |= adapter.rest(folder, checkpoint)
+        _settled(family, configured, found, given)
+        return Identified(checkpoint, adapted(family, made), configured, found, unread, adapter=made)
     _settled(family, configured, found, given)
     return Identified(checkpoint, family, configured, found, unread)
 
@@ -157,10 +178,18 @@ def open_given(path: Path) -> Checkpoint:
         ) from error
 
 
-def read_folder(path: Path, options: Options, container: str) -> Found:
-    """Read the documents of a checkpoint's folder as the command line says."""
+def read_folder(path: Path, options: Options, container: str, *, unmerged: bool = False) -> Found:
+    """Read the documents of a checkpoint's folder as the command line says, and that of an adapter where there is one.
+
+    `unmerged` says that the adapter is in the checkpoint.
+    """
     folder = path if path.is_dir() else path.parent
     beside = (METADATA,) if container.startswith(ARROW) else ()
+    configs = [Path(config) for config in options.configs]
+    if options.adapter:
+        configs.append(adapter.document(Path(options.adapter)))
+    elif unmerged and (folder / adapter.CONFIG).is_file() and not any(c.name == adapter.CONFIG for c in configs):
+        configs.append(folder / adapter.CONFIG)
     tokenizer = Path(options.tokenizer) if options.tokenizer else None
     if tokenizer and options.no_tokenizer:
         raise InputError("--tokenizer names one, and --no-tokenizer wants none: say one of them")
@@ -171,7 +200,7 @@ def read_folder(path: Path, options: Options, container: str) -> Found:
         tokenizer = made if made != folder else tokenizer
     return read_documents(
         folder,
-        map(Path, options.configs),
+        configs,
         tokenizer,
         options.ignore,
         tokens=not options.no_tokenizer,
@@ -234,7 +263,7 @@ def _recognised(
         reasons = "; ".join(f"{family.name} ({reason})" for _, family, reason in fitting)
         raise InputError(f"{checkpoint.path} fits {len(fitting)} families: {reasons}; choose one with --family NAME")
     if any(".lora_" in name for name in checkpoint.tensors):
-        raise InputError(f"{checkpoint.path} holds {MERGE}")
+        raise InputError(f"{checkpoint.path} holds {ON_ANOTHER}")
     example = ", ".join(list(checkpoint.tensors)[:4]) or "no tensors at all"
     raise InputError(
         f"{checkpoint.path} belongs to no family that this tool knows ({', '.join(known)}); "

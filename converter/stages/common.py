@@ -35,7 +35,8 @@ def reopen(run: RunDirectory) -> Checkpoint:
     source = json.loads(note.read_text())
     wrappers = tuple(run.manifest()["source"]["wrappers"])
     modules = tuple((prefix, Path(path)) for prefix, path in source["modules"].items())
-    checkpoint = _opened(Path(source["checkpoint"]), modules, wrappers, source["tower"], json.dumps(source["state"]))
+    names, state_then = tuple(source.get("names", {}).items()), json.dumps(source["state"])
+    checkpoint = _opened(Path(source["checkpoint"]), modules, wrappers, source["tower"], names, state_then)
     if state(checkpoint) != source["state"]:
         raise InputError(f"{checkpoint.path} was changed after it was loaded; run `bgevis-convert load` again")
     return checkpoint
@@ -43,7 +44,12 @@ def reopen(run: RunDirectory) -> Checkpoint:
 
 @functools.lru_cache(maxsize=1)
 def _opened(
-    path: Path, modules: tuple[tuple[str, Path], ...], wrappers: tuple[str, ...], tower: str, state: str
+    path: Path,
+    modules: tuple[tuple[str, Path], ...],
+    wrappers: tuple[str, ...],
+    tower: str,
+    names: tuple[tuple[str, str], ...],
+    state: str,
 ) -> Checkpoint:
     """Open a checkpoint in a certain state once for all stages of a process, as `load` found it."""
     checkpoint = open_checkpoint(path)
@@ -51,7 +57,7 @@ def _opened(
         checkpoint = checkpoint.joined(prefix, open_checkpoint(module))
     for prefix in wrappers[len(checkpoint.wrappers) :]:
         checkpoint = checkpoint.within(prefix) if prefix == tower else checkpoint.behind(prefix)
-    return checkpoint
+    return checkpoint.renamed(dict(names)) if names else checkpoint
 
 
 def gate(stage: str, ledger: Ledger) -> None:

@@ -13,7 +13,7 @@ from ...exporters.stablehlo import variants
 from ...model import traced
 from ...model.family import config_to_json, families
 from ...validation.errors import InputError, UsageFailure
-from ..certificate.assign import assign
+from ..certificate.assign import assign, tied
 from ..certificate.check import DTYPES
 from ..certificate.ledger import FLOAT32, Ledger, dtype_of
 from ..checkpoint import Checkpoint
@@ -22,6 +22,7 @@ from ..directory import FORMAT_VERSION, PROVENANCE, SOURCE, Manifest, RunDirecto
 from ..options import Options, chosen
 from ..pack import tokenizer
 from ..progress import Progress
+from ..source.folder import MERGED_FIRST
 from ..source.identify import Identified, identify
 from ..source.metadata import tokenizer_of
 from ..source.slow import converted
@@ -36,6 +37,7 @@ PACKAGES = (
     "onnxruntime",
     "openvino",
     "orbax-checkpoint",
+    "peft",
     "pillow",
     "pyarrow",
     "tensorflow-cpu",
@@ -65,6 +67,7 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     folder = tokenizer_folder(path, options)
     tokens = describe_tokenizer(identified, folder, options)
     _refuse_layouts(identified, tokens, options)
+    _refuse_ties(identified)
     with ThreadPoolExecutor(1) as pool:
         check = pool.submit(checkpoint.check)
         progress.begin(sum(file.stat().st_size for file in checkpoint.named_files.values()))
@@ -82,6 +85,7 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
         "checkpoint": str(path.resolve()),
         "modules": {prefix: str(module.path.resolve()) for prefix, module in checkpoint.modules.items()},
         "tower": checkpoint.tower,
+        "names": dict(checkpoint.names),
         "state": state(checkpoint),
         "folder": str((path if path.is_dir() else path.parent).resolve()),
         "tokenizer": str(folder.resolve()),
@@ -90,6 +94,8 @@ def perform(out: Path, options: Options, progress: Progress) -> RunDirectory:
     }
     (out / SOURCE).write_text(json.dumps(note) + "\n")
     progress.note(f"{identified.family.name}, {source['container']}, {len(checkpoint.tensors)} tensors")
+    if identified.adapter:
+        progress.note(identified.adapter.told)
     if tokens and "converted" in tokens:
         progress.note(f"tokenizer.json made of {', '.join(tokens['converted']['of'])} by {tokens['converted']['by']}")
     return run
@@ -146,6 +152,21 @@ def _refuse_layouts(identified: Identified, tokens: dict[str, Any] | None, optio
         raise InputError(f"--layout {layouts[0]} needs a tokenizer: {(tokens or {}).get('missing')}")
 
 
+def _refuse_ties(identified: Identified) -> None:
+    """Refuse an adapter on a table that is used twice: merged, it would be two.
+
+    Raises:
+        InputError: naming it.
+    """
+    touched = identified.adapter.touched if identified.adapter else ()
+    for tie, name in tied(touched, identified.family.rules(identified.config)):
+        raise InputError(
+            f"the adapter changes {name}, but {tie.source} and {tie.target} are one tensor ({tie.reason}): with the "
+            "adapter they are two. Untie them before training (tie_word_embeddings: false, with a table of its own for "
+            f"the head), or {MERGED_FIRST}, with both in it"
+        )
+
+
 def describe_stored(identified: Identified, options: Options) -> dict[str, Any]:
     """State what the leaves are stored as; where that is what the checkpoint has, for each leaf that has a tensor."""
     if options.dtype == FLOAT32:
@@ -166,6 +187,7 @@ def new_manifest(identified: Identified, source: dict[str, Any]) -> Manifest:
         "source": source,
         "family": family.name,
         "config": config_to_json(config),
+        "adapter": identified.adapter.to_json() if identified.adapter else None,
         "origins": dict(identified.configured.origins),
         "documents": identified.found.described(),
         "unread": dict(identified.unread),
@@ -200,9 +222,9 @@ def _resume(out: Path, manifest: Manifest) -> RunDirectory | None:
         return None
     run = RunDirectory(out)
     before = run.manifest()
-    fixed = ("tool", "source", "family", "config", "origins", "documents", "given", "images", "tokenizer", "stored")
+    fixed = ("tool", "source", "family", "config", "adapter", "origins", "documents", "given", "images", "tokenizer")
     now = json.loads(json.dumps(manifest))  # as the file has it: lists where there are tuples
-    if all(before.get(key) == now[key] for key in fixed):
+    if all(before.get(key) == now[key] for key in (*fixed, "stored")):
         return run
     run.forget(list(before["stages"]))
     return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...model.derived import Factor
+from ...model.derived import Factor, LowRank
 from ...model.family import Family
 from ...model.pipeline import as_given
 from ...validation import goldens, probe, procedure
@@ -61,12 +61,11 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
     family, config = family_and_config(run)
     entries, ledger = family.entry_points(config), Ledger.read(run.path / LEDGER)
     original = read_original(run, progress)
-    # Of a tensor that is split or merged no module's value is a leaf's: it is used, and not tapped.
-    mapped = {tensor: leaf for leaf, tensor in ledger.leaves.items() if not ledger.entries[tensor].made}
     with run.stage("reference", reads(run, options)) as staged:
         reference = family.reference(config, original)
         reference.check(ledger.fillers)
         progress.note(reference.name)
+        mapped = tapped(ledger, reference)
         raw = list(Pack(run.path).cases({entry.name: entry for entry in entries})) if packed(run) else []
         draw = functools.partial(family.all_cases, config, weights=ledger.numbers)
         drawn = {entry.name: draw(entry, static=options.static) for entry in entries}
@@ -90,6 +89,21 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
             del probed, state  # with what it remembers, before the next one is made
         judge = {"network": reference.name, "end_to_end": end_to_end(staged.out, run, family, original, reference)}
         (staged.out / JUDGE).write_text(json.dumps(judge, indent=1) + "\n")
+
+
+def tapped(ledger: Ledger, reference: "Reference") -> dict[str, str]:
+    """Give the tensors whose modules' values are those of leaves; several for one leaf, where they are merged.
+
+    Of a tensor that is split no module's value is a leaf's: it is used, and not tapped.
+    """
+    found: dict[str, str] = {}
+    for leaf, name in ledger.leaves.items():
+        made = ledger.entries[name].made
+        if not made or name in reference.state:
+            found[name] = leaf
+        elif isinstance(made, LowRank) and not any(ledger.entries[each].made for each in made.ingredients):
+            found |= dict.fromkeys(made.ingredients, leaf)
+    return found
 
 
 def end_to_end(
@@ -258,7 +272,7 @@ def read_state(checkpoint: "Checkpoint", progress: Progress) -> "State":
     state = _read_own(checkpoint, progress)
     for prefix, module in checkpoint.modules.items():
         state |= {prefix + name: tensor for name, tensor in read_state(module, progress).items()}
-    return state
+    return {checkpoint.names.get(name, name): tensor for name, tensor in state.items()}
 
 
 def _read_own(checkpoint: "Checkpoint", progress: Progress) -> "State":
@@ -304,7 +318,8 @@ def _read_safely(checkpoint: "Checkpoint") -> "State":
     """Read the tensors by the safe reader."""
     from ...model.reference import tensor_of
 
-    return {name: tensor_of(checkpoint.read(name)) for name in checkpoint.tensors}
+    before = {new: old for old, new in checkpoint.names.items()}
+    return {before.get(name, name): tensor_of(checkpoint.read(name)) for name in checkpoint.tensors}
 
 
 def weight_files(checkpoint: "Checkpoint") -> list[Path]:

@@ -43,6 +43,7 @@ def _convert(out: Path, options: Options, jobs: int) -> None:
         checkpoint=str(Path(options.checkpoint).absolute()),
         configs=tuple(str(Path(config).absolute()) for config in options.configs),
         tokenizer=str(Path(options.tokenizer).absolute()) if options.tokenizer else "",
+        adapter=str(Path(options.adapter).absolute()) if options.adapter else "",
     )
     environment = os.environ | {"PYTHONHASHSEED": "4711", SEED: "4711", "TZ": "Pacific/Auckland"}
     command = [sys.executable, "-m", f"{__package__}.rebuild", str(out), absolute.to_json(), str(jobs)]
