@@ -49,7 +49,7 @@ def family_and_config(run: RunDirectory) -> tuple[Family, Config]:
     family = known[manifest["family"]]
     config = config_from_json(family.config, manifest["config"])
     adapter = manifest.get("adapter")  # before there were any, nothing was said
-    return (adapted(family, Adapter.from_json(adapter)) if adapter else family), config
+    return (family if adapter is None else adapted(family, Adapter.from_json(adapter))), config
 
 
 def _network_text(run: RunDirectory, wanted: str) -> str:

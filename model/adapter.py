@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..validation.errors import InputError
 from .family import Config, Drop, Family, Merge, config_from_json, config_to_json
 from .layout import parse
 from .parts import Part, join
@@ -133,7 +134,7 @@ class Adapter:
         ranks = sorted({group.rank for group in self.layers})
         alphas = sorted({group.alpha for group in self.layers})
         more = f", {len(self.replaced)} tensors in the place of others" if self.replaced else ""
-        return f"an adapter on {count} layers, rank {_several(ranks)}, alpha {_several(alphas)} ({self.origin}){more}"
+        return f"LoRA on {count} layers, rank {_several(ranks)}, alpha {_several(alphas)} ({self.origin}){more}"
 
     def part(self) -> Part:
         """Declare what becomes of the tensors, beside the family's own part."""
@@ -158,10 +159,21 @@ class Adapter:
         Raises:
             InputError: a field is missing, unknown or of another kind.
         """
-        return config_from_json(cls, document)
+        try:
+            adapter: Adapter = config_from_json(cls, document)
+            texts = [name for group in adapter.layers for name in group.names]
+            texts += [name for pair in adapter.replaced for name in pair]
+            sizes = [size for group in adapter.layers for size in (*group.shape, group.rank)]
+            fits = all(type(text) is str for text in texts) and all(type(size) is int and size > 0 for size in sizes)
+            fits = fits and all(len(group.shape) > 1 for group in adapter.layers)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"the manifest's adapter is malformed ({error}); convert again") from error
+        if not fits:
+            raise InputError("the manifest's adapter is malformed: names of layers, shapes or ranks; convert again")
+        return adapter
 
 
-def _several(numbers: Sequence[float]) -> str:
+def _several(numbers: Sequence[int | float]) -> str:
     return " and ".join(f"{number:g}" for number in numbers)
 
 

@@ -77,6 +77,7 @@ class Encode(Protocol):
 
 
 TRANSPOSED = Tensor.T.__get__  # type: ignore[attr-defined]
+"""What `parameter.T` calls."""
 
 
 class Lifted(TorchFunctionMode):
@@ -98,7 +99,7 @@ class Lifted(TorchFunctionMode):
         """Call a function of torch with what is lower raised, if anything of it is high."""
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
-        if function is TRANSPOSED and isinstance(args[0], nn.Parameter) and args[0].dtype in self.lower:
+        if function == TRANSPOSED and isinstance(args[0], nn.Parameter) and args[0].dtype in self.lower:
             return self._up(function(*args, **kwargs))  # which is no parameter any more
         if name in ("__get__", "__set__"):
             return function(*args, **kwargs)

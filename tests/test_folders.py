@@ -712,7 +712,7 @@ def test_a_file_among_strangers_is_read_alone(folder):
         (folder / name).write_text("{ broken")
     unread = identify(folder / "model.safetensors", Options()).unread
     assert all(unread[name].startswith("not read") for name in ("adapter_config.json", "another.json", "dump.pickle"))
-    refused(folder, "beside the checkpoint lies an adapter, .*merge it first")
+    refused(folder, "beside the checkpoint lies an adapter, .*--adapter .* merged, or give the checkpoint's file")
 
 
 def emptied(folder: Path, *moved: str) -> Path:
@@ -746,7 +746,7 @@ def test_what_is_no_checkpoint_is_called_by_its_name(folder):
     with pytest.raises(InputError, match="dcp_to_torch_save"):
         open_given(folder)
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(InputError, match="merge it first"):
+    with pytest.raises(InputError, match=r"holds an adapter, .*with --adapter"):
         open_given(folder)
 
 
@@ -779,7 +779,7 @@ def test_an_adapter_by_itself_is_called_so(folder, beside):
     layer = "base_model.model.encoder.layer.0.attention.self.query"
     tensors = {f"{layer}.lora_{half}.weight": np.zeros((3, 3), np.float32) for half in "AB"} | beside
     save_file(tensors, folder / "adapter_model.safetensors")
-    refused(folder / "adapter_model.safetensors", r"holds an adapter, .* merge it first, model.merge_and_unload\(\)")
+    refused(folder / "adapter_model.safetensors", "holds an adapter, which changes another checkpoint: give that one")
 
 
 def test_what_is_of_no_family_may_be_traced(folder):

@@ -7,7 +7,7 @@ from .errors import EnvironmentFailure
 
 EXTRAS: Mapping[str, str] = {
     **dict.fromkeys(("flax", "jax", "jaxlib", "jaxtyping", "jinja2", "onnx", "rich"), "convert"),
-    **dict.fromkeys(("torch", "transformers", "sentence_transformers"), "upstream"),
+    **dict.fromkeys(("torch", "transformers", "sentence_transformers", "peft"), "upstream"),
     **dict.fromkeys(("PIL", "huggingface_hub", "tokenizers", "tqdm"), "embed"),
     "onnxruntime": "onnx",
     "openvino": "openvino",

@@ -8,6 +8,7 @@ in which tensors are split or merged.
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...model import layout
-from ...model.derived import Made
+from ...model.derived import LowRank, Made
 from ...model.family import Config, Family
 from .ledger import Entry, Ledger
 from .tensors import Tensors
@@ -46,6 +47,8 @@ def verify(
     tensors, wanted = Tensors(checkpoint, ledger), _ingredient_shapes(ledger)
     unfit: set[str] = set()
     """Tensors of which nothing can be made."""
+    lost: dict[str, tuple[float, float]] = {}
+    """Of merged tensors in half precision, what was rounded away and what the adapter changes, see `LowRank.lost`."""
 
     def inspect(name: str) -> tuple[str, Entry, list[str], list[str]]:
         tensor = tensors.read(name)
@@ -57,7 +60,10 @@ def verify(
         remarks = list(_constant_notes(name, tensor, constants))
         contents = np.ascontiguousarray(tensor)
         digest = hashlib.sha256(contents.reshape(-1).view(np.uint8).data).hexdigest()
-        if not entries[name].made:
+        made = entries[name].made
+        if isinstance(made, LowRank) and not found and tensor.dtype.itemsize < np.dtype(np.float32).itemsize:
+            lost[name] = made.lost({each: tensors.read(each) for each in made.ingredients}, tensor, ledger.axes)
+        if not made:
             progress(contents.nbytes)
         tensors.release(name)
         described = dataclasses.replace(entries[name], dtype=str(tensor.dtype), shape=tensor.shape, sha256=digest)
@@ -82,6 +88,7 @@ def verify(
             waiting = {name: made for name, made in waiting.items() if name not in ready}
     problems += _tie_problems(entries)
     problems += layout_problems(entries, ledger.axes)
+    notes += _adapter_notes(lost, entries)
     passed = {} if problems else _checks(ledger, entries)
     return dataclasses.replace(ledger, entries=entries, problems=tuple(problems), notes=tuple(notes), checks=passed)
 
@@ -172,6 +179,23 @@ def _constant_notes(name: str, tensor: np.ndarray, constants: Mapping[str, np.nd
         distance = float(np.max(np.abs(tensor.astype(np.float64) - wanted)))
         if not distance <= ROTARY_TOLERANCE:
             yield f"tensor {name}: differs from the recomputed table by {distance:.2g}; the stored values are used"
+
+
+def _adapter_notes(lost: Mapping[str, tuple[float, float]], entries: Mapping[str, Entry]) -> Iterator[str]:
+    """Say how much of an adapter's change half precision keeps: of all, and where the least is kept."""
+    shares = {name: gone / changed for name, (gone, changed) in sorted(lost.items()) if changed}
+    if shares:
+        gone, changed = (math.sqrt(sum(each[i] ** 2 for each in lost.values())) for i in (0, 1))
+        worst = max(shares, key=shares.__getitem__)
+        dtypes = " and ".join(sorted({entries[name].dtype for name in lost}))
+        yield (
+            f"adapter: as {dtypes} the {len(lost)} merged layers keep {_percent(1 - gone / changed)} of what it "
+            f"changes (norms of weights), {worst} {_percent(1 - shares[worst])}; --dtype float32 keeps all of it"
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _tie_problems(entries: Mapping[str, Entry]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...exporters.base import PROGRAMS, WEIGHTS
+from ...model.adapter import Adapter
 from ...model.family import dotted
 from ...validation.compare import NEIGHBOURS_OF
 from ...validation.report import EVERY, Report, Row, describe
@@ -200,6 +201,7 @@ def context(
     groups = _groups(verdicts)
     origins = manifest.get("origins", {})
     fates = ledger.totals()
+    adapter = Adapter.from_json(manifest["adapter"]) if manifest.get("adapter") else None
     return {
         "manifest": manifest,
         "ledger": ledger,
@@ -221,7 +223,10 @@ def context(
         "example": _example_rows(pack),
         "picture": next((file for file in sorted(manifest["files"]) if file.startswith(f"{RAW}/images/")), ""),
         "usage": [_usage(name, entry, pack) for name, entry in manifest["entry_points"].items()],
-        "config": [(name, value, origins.get(name, "")) for name, value in dotted(manifest["config"])],
+        "config": [
+            *((name, value, origins.get(name, "")) for name, value in dotted(manifest["config"])),
+            *([("adapter", adapter.told, adapter.origin)] if adapter else ()),
+        ],
         "documents": manifest.get("documents", {}),
         "unread": manifest.get("unread", {}),
         "parts": _parts(manifest["files"]),

@@ -40,6 +40,7 @@ def describe(path: Path, options: Options) -> dict[str, Any]:
             "documents": identified.found.described(),
             "unread": dict(identified.unread),
             "parameters": _parameters(checkpoint, identified.family.constants(identified.config)),
+            **({"adapter": identified.adapter.told} if identified.adapter else {}),
         }
     except InputError as error:
         family = {"family": None, "reason": str(error)}
@@ -101,6 +102,7 @@ def show(described: dict[str, Any]) -> str:
         lines.append(f"family     {described['family']}")
         lines += [f"           {line}" for line in _fields(described["config"], described["origins"])]
         lines.append(f"parameters {_counted(described['parameters'])}")
+        lines += [f"adapter    {described['adapter']}"] if "adapter" in described else []
         lines += [f"document   {place}: {_read(document)}" for place, document in described["documents"].items()]
         lines += [f"beside     {name}: {reason}" for name, reason in described["unread"].items()]
     return "\n".join([*lines, "", *_folded(described["tensors"])])

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ...model.adapter import BASE, CONFIG, MAGNITUDE, ORIGINAL, Adapter, Layers, aside
 from ...model.documents import Document, Given, Harmless, Only, Settled, shown
@@ -355,7 +356,7 @@ class _Reading:
                 "and the tensors do not belong together"
             )
 
-    def _of(self, layer: str, field: str, otherwise: float, kind: type) -> float:
+    def _of(self, layer: str, field: str, otherwise: int | float, kind: type) -> Any:
         """Give a layer's own number, of those that the document has for names that end in a pattern, as peft does."""
         if self.document is None:
             return otherwise
