@@ -93,10 +93,11 @@ class Merge:
     and the base has not is the rank. The scale is alpha / rank, or alpha / sqrt(rank) with `rslora`; an `alpha` of
     None says that the configuration does not state it, and is an error. The sum is rounded to `dtype`, else to the
     base's: in half precision that makes another network than base and adapter side by side, which the judge tells.
-    A fourth name, `magnitude`, holds lengths (DoRA), whose axes are `lengths`, see `derived.LowRank`.
+    A fourth name, `magnitude`, holds lengths (DoRA), whose axes are `lengths`, see `derived.LowRank`. An adapter of
+    peft's is no business of a family's: `adapter.py` adds these words to any.
 
-        Merge("{i}.base_layer.weight", "{i}.lora_A.weight", "{i}.lora_B.weight", "{i}.weight",
-              ("(h d) e", "r e", "(h d) r"), config.lora_alpha)
+        Merge("{i}.frozen.weight", "{i}.low.A.weight", "{i}.low.B.weight", "{i}.weight",
+              ("(h d) e", "r e", "(h d) r"), config.alpha)
     """
 
     source: str

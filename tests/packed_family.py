@@ -52,7 +52,7 @@ def split_attention(layout: str = "n e", targets: tuple[str, ...] = ("q", "k", "
 
 
 def merge(config: Config) -> Merge:
-    names = (f"{ADAPTED}.{name}.weight" for name in ("base_layer", "lora_A.default", "lora_B.default"))
+    names = (f"{ADAPTED}.{name}.weight" for name in ("frozen", "low.A", "low.B"))
     return Merge(*names, f"{ADAPTED}.weight", ("o (h d)", "r (h d)", "o r"), config.alpha, config.rslora)
 
 
@@ -68,7 +68,7 @@ def rules(config: Config) -> Rules:
         Rule(BLOCK + "attn.{part:k|v}.bias", BLOCK + "{part}.bias", "(g d) -> g d"),
         merge(config),
         Rule(ADAPTED + ".weight", BLOCK + "out.kernel", "o (h d) -> h d o"),
-        Rule(ADAPTED + ".base_layer.bias", BLOCK + "out.bias", "o"),
+        Rule(ADAPTED + ".frozen.bias", BLOCK + "out.bias", "o"),
         Split(BLOCK + "mlp.Wi.weight", (BLOCK + "mlp.gate.weight", BLOCK + "mlp.up.weight"), "(p m) e", "p"),
         Rule(BLOCK + "mlp.{part:gate|up}.weight", BLOCK + "{part}.kernel", "m e -> e m"),
         Rule(BLOCK + "mlp.Wo.weight", BLOCK + "down.kernel", "e m -> m e"),
@@ -93,10 +93,10 @@ def layout(config: Config) -> dict[str, tuple[int, ...]]:
         shapes |= {
             f"blocks.{i}.attn.in_proj_weight": (queries + 2 * keys, c.width),
             f"blocks.{i}.attn.in_proj_bias": (queries + 2 * keys,),
-            f"blocks.{i}.attn.out_proj.base_layer.weight": (c.width, queries),
-            f"blocks.{i}.attn.out_proj.base_layer.bias": (c.width,),
-            f"blocks.{i}.attn.out_proj.lora_A.default.weight": (c.rank, queries),
-            f"blocks.{i}.attn.out_proj.lora_B.default.weight": (c.width, c.rank),
+            f"blocks.{i}.attn.out_proj.frozen.weight": (c.width, queries),
+            f"blocks.{i}.attn.out_proj.frozen.bias": (c.width,),
+            f"blocks.{i}.attn.out_proj.low.A.weight": (c.rank, queries),
+            f"blocks.{i}.attn.out_proj.low.B.weight": (c.width, c.rank),
             f"blocks.{i}.mlp.Wi.weight": (2 * c.inner, c.width),
             f"blocks.{i}.mlp.Wo.weight": (c.width, c.inner),
         }
@@ -148,10 +148,8 @@ def original(w: Mapping[str, torch.Tensor], c: Config, y: torch.Tensor) -> torch
         q, k, v = functional.linear(y, w[attn + "in_proj_weight"], w[attn + "in_proj_bias"]).split(sizes, -1)
         k, v = (t.unflatten(-1, (c.groups, -1)).repeat_interleave(c.heads // c.groups, -2).flatten(-2) for t in (k, v))
         z, out = q.tanh() * k + v, attn + "out_proj."
-        added = functional.linear(
-            functional.linear(z, w[out + "lora_A.default.weight"]), w[out + "lora_B.default.weight"]
-        )
-        y = y + functional.linear(z, w[out + "base_layer.weight"], w[out + "base_layer.bias"]) + scale * added
+        added = functional.linear(functional.linear(z, w[out + "low.A.weight"]), w[out + "low.B.weight"])
+        y = y + functional.linear(z, w[out + "frozen.weight"], w[out + "frozen.bias"]) + scale * added
         gate, up = functional.linear(y, w[mlp + "Wi.weight"]).chunk(2, -1)
         y = y + functional.linear(functional.silu(gate) * up, w[mlp + "Wo.weight"])
     return y

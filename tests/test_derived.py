@@ -45,7 +45,7 @@ from .packed_family import ADAPTED, BLOCK, Config, entry_points, family, known, 
 
 DTYPES = [np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16)]
 FORMATS = {n: e for n, e in exporters().items() if e.source or not (e.optional or e.layout)}
-BASE, A, B = (f"blocks.0.attn.out_proj.{n}.weight" for n in ("base_layer", "lora_A.default", "lora_B.default"))
+BASE, A, B = (f"blocks.0.attn.out_proj.{n}.weight" for n in ("frozen", "low.A", "low.B"))
 MERGED, PACKED = "blocks.0.attn.out_proj.weight", "blocks.0.attn.in_proj_weight"
 
 
@@ -205,7 +205,7 @@ def test_a_missing_ingredient_is_named(gone, role):
 
 
 def test_an_adapter_that_is_not_there_at_all_is_named():
-    said = problems([name for name in NAMES if "lora" not in name and "base_layer.weight" not in name])
+    said = problems([name for name in NAMES if "low." not in name and "frozen.weight" not in name])
     assert f"-> {ADAPTED}.weight: matches no tensor of the checkpoint" in said
     assert "parameter blocks.0.out.kernel: no tensor of the checkpoint fills it" in said
 
@@ -465,7 +465,7 @@ def test_every_format_leads_back(exported, tmp_path, name):
         restored = restore(exported, FORMATS[name], tmp_path / "back.safetensors", Silent())
         restore(exported, FORMATS[name], tmp_path / "back.pth", Silent())
     got = load_file(tmp_path / "back.safetensors")
-    bases, adapters = {n for n in NAMES if "base_layer.weight" in n}, {n for n in NAMES if "lora" in n}
+    bases, adapters = {n for n in NAMES if "frozen.weight" in n}, {n for n in NAMES if "low." in n}
     assert set(restored.merged) == bases
     assert set(restored.adapters) == adapters
     assert restored.dropped == ("head.weight",)
@@ -473,7 +473,7 @@ def test_every_format_leads_back(exported, tmp_path, name):
     for tensor in set(got) - bases:
         assert got[tensor].tobytes() == arrays[tensor].tobytes(), tensor
     for base in bases:
-        entry = ledger.entries[base.replace(".base_layer", "")]
+        entry = ledger.entries[base.replace(".frozen", "")]
         assert hashlib.sha256(got[base].tobytes()).hexdigest() == entry.sha256
     assert "2 hold what they were merged to" in restored.tell()
     torch_state = torch.load(tmp_path / "back.pth", weights_only=True)

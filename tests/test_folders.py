@@ -779,7 +779,10 @@ def test_an_adapter_by_itself_is_called_so(folder, beside):
     layer = "base_model.model.encoder.layer.0.attention.self.query"
     tensors = {f"{layer}.lora_{half}.weight": np.zeros((3, 3), np.float32) for half in "AB"} | beside
     save_file(tensors, folder / "adapter_model.safetensors")
-    refused(folder / "adapter_model.safetensors", "holds an adapter, which changes another checkpoint: give that one")
+    refused(
+        folder / "adapter_model.safetensors",
+        "holds an adapter, which changes the weights of another checkpoint: give that one",
+    )
 
 
 def test_what_is_of_no_family_may_be_traced(folder):

@@ -26,7 +26,7 @@ LAYOUT = "sentence-transformers"
 REFUSED = {
     "japanese": "BertJapaneseTokenizer",
     "lightning_bert": "--pooling mean --no-normalize",
-    "lora_adapter_folder": "merge it first",
+    "lora_adapter_folder": "give that one, and this folder with --adapter",
     "no_pad_token": "of the empty text",
     "no_pooling_file": "--pooling mean --no-normalize",
     "old_mlm_gamma_beta": "--no-normalize",
