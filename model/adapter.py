@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..validation.errors import InputError
+from .documents import JSON
 from .family import Config, Drop, Family, Merge, config_from_json, config_to_json
 from .layout import parse
 from .parts import Part, join
@@ -153,7 +154,7 @@ class Adapter:
         return config_to_json(self)
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "Adapter":
+    def from_json(cls, document: JSON) -> "Adapter":
         """Read what `to_json` wrote.
 
         Raises:
@@ -165,7 +166,7 @@ class Adapter:
             texts += [name for pair in adapter.replaced for name in pair]
             sizes = [size for group in adapter.layers for size in (*group.shape, group.rank)]
             fits = all(type(text) is str for text in texts) and all(type(size) is int and size > 0 for size in sizes)
-            fits = fits and all(len(group.shape) > 1 for group in adapter.layers)
+            fits = fits and all(type(group.names) is tuple and len(group.shape) > 1 for group in adapter.layers)
         except (TypeError, ValueError, AttributeError) as error:
             raise InputError(f"the manifest's adapter is malformed ({error}); convert again") from error
         if not fits:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +28,13 @@ from bgevis.converter.use.fixture import write_fixture
 from bgevis.converter.use.restore import restore
 from bgevis.exporters.base import exporters
 from bgevis.exporters.weights import WeightsFile
-from bgevis.model.adapter import Layers
+from bgevis.model.adapter import Adapter, Layers
 from bgevis.model.derived import LowRank
 from bgevis.model.runner import NNXRunner
 from bgevis.validation import goldens
 from bgevis.validation.cases import tap_case
 from bgevis.validation.compare import compare
-from bgevis.validation.errors import InputError
+from bgevis.validation.errors import EnvironmentFailure, InputError
 
 from .in_process import convert, in_this_process, judge
 
@@ -191,7 +192,8 @@ def test_an_untied_table_is_changed_and_its_head_is_not(bases, tmp_path):
 )
 def test_a_family_knows_nothing_of_it(bases, tmp_path, family, targets):
     """Layers with convolutions, towers, decoders: whatever peft changes and the judge holds."""
-    adapter = trained(bases(family), tmp_path / "adapter", target_modules=targets)
+    adapter = trained(bases(family), tmp_path / "adapter", bin_file=family == "mpnet", target_modules=targets)
+    assert (adapter / "adapter_model.bin").exists() == (family == "mpnet")
     passes(converted(bases(family), tmp_path / "run", adapter=str(adapter)))
 
 
@@ -363,6 +365,47 @@ def test_a_table_that_is_used_twice_is_refused(bases, tmp_path):
         converted(bases("qwen3"), tmp_path / "run", adapter=str(adapter))
 
 
+GROUP = {
+    "names": ["x"], "shape": [4, 3], "rank": 2, "alpha": 4.0, "rslora": False, "lengths": False, "embedding": False,
+    "dtype": "float32",
+}  # fmt: skip
+STATED = {"layers": [GROUP], "replaced": [["b", "b"]], "trained": "", "held": "", "origin": "--set"}
+
+
+def test_an_adapter_is_read_back_from_the_manifest_and_what_is_none_is_refused():
+    assert Adapter.from_json(STATED).to_json() == STATED
+    wrong = [
+        {"names": "x"},
+        {"names": [1]},
+        {"shape": [4]},
+        {"shape": [4, "3"]},
+        {"rank": 0},
+        {"rank": "2"},
+        {"more": 1},
+    ]
+    documents = [{**STATED, "layers": [GROUP | each]} for each in wrong]
+    documents += [
+        {**STATED, "layers": 3},
+        {**STATED, "layers": [3]},
+        {**STATED, "replaced": [["b"], 3]},
+        {},
+        3,
+        "x",
+        [],
+    ]
+    for document in documents:
+        with pytest.raises(InputError, match="manifest"):
+            Adapter.from_json(document)
+
+
+def test_without_peft_the_judge_says_what_to_install(monkeypatch):
+    from bgevis.model import adapter_judge
+
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(EnvironmentFailure, match=r"parity needs peft, .*: pip install 'bgevis-convert\[upstream\]'"):
+        adapter_judge.peft()
+
+
 # Half precision
 
 
@@ -443,4 +486,6 @@ def test_the_run_says_what_a_leaf_is_made_of_and_is_proved_again_without_the_ada
     back = tmp_path / "back.safetensors"
     restore(RunDirectory(tmp_path / "run"), exporters()["onnx"], back, Silent())
     name = "encoder.layer.0.attention.self.query"
-    assert torch.allclose(load_file(back)[f"{name}.base_layer.weight"], merged[f"{name}.weight"], atol=1e-6)
+    restored = load_file(back)
+    assert torch.allclose(restored[f"{name}.weight"], merged[f"{name}.weight"], atol=1e-6)
+    assert restored.keys() == {n for n in load_file(base / "model.safetensors") if not n.startswith("pooler.")}

@@ -1,9 +1,10 @@
 """The way back: an artifact's weights -> the checkpoint they came from, every tensor proved by its digest.
 
 Names, shapes, dtypes and bits are the checkpoint's; tied tensors are there under each of their names, and what
-was split is whole again. What was merged stays merged: it stands under the name of its base. What the rules
-dropped is in no artifact, and what was added to a base neither: they are named, not made up. Needs the runtime
-of the artifact and the ledger, neither the checkpoint nor, for safetensors, PyTorch.
+was split is whole again. What was merged stays merged: it stands under the name of its base, or of a layer that an
+adapter changed under the name that it has without one. What the rules dropped is in no artifact, and what was added to
+a base neither: they are named, not made up. Needs the runtime of the artifact and the ledger, neither the checkpoint
+nor, for safetensors, PyTorch.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import numpy as np
 
 from ...exporters.base import Exporter, UnreadableWeight
 from ...exporters.weights import plan
+from ...model.adapter import BASE, Adapter
 from ...model.derived import LowRank, Part
 from ...validation.errors import EnvironmentFailure, GateError, InputError, raised
 from ...validation.packages import need_jax
@@ -91,15 +93,24 @@ def restore(run: RunDirectory, exporter: Exporter, out: Path, progress: Progress
     }
     nbytes = sum(_nbytes(entry) for entry in kept.values())
     progress.begin(nbytes)
-    tensors = proved(run, exporter, ledger, progress.advance)
+    plain = _plain(run)
+    named = {plain.get(n, n): dataclasses.replace(e, target=plain.get(e.target, e.target)) for n, e in kept.items()}
+    tensors = ((plain.get(n, n), array) for n, array in proved(run, exporter, ledger, progress.advance))
     with written(out) as aside:
-        (_write_safetensors if safetensors else _write_torch)(aside, kept, tensors)
+        (_write_safetensors if safetensors else _write_torch)(aside, named, tensors)
     gone = {name: entry for name, entry in ledger.entries.items() if not entry.made and name not in kept}
     adapters = tuple(name for name, entry in gone.items() if entry.status == "merged")
     dropped = tuple(name for name in gone if name not in adapters)
     ties = sum(entry.status == "tied" for entry in kept.values())
     bases = {_root(ledger, made.base) for _, made in ledger.derived() if isinstance(made, LowRank)}
     return Restored(out, len(kept), ties, nbytes, dropped, tuple(name for name in kept if name in bases), adapters)
+
+
+def _plain(run: RunDirectory) -> dict[str, str]:
+    """Give the layers that an adapter was merged into the names that they have without one: upstream loads the file."""
+    stated = run.manifest().get("adapter")
+    layers = Adapter.from_json(stated).layers if stated else ()
+    return {f"{name}.{BASE}.weight": f"{name}.weight" for group in layers for name in group.names}
 
 
 def _restorable(ledger: Ledger, name: str) -> bool:
