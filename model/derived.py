@@ -230,17 +230,16 @@ class LowRank:
         """
         shapes = [parse(text).source_shape(sizes) for text in self.layouts]
         rank = sizes[self._rank]
-        nothing = np.zeros(shapes[0], np.float64)
+        nothing = np.broadcast_to(np.float64(0), shapes[0])
         for role, one, other in (("A", 1, 2), ("B", 2, 1)):
             numbers = np.arange(math.prod(shapes[one]), dtype=np.float64).reshape(shapes[one])
             free = [sizes[axis] for axis in _names(self.layouts[other]) if axis != self._rank]
             for first in range(0, rank, math.prod(free)):
                 selects = self._selects(other, first, sizes)
                 a, b = (numbers, selects) if role == "A" else (selects, numbers)
-                got = np.empty(self._counts(sizes))
-                for block, total in self._sums({self.base: nothing, self.a: a, self.b: b}, 1.0, sizes):
-                    got[block] = total
-                if not np.array_equal(got, self._wanted(one, other, first, sizes)):
+                wanted = self._wanted(one, other, first, sizes)
+                sums = self._sums({self.base: nothing, self.a: a, self.b: b}, 1.0, sizes)
+                if not all(np.array_equal(total, wanted[block]) for block, total in sums):
                     yield f"{role} of {' + '.join(self.layouts)} does not act where its axis names say"
                     break
         if self.magnitude:
@@ -250,8 +249,7 @@ class LowRank:
         """Bring vectors of ones to lengths that are their own numbers."""
         shapes = {name: shape for name, (shape, _) in self.shapes(sizes).items()}
         count = math.prod(shapes[self.magnitude])
-        arrays = {name: np.zeros(shape) for name, shape in shapes.items()}
-        arrays[self.base] = np.ones(shapes[self.base])
+        arrays = {name: np.broadcast_to(np.float64(name == self.base), shape) for name, shape in shapes.items()}
         arrays[self.magnitude] = np.arange(count, dtype=np.float64).reshape(shapes[self.magnitude])
         places, wanted = np.indices(self._counts(sizes), sparse=True), np.zeros([1] * len(self._counts(sizes)))
         names = _names(self.layouts[0])
