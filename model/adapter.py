@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..validation.errors import InputError
 from .documents import JSON
-from .family import Config, Drop, Family, Merge, config_from_json, config_to_json
+from .family import Config, Drop, Family, Merge, Rule, Rules, Split, Tie, config_from_json, config_to_json, pattern
 from .layout import parse
 from .parts import Part, join
 
@@ -137,13 +137,19 @@ class Adapter:
         more = f", {len(self.replaced)} tensors in the place of others" if self.replaced else ""
         return f"LoRA on {count} layers, rank {_several(ranks)}, alpha {_several(alphas)} ({self.origin}){more}"
 
-    def part(self) -> Part:
-        """Declare what becomes of the tensors, beside the family's own part."""
-        merges = tuple(merge for group in self.layers for merge in group.merges)
-        reason = "the adapter has another in its place, which was trained"
-        drops = tuple(Drop(aside(name), reason) for name, _ in self.replaced)
+    def part(self, rules: Rules) -> Part:
+        """Declare what becomes of the tensors, beside a family's own rules. Layers that these drop are not merged."""
+        found: list[Merge | Drop] = []
+        for merge in (merge for group in self.layers for merge in group.merges):
+            dropped = next((rule for rule in rules if isinstance(rule, Drop) and knows(rule, merge.target)), None)
+            names = (merge.source, merge.a, merge.b, merge.magnitude)
+            found += [Drop(name, dropped.reason) for name in names if name] if dropped else [merge]
+        found += [
+            Drop(aside(name), "the adapter has another in its place, which was trained") for name, _ in self.replaced
+        ]
+        own = tuple(rule for rule in found if isinstance(rule, Merge) or not any(knows(r, rule.source) for r in rules))
         sizes = {axis: size for group in self.layers for axis, size in group.axis_sizes.items()}
-        return Part((*merges, *drops), sizes, {})
+        return Part(own, sizes, {})
 
     def as_trained(self, name: str) -> str:
         """Give a tensor the name that it had in the network that the adapter was trained on."""
@@ -184,11 +190,17 @@ def aside(name: str) -> str:
     return f"{layer}.{ORIGINAL}.{last}"
 
 
+def knows(rule: Rule | Tie | Drop | Split | Merge, name: str) -> bool:
+    """Say whether a rule's first name fits."""
+    return pattern(rule.source).fullmatch(name) is not None
+
+
 def adapted(family: Family, adapter: Adapter) -> Family:
     """Extend a family by an adapter: its rules, and peft beside the judge."""
 
     def part(config: Config) -> Part:
-        return join(family.part(config), adapter.part())
+        own = family.part(config)
+        return join(own, adapter.part(own.rules))
 
     def reference(config: Config, original: "Original") -> "Reference":
         from .adapter_judge import beside, without

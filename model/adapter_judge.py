@@ -88,7 +88,7 @@ def beside(reference: Reference, original: Original, adapter: Adapter) -> Refere
         InputError: peft refuses the adapter.
     """
     library = peft()
-    holder = _as_trained(reference, adapter)
+    places, holder = _places(reference, adapter), _as_trained(reference, adapter)
     keys = _tensors(original.state, adapter)
     config = original.documents.get(CONFIG) or _stated(adapter)
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
@@ -106,6 +106,7 @@ def beside(reference: Reference, original: Original, adapter: Adapter) -> Refere
         for group in adapter.layers
         if group.dtype in HALF
         for name in group.names
+        if f"{name}.weight" in places
     }
     stands = {
         f"{name}.{end}": f"{name}.weight"
@@ -118,18 +119,22 @@ def beside(reference: Reference, original: Original, adapter: Adapter) -> Refere
     return Reference(name, reference.module, reference.entries, {**original.state, **merged}, stands=stands)
 
 
+def _places(reference: Reference, adapter: Adapter) -> dict[str, str]:
+    """Say where the weights that the adapter changes are in the module; not those that upstream's class has not.
+
+    That a leaf is made of one of these `Reference.check` finds.
+    """
+    paths = {name: path for path, name in reference.tensors().items()}
+    names = (f"{name}.weight" for group in adapter.layers for name in group.names)
+    return {name: paths[name] for name in names if name in paths}
+
+
 def _as_trained(reference: Reference, adapter: Adapter) -> nn.Module:
     """Give the module in which the layers have the names that they had when the adapter was trained."""
-    places = {name: path for path, name in reference.tensors().items()}
-    mounts = set()
-    for layer in (name for group in adapter.layers for name in group.names):
-        path = places.get(f"{layer}.weight")
-        if path is None:
-            raise GateError(f"reference: {reference.name} has no layer with the tensor {layer}.weight")
-        mounts.add(_mount(path, adapter.as_trained(f"{layer}.weight")))
+    mounts = {_mount(path, adapter.as_trained(name)) for name, path in _places(reference, adapter).items()}
     if len(mounts) != 1:
-        told = " and ".join(f"{where or 'itself'} for {outer or 'itself'}" for where, outer in sorted(mounts))
-        raise GateError(f"reference: the adapter's layers lie in several places of {reference.name}: {told}")
+        told = " and ".join(f"{where or 'itself'} for {outer or 'itself'}" for where, outer in sorted(mounts)) or "none"
+        raise GateError(f"reference: the adapter's layers must lie in one place of {reference.name}: {told}")
     ((where, outer),) = mounts
     holder = reference.module.get_submodule(where)
     for name in reversed(outer.split(".") if outer else []):
@@ -164,25 +169,20 @@ def _stated(adapter: Adapter) -> dict[str, Any]:
 
 
 def _put_back(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Let peft's parameters lie in the memory of the tensors that it has copied. Those of layers that upstream's class
-    has not, such as a pooler, are in none; that a leaf is made of one of these `Reference.check` finds.
+    """Let peft's parameters lie in the memory of the tensors that it has copied.
 
     Raises:
-        GateError: a factor is in no parameter, or a parameter is not what was saved.
+        GateError: a parameter is not what was saved.
     """
-    left = dict(saved)
     for path, parameter in model.named_parameters():
         key = path.replace(f".{NAME}", "").replace(".modules_to_save", "")
         key = key.removesuffix(".weight") if key.endswith(f"{MAGNITUDE}.weight") else key
-        tensor = left.pop(key, None)
+        tensor = saved.get(key)
         if tensor is None:
             continue
         if not torch.equal(tensor.to(parameter.dtype), parameter):
             raise GateError(f"reference: peft makes another tensor of the adapter's {key}")
         parameter.data = tensor
-    for key in left:
-        if ".lora_" in key:
-            raise GateError(f"reference: peft has no place for the adapter's {key}")
 
 
 def _merged(root: nn.Module, path: str, dtype: str) -> Tensor:

@@ -4,8 +4,10 @@ A family is one folder of this package with a FAMILY in it, or FAMILIES; adding 
 """
 
 import dataclasses
+import functools
 import importlib
 import pkgutil
+import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -116,6 +118,23 @@ class Merge:
 
 
 Rules = tuple[Rule | Tie | Drop | Split | Merge, ...]
+
+FIELD = re.compile(r"\{(\w*)(?::([^}]*))?\}")
+
+
+@functools.cache
+def pattern(source: str) -> re.Pattern[str]:
+    """Compile a rule's source: literal text, and fields as `Rule` describes them."""
+    parts: list[str] = []
+    end = 0
+    for found in FIELD.finditer(source):
+        parts.append(re.escape(source[end : found.start()]))
+        name, words = found[1], found[2]
+        fits = r"\d+" if words is None else ".*" if words == "*" else "|".join(map(re.escape, words.split("|")))
+        parts.append(f"(?P<{name}>{fits})" if name else f"(?:{fits})")
+        end = found.end()
+    parts.append(re.escape(source[end:]))
+    return re.compile("".join(parts))
 
 
 LONGEST_FIRST, QUERY_FIRST = "longest-first", "flag-reranker"

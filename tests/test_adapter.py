@@ -174,6 +174,17 @@ def test_layers_that_were_trained_whole_take_the_base_s_place(bases, tmp_path):
     assert entries[f"{name}.weight"].status == "mapped"
 
 
+@pytest.mark.parametrize("targets", ["all-linear", ["dense"]], ids=str)
+def test_a_layer_that_no_entry_point_reads_is_dropped_with_its_adapter(bases, tmp_path, targets):
+    """BERT's pooler, which is among its dense layers."""
+    adapter = trained(bases("bert"), tmp_path / "adapter", target_modules=targets, bias="all")
+    assert "base_model.model.pooler.dense.lora_A.weight" in load_file(adapter / "adapter_model.safetensors")
+    run = converted(bases("bert"), tmp_path / "run", adapter=str(adapter))
+    passes(run)
+    entries = Ledger.read(run.path / "ledger.json").entries
+    assert {entry.status for name, entry in entries.items() if name.startswith("pooler.")} == {"dropped"}
+
+
 def test_an_untied_table_is_changed_and_its_head_is_not(bases, tmp_path):
     """peft saves the table with an adapter on it: that takes the base's place."""
     adapter = trained(bases("qwen2"), tmp_path / "adapter", target_modules=["embed_tokens"])

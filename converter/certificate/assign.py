@@ -1,16 +1,12 @@
 """Names -> ledger: what becomes of every tensor of a checkpoint, by the family's rules, before any weight is read."""
 
 import functools
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ...model.derived import LowRank, Made, Part
-from ...model.family import Drop, Merge, Rule, Rules, Split, Tie
+from ...model.family import FIELD, Drop, Merge, Rule, Rules, Split, Tie, pattern
 from .ledger import Entry
-
-FIELD = re.compile(r"\{(\w*)(?::([^}]*))?\}")
-
 
 Word = Rule | Tie | Drop | Split | Merge
 ROLES = ("base", "A", "B", "lengths")
@@ -112,17 +108,17 @@ class _Assigning:
     def unmerged(self) -> Iterator[str]:
         """Say which ingredients are missing."""
         for (rule, target), there in self.merges.items():
-            for role, pattern in _patterns(rule).items():
+            for role, source in _patterns(rule).items():
                 if role not in there:
                     held = ", ".join(there.values())
-                    yield f"tensor {target}: cannot be merged: the checkpoint has {held}, but no {role} ({pattern})"
+                    yield f"tensor {target}: cannot be merged: the checkpoint has {held}, but no {role} ({source})"
 
 
 def _matches(name: str, rules: Rules) -> Iterator[tuple[Word, str, Mapping[str, str]]]:
     """Give the rules that know a name, with its role for the rule, and the fields in the name."""
     for rule in rules:
-        for role, pattern in _patterns(rule).items():
-            match = _pattern(pattern).fullmatch(name)
+        for role, source in _patterns(rule).items():
+            match = pattern(source).fullmatch(name)
             if match:
                 yield rule, role, match.groupdict()
 
@@ -165,7 +161,7 @@ def tied(names: Iterable[str], rules: Rules) -> Iterator[tuple[Tie, str]]:
     """Give the ties that names take part in, each with the name."""
     for rule in (rule for rule in rules if isinstance(rule, Tie)):
         for name in names:
-            if _pattern(rule.source).fullmatch(name) or _pattern(rule.target).fullmatch(name):
+            if pattern(rule.source).fullmatch(name) or pattern(rule.target).fullmatch(name):
                 yield rule, name
 
 
@@ -189,7 +185,7 @@ def _check_targets(entries: Mapping[str, Entry], leaves: set[str], rules: Rules)
 def _expected(leaf: str, rules: Rules) -> str:
     """Name the tensor that would fill a leaf, in the first spelling that a rule knows; "" if no rule does."""
     for rule in (rule for rule in rules if isinstance(rule, Rule)):
-        if match := _pattern(_as_in_source(rule)).fullmatch(leaf):
+        if match := pattern(_as_in_source(rule)).fullmatch(leaf):
             return _named(rule.source, match.groupdict())
     return ""
 
@@ -203,18 +199,3 @@ def _as_in_source(rule: Rule) -> str:
 def _named(source: str, fields: Mapping[str, str]) -> str:
     """Fill a source; what no field says is its first word."""
     return FIELD.sub(lambda field: fields.get(field[1]) or (field[2] or "").split("|")[0], source)
-
-
-@functools.cache
-def _pattern(source: str) -> re.Pattern[str]:
-    """Compile a rule's source: literal text, and fields as `model/family.py` describes them."""
-    parts: list[str] = []
-    end = 0
-    for found in FIELD.finditer(source):
-        parts.append(re.escape(source[end : found.start()]))
-        name, words = found[1], found[2]
-        pattern = r"\d+" if words is None else ".*" if words == "*" else "|".join(map(re.escape, words.split("|")))
-        parts.append(f"(?P<{name}>{pattern})" if name else f"(?:{pattern})")
-        end = found.end()
-    parts.append(re.escape(source[end:]))
-    return re.compile("".join(parts))

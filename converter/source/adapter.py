@@ -232,6 +232,7 @@ class _Reading:
         self.checkpoint = self.checkpoint.joined(PLACE, adapter)
         for name, match in found.items():
             layer = self._as_held(match["layer"])
+            assert self._as_trained(layer) == match["layer"]  # what the judge calls it
             self._names[PLACE + name] = final = _factor(layer, match["factor"])
             self.factors.setdefault(layer, {})[match["factor"]] = final
         for name in (name for name in keys if name not in found):
