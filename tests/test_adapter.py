@@ -269,6 +269,20 @@ def test_a_trainer_s_checkpoint_is_merged_as_peft_merged_it(oracles, tmp_path):
         assert np.abs(got - merged[name].numpy()).max() < 1e-6
 
 
+def test_a_network_beside_one_with_an_adapter_has_none(bases, tmp_path):
+    adapter = trained(bases("bert"), tmp_path / "adapter", target_modules=["query"])
+    state = torch.load(adapter.parent / "unmerged.pt", weights_only=True)
+    plain = load_file(bases("bert") / "model.safetensors")
+    both = {f"question.{n}": t for n, t in plain.items()} | {f"text.{n}": t for n, t in state.items()}
+    torch.save(both, tmp_path / "both.pt")
+    said = {"configs": (str(bases("bert") / "config.json"),), "pooling": "cls", "normalize": True}
+    found = identify(tmp_path / "both.pt", Options(tower="question", **said))
+    assert found.adapter is None
+    assert not any("lora" in name for name in found.checkpoint.tensors)
+    other = identify(tmp_path / "both.pt", Options(tower="text.base_model.model", sets=("lora_alpha=6",), **said))
+    assert len(other.adapter.layers[0].names) == 2
+
+
 def test_two_adapters_in_a_checkpoint_are_refused(bases, tmp_path):
     adapter = trained(bases("qwen3"), tmp_path / "adapter", target_modules=["q_proj"])
     state = torch.load(adapter.parent / "unmerged.pt", weights_only=True)
@@ -478,6 +492,8 @@ def test_the_run_says_what_a_leaf_is_made_of_and_is_proved_again_without_the_ada
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         merged = peft.PeftModel.from_pretrained(upstream(base), str(adapter)).merge_and_unload().state_dict()
+    looked = CliRunner().invoke(main, ["inspect", str(base), "--adapter", str(adapter)])
+    assert "adapter    LoRA on 3 layers, rank 4, alpha 6 (adapter_config.json: lora_alpha)" in looked.output
     with in_this_process():
         convert(base, tmp_path / "run", ("onnx",), adapter=str(adapter))
         shutil.rmtree(adapter)

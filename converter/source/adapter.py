@@ -46,7 +46,7 @@ HARMLESS: Harmless = {
     **dict.fromkeys(("base_model_name_or_path", "revision", "peft_version", "auto_mapping"), "where it came from"),
     **dict.fromkeys(("lora_dropout", "task_type", "inference_mode"), _TRAINING),
     **dict.fromkeys(("qalora_group_size", "megatron_core", "runtime_config"), "decides nothing by itself"),
-    "init_lora_weights": Only((True, False, "gaussian", "orthogonal", "eva", "mica"), _TRAINING),
+    "init_lora_weights": Only((True, False, "gaussian", "orthogonal", "eva"), _TRAINING),
     **dict.fromkeys(("eva_config", "loftq_config"), Only((None, {}), _TRAINING)),
     **dict.fromkeys(("use_qalora", "lora_bias", "ensure_weight_tying", "use_bdlora"), Only((False, None), _NOTHING)),
     "fan_in_fan_out": Only((False,), "weights are stored as the layers of every family here are"),
@@ -95,7 +95,12 @@ def opened(folder: Path) -> Checkpoint:
 
 def unmerged(checkpoint: Checkpoint) -> bool:
     """Say whether a checkpoint is of a network with an adapter beside its layers."""
-    return any(f".{BASE}." in name for name in checkpoint.tensors) and any(map(FACTOR.fullmatch, checkpoint.tensors))
+    return any(f".{BASE}." in name for name in checkpoint.tensors) and held(checkpoint)
+
+
+def held(checkpoint: Checkpoint) -> bool:
+    """Say whether some of the tensors are an adapter's: of several networks in a file another may have it."""
+    return any(map(FACTOR.fullmatch, checkpoint.tensors))
 
 
 def plain(checkpoint: Checkpoint) -> Checkpoint:
