@@ -286,19 +286,26 @@ class LowRank:
     def factors(self, factor: Factor, sizes: Sizes) -> dict[str, Factor]:
         """Say what to multiply the ingredients by, so that the merged tensor is multiplied by `factor`.
 
+        Lengths alone would do where there are some; but who adds the base's share, the adapter's and a bias in few
+        digits would lose one beside the other.
+
         Raises:
-            ValueError: it varies along axes of A and of B.
+            ValueError: it varies along axes of A and of B, or along others than those of the lengths.
         """
-        if np.ndim(factor) == 0:  # vectors of stated lengths are as long whatever they are multiplied by
-            return {self.magnitude: factor} if self.magnitude else {self.base: factor, self.b: factor}
+        lengths = {self.magnitude: self.lengths} if self.magnitude else {}
+        if np.ndim(factor) == 0:
+            return dict.fromkeys((self.base, self.b, *lengths), factor)
         names = _names(self.layouts[0])
         full = np.broadcast_to(factor, parse(self.layouts[0]).source_shape(sizes)).reshape(self._counts(sizes))
-        lengths = ((self.magnitude, self.lengths),)
-        for name, text in lengths if self.magnitude else ((self.b, self.layouts[2]), (self.a, self.layouts[1])):
-            axes = _names(text)
-            kept = full[tuple(slice(None) if n in axes else slice(0, 1) for n in names)]
-            if np.array_equal(np.broadcast_to(kept, full.shape), full):
-                return {**({} if self.magnitude else {self.base: factor}), name: self._spread(kept, axes, text, sizes)}
+        for more in ({self.b: self.layouts[2]}, {self.a: self.layouts[1]}):
+            found: dict[str, Factor] = {self.base: factor}
+            for name, text in (more | lengths).items():
+                axes = _names(text)
+                kept = full[tuple(slice(None) if n in axes else slice(0, 1) for n in names)]
+                if np.array_equal(np.broadcast_to(kept, full.shape), full):
+                    found[name] = self._spread(kept, axes, text, sizes)
+            if found.keys() >= (more | lengths).keys():
+                return found
         raise ValueError(f"{self.base} cannot be multiplied by numbers that differ along axes of A and of B")
 
     def _spread(self, kept: np.ndarray, axes: Sequence[str], text: str, sizes: Sizes) -> np.ndarray:

@@ -481,6 +481,27 @@ def test_what_is_merged_is_the_sum_in_float64(outputs, inputs, rank, alpha, rslo
             assert list(made.problems(each.axis_sizes)) == []
 
 
+@pytest.mark.parametrize("embedding", [False, True])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_what_multiplies_the_ingredients_multiplies_the_layer_and_its_parts(embedding, lengths):
+    """The base's share as much as the adapter's: peft adds them, and a bias, in float32, and would lose one of them."""
+    (word,) = Layers(("x",), (4, 6), 2, 3.0, False, lengths, embedding, "float64").merges
+    made = LowRank(word.source, word.a, word.b, word.layouts, 3.0, False, "float64", word.magnitude, word.lengths)
+    sizes = {"out_4": 4, "in_6": 6, "rank_2": 2}
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal(shape) for name, (shape, _) in made.shapes(sizes).items()}
+    exact = made.make(arrays, sizes)
+    across = 2.0 ** np.arange(6)[None] if embedding else 2.0 ** np.arange(4)[:, None]
+    for factor in (4.0, across):
+        factors = made.factors(factor, sizes)
+        assert {made.base, made.b} <= factors.keys()
+        changed = {name: array * factors.get(name, 1) for name, array in arrays.items()}
+        assert np.allclose(made.make(changed, sizes), factor * exact, rtol=1e-12)
+    if lengths:
+        with pytest.raises(ValueError, match="cannot be multiplied by numbers that differ"):
+            made.factors(2.0 ** np.arange(24).reshape(4, 6), sizes)
+
+
 # The whole way
 
 
