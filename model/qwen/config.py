@@ -153,7 +153,7 @@ class QwenConfig:
         return min(self.max_seq_length or self.max_tokens, self.max_tokens)
 
 
-def _published(model_type: str, *sizes: int, tied: bool = True, longest: int = 32768, **more: Any) -> QwenConfig:
+def _published(model_type: str, *sizes: int, head: str = TIED, longest: int = 32768, **more: Any) -> QwenConfig:
     vocab, hidden, inner, layers, heads, kept, width = sizes
     biased = ("query", "key", "value") if model_type == QWEN2 else ()
     usual: dict[str, Any] = {"eos_token_ids": (151645, 151643), "pad_token_id": 151643}
@@ -162,7 +162,7 @@ def _published(model_type: str, *sizes: int, tied: bool = True, longest: int = 3
         rope=Rope(1000000.0),
         windows=(0,) * layers,
         biased=biased,
-        head=TIED if tied else OWN,
+        head=head,
         **usual | more,
     )
 
@@ -173,8 +173,8 @@ QWEN2_SIZES = {
     "0.5b": _published(QWEN2, 151936, 896, 4864, 24, 14, 2, 64),
     "1.5b": _published(QWEN2, 151936, 1536, 8960, 28, 12, 2, 128),
     "3b": _published(QWEN2, 151936, 2048, 11008, 36, 16, 2, 128),
-    "7b": _published(QWEN2, 152064, 3584, 18944, 28, 28, 4, 128, tied=False),
-    "tiny": _published(QWEN2, 120, 32, 48, 2, 4, 2, 8, tied=False, **_TINY),
+    "7b": _published(QWEN2, 152064, 3584, 18944, 28, 28, 4, 128, head=OWN),
+    "tiny": _published(QWEN2, 120, 32, 48, 2, 4, 2, 8, head=OWN, **_TINY),
 }
 """Published: Qwen/Qwen2.5-*-Instruct. And a tiny one."""
 
@@ -183,6 +183,7 @@ QWEN3_SIZES = {
     "4b": _published(QWEN3, 151936, 2560, 9728, 36, 32, 8, 128, longest=40960),
     "embedding-0.6b": _published(
         *(QWEN3, 151669, 1024, 3072, 28, 16, 8, 128),
+        head=NONE,
         prefix="",
         pipeline=plain(("lasttoken",)),
     ),
