@@ -315,6 +315,8 @@ class Family:
         beside: what stands before the names of further tensors -> the file beside the checkpoint that holds them; they
             are read where all of these files lie there.
         anchors: names of which each checkpoint of the family has one; what stands before it is a wrapper's prefix.
+        holds: families whose networks are parts of this one: of a checkpoint that is this family's as a whole, they are
+            not asked, unless the command line names a tower.
         documents: what upstream writes beside such a checkpoint, by place, as JSON.
         zero_shot: what makes probabilities of a picture's labels: "softmax" or "sigmoid" of similarities, which the
             leaves `logit_scale` and `logit_bias` scale; "" for families that learn none.
@@ -344,6 +346,7 @@ class Family:
     sherpa_onnx: Callable[[Config], Transcriber] | None = None
     encode: Callable[[Config, "Original", "Reference"], Mapping[str, "Encode"]] | None = None
     anchors: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
     beside: Mapping[str, str] = field(default_factory=dict)
     documents: Callable[[Config], Mapping[str, JSON]] = lambda config: {}
     zero_shot: str = ""

@@ -31,6 +31,11 @@ PLACES = (
 ADAPTER = "adapter_config.json"
 """Read where an adapter is given, or the checkpoint holds one."""
 
+OF_BACKBONE = (CONFIG, MODULES, POOLING, *TRANSFORMERS, SENTENCES)
+BACKBONES = ("vision_encoder", "text_encoder", "audio_encoder")
+"""Folders of a composite's backbones, called as what stands before their tensors' names: each has documents of its
+own."""
+
 GENERATION = "generation_config.json"
 """How tokens are chosen: read for networks whose texts are part of what is converted, of others it says nothing."""
 
@@ -41,7 +46,7 @@ LARGEST = 64 << 20
 """Bytes; neither a configuration nor a vocabulary is larger."""
 
 BY_CONTENT: Mapping[str, tuple[str, ...]] = {
-    CONFIG: ("model_type", "hidden_size", "num_attention_heads"),
+    CONFIG: ("model_type", "hidden_size", "num_attention_heads", *BACKBONES),
     "eva_config.json": ("vision_cfg",),
     "open_clip_config.json": ("model_cfg",),
     POOLING: ("pooling_mode", "pooling_mode_cls_token", "pooling_mode_mean_tokens", "pooling_mode_max_tokens"),
@@ -118,6 +123,7 @@ def read_documents(
     """
     files = {place: folder / place for place in (*PLACES, *beside)}
     files |= {place: (tokenizer or folder) / place for place in OF_TOKENIZER}
+    files |= {f"{part}/{place}": folder / part / place for part in BACKBONES for place in OF_BACKBONE}
     contents: dict[str, JSON] = {}
     digests: dict[str, str] = {}
 
@@ -196,6 +202,8 @@ def _place(path: Path, content: JSON) -> str:
     """Say what a file passed with --config is: by its name, else by what it holds."""
     if path.name in (*PLACES, *OF_TOKENIZER, ADAPTER) and path.name != CONFIG:
         return path.name
+    if path.name == CONFIG and path.absolute().parent.name in BACKBONES:
+        return f"{path.absolute().parent.name}/{CONFIG}"
     if path.name == CONFIG and path.absolute().parent.name[:1].isdigit():  # a module's folder, as in 1_Pooling
         return f"{path.absolute().parent.name}/{CONFIG}"
     fitting = [MODULES] if isinstance(content, list) else []

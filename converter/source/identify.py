@@ -229,7 +229,10 @@ def _recognised(
     named = named and spelled("family", named, {name: name for name in known})
     fitting: list[tuple[Checkpoint, Family, str]] = []
     towers: list[str] = []
-    for family in [known[named]] if named else known.values():
+    asked = [known[named]] if named else sorted(known.values(), key=lambda family: not family.holds)
+    for family in asked:
+        if not tower and any(family.name in whole.holds for _, whole, _ in fitting):
+            continue  # its network is a part of one that was found
         several = [
             (stripped, reason)
             for prefix in _prefixes(checkpoint, family.anchors)

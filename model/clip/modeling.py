@@ -61,16 +61,22 @@ class TextTower(nnx.Module):
 
 
 class VisionTower(nnx.Module):
-    """(batch, height, width, channels) -> states of class token and patches, (batch, places, width)."""
+    """(batch, height, width, channels) -> states of class token and patches, (batch, places, width).
 
-    def __init__(self, config: VisionConfig, *, remat: bool = False, rngs: nnx.Rngs):
+    Args:
+        config: sizes.
+        pools: whether the class token's state is wanted too, which has a norm of its own.
+        remat: recompute each layer in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(self, config: VisionConfig, *, pools: bool = True, remat: bool = False, rngs: nnx.Rngs):
         width, epsilon = config.hidden_size, config.layer_norm_eps
         self.patch_embed = PatchEmbedding(config.patch_size, config.num_channels, width, use_bias=False, rngs=rngs)
         self.class_embedding = nnx.Param(jnp.zeros(width))
         self.position = Embedding(1 + config.patches, width, rngs=rngs)
         self.pre_norm = LayerNorm(width, epsilon)
         self.blocks = nnx.List([block(config, rngs) for _ in range(config.num_hidden_layers)])
-        self.post_norm = LayerNorm(width, epsilon)
+        self.post_norm = LayerNorm(width, epsilon) if pools else None
         self.remat = remat
 
     def __call__(self, images: Float[Array, "batch height width_px channels"]) -> Float[Array, "batch places width"]:
@@ -82,6 +88,7 @@ class VisionTower(nnx.Module):
 
     def pooled(self, states: Float[Array, "batch places width"]) -> Float[Array, "batch width"]:
         """Give the class token's state, normalised."""
+        assert self.post_norm is not None
         return tapped("post_norm", self.post_norm, states[:, 0])
 
 

@@ -19,6 +19,7 @@ HEADS = {"q": "query", "k": "key", "v": "value"}
 POSITIONS = Drop("embeddings.position_ids", "a buffer that counts 0, 1, 2, ...; it holds no weights")
 JIT = Drop("{:input_resolution|context_length|vocab_size}", "a number that OpenAI's archives keep beside the weights")
 TABLE = (0.0, 0.3)
+UNPOOLED = "the norm of the class token's pooled state, which nothing takes: the states of all tokens do not pass it"
 SHORT = -40
 """Power of two for what gives an embedding its length: were the last division to have an epsilon, it would show."""
 
@@ -90,8 +91,8 @@ NAMES[BARE] = replace(NAMES[TRANSFORMERS], text="", vision="")
 def whole(config: ClipConfig) -> Part:
     """Declare the whole checkpoint."""
     names = NAMES[config.names]
-    parts = [_text(config.text, names).mounted(names.text, "text.")] if config.text else []
-    parts += [_vision(config.vision, names).mounted(names.vision, "vision.")] if config.vision else []
+    parts = [text(config.text, names).mounted(names.text, "text.")] if config.text else []
+    parts += [vision(config.vision, names).mounted(names.vision, "vision.")] if config.vision else []
     return join(*parts, _projections(config, names))
 
 
@@ -113,7 +114,8 @@ def _projections(config: ClipConfig, names: Names) -> Part:
     return Part(tuple(rules), sizes, shapes, {LOW_VARIANCE: small} if small else {}, draws=draws)
 
 
-def _text(config: TextConfig, names: Names) -> Part:
+def text(config: TextConfig, names: Names) -> Part:
+    """Declare the text tower."""
     width, positions = config.hidden_size, config.max_position_embeddings
     word, position, *_ = names.tables
     rules = (
@@ -126,7 +128,8 @@ def _text(config: TextConfig, names: Names) -> Part:
     return tower(config, names, rules, sizes, shapes, ("word.embedding", "position.embedding"))
 
 
-def _vision(config: VisionConfig, names: Names) -> Part:
+def vision(config: VisionConfig, names: Names, *, pools: bool = True) -> Part:
+    """Declare the image tower; without `pools`, nothing reads the norm of the class token's state."""
     width, positions, side = config.hidden_size, 1 + config.patches, config.patch_size
     *_, first, patches, position = names.tables
     _, before, after = names.norms
@@ -135,7 +138,7 @@ def _vision(config: VisionConfig, names: Names) -> Part:
         Rule(patches, "patch_embed.kernel", "e c r s -> r s c e"),
         Rule(position, "position.embedding", "p e"),
         *norm(before, "pre_norm"),
-        *norm(after, "post_norm"),
+        *(norm(after, "post_norm") if pools else (Drop(after + ".{:weight|bias}", UNPOOLED),)),
     )
     shapes = {
         first: (width,),

@@ -20,14 +20,15 @@ TOKENS, PLACES, HEAD = "embed_tokens.weight", "embed_positions.weight", "proj_ou
 
 def whole(config: WhisperConfig) -> Part:
     """Declare the whole checkpoint."""
-    parts = [_encoder(config).mounted(ENCODER[config.names], "encoder.")]
+    parts = [encoder(config).mounted(ENCODER[config.names], "encoder.")]
     if config.decoder:
         prefix = f"{PREFIXES[config.names]}decoder."
         parts += [_decoder(config, config.decoder).mounted(prefix, "decoder."), _head(config, config.decoder, prefix)]
     return join(*parts)
 
 
-def _encoder(config: WhisperConfig) -> Part:
+def encoder(config: WhisperConfig) -> Part:
+    """Declare the encoder of sound."""
     width, inner = config.d_model, config.encoder_ffn_dim
     table = TABLE.get(config.names, PLACES)
     rules: list[Rule] = [
