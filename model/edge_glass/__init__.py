@@ -14,8 +14,9 @@ from ..family import Family, TextRules
 from ..mpnet import FAMILY as MPNET
 from ..pictures import MEAN, STD
 from ..pipeline import text_rules
+from ..steps import pooling
 from . import rules
-from .config import CROSS, GROUPS, PREFIX, SIZES, EdgeGlassConfig, Text, configure, recognise
+from .config import CLS, CROSS, GROUPS, PREFIX, SIZES, EdgeGlassConfig, Text, configure, recognise
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -151,6 +152,16 @@ def _text_rules(config: EdgeGlassConfig) -> TextRules:
     return TextRules()
 
 
+def _embeddings(config: EdgeGlassConfig) -> Mapping[str, Any]:
+    """State how texts are pooled; where there are none, pictures, by the word that is nearest to what is done."""
+    text, vision = config.text, config.vision
+    if text and text.sentences:
+        modes = list(pooling(text.sentences.pipeline).modes)
+    else:
+        modes = ["cls"] if text or (vision and vision.pooling == CLS) else ["mean"]
+    return {"pooling": modes, "normalize": True, "similarity": "cosine"}
+
+
 def _images(config: EdgeGlassConfig) -> Mapping[str, Any] | None:
     if config.vision is None:
         return None
@@ -177,11 +188,7 @@ FAMILY = Family(
     sizes=SIZES,
     images=_images,
     sounds=_sounds,
-    embeddings=lambda config: {
-        "pooling": [config.vision.pooling if config.vision else "mean"],
-        "normalize": True,
-        "similarity": "cosine",
-    },
+    embeddings=_embeddings,
     anchors=tuple(f"{group}.{name}.weight" for group in GROUPS.values() for name in ("projector", "projector.net.0")),
     documents=_documents,
     texts=_text_rules,

@@ -62,8 +62,9 @@ class Packed(nn.Module):
         """Let x (batch, tokens, width) attend to `source`."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         given = zip((x, source, source), weights, biases, strict=True)
+        query, key, value = (functional.linear(each, w, b) for each, w, b in given)
         with scope("attention"):
-            return self.out_proj(attended(*(functional.linear(each, w, b) for each, w, b in given), self.heads))
+            return self.out_proj(attended(query, key, value, self.heads))
 
 
 class Asking(nn.Module):
@@ -78,8 +79,9 @@ class Asking(nn.Module):
 
     def forward(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """(batch, latents, width) and (batch, tokens, width) -> (batch, latents, width)."""
+        key, value = self.to_kv(tokens).chunk(2, -1)
         with scope("attention"):
-            return self.to_out(attended(self.to_q(latents), *self.to_kv(tokens).chunk(2, -1), self.heads))
+            return self.to_out(attended(self.to_q(latents), key, value, self.heads))
 
 
 class ResamplerLayer(nn.Module):

@@ -74,11 +74,12 @@ def _text(config: Text) -> Part:
     projector = _linear(config.width, config.projection_dim).mounted("projector.", "projector.")
     if config.clip:
         return join(clip.text(config.clip, NAMES[TRANSFORMERS]).mounted(config.place, "clip."), projector)
-    backbone = config.sentences
-    assert backbone
-    tower = bert.text(config.bert) if config.bert else mpnet.text(config.mpnet)
-    kind = "bert." if config.bert else "mpnet."
-    return join(join(tower, steps.part(backbone.pipeline)).mounted(config.place, kind), projector)
+    if config.bert:
+        tower, kind, pipeline = bert.text(config.bert), "bert.", config.bert.pipeline
+    else:
+        assert config.mpnet
+        tower, kind, pipeline = mpnet.text(config.mpnet), "mpnet.", config.mpnet.pipeline
+    return join(join(tower, steps.part(pipeline)).mounted(config.place, kind), projector)
 
 
 def _audio(config: Audio) -> Part:
@@ -94,7 +95,7 @@ def _audio(config: Audio) -> Part:
 def _resampler(config: Perceiver) -> Part:
     """Declare a perceiver; keys stand before values in one tensor."""
     width, heads, layer, own = config.latent_dim, config.num_heads, "layers.{i}.", "layers.{i}.attention."
-    rules: list[Rule | Split] = [
+    rules: Rules = (
         Rule("latents", "latents", "k e"),
         *clip.norm("norm", "norm"),
         *(rule for n in (1, 2) for rule in clip.norm(f"{layer}norm{n}", f"{layer}norm{n}")),
@@ -105,7 +106,7 @@ def _resampler(config: Perceiver) -> Part:
         Rule(layer + "attn.to_out.weight", own + "out.kernel", "e (heads d) -> heads d e"),
         Rule(layer + "attn.to_out.bias", own + "out.bias", "e"),
         *_feed_forward(layer + "ff.net.", layer),
-    ]
+    )
     shapes: Shape = {"latents": (config.num_latents, width), **clip.norm_shapes("norm", width)}
     for i in range(config.num_layers):
         place = f"layers.{i}."
@@ -117,7 +118,7 @@ def _resampler(config: Perceiver) -> Part:
     small = exponent(EPSILON)
     added = ("attention.out.bias", "mlp.up.bias", "mlp.down.bias")
     probes = {LOW_VARIANCE: {"latents": small, "*norm*": small, **{f"layers.*.{name}": small for name in added}}}
-    return Part(tuple(rules), sizes, shapes, probes, draws={"latents": (0.0, 0.5)}).mounted("perceiver.", "resampler.")
+    return Part(rules, sizes, shapes, probes, draws={"latents": (0.0, 0.5)}).mounted("perceiver.", "resampler.")
 
 
 def _feed_forward(source: str, target: str) -> Rules:
