@@ -2,13 +2,25 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from converted import Converted, close
 
 from bgevis.converter.options import Options
-from bgevis.model.edge_glass.config import GROUPS
+from bgevis.converter.source.identify import identify
+from bgevis.converter.use.fixture import write_fixture
+from bgevis.model.clip.config import TextConfig
+from bgevis.model.edge_glass import FAMILY
+from bgevis.model.edge_glass.config import GROUPS, Audio, Fusion, Text
+from bgevis.model.mpnet.config import MPNetConfig
+from bgevis.model.reference import Original
+from bgevis.model.steps import plain
+from bgevis.model.whisper.config import BARE, WhisperConfig
+from bgevis.validation.cases import cases
+from bgevis.validation.errors import InputError
 
 POOLED, SEQUENCE = 1e-6, 1e-5
 CHECKPOINT = "checkpoint_best.pt"
@@ -100,3 +112,98 @@ def test_what_upstream_computed_is_computed_here(converted, case):
     if "prefix_tokens" in golden:
         given = golden["fused_emb"] if "fused_emb" in golden else golden["vision_pooled"]
         close(network.run("soft_prompt", {"vector": given})["prefix"], golden["prefix_tokens"], SEQUENCE)
+
+
+TINY = FAMILY.sizes["tiny"]
+LINEAR = {"adapter": 0, "perceiver": None}
+MPNET = MPNetConfig(60, 16, 1, 2, 24, 20, pipeline=plain(["mean"]), max_seq_length=18)
+CLIP = TextConfig(16, 1, 2, 24, 1e-5, "gelu", 60, 12, 1, 58, 59, 59, 12)
+WHISPER = WhisperConfig(16, 1, 2, 24, 8, 10, names=BARE)
+SOUNDS = Audio(WHISPER, 12, TINY.vision.perceiver, (12, 4))
+
+VARIATIONS = {
+    "the oldest, with a perceiver": {"vision": {"adapter": 0}},
+    "class token, MPNet": {"vision": {"pooling": "cls", **LINEAR}, "text": Text(None, MPNET, None, 12)},
+    "simple pooling, CLIP texts": {
+        "vision": {"pooling": "simple", **LINEAR},
+        "text": Text(None, None, CLIP, 12, (12, 5), "encoder.text_model."),
+    },
+    "multi-head pooling": {"vision": {"pooling": "multihead", "projection_dim": 16, **LINEAR, "mrl": (16, 4)}},
+    "gate": {"audio": SOUNDS, "fusion": Fusion("gated", 8)},
+    "concatenation": {"audio": replace(SOUNDS, perceiver=None), "fusion": Fusion("concat", 8, 20)},
+    "cross-attention of three": {"audio": SOUNDS},
+    "no fusion": {"fusion": None},
+    "pictures alone": {"text": None, "fusion": None, "prompt_dim": 0},
+    "sounds and texts": {"vision": None, "audio": SOUNDS},
+}
+"""Name -> what is not as in the size `tiny`; of the image encoder, which of its fields."""
+
+
+def varied(changes):
+    vision = changes.get("vision", {})
+    return replace(TINY, **{**changes, "vision": None if vision is None else replace(TINY.vision, **vision)})
+
+
+def written(folder, config, monkeypatch):
+    monkeypatch.setitem(FAMILY.sizes, "other", config)
+    write_fixture("edge_glass", "other", 5, "float32", folder / "model.pth")
+    return folder / "model.pth"
+
+
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_every_generation_is_what_the_reference_computes(name, tmp_path, monkeypatch):
+    config = varied(VARIATIONS[name])
+    path = written(tmp_path, config, monkeypatch)
+    found = Converted(path, Options(no_tokenizer=True))
+    assert found.config == config
+    original = Original(torch.load(path, weights_only=True), folder=tmp_path)
+    reference = FAMILY.reference(config, original)
+    for entry in FAMILY.entry_points(config):
+        case = cases(entry)[-1]
+        outputs = found.run(entry.name, case.inputs)
+        wanted = reference.run(entry.name, case.inputs)
+        assert outputs.keys() == wanted.keys()
+        for output, want in wanted.items():
+            close(outputs[output], want, SEQUENCE if output in ("sequence", "prefix", "fused") else POOLED)
+
+
+def test_what_nobody_states_is_listed_at_once(tmp_path, monkeypatch):
+    path = written(tmp_path, TINY, monkeypatch)
+    for document in [*tmp_path.rglob("*.json")]:
+        document.unlink()
+    with pytest.raises(InputError) as raised:
+        Converted(path, Options(no_tokenizer=True))
+    missing = ("vision.tower.num_attention_heads", "vision.perceiver.num_heads", "vision.mrl", "text.bert.hidden_act")
+    for field in (*missing, "text.mrl", "pooling", "normalize", "fusion.num_heads"):
+        assert f"{field} (--" in str(raised.value), field
+
+
+@pytest.mark.parametrize("wrapper", ["model", "module", "model_state_dict"])
+def test_every_container_is_opened(wrapper, tmp_path, monkeypatch):
+    path = written(tmp_path, TINY, monkeypatch)
+    torch.save({wrapper: torch.load(path, weights_only=True), "epoch": 3}, path)
+    assert Converted(path, Options(no_tokenizer=True)).config == TINY
+
+
+def test_a_configuration_that_contradicts_the_tensors_is_refused(tmp_path, monkeypatch):
+    path = written(tmp_path, TINY, monkeypatch)
+    stated = json.loads((tmp_path / "config.json").read_text())
+    stated["vision_encoder"]["perceiver_latent_dim"] = 512
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    with pytest.raises(InputError, match=r"vision_encoder\.perceiver_latent_dim is 512, but .* say 8"):
+        Converted(path, Options(no_tokenizer=True))
+
+
+def test_a_backbone_alone_is_still_reached_by_its_tower(tmp_path, monkeypatch):
+    path = written(tmp_path, TINY, monkeypatch)
+    options = Options(tower="text_encoder.encoder.0.auto_model", pooling="mean", normalize=True, no_tokenizer=True)
+    with pytest.raises(InputError, match="model_type"):
+        identify(path, options)  # the folder of its documents is the composite's
+
+
+def test_clips_texts_have_one_vector(tmp_path, monkeypatch):
+    config = varied(VARIATIONS["simple pooling, CLIP texts"])
+    found = Converted(written(tmp_path, config, monkeypatch), Options(no_tokenizer=True))
+    ids = np.array([[58, 3, 4, 59], [58, 7, 59, 1]], np.int32)
+    pooled = found.run("encode_text", {"input_ids": ids, "attention_mask": np.ones_like(ids)})["pooled"]
+    assert np.array_equal(pooled[0], pooled[1])

@@ -207,7 +207,9 @@ class EdgeGlassConfig:
 SIZES = {
     "tiny": EdgeGlassConfig(
         Vision(VisionConfig(16, 1, 2, 24, image_size=8, patch_size=4), 12, PERCEIVER, Perceiver(3, 8, 1, 2, 16), 20),
-        Text(BertConfig(110, 16, 1, 2, 24, 20, 2, pipeline=plain(["mean"])), None, None, 12, (12, 6)),
+        Text(
+            BertConfig(110, 16, 1, 2, 24, 20, 2, pipeline=plain(["mean"]), max_seq_length=20), None, None, 12, (12, 6)
+        ),
         None,
         Fusion(CROSS, 8, 16, 1, 2),
         4,
