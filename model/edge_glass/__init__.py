@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from ...validation.domains import Floats, LogMel
 from ...validation.entry_point import Axis, EntryPoint, PaddingMask, Pixels, TensorSpec, TokenIds
 from ...validation.outputs import Embedding, States
-from .. import sound
 from ..bert import documents as bert_documents
 from ..bert import text_inputs
 from ..family import Family, TextRules
@@ -170,9 +169,13 @@ def _images(config: EdgeGlassConfig) -> Mapping[str, Any] | None:
 
 
 def _sounds(config: EdgeGlassConfig) -> Mapping[str, Any] | None:
-    if config.audio is None:
+    """Say of a network that only hears that it is given spectrograms; a pack is of sounds or of texts and pictures."""
+    if config.audio is None or config.text or config.vision:
         return None
-    return {"input": "input_features", "missing": sound.rules(None)["missing"]}
+    return {
+        "input": "input_features",
+        "missing": "the network is given spectrograms, as Whisper's extractor makes them",
+    }
 
 
 FAMILY = Family(

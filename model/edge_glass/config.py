@@ -204,7 +204,16 @@ class EdgeGlassConfig:
         return self.vision.projection_dim
 
 
+LARGE = VisionConfig(1024, 24, 16, 4096, image_size=336, patch_size=14)
+"""openai/clip-vit-large-patch14-336."""
+
 SIZES = {
+    "pixmo": EdgeGlassConfig(
+        Vision(LARGE, 4096, SIMPLE, mrl=(4096, 2048, 1024, 512, 256, 128)),
+        Text(None, replace(mpnet.PUBLISHED["base"], max_seq_length=384), None, 4096, (4096, 2048, 1024, 512, 256, 128)),
+        None,
+        prompt_dim=3584,
+    ),
     "tiny": EdgeGlassConfig(
         Vision(VisionConfig(16, 1, 2, 24, image_size=8, patch_size=4), 12, PERCEIVER, Perceiver(3, 8, 1, 2, 16), 20),
         Text(
@@ -215,6 +224,7 @@ SIZES = {
         4,
     ),
 }
+"""Of upstream's pixmo_alignment.yaml, with all-mpnet-base-v2, for Qwen2.5-7B. And a tiny one."""
 
 
 def recognise(source: Source) -> str:

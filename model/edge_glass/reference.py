@@ -111,7 +111,7 @@ class Resampler(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(batch, tokens, width) -> (batch, latents, width)."""
-        latents = self.latents.expand(len(tokens), -1, -1)
+        latents = self.latents.expand(tokens.shape[0], -1, -1)
         for i, layer in enumerate(self.layers):
             with scope(f"resampler.layers.{i}"):
                 latents = layer(latents, tokens)
@@ -145,7 +145,7 @@ class MultiHeadPooling(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(batch, tokens, width) -> (batch, width)."""
         with scope("pool"):
-            return self.attention(self.queries.expand(len(tokens), -1, -1), self.layer_norm(tokens))[:, 0]
+            return self.attention(self.queries.expand(tokens.shape[0], -1, -1), self.layer_norm(tokens))[:, 0]
 
 
 class Encoder(nn.Module):

@@ -37,6 +37,9 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("prefix", "rope_type"), ()),
     "positional_encoding": ("learned", "rotary"),
     "dropout": (),
+    **dict.fromkeys(("audio", "bert", "mpnet", "clip", "place", "pooling"), ()),
+    "num_heads": (1, 4, 8),
+    "strategy": ("concat", "gated"),
 }
 """Field -> its values, where these are no numbers or not any number."""
 
