@@ -196,9 +196,13 @@ def test_a_configuration_that_contradicts_the_tensors_is_refused(tmp_path, monke
 
 def test_a_backbone_alone_is_still_reached_by_its_tower(tmp_path, monkeypatch):
     path = written(tmp_path, TINY, monkeypatch)
-    options = Options(tower="text_encoder.encoder.0.auto_model", pooling="mean", normalize=True, no_tokenizer=True)
-    with pytest.raises(InputError, match="model_type"):
-        identify(path, options)  # the folder of its documents is the composite's
+    assert identify(path, Options(no_tokenizer=True)).family is FAMILY
+    (tmp_path / "alone").mkdir()
+    own = shutil.copy(tmp_path / GROUPS["text"] / "config.json", tmp_path / "alone")
+    tower = {"tower": "text_encoder.encoder.0.auto_model", "pooling": "mean", "normalize": True}
+    found = identify(path, Options(configs=(str(own),), no_tokenizer=True, **tower))
+    assert found.family.name == "bert"
+    assert found.config.hidden_size == TINY.text.width
 
 
 def test_clips_texts_have_one_vector(tmp_path, monkeypatch):
