@@ -414,7 +414,7 @@ def test_says_what_is_not_covered():
     part = html[html.index('id="uncovered"') : html.index('id="what"')]
     for text in (
         *("<dt>End to end</dt><dd>no tokenizer</dd>", "nobody says how", "tokens beyond 24 (it may be 40)"),
-        *("not made: ONNX bfloat16", "OpenVINO", "<dt>Orbax</dt><dd>holds weights and no program"),
+        *("not made: ", "ONNX bfloat16", "OpenVINO", "<dt>Orbax</dt><dd>holds weights and no program"),
         *("not probed in SavedModel, StableHLO", "only onnx 1.2.3, orbax 1.2.3", "doctor"),
     ):
         assert text in part

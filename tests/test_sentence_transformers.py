@@ -211,7 +211,9 @@ def test_small_numbers_lie_beside_under_the_clients_name(tmp_path, monkeypatch, 
 
 
 def test_what_has_no_such_folder(tmp_path):
-    with pytest.raises(InputError, match="its clients open the families bert, bge_m3, classifier, mpnet; this is"):
+    with pytest.raises(
+        InputError, match="its clients open the families bert, bge_m3, classifier, mpnet, qwen2, qwen3; this is"
+    ):
         exported(tmp_path / "visualized", "visualized_bge")
     run = exported(tmp_path / "bert")
     (tmp_path / "bert" / "vocab.txt").unlink()

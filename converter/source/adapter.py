@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...model.adapter import BASE, CONFIG, MAGNITUDE, ORIGINAL, Adapter, Layers, aside
+from ...model.adapter import BASE, CONFIG, MAGNITUDE, ORIGINAL, Adapter, Layers, aside, knows
 from ...model.documents import Document, Given, Harmless, Only, Settled, shown
+from ...model.family import Drop, Rules
 from ...validation.errors import InputError
 from ..checkpoint import Checkpoint, open_checkpoint
 from .folder import MERGED_FIRST
@@ -101,6 +102,13 @@ def unmerged(checkpoint: Checkpoint) -> bool:
 def held(checkpoint: Checkpoint) -> bool:
     """Say whether some of the tensors are an adapter's: of several networks in a file another may have it."""
     return any(map(FACTOR.fullmatch, checkpoint.tensors))
+
+
+def read_by(checkpoint: Checkpoint, rules: Rules) -> bool:
+    """Say whether some of an adapter's tensors are read: those of a layer that no entry point reads are dropped."""
+    dropped = [rule for rule in rules if isinstance(rule, Drop)]
+    names = filter(FACTOR.fullmatch, checkpoint.tensors)
+    return not all(any(knows(rule, name) for rule in dropped) for name in names)
 
 
 def plain(checkpoint: Checkpoint) -> Checkpoint:

@@ -75,7 +75,7 @@ def identify(path: Path, options: Options) -> Identified:
         return _architecture(path, checkpoint, found, options, unread)
     checkpoint, family = _recognised(checkpoint, found, given, options.family, options.tower)
     configured = family.configure(source(checkpoint, found, given))
-    if options.adapter or (inside and adapter.held(checkpoint)):
+    if options.adapter or (inside and adapter.read_by(checkpoint, family.rules(configured.config))):
         folder = Path(options.adapter) if options.adapter else None
         document = found.documents.get(adapter.CONFIG)
         checkpoint, made = adapter.joined(checkpoint, folder, document, every, options.dtype)

@@ -195,5 +195,5 @@ FAMILY = Family(
     anchors=tuple(f"{group}.{name}.weight" for group in GROUPS.values() for name in ("projector", "projector.net.0")),
     documents=_documents,
     texts=_text_rules,
-    holds=("bert", "mpnet", "clip", "whisper", "qwen"),
+    holds=("bert", "mpnet", "clip", "whisper", "qwen2", "qwen3"),
 )

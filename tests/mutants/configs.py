@@ -1,7 +1,7 @@
 """Mistakes in the configuration, and in one module's constant at a time."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -117,6 +117,13 @@ def program(bench: Bench, config: Any) -> str:
         return ""
     net.entry_points = bench.net.entry_points
     sized = {name: tap_case(entry).inputs.values() for name, entry in net.entry_points.items()}
+    try:
+        return _written(net, sized)
+    except ValueError as error:  # it does not take these inputs: another network
+        return str(error)
+
+
+def _written(net: Network, sized: Mapping[str, Iterable[Any]]) -> str:
     return "\n".join(str(jax.make_jaxpr(net.function(name))(net.leaves, *sized[name])) for name in sized)
 
 
