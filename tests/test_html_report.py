@@ -453,7 +453,7 @@ def test_the_command_that_is_shown_asks_for_the_same(asked):
     given = {"given": asked.stated(), "stored": {"dtype": asked.dtype}, "stages": stages}
     words = shlex.split(command(manifest() | given))
     assert words[:3] == ["bgevis-convert", "all", "ckpt.pth"]
-    context = cli.main.commands["all"].make_context("all", words[2:])
+    context = cli.main.commands["all"].make_context("all", words[2:], **cli.main.context_settings)
     names = set(context.params) - {"out", "jobs", "verify_rebuild", "as_json"}
     again = cli.options(**{name: context.params[name] for name in names})
     assert again.stated() == asked.stated()
