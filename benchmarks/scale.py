@@ -3,11 +3,12 @@
     python -m benchmarks.scale [--size 0.5b --size 3b ...] [--write-docs]
 
 A seeded bfloat16 checkpoint of Qwen2 becomes the weights file, Orbax and StableHLO, in the type that it is stored in.
-What is least is to read the file, hash it and write it again; that is measured in the same run.
+What is least is to read the file, hash it and write it again to the disk; that is measured in the same run.
 """
 
 import hashlib
 import math
+import os
 import shutil
 import statistics
 import sys
@@ -68,12 +69,14 @@ def largest_tensor(size: str) -> tuple[int, int]:
 
 
 def copied(file: Path, to: Path) -> float:
-    """Read a file, hash it and write it again; give the seconds."""
+    """Read a file, hash it and write it again to the disk; give the seconds."""
     begun, digest = time.perf_counter(), hashlib.sha256()
     with file.open("rb") as source, to.open("wb") as target:
         while chunk := source.read(16 << 20):
             digest.update(chunk)
             target.write(chunk)
+        target.flush()
+        os.fsync(target.fileno())  # as the converter's files are
     seconds = time.perf_counter() - begun
     to.unlink()
     return seconds
