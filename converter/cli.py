@@ -689,6 +689,8 @@ def perplexity(
     for name in [format_name, *([against] if against else [])]:
         with open_artifacts(directory, name) as artifacts:
             found[artifacts.format] = artifacts.perplexity(texts)
+    if against and len(found) == 1:
+        raise click.UsageError(f"--against {against} is the format that is held to it; --format says another")
     click.echo(json.dumps(found) if as_json else "\n".join(f"{name}: {value:.6g}" for name, value in found.items()))
     own, *others = found.values()
     if others and not own <= (limit or LIMIT) * others[0]:

@@ -71,9 +71,8 @@ class Rope:
         Upstream computes them in float32 on whatever device it runs, which rounds powers in its own way; here each
         step is rounded correctly.
         """
-        half = np.float32(1)
         exponents = (np.arange(0, width, 2, dtype=np.float32) / np.float32(width)).astype(np.float64)
-        turns = (half / np.power(float(self.theta), exponents).astype(np.float32)).astype(np.float32)
+        turns = (np.float32(1) / np.power(float(self.theta), exponents).astype(np.float32)).astype(np.float32)
         if self.rope_type == "linear":
             return turns / np.float32(self.factor)
         if self.rope_type == "yarn":

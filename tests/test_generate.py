@@ -107,13 +107,38 @@ def test_perplexity_is_what_upstreams_loss_says(made):
     assert np.isclose(found, np.exp(nats / count), rtol=1e-5)
 
 
-def test_one_format_is_held_to_another(made, tmp_path):
+@pytest.mark.parametrize(("own", "code"), [(10.4, 0), (10.6, 1), (float("nan"), 1)])
+def test_one_format_is_held_to_another(own, code, made, monkeypatch):
+    """Five percent above the other's are allowed; what is no number is not."""
+    values = {"onnx-int8": own, "onnx": 10.0}
+
+    class Opened:
+        def __init__(self, directory, name):
+            self.format = name
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def perplexity(self, texts):
+            return values[self.format]
+
+    monkeypatch.setattr("bgevis.converter.use.artifacts.open_artifacts", Opened)
+    command = ["perplexity", str(made[1]), "--format", "onnx-int8", "--against", "onnx"]
+    done = CliRunner().invoke(main, command)
+    assert ("onnx-int8: " in done.stdout, done.exit_code) == (True, code)
+    assert ("times the perplexity of onnx" in done.stderr) == (code == 1)
+
+
+def test_a_format_is_not_held_to_itself(made, tmp_path):
     (tmp_path / "texts.txt").write_text("the fox\n\nthe other fox\n")
     command = ["perplexity", str(made[1]), "--texts", str(tmp_path / "texts.txt"), "--json"]
-    done = CliRunner().invoke(main, [*command, "--against", "onnx"])
+    done = CliRunner().invoke(main, command)
     assert (done.exit_code, list(json.loads(done.stdout))) == (0, ["onnx"])
-    wrong = CliRunner().invoke(main, [*command, "--limit", "1.1"])
-    assert wrong.exit_code == 2
+    for wrong in (["--against", "onnx"], ["--limit", "1.1"]):
+        assert CliRunner().invoke(main, [*command, *wrong]).exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from ...model.family import Config, Family
 from ...validation.entry_point import EntryPoint
@@ -92,9 +93,7 @@ class Generator:
         longest = 1 if self.greedy.start is not None else max(map(len, ids))
         if self.limit is not None:
             most = min(most, self.limit - longest + 1)
-        found = chosen(self.runner, self.entries, self.greedy, given)
-        for _, each in zip(range(most), found, strict=False):
-            yield each
+        return islice(chosen(self.runner, self.entries, self.greedy, given), most)
 
     def completed(self, ids: Sequence[Sequence[int]], most: int) -> list[Completion]:
         """Go on with some prompts together."""
