@@ -2,22 +2,17 @@
 
 import argparse
 import multiprocessing
-import pickle
 import sys
 import tempfile
 import time
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
-from itertools import chain, repeat
+from itertools import repeat
 from pathlib import Path
 
 from variants import VARIANTS
 
-from . import benign, configs, programs, rules, source
-from .bench import Bench
+from .tally import Tally, kept
 
-MAKERS = (rules, source, configs, programs)
 
 HEAD = """# What the proof catches
 
@@ -25,63 +20,6 @@ Made by `make mutants`: wrong conversions, one at a time, on tiny networks of ev
 checks that every conversion goes through. The digests of files are left out: they would find any change of
 an artifact, and here stand for a converter that is itself wrong.
 """
-
-
-@dataclass
-class Tally:
-    """What became of the mistakes and the right reruns of some variants.
-
-    Args:
-        caught: (group, check that caught it) -> how many.
-        reasons: (group, why it computes the same) -> how many.
-        unnoticed: names.
-        refused: names of right reruns that a check refused.
-        reruns: how many right reruns there were.
-    """
-
-    caught: Counter[tuple[str, str]] = field(default_factory=Counter)
-    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
-    unnoticed: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    reruns: int = 0
-
-    def add(self, other: "Tally") -> None:
-        self.caught += other.caught
-        self.reasons += other.reasons
-        self.unnoticed += other.unnoticed
-        self.refused += other.refused
-        self.reruns += other.reruns
-
-
-def tally(variant: str) -> Tally:
-    """Make every mistake of a variant, then its right reruns."""
-    found = Tally()
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(variant, Path(folder))
-        for mutant in chain.from_iterable(maker.mutants(bench) for maker in MAKERS):
-            check = mutant.check()
-            found.caught[mutant.group, check or "computes the same"] += 1
-            if not check and mutant.equivalent:
-                found.reasons[mutant.group, mutant.equivalent] += 1
-            elif not check:
-                found.unnoticed.append(f"{variant}, {mutant.group}: {mutant.name}")
-        for name, rerun in benign.reruns(bench):
-            found.reruns += 1
-            if check := rerun():
-                found.refused.append(f"{variant}, {name}: {check}")
-    return found
-
-
-def kept(variant: str, folder: Path) -> Tally:
-    """Give a variant's tally, from a folder if it is there, or make it and keep it."""
-    path = folder / f"{variant}.pickle"
-    if path.exists():
-        return pickle.loads(path.read_bytes())
-    begun = time.monotonic()
-    found = tally(variant)
-    path.write_bytes(pickle.dumps(found))
-    print(f"{variant}: {found.caught.total()} mutants in {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    return found
 
 
 def main() -> int:
@@ -115,9 +53,7 @@ def page(found: Tally) -> str:
     passed = found.reruns - len(found.refused)
     lines = [HEAD, f"{total} mutants: {total - same - len(found.unnoticed)} caught, "]
     lines[-1] += f"{same} compute the same network (below), {len(found.unnoticed)} unnoticed. "
-    lines[-1] += (
-        f"{found.reruns} right reruns: {passed} passed, {len(found.refused)} refused."
-    )
+    lines[-1] += f"{found.reruns} right reruns: {passed} passed, {len(found.refused)} refused."
     lines += ["", "| mistake | caught first by | mutants |", "| --- | --- | ---: |"]
     lines += [f"| {group} | {check} | {number} |" for (group, check), number in sorted(found.caught.items())]
     lines += [
