@@ -13,7 +13,6 @@ from variants import VARIANTS
 
 from .tally import Tally, kept
 
-
 HEAD = """# What the proof catches
 
 Made by `make mutants`: wrong conversions, one at a time, on tiny networks of every family, each held to the
