@@ -19,6 +19,7 @@ FLOAT16 = "float16"
 BFLOAT16 = "bfloat16"
 INT8 = "int8"
 INT8_REDUCED = "int8-reduced"
+INT4 = "int4"
 BFLOAT16_COMPUTED = "bfloat16 products"
 """What a runtime may do of its own to a float32 program."""
 
@@ -29,13 +30,14 @@ FLOORS = {
     INT8: Floors(INT8, cosine=0.98, mean=0.995, overlap=0.85, activations=6, words=0.06),
     BFLOAT16_COMPUTED: Floors(BFLOAT16_COMPUTED, cosine=0.999, mean=0.9995, overlap=0.9, activations=12, words=0.04),
     INT8_REDUCED: Floors(INT8_REDUCED, cosine=0.97, mean=0.99, overlap=0.8, activations=2, words=0.12),
+    INT4: Floors(INT4, cosine=0.8, mean=0.93, overlap=0.7, activations=0.1, words=0.3),
 }
 
-PRECISIONS = (FLOAT32, FLOAT16, BFLOAT16, INT8, INT8_REDUCED)
+PRECISIONS = (FLOAT32, FLOAT16, BFLOAT16, INT8, INT8_REDUCED, INT4)
 """Those that programs are written in."""
 
-SUFFIXES = {FLOAT32: "", FLOAT16: "_fp16", INT8: "_quantized", INT8_REDUCED: "_int8"}
-"""What Transformers.js appends to a program's name for its dtypes fp32, fp16, q8 and int8; it has none for others."""
+SUFFIXES = {FLOAT32: "", FLOAT16: "_fp16", INT8: "_quantized", INT8_REDUCED: "_int8", INT4: "_q4"}
+"""What Transformers.js appends to a program's name: for fp32, fp16, q8, int8 and q4. It has no other dtypes."""
 
 DTYPES = {FLOAT16: np.float16, BFLOAT16: ml_dtypes.bfloat16, BFLOAT16_COMPUTED: ml_dtypes.bfloat16}
 """What rounds a weight by itself, whatever its neighbours are."""

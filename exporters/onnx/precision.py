@@ -6,6 +6,10 @@ does not depend on the texts beside it, and one loud token costs only itself pre
 one. What attention averages is multiplied twice, the second time by what rounding left over: its error is the same
 for every token that attends to a token, so that no average takes it away. Products are integers until both scales
 are applied; everything between them is float32.
+
+int4 is for what is bound by memory, as a language model's steps are: kernels in blocks of rows, each with a scale, in
+ONNX's own words (DequantizeLinear by blocks before the product). onnxruntime makes one operator of the two, and rounds
+activations to int8 inside it; large tables are those of int8.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +19,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from ..precisions import BFLOAT16, FLOAT16, INT8, INT8_REDUCED
+from ..precisions import BFLOAT16, FLOAT16, INT4, INT8, INT8_REDUCED
 from ..weights import WeightsFile
 from .build import VIEWS, Builder
 from .dims import elements
@@ -27,6 +31,7 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 F16_LARGEST = np.finfo(np.float16).max.astype(np.float32)
 U8 = np.dtype(np.uint8)
 I8 = np.dtype(np.int8)
+I4 = np.dtype(ml_dtypes.int4)
 I32 = np.dtype(np.int32)
 
 MIDDLE = 128
@@ -40,6 +45,16 @@ LARGEST = {INT8: 127, INT8_REDUCED: 63}
 """Magnitude of a kernel's integers. Where a processor without VNNI adds two products in 16 bits, 255 * 127 * 2
 overflows and 255 * 63 * 2 does not."""
 TABLE_LARGEST = 127
+BLOCKS = 32, 16
+"""Rows of a kernel that share a scale in int4: the first of these that divides them, as the operator wants it. A kernel
+that none divides is one of int8."""
+INT4_LEAST = -8
+OVER = np.linspace(0, 2.8, 8)
+"""How far beyond -8 the largest magnitude of a block may lie, to be cut off there: the others are rounded finer."""
+SOME = 1 << 22
+"""Numbers that are rounded to four bits at once."""
+INT4_OPSET = 21
+"""The first opset with four bits, and with scales of blocks."""
 TABLE = 1 << 14
 """Numbers in the smallest table that is worth a second lookup for its rows' scales."""
 
@@ -61,6 +76,7 @@ class Tensor:
 
     Args:
         leaf: of the model, that it is made of.
+        dtype: in the file, which knows none below a byte.
         make: makes it of the leaf.
     """
 
@@ -82,6 +98,7 @@ def rewrite(build: Builder, outputs: Mapping[str, Value], precision: str) -> tup
         BFLOAT16: lambda: _Stored(build, BF16),
         INT8: lambda: _Int8(build, outputs, LARGEST[INT8]),
         INT8_REDUCED: lambda: _Int8(build, outputs, LARGEST[INT8_REDUCED]),
+        INT4: lambda: _Int4(build, outputs, LARGEST[INT8]),
     }[precision]()
     results = _replay(build, outputs, rewriter.rule)
     results = {name: build.cast(value, outputs[name].dtype) for name, value in results.items()}
@@ -114,10 +131,10 @@ class _Rewriter(ABC):
     def rule(self, node: Node, inputs: list[Value]) -> Value | tuple[Value, ...] | None:
         """Rewrite one node."""
 
-    def weight(self, name: str, shape: Shape, tensor: Tensor) -> Value:
-        """Read a tensor of the weights file with the dims `shape`."""
+    def weight(self, name: str, shape: Shape, tensor: Tensor, dtype: np.dtype | None = None) -> Value:
+        """Read a tensor of the weights file with the dims `shape`; its bytes may stand for another `dtype`."""
         self.tensors[name] = tensor
-        return self.build.graph.weight(name, shape, tensor.dtype)
+        return self.build.graph.weight(name, shape, dtype or tensor.dtype)
 
     def same(self, value: Value, dtype: np.dtype) -> Value:
         """Read a leaf that is stored as `dtype`."""
@@ -260,6 +277,69 @@ class _Int8(_Rewriter):
             self.weight(f"{leaf}.int8", shape, numbers),
             self.weight(f"{leaf}.scale", scale_shape, scales),
         )
+
+
+class _Int4(_Int8):
+    """Kernels in int4 by blocks; the rest as int8 has it."""
+
+    def _product(self, x: Value, kernel: Value, scope: str, fine: bool) -> Value:
+        """Multiply by what a kernel's integers stand for."""
+        rows, columns = kernel.shape
+        size = block_of(rows)
+        if not size:
+            return super()._product(x, kernel, scope, fine)
+        leaf, scale_shape = leaf_of(kernel), (rows // size, columns)
+        numbers = Tensor(
+            leaf, U8, (rows * columns // 2,), lambda a: packed(quantise_blocks(a.reshape(rows, columns))[0])
+        )
+        scales = Tensor(leaf, F32, scale_shape, lambda a: quantise_blocks(a.reshape(rows, columns))[1])
+        read = self.weight(f"{leaf}.int4", kernel.shape, numbers, I4), self.weight(f"{leaf}.scale", scale_shape, scales)
+        emit = self.build.emit
+        wide = emit("DequantizeLinear", *read, shape=kernel.shape, dtype=F32, scope=scope, axis=0, block_size=size)
+        return emit("MatMul", x, wide, shape=(*x.shape[:-1], columns), dtype=F32, scope=scope)
+
+
+def block_of(rows: int) -> int:
+    """Say how many rows of a kernel share a scale in int4; 0 if none can."""
+    return next((size for size in BLOCKS if rows % size == 0), 0)
+
+
+def quantise_blocks(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Round (rows, columns) to -8 to 7 times a scale for each block of rows of a column.
+
+    Where a block's scale would make its largest magnitude -8, whatever its sign, rather smaller ones are tried as well:
+    the nearest in squares counts. Scales may be negative; that of zeros is one.
+    """
+    size = block_of(len(kernel))
+    numbers, scales = np.empty(kernel.shape, I8), np.empty((len(kernel) // size, kernel.shape[1]), F32)
+    some = max(1, SOME // (size * kernel.shape[1]))
+    for first in range(0, len(scales), some):  # a kernel of billions of bytes is not held several times
+        rows = slice(first * size, (first + some) * size)
+        blocks = kernel[rows].reshape(-1, size, kernel.shape[1])
+        found, scales[first : first + some] = _nearest(blocks)
+        numbers[rows] = found.reshape(-1, kernel.shape[1])
+    return numbers, scales
+
+
+def _nearest(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Round (blocks, size, columns); give the integers and the scales (blocks, columns)."""
+    farthest = np.take_along_axis(blocks, np.abs(blocks).argmax(1, keepdims=True), 1).astype(F32)
+    best = np.full(farthest.shape, np.inf, F32)
+    numbers, scales = np.zeros(blocks.shape, I8), np.ones(farthest.shape, F32)
+    for least in INT4_LEAST - OVER:
+        tried = farthest / F32.type(least)
+        rounded = np.clip(np.rint(blocks / np.where(tried == 0, 1, tried)), INT4_LEAST, -INT4_LEAST - 1)
+        error = np.square(rounded * tried - blocks).sum(1, keepdims=True)
+        better = (error < best) & (tried != 0)
+        best, scales = np.where(better, error, best), np.where(better, tried, scales)
+        numbers = np.where(better, rounded, numbers).astype(I8)
+    return numbers, scales[:, 0]
+
+
+def packed(numbers: np.ndarray) -> np.ndarray:
+    """Lay two integers of four bits into a byte, the first below."""
+    low, high = (numbers.reshape(-1)[each::2].view(U8) & 15 for each in (0, 1))
+    return low | high << 4
 
 
 def quantise(matrix: np.ndarray, axis: int, largest: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 
 from ..base import PROGRAMS, WEIGHTS, Artifact
+from ..precisions import INT8
 from ..weights import WeightsFile
-from .precision import LARGEST, TABLE_LARGEST, quantise
+from .precision import LARGEST, TABLE_LARGEST, quantise, quantise_blocks
 from .read import stored
 
 
@@ -14,8 +15,17 @@ def read_weights(artifact: Artifact) -> Iterator[tuple[str, np.ndarray]]:
     """Give every leaf that a program uses as the float32 numbers that its stored ones stand for."""
     leaves = artifact.network().leaves
     for leaf, forms in _by_leaf(artifact, leaves):
-        array = forms[leaf] if leaf in forms else forms[f"{leaf}.int8"] * forms[f"{leaf}.scale"]
+        array = forms[leaf] if leaf in forms else _stood_for(leaf, forms)
         yield leaf, array.astype(np.float32).reshape(leaves[leaf].shape)
+
+
+def _stood_for(leaf: str, forms: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Multiply integers by their scales."""
+    scale = forms[f"{leaf}.scale"]
+    if f"{leaf}.int4" not in forms:
+        return forms[f"{leaf}.int8"] * scale
+    blocks = forms[f"{leaf}.int4"].astype(np.float32).reshape(len(scale), -1, scale.shape[1])
+    return blocks * scale[:, None]
 
 
 def rounding(artifact: Artifact, precision: str, elsewhere: Collection[str] = ()) -> Iterator[tuple[str, str]]:
@@ -39,14 +49,19 @@ def rounding(artifact: Artifact, precision: str, elsewhere: Collection[str] = ()
 
 
 def _problem(leaf: np.ndarray, name: str, array: np.ndarray, forms: Mapping[str, np.ndarray], precision: str) -> str:
-    kind = name.rpartition(".")[2]
-    if kind not in ("int8", "scale") or f"{name.rpartition('.')[0]}.int8" not in forms:
+    stem, _, kind = name.rpartition(".")
+    integers = next((form for form in ("int4", "int8") if f"{stem}.{form}" in forms), "")
+    if kind not in (integers, "scale") or not integers:
         wanted = leaf.astype(array.dtype).reshape(array.shape)
         return "" if array.tobytes() == wanted.tobytes() else f"is not the leaf rounded to {array.dtype}"
-    numbers, scales = (forms[f"{name.rpartition('.')[0]}.{form}"] for form in ("int8", "scale"))
-    axis, largest = (0, LARGEST[precision]) if scales.ndim == 1 else (1, TABLE_LARGEST)
-    wanted = quantise(leaf.reshape(numbers.shape), axis, largest)[kind == "scale"]
-    return "" if array.tobytes() == wanted.tobytes() else f"{kind} is not what rounding the leaf to int8 gives"
+    numbers, scales = (forms[f"{stem}.{form}"] for form in (integers, "scale"))
+    if integers == "int4":
+        made = quantise_blocks(leaf.reshape(numbers.shape))
+    else:
+        axis, largest = (0, LARGEST.get(precision, LARGEST[INT8])) if scales.ndim == 1 else (1, TABLE_LARGEST)
+        made = quantise(leaf.reshape(numbers.shape), axis, largest)
+    wanted = made[kind == "scale"].astype(array.dtype)
+    return "" if array.tobytes() == wanted.tobytes() else f"{kind} is not what rounding the leaf to {integers} gives"
 
 
 def _by_leaf(artifact: Artifact, leaves: Mapping[str, object]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -14,6 +15,7 @@ from .graph import Graph, Node, Value, Weight
 from .tidy import tidy
 
 PRODUCER = "bgevis-convert"
+I4 = np.dtype(ml_dtypes.int4)
 
 TAPS = "bgevis.taps"
 """Metadata of a program: module of the model -> the edges whose sum is what it gives, as JSON.
@@ -164,12 +166,13 @@ def _node(node: Node, names: Names) -> onnx.NodeProto:
 def _initializer(value: Value, name: str, weights: Mapping[str, Location], file: str) -> TensorProto:
     if not isinstance(value.source, Weight):
         return numpy_helper.from_array(np.asarray(value.array), name)
-    return external(name, value.shape, weights[value.source.leaf], file)
+    location = weights[value.source.leaf]
+    return external(name, value.shape, location, file, value.dtype if value.dtype == I4 else location.dtype)
 
 
-def external(name: str, dims: Shape, location: Location, file: str) -> TensorProto:
-    """Refer to a leaf in the weights file, in the type that it is stored as."""
-    proto = TensorProto(name=name, dims=dims, data_type=helper.np_dtype_to_tensor_dtype(location.dtype))
+def external(name: str, dims: Shape, location: Location, file: str, dtype: np.dtype | None = None) -> TensorProto:
+    """Refer to a leaf in the weights file, in the type that it is stored as, or another that its bytes stand for."""
+    proto = TensorProto(name=name, dims=dims, data_type=helper.np_dtype_to_tensor_dtype(dtype or location.dtype))
     proto.data_location = TensorProto.EXTERNAL
     for key, entry in (("location", file), ("offset", location.offset), ("length", location.nbytes)):
         proto.external_data.add(key=key, value=str(entry))

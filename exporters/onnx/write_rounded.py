@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from ...validation.errors import InputError
 from ..base import PROGRAMS, Description, Request
 from ..lowering.trace import trace
+from ..precisions import INT4
 from ..weights import Location, WeightsFile, plan
 from ..weights import write as write_weights
 from . import OPSETS
 from .build import Builder
-from .precision import Tensor, arrays, rewrite
+from .precision import INT4_OPSET, Tensor, arrays, rewrite
 from .serialize import model
 from .write import OPSET, lower
 
@@ -19,6 +20,8 @@ def write(request: Request, precision: str) -> dict[str, Description]:
     opset = OPSET if request.opset is None else request.opset
     if opset not in OPSETS:
         raise InputError(f"ONNX opset {opset} is not supported: choose {OPSETS[0]} to {OPSETS[-1]}")
+    if precision == INT4 and opset < INT4_OPSET:
+        raise InputError(f"ONNX opset {opset} has no int4: choose {INT4_OPSET} to {OPSETS[-1]}, or leave out int4")
     if request.via:
         raise InputError(f"programs in {precision} are not made via {request.via}: leave out --via or --precision")
     graphs, tensors = {}, dict[str, Tensor]()
