@@ -29,6 +29,8 @@ from .models import BUILD, ROOT
 
 FAMILY, DTYPE, BYTES = "qwen2", "bfloat16", 2
 SIZES = ("0.5b", "1.5b", "3b")
+NEXT = "7b"
+"""What does not fit here, and is said of the others' figures."""
 FORMATS = ("orbax", "stablehlo")
 COPIES = 4
 """What lies on the disk at once: the checkpoint, its copy, the weights file and Orbax's."""
@@ -131,6 +133,12 @@ def report(rows: Sequence[Row]) -> str:
     ]
     slopes = [row.seconds / row.bytes * 1e9 for row in rows]
     linear = f"Seconds for each gigabyte: {', '.join(f'{slope:.1f}' for slope in slopes)}."
+    whole, largest = largest_tensor(NEXT)
+    linear += (
+        f" At the last of these, {NEXT} ({whole / 1e9:.1f} GB, its largest tensor {largest / 1e9:.1f} GB) takes "
+        f"{slopes[-1] * whole / 1e9:.0f} s, {COPIES * whole / 1e9:.0f} GB of disk, and no more than "
+        f"{(largest + ALLOWED) / 1e9:.1f} GB in a process."
+    )
     return "\n\n".join([document.table(headings, lines), linear, document.table(document.TARGETS, targets)])
 
 

@@ -213,7 +213,7 @@ def precision_option(command: Command) -> Command:
         "precisions",
         metavar="NAME,...",
         callback=lambda context, parameter, value: parse_precisions(value),
-        help="Of the ONNX programs: float32 (the default), float16, bfloat16, int8, int8-reduced.",
+        help="Of the ONNX programs: float32 (the default), float16, bfloat16, int8, int8-reduced, int4.",
     )(command)
 
 

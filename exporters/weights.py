@@ -20,6 +20,7 @@ from typing import BinaryIO
 import ml_dtypes
 import numpy as np
 
+from ..model.layout import contiguous
 from ..validation.errors import InputError
 from ..validation.files import parse_json, regular
 
@@ -95,7 +96,7 @@ def write(
         dtype, shape = leaves[name]
         if name != expected or array.dtype != dtype or array.shape != shape:
             raise ValueError(f"expected {expected} {dtype} {shape}, got {name} {array.dtype} {array.shape}")
-        file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer of its own
+        file.write(contiguous(array).reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer of its own
 
 
 class WeightsFile:

@@ -1,11 +1,12 @@
 """Layouts by axis name: they move elements where the names say, and back."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgevis.model.layout import Layout, parse
+from bgevis.model.layout import Layout, contiguous, parse
 
 SIZES = {"e": 6, "h": 3, "d": 2, "r": 4, "s": 4, "c": 3, "w": 5, "u": 5}
 
@@ -74,3 +75,13 @@ def test_any_layout_is_its_positions_and_inverts(order, again, cuts, sizes):
     assert np.array_equal(moved, layout.positions(named))
     assert np.array_equal(layout.inverse.apply(moved, named), array)
     assert parse(str(layout)) == layout
+
+
+@given(order=st.permutations(range(3)), step=st.sampled_from([1, -1, 2]), last=st.sampled_from([1, 63, 64, 200]))
+def test_a_copy_in_order_is_the_array(order, step, last):
+    array = np.arange(3 * 5 * last).astype(ml_dtypes.bfloat16).reshape(3, 5, last)[:, :, ::step].transpose(order)
+    made = contiguous(array)
+    assert made.flags.c_contiguous
+    assert made.dtype == array.dtype
+    assert np.array_equal(made, array)
+    assert contiguous(made) is made

@@ -108,12 +108,12 @@ class Ledger:
         It must have the type that it is stored as. A float32 leaf of a half-precision tensor has bits that the way
         back rounds off: they must be what up-casting gives.
         """
-        tensor = np.ascontiguousarray(self.source(name, leaf))
+        tensor = layout.contiguous(self.source(name, leaf))
         if leaf.dtype != (tensor.dtype if self.stored == SOURCE else np.float32):
             return ""
-        if tensor.dtype != leaf.dtype and self.leaf(name, tensor).tobytes() != leaf.tobytes():
+        if tensor.dtype != leaf.dtype and not np.array_equal(_bits(self.leaf(name, tensor)), _bits(leaf)):
             return ""
-        return hashlib.sha256(tensor.reshape(-1).view(np.uint8).data).hexdigest()
+        return hashlib.sha256(_bits(tensor).data).hexdigest()
 
     def totals(self) -> dict[str, Any]:
         """Count tensors and bytes by fate; the sums are the checkpoint's: a derived tensor is none of its."""
@@ -227,3 +227,7 @@ def _entry(written: Mapping[str, Any]) -> Entry:
     recipe: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in written.get("made", {}).items()}
     made = KINDS[recipe.pop("kind")](**recipe) if recipe else None
     return Entry(**{**given, "shape": tuple(written["shape"])}, made=made)
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    return layout.contiguous(array).reshape(-1).view(np.uint8)

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from ...model.derived import Part
+from ...model.layout import contiguous
 from ...validation.errors import GateError
 from .ledger import Entry, Ledger, numpy_dtype
 
@@ -51,7 +52,7 @@ def leaves_of(ledger: Ledger, tensors: Iterator[tuple[str, np.ndarray]]) -> Iter
         for leaf, filler in fillers.get(_root(ledger, name), ()):
             made = _filler(ledger, filler, array)
             found = ledger.leaf(filler, made.astype(numpy_dtype(ledger.entries[filler].dtype), copy=False))
-            digest = hashlib.sha256(np.ascontiguousarray(found).reshape(-1).view(np.uint8).data).digest()
+            digest = hashlib.sha256(contiguous(found).reshape(-1).view(np.uint8).data).digest()
             if (leaf, digest) not in seen:
                 seen.add((leaf, digest))
                 yield leaf, found

@@ -20,6 +20,7 @@ from ...exporters.base import Exporter, UnreadableWeight
 from ...exporters.weights import plan
 from ...model.adapter import BASE, Adapter
 from ...model.derived import LowRank, Part
+from ...model.layout import contiguous
 from ...validation.errors import EnvironmentFailure, GateError, InputError, raised
 from ...validation.packages import need_jax
 from ..certificate.ledger import Entry, Ledger, numpy_dtype
@@ -226,13 +227,13 @@ class _Whole:
 
 
 def _digest(tensor: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data).hexdigest()
+    return hashlib.sha256(contiguous(tensor).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def source(ledger: Ledger, name: str, leaf: np.ndarray) -> np.ndarray | None:
     """Turn a leaf back into its source tensor; None unless its bytes are the ones that the ledger certifies."""
     try:
-        tensor = np.asarray(ledger.source(name, leaf), order="C")
+        tensor = contiguous(ledger.source(name, leaf))
     except ValueError:  # another shape
         return None
     return tensor if _digest(tensor) == ledger.entries[name].sha256 else None
