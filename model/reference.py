@@ -220,11 +220,12 @@ class Reference:
     def computing(self) -> Iterator[None]:
         """Compute in the dtype; nothing is done where the weights are of it already."""
         stored = {p.dtype for p in self.module.parameters()}
-        if not stored & set(LOWER[self.dtype]):
-            yield
-            return
-        with Lifted(self.dtype), _recurrent_layers_take_any_dtype():
-            yield
+        with _nothing_remembered(self.module):
+            if not stored & set(LOWER[self.dtype]):
+                yield
+                return
+            with Lifted(self.dtype), _recurrent_layers_take_any_dtype():
+                yield
 
     def traced(
         self, entry_point: str, inputs: Arrays, leaves: Mapping[str, str], keep: Callable[[np.ndarray], Any]
@@ -325,6 +326,23 @@ class Reference:
         if tensor.is_floating_point():
             return tensor.to(self.dtype)
         return tensor if tensor.dtype == torch.bool else tensor.long()
+
+
+@contextmanager
+def _nothing_remembered(module: nn.Module) -> Iterator[None]:
+    """Let go of what modules put into dictionaries of their own: what they kept in one dtype is none of another."""
+    own = [value for each in module.modules() for name, value in vars(each).items() if _remembers(name, value)]
+    before = [dict(each) for each in own]
+    try:
+        yield
+    finally:
+        for each, contents in zip(own, before, strict=True):
+            each.clear()
+            each.update(contents)
+
+
+def _remembers(name: str, value: object) -> bool:
+    return type(value) is dict and not name.startswith("_")
 
 
 @contextmanager

@@ -84,3 +84,28 @@ def test_recurrent_layers_compute_in_float64_as_they_would_if_converted(kind, st
     assert found.dtype == np.float64
     assert {p.dtype for p in layer.parameters()} == {stored}
     np.testing.assert_array_equal(found, layer.double()(torch.from_numpy(x))[0])
+
+
+class Remembering(torch.nn.Module):
+    """Keeps what it made of its biases, as some vision networks do at inference."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.tensor([1 / 3]))
+        self.made: dict[str, torch.Tensor] = {}
+
+    def forward(self, x):
+        if "bias" not in self.made:
+            self.made["bias"] = self.bias * 0.1
+        return {"y": x + self.made["bias"]}
+
+
+def test_what_a_module_keeps_in_one_dtype_is_none_of_another():
+    module = Remembering()
+    narrow = Reference("remembering", module, {"forward": module}, {})
+    given = {"x": np.zeros(1, np.float32)}
+    narrow.run("forward", given)
+    (exact,) = narrow.in_dtype("float64").run("forward", given)["y"]
+    assert exact == np.float64(np.float32(1 / 3)) * 0.1
+    assert narrow.run("forward", given)["y"].dtype == np.float32
+    assert not module.made
