@@ -100,6 +100,10 @@ def beside(reference: Reference, original: Original, adapter: Adapter) -> Refere
         except Exception as error:  # whatever peft raises, it cannot open the adapter
             raise InputError(f"peft cannot put the adapter beside {reference.name}: {raised(error)}") from error
     model.eval().requires_grad_(False)
+    for layer in model.modules():
+        if isinstance(base := getattr(layer, BASE, None), nn.modules.conv._ConvNd):
+            # Upstream reads these of its layers, and peft's in their places have them not.
+            layer.stride, layer.kernel_size, layer.padding = base.stride, base.kernel_size, base.padding
     _put_back(model, {key: original.state[name] for name, key in keys.items()})
     merged = {
         f"{name}.weight": _merged(model.base_model.model, adapter.as_trained(name), group.dtype)

@@ -198,7 +198,7 @@ def test_an_untied_table_is_changed_and_its_head_is_not(bases, tmp_path):
     [
         ("mpnet", ["attn.q", "word_embeddings"]),
         ("clip", ["q_proj", "patch_embedding"]),
-        ("whisper", ["v_proj", "fc1"]),
+        ("whisper", ["v_proj", "conv1"]),
     ],
 )
 def test_a_family_knows_nothing_of_it(bases, tmp_path, family, targets):
