@@ -26,7 +26,7 @@ import numpy as np  # noqa: E402
 import orbax.checkpoint as ocp  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
-from bgevis.converter import InputError, partitions  # noqa: E402
+from bgevis.converter import partitions  # noqa: E402
 from bgevis.converter.directory import RunDirectory  # noqa: E402
 from bgevis.converter.manifest import GOLDENS, family_and_config, network  # noqa: E402
 from bgevis.validation import procedure  # noqa: E402
@@ -35,12 +35,8 @@ from bgevis.validation.jax_runner import JaxRunner  # noqa: E402
 from bgevis.validation.kept import kept  # noqa: E402
 
 mesh = Mesh(np.array(jax.devices()[: arguments.devices]), ("model",))
-
-
-try:
-    stated = partitions(arguments.directory, mesh.size)
-except InputError:  # the family does not say
-    stated = {}
+family, config = family_and_config(RunDirectory(arguments.directory))
+stated = partitions(arguments.directory, mesh.size) if family.part(config).parallel else {}
 
 
 def cut(name: str, shape: tuple[int, ...]) -> NamedSharding:
@@ -77,7 +73,6 @@ with jax.default_matmul_precision("highest"):
         outputs = kept(entry, inputs, runner.run(entry.name, inputs))
         for name, want in golden.outputs.items():
             worst = max(worst, float(np.abs(outputs[name] - want).max() / golden.budgets[name].allowed))
-    family, config = family_and_config(RunDirectory(arguments.directory))
     for loop in family.procedures(config):
         tokens = procedure.read(arguments.directory / GOLDENS, loop)
         row = procedure.judge(runner, model.entry_points, loop, tokens, tokens.ids.shape[1])
