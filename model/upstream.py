@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..validation.errors import EnvironmentFailure, GateError, InputError
 from .pipeline import TRANSFORMERS
@@ -120,14 +121,15 @@ def load(cls: Any, config: Any, state: State, **options: Any) -> nn.Module:
     for dtype, _ in count.most_common():
         try:
             # Stated each time: the configuration's word, which is the default, may cast without a word.
-            built = cls.from_pretrained(
-                None,
-                config=copy.deepcopy(config),
-                state_dict=dict(state),
-                dtype=dtype,
-                attn_implementation="eager",
-                **options,
-            )
+            with _Guarded(state):
+                built = cls.from_pretrained(
+                    None,
+                    config=copy.deepcopy(config),
+                    state_dict=dict(state),
+                    dtype=dtype,
+                    attn_implementation="eager",
+                    **options,
+                )
         except (RuntimeError, ValueError) as error:
             raise InputError(f"the checkpoint does not load into {cls.__name__}: {_reason(error)}") from error
         model = built if model is None else _joined(model, built, known)
@@ -135,6 +137,49 @@ def load(cls: Any, config: Any, state: State, **options: Any) -> nn.Module:
         raise InputError("the checkpoint holds no floating-point tensors")
     _put_back(model, state)
     return model.eval().requires_grad_(False)
+
+
+READING = ("requires_grad_", "detach_", "share_memory_")
+"""Functions that are called as those that write, and do not."""
+
+
+class _Guarded(TorchFunctionMode):
+    """Lets nothing be written into the tensors of a checkpoint, whose pages are read-only: the process would die.
+
+    Some classes set a row of a table to zero, as for new weights, each time that they are loaded.
+    """
+
+    def __init__(self, state: State):
+        super().__init__()
+        self.names = {tensor.untyped_storage().data_ptr(): name for name, tensor in state.items()}
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function of torch; one that would write what is there already has nothing to do.
+
+        Raises:
+            InputError: it would write something else.
+        """
+        name = getattr(function, "__name__", "")
+        if name.endswith("_") and not name.endswith("__") and name not in READING and args:
+            held = self._held(args[0])
+            if held is not None:
+                copied = args[0].detach().clone()
+                function(copied, *args[1:], **(kwargs or {}))
+                if not torch.equal(copied, args[0]):
+                    raise InputError(
+                        f"tensor {held}: transformers overwrites a part of it as it loads it ({name}): it computes "
+                        "with something else than the checkpoint holds; save what it has loaded by save_pretrained, "
+                        "and convert that folder"
+                    )
+                return args[0]
+        return function(*args, **(kwargs or {}))
+
+    def _held(self, target: Any) -> str | None:
+        if not isinstance(target, torch.Tensor) or target.device.type != "cpu":
+            return None
+        return self.names.get(target.untyped_storage().data_ptr())
 
 
 def _put_back(model: nn.Module, state: State) -> None:

@@ -75,6 +75,25 @@ def test_what_upstream_cannot_tell_is_refused(fields, words):
         )
 
 
+@pytest.mark.parametrize("padding", [0.0, 0.5])
+def test_upstream_writes_nothing_into_a_checkpoint(padding):
+    """Funnel's class sets a row of its table to zero, as for new weights, each time that it is loaded."""
+    transformers = upstream.transformers(0)
+    config = transformers.FunnelConfig(
+        vocab_size=9, block_sizes=[1, 1], d_model=8, n_head=2, d_head=4, d_inner=8, pad_token_id=0
+    )
+    state = {name: tensor.clone() for name, tensor in transformers.FunnelModel(config).state_dict().items()}
+    table = state["embeddings.word_embeddings.weight"]
+    table[0] = padding
+    before = table.clone()
+    if padding:
+        with pytest.raises(InputError, match=r"word_embeddings\.weight: transformers overwrites a part of it"):
+            upstream.load(transformers.FunnelModel, config, state)
+    else:
+        upstream.load(transformers.FunnelModel, config, state)
+    assert torch.equal(table, before)
+
+
 def test_how_to_run_a_network_is_not_what_it_is(state):
     told = {"_attn_implementation": "flash_attention_2", "quantization_config": {"bits": 4}, "torch_dtype": "float16"}
     module = upstream.text_encoder(documents(CONFIG)["config.json"] | told, state)
