@@ -147,7 +147,7 @@ def _tensor_problems(
 def _not_finite(tensor: np.ndarray) -> int:
     """Count what is NaN or infinite. Half precisions, slow in numpy, by their bits: all of the exponent are set."""
     if tensor.dtype.itemsize != 2:
-        return tensor.size - np.count_nonzero(np.isfinite(tensor))
+        return tensor.size - int(np.count_nonzero(np.isfinite(tensor)))
     exponent = np.array(np.inf, tensor.dtype).view(np.uint16)
     bits = tensor.view(np.uint16) & exponent
     return int(np.count_nonzero(bits == exponent))
