@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from .use.matching import best_matches, classify, similarity
     from .use.parallel import partitions
     from .use.sentence_transformers import cross_encoder, sentence_transformer
+    from .use.store.embedding_store import EmbeddingStore
 
     __version__: str
 
 __all__ = [
     "Artifacts",
     "ConvertError",
+    "EmbeddingStore",
     "EnvironmentFailure",
     "GateError",
     "InputError",
@@ -33,6 +35,7 @@ _PLACES = {
     **dict.fromkeys(("ConvertError", "EnvironmentFailure", "GateError", "InputError"), "..validation.errors"),
     "partitions": ".use.parallel",
     **dict.fromkeys(("best_matches", "classify", "similarity"), ".use.matching"),
+    "EmbeddingStore": ".use.store.embedding_store",
     **dict.fromkeys(("cross_encoder", "sentence_transformer"), ".use.sentence_transformers"),
 }
 """Where what is public is, if not in .use.artifacts."""

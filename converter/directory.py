@@ -56,7 +56,7 @@ class RunDirectory:
         """
         refuse_foreign(path)
         (path / STAGING).mkdir(parents=True, exist_ok=True)
-        _write_json(path / MANIFEST, path / STAGING / MANIFEST, manifest)
+        write_json(path / MANIFEST, path / STAGING / MANIFEST, manifest)
         return cls(path)
 
     def manifest(self) -> Manifest:
@@ -89,7 +89,7 @@ class RunDirectory:
             manifest = self.manifest()
             (self.path / PROVENANCE).unlink(missing_ok=True)
             change(manifest)
-            _write_json(self.path / MANIFEST, self.path / STAGING / MANIFEST, manifest)
+            write_json(self.path / MANIFEST, self.path / STAGING / MANIFEST, manifest)
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Hold the directory for one command, see `hold`."""
@@ -153,7 +153,7 @@ class RunDirectory:
             manifest["files"].pop(relative, None)
         for entry in manifest["entry_points"].values():
             entry["programs"].pop(record.get("key"), None)
-        _write_json(self.path / MANIFEST, self.path / STAGING / MANIFEST, manifest)
+        write_json(self.path / MANIFEST, self.path / STAGING / MANIFEST, manifest)
         for relative in record["files"]:
             file = self.path / relative
             file.unlink(missing_ok=True)
@@ -390,7 +390,8 @@ def _move(source: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def _write_json(file: Path, aside: Path, document: Mapping[str, Any]) -> None:
+def write_json(file: Path, aside: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON document whole or not at all, see `write_atomically`."""
     write_atomically(file, json.dumps(document, indent=1, sort_keys=True) + "\n", aside)
 
 
