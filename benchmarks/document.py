@@ -15,7 +15,7 @@ from .models import BUILD, ROOT
 
 DOCUMENT = ROOT / "docs" / "performance.md"
 PACKAGES = ("bgevis-convert", "jax", "flax", "torch", "onnx", "onnxruntime", "openvino", "onnxscript", "jax2onnx")
-PACKAGES += ("tensorflow-cpu", "sentence-transformers", "fastembed", "tokenizers")
+PACKAGES += ("tensorflow-cpu", "sentence-transformers", "fastembed", "tokenizers", "pyarrow")
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

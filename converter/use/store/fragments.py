@@ -232,7 +232,7 @@ def _read_arrow(place: Path) -> "pyarrow.Table":
 
 
 def _made_again(source: Path, place: Path, fragment: Fragment | None) -> "pyarrow.Table":
-    """Write the Arrow file of a Parquet file: in its place, or in a folder that is not to be written, without a name."""
+    """Write the Arrow file of a Parquet file: in its place, or without a name where that may not be."""
     import pyarrow
 
     def write(aside: IO[bytes]) -> None:

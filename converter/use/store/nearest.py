@@ -74,7 +74,7 @@ def _chunks(part: Part) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def nearest(parts: Sequence[Part], queries: np.ndarray, count: int, *, cosine: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Find for each query the nearest rows of all parts, the nearest first; of equals, the first.
+    """Find for each query the nearest rows of all parts, the nearest first.
 
     Args:
         parts: rows of one width.
@@ -118,7 +118,7 @@ def _panels(parts: Iterable[Part], queries: np.ndarray, *, cosine: bool) -> Iter
 
 
 def _largest(near: np.ndarray, places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the largest of each row, in order; equals in the order of their places."""
+    """Keep the largest of each row, in order."""
     if near.shape[1] > count:
         least = np.partition(near, -count, axis=1)[:, -count]
         chosen = [np.flatnonzero(row >= edge) for row, edge in zip(near, least, strict=True)]
