@@ -304,6 +304,17 @@ def dims_option(command: Command) -> Command:
     return click.option("--dims", type=click.IntRange(1), help=help_text)(command)
 
 
+def store_option(help_text: str) -> Callable[[Command], Command]:
+    """Add --store and --model."""
+
+    def add(command: Command) -> Command:
+        told = "The network's name in the store; by default its family and a digest of its checkpoint."
+        command = click.option("--model", metavar="NAME", help=told)(command)
+        return click.option("--store", metavar="DIR", type=click.Path(path_type=Path), help=help_text)(command)
+
+    return add
+
+
 def quiet() -> None:
     """Keep TensorFlow from logging what it is compiled for."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -475,12 +486,15 @@ def validate(directory: Path, formats: tuple[str, ...], jobs: int, junit: Path |
 @click.option("--prompt", metavar="TEXT", help="That prompt itself; an empty one for none.")
 @dims_option
 @opened_options
+@store_option("Append to this store of embeddings, all rows or none; it is made where there is none.")
 @force_option
 def embed(
     directory: Path,
     format_name: str | None,
     jsonl: str | None,
     out: Path | None,
+    store: Path | None,
+    model: str | None,
     prompt_name: str | None,
     prompt: str | None,
     dims: int | None,
@@ -498,6 +512,10 @@ def embed(
         raise click.UsageError("--jsonl is all rows: leave out --text, --texts, --image and --images")
     if prompt is not None and prompt_name is not None:
         raise click.UsageError("--prompt and --prompt-name both say what stands before a text: give one of them")
+    if out and store:
+        raise click.UsageError("--out and --store both say where embeddings go: give one of them")
+    if model is not None and not store:
+        raise click.UsageError("--model is a name in a store: give --store")
     if out:
         refuse_place(out, force=force)
         embedding.writer(out)
@@ -506,6 +524,11 @@ def embed(
     shown = sys.stderr.isatty() and (out is not None or not sys.stdout.isatty())
     with open_artifacts(directory, format_name) as artifacts:
         how: dict[str, Any] = {"prompt": prompt, "prompt_name": prompt_name, "dims": dims, "batch_size": batch}
+        if store:
+            from .use.store.shell import stored
+
+            stored(artifacts, rows, store, model=model, strict=strict, progress=shown, **how)
+            return
         found = embedding.embedded(artifacts, rows, strict=strict, progress=shown, **how)
         embedding.write(found, dims or artifacts.width, out)
 
@@ -705,11 +728,14 @@ def perplexity(
 @click.option("--query", help="The text that is asked for.")
 @click.option("--query-image", metavar="FILE", help="The picture that is asked for; with --query, both together.")
 @rows_options
-@click.option("-k", "count", type=click.IntRange(1), help="How many are given; default all.")
+@click.option("-k", "count", type=click.IntRange(1), help="How many are given; default all, of a store ten.")
 @click.option("--query-prompt-name", metavar="NAME", help="The prompt that stands before the query.")
 @click.option("--prompt-name", metavar="NAME", help="The prompt that stands before each other text.")
 @dims_option
 @opened_options
+@store_option("Search this store of embeddings, instead of texts and pictures.")
+@click.option("--modality", metavar="KIND", help="Of the store's rows: text, image or text+image.")
+@click.option("--probes", type=click.IntRange(1), help="Look at so many lists of the store's index; default all rows.")
 def search(
     directory: Path,
     format_name: str | None,
@@ -720,6 +746,10 @@ def search(
     images: tuple[str, ...],
     pattern: str | None,
     batch: int,
+    store: Path | None,
+    model: str | None,
+    modality: str | None,
+    probes: int | None,
     **how: Any,
 ) -> None:
     """Find the texts and pictures that are nearest to a query by DIR's embeddings: JSON lines, the nearest first."""
@@ -733,12 +763,47 @@ def search(
     every = [*texts, *(embedding.read_lines(lines) if lines is not None else ())]
     seen = [*images, *(embedding.read_images(pattern) if pattern is not None else ())]
     among = [*embedding.rows(every, []), *embedding.rows([], seen)]
-    if not among:
-        raise click.UsageError("nothing to search: give --text, --texts, --image or --images")
+    if not among and not store:
+        raise click.UsageError("nothing to search: give --text, --texts, --image or --images, or --store")
+    if store and (among or how["prompt_name"] is not None):
+        raise click.UsageError("--store is all that is searched: leave out texts, pictures and --prompt-name")
+    if not store and (model, modality, probes) != (None, None, None):
+        raise click.UsageError("--model, --modality and --probes are of a store: give --store")
     quiet()
     with open_artifacts(directory, format_name) as artifacts:
+        if store:
+            from .use.store.shell import searched
+
+            before = {"prompt_name": how["query_prompt_name"], "dims": how["dims"], "strict": how["strict"]}
+            chosen: dict[str, Any] = {"model": model, "modality": modality, "probes": probes}
+            for line in searched(artifacts, given, store, count=how["count"], **chosen, **before):
+                click.echo(line)
+            return
         for line in scoring.searched(artifacts, given, among, batch_size=batch, **how):
             click.echo(line)
+
+
+@main.command()
+@click.argument("directory", metavar="STORE", type=click.Path(path_type=Path))
+@click.option("--compact", is_flag=True, help="Merge small files into large ones first, and clear away what was left.")
+@click.option("--index", "indexed", metavar="TABLE", help="Make the index of a table, and tell its recall.")
+@click.option("--model", metavar="NAME", help="Of the index: whose embeddings; may be left out where there is one.")
+@click.option("--verify", is_flag=True, help="Read all files, and hold them to their checksums.")
+def store(directory: Path, compact: bool, indexed: str | None, model: str | None, verify: bool) -> None:
+    """Tell what a store of embeddings holds, as JSON."""
+    from .use.store.embedding_store import EmbeddingStore
+
+    if model is not None and indexed is None:
+        raise click.UsageError("--model is of the index: give --index")
+    held = EmbeddingStore(directory)
+    told: dict[str, Any] = {}
+    if verify:
+        told["verified"] = held.verify()
+    if compact:
+        told["merged"] = held.compact()
+    if indexed is not None:
+        told["recall"] = {str(probes): recall for probes, recall in held.index(indexed, model=model).items()}
+    click.echo(json.dumps({**held.statistics(), **told}, ensure_ascii=False, indent=1))
 
 
 @main.command()

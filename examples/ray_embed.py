@@ -1,9 +1,12 @@
 """Embed a column of texts with an artifact, on all machines of a Ray cluster, or on this one.
 
-    python examples/ray_embed.py DIR CORPUS OUT [--column text] [--actors 2] [--format onnx]
+    python examples/ray_embed.py DIR CORPUS OUT [--column text] [--actors 2] [--format onnx] [--store [--id COLUMN]]
 
 CORPUS and OUT are folders of Parquet files, local or by URL. Each part of the corpus becomes a file of its own in
 OUT, named after it; a part whose file is there already is skipped, so that a run that was stopped goes on.
+
+With --store, OUT is a store of embeddings that all machines see at this path. It takes each part once and whole; the
+other columns are each row's metadata.
 """
 
 import argparse
@@ -29,8 +32,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--actors", type=int, default=2)
     parser.add_argument("--cpus", type=int, default=1, help="of each actor; also its runtime's threads")
     parser.add_argument("--format", default="onnx")
+    parser.add_argument("--store", action="store_true", help="OUT is a store of embeddings")
+    parser.add_argument("--id", help="the column of a row's id in the store; by default the part and the row's number")
     given = parser.parse_args()
-    for name in ("corpus", "out"):
+    for name in ("corpus",) if given.store else ("corpus", "out"):
         place = getattr(given, name)
         setattr(given, name, place if "://" in place else Path(place).absolute().as_uri())
     return given
@@ -40,13 +45,31 @@ class Embed:
     """An open artifact, made once in each actor."""
 
     def __init__(self, given: argparse.Namespace):
-        from bgevis.converter import open_artifacts
+        from bgevis.converter import EmbeddingStore, open_artifacts
 
         threads = given.cpus if given.format.startswith("onnx") else None  # others ask Ray's environment
         self.model = open_artifacts(given.directory, given.format, threads=threads)
+        self.store = EmbeddingStore(given.out) if given.store else None
         self.given = given
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Embed one Parquet file, into a store or another file."""
+        return self.stored(row) if self.given.store else self.written(row)
+
+    def stored(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Embed one Parquet file into a store, which has all of its rows or none."""
+        source, root = fs.FileSystem.from_uri(self.given.corpus)
+        part = PurePosixPath(row["path"]).name
+        with source.open_input_file(f"{root}/{part}") as file:
+            several = pq.read_table(file).to_pylist()
+        texts = [each.pop(self.given.column) for each in several]
+        ids = [f"{part}:{at}" for at in range(len(several))]
+        if self.given.id:
+            ids = [each.pop(self.given.id) for each in several]
+        self.store.add(self.model, texts, ids=ids, metadata=several, part=part)
+        return {"path": part, "rows": len(several)}
+
+    def written(self, row: dict[str, Any]) -> dict[str, Any]:
         """Embed one Parquet file into another, by way of a name that no reader takes for a finished one."""
         source, root = fs.FileSystem.from_uri(self.given.corpus)
         sink, out = fs.FileSystem.from_uri(self.given.out)
@@ -66,13 +89,23 @@ class Embed:
         return {"path": done, "rows": rows}
 
 
+def done_before(given: argparse.Namespace) -> set[str]:
+    """Name the parts that OUT has, which is made where it is not there."""
+    if given.store:
+        from bgevis.converter import EmbeddingStore
+
+        store = EmbeddingStore.create(given.out)
+        return {*store.parts("text"), *store.parts("clip")}
+    sink, out = fs.FileSystem.from_uri(given.out)
+    sink.create_dir(out)
+    return {info.base_name for info in sink.get_file_info(fs.FileSelector(out))}
+
+
 def main() -> None:
     """Embed the parts that OUT does not have yet."""
     given = arguments()
     source, root = fs.FileSystem.from_uri(given.corpus)
-    sink, out = fs.FileSystem.from_uri(given.out)
-    sink.create_dir(out)
-    present = {info.base_name for info in sink.get_file_info(fs.FileSelector(out))}
+    present = done_before(given)
     parts = [info.base_name for info in source.get_file_info(fs.FileSelector(root)) if info.extension == "parquet"]
     todo = [{"path": name} for name in sorted(parts) if name not in present]
     print(f"{len(parts)} parts, {len(parts) - len(todo)} done before")

@@ -183,7 +183,7 @@ def test_what_cannot_be_searched_is_refused(store):
         ("fox", {}, "no array of numbers"),
         (ROW, {"k": 0}, "k is 0 "),
         (ROW, {"similarity": "manhattan"}, "similarity is 'manhattan', expected one of cosine, dot"),
-        (ROW, {"probes": 1}, "has no index of 'm' in text: make it with `index`"),
+        (ROW, {"probes": 1}, "has no index of .m. in text: make it"),
         (ROW, {"probes": 1, "similarity": "dot"}, "an index is by cosine"),
         (ROW, {"model": "other"}, "text has no embeddings of 'other', but of 'm'"),
         (ROW, {"modality": "text"}, "the table text has no modality"),
