@@ -77,6 +77,8 @@ def test_the_nearest_are_those_of_numpy(tmp_path_factory, sizes, k, asked, simil
     queries = drawn(asked, seed + 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nearest, "BLOCK", 7)
+        patch.setattr(nearest, "SEVERAL", 2)
+        patch.setattr(nearest, "LARGE", 9)
         patch.setattr(nearest, "SCORES", 20)
         patch.setattr(nearest, "QUERIES", 3)
         found = store.search("text", queries, k, similarity=similarity)

@@ -17,7 +17,7 @@ import numpy as np
 from ....validation.errors import InputError
 from ...pack.similarities import unit
 from .fragments import beside
-from .nearest import BLOCK, Part, blocks, nearest
+from .nearest import LARGE, Part, blocks, nearest
 
 SAMPLE, ROUNDS = 64, 8
 """Rows of each list that the centres are found by, and rounds of k-means."""
@@ -104,7 +104,7 @@ def build(parts: Sequence[Part], lists: int | None = None) -> Lists:
     total = sum(map(len, parts))
     wanted = min(lists or max(1, math.isqrt(total)), total)
     centres = _centres(parts, total, wanted)
-    scratch = np.empty((BLOCK, centres.shape[1]), np.float32)
+    scratch = np.empty((LARGE, centres.shape[1]), np.float32)
     every = (block for part in parts for block, _ in blocks(part, scratch))
     assigned = np.concatenate([np.argmax(block @ centres.T, axis=1) for block in every])
     fragment = np.repeat(np.arange(len(parts), dtype=np.int32), list(map(len, parts)))
@@ -121,7 +121,7 @@ def _centres(parts: Sequence[Part], total: int, lists: int) -> np.ndarray:
     centres = sample[draw.choice(len(sample), lists, replace=False)]
     for _ in range(ROUNDS):
         assigned = np.concatenate(
-            [np.argmax(sample[at : at + BLOCK] @ centres.T, axis=1) for at in range(0, len(sample), BLOCK)]
+            [np.argmax(sample[at : at + LARGE] @ centres.T, axis=1) for at in range(0, len(sample), LARGE)]
         )
         order = np.argsort(assigned, kind="stable")
         counts = np.bincount(assigned, minlength=lists)

@@ -12,8 +12,9 @@ from .fragments import LENGTH, Opened
 if TYPE_CHECKING:
     import pyarrow
 
-BLOCK = 512
-"""Rows whose numbers are float32 at once: they stay in a processor's cache."""
+BLOCK, SEVERAL, LARGE = 512, 8, 4096
+"""Rows whose numbers are float32 at once: few, which stay in a processor's cache, for one query; for
+several queries many, for large products."""
 
 PANEL = 1 << 14
 """Rows whose similarities are looked through at once; fewer where many queries are asked."""
@@ -58,19 +59,20 @@ def widened(halves: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 
 def blocks(part: Part, scratch: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Give the rows of a part, (at most BLOCK, width) float32, and their lengths."""
-    for halves, lengths in _chunks(part):
-        for start in range(0, len(halves), BLOCK):
-            some = halves[start : start + BLOCK]
-            yield widened(some, scratch[: len(some)]), lengths[start : start + BLOCK]
+    """Give the rows of a part, as many as `scratch` holds at once, float32, and their lengths."""
+    most = len(scratch)
+    for halves, lengths in _chunks(part, most):
+        for start in range(0, len(halves), most):
+            some = halves[start : start + most]
+            yield widened(some, scratch[: len(some)]), lengths[start : start + most]
 
 
-def _chunks(part: Part) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _chunks(part: Part, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     if part.keep is None:
         yield from zip(part.opened.halves, part.opened.lengths, strict=True)
         return
-    for start in range(0, len(part.keep), BLOCK):
-        yield part.opened.rows(part.keep[start : start + BLOCK])
+    for start in range(0, len(part.keep), most):
+        yield part.opened.rows(part.keep[start : start + most])
 
 
 def nearest(parts: Sequence[Part], queries: np.ndarray, count: int, *, cosine: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -100,9 +102,10 @@ def nearest(parts: Sequence[Part], queries: np.ndarray, count: int, *, cosine: b
 
 def _panels(parts: Iterable[Part], queries: np.ndarray, *, cosine: bool) -> Iterator[tuple[np.ndarray, int]]:
     """Give similarities, (queries, some rows), and the place of their first row."""
-    rows = max(BLOCK, min(PANEL, SCORES // max(len(queries), 1)) // BLOCK * BLOCK)
+    size = BLOCK if len(queries) < SEVERAL else LARGE
+    rows = max(size, min(PANEL, SCORES // max(len(queries), 1)) // size * size)
     panel, filled, first = np.empty((len(queries), rows), np.float32), 0, 0
-    scratch = np.empty((BLOCK, queries.shape[1]), np.float32)
+    scratch = np.empty((size, queries.shape[1]), np.float32)
     for part in parts:
         for block, lengths in blocks(part, scratch):
             if filled + len(block) > rows:

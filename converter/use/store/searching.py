@@ -67,15 +67,13 @@ class Asked:
 def found(table: str, parts: Sequence[Part], asked: Asked, index: Lists | None) -> list[list[Found]]:
     """Search parts of a table, by an index where there is one."""
     if index is None or asked.probes is None:
-        near, places = nearest(parts, asked.queries, asked.count, cosine=asked.cosine)
-        return [_told(table, parts, *row) for row in zip(near, places, strict=True)]
+        return _told(table, parts, *nearest(parts, asked.queries, asked.count, cosine=asked.cosine))
     total, several = sum(map(len, parts)), []
     for query in asked.queries:
         some = _probed(parts, query, index, asked.probes)
         if sum(map(len, some)) < min(asked.count, total):
             some = list(parts)  # conditions that few rows of these lists meet
-        near, places = nearest(some, query[None], asked.count, cosine=True)
-        several.append(_told(table, some, near[0], places[0]))
+        several += _told(table, some, *nearest(some, query[None], asked.count, cosine=True))
     return several
 
 
@@ -93,26 +91,29 @@ def _probed(parts: Sequence[Part], query: np.ndarray, index: Lists, probes: int)
     return some
 
 
-def _told(table: str, parts: Sequence[Part], near: np.ndarray, places: np.ndarray) -> list[Found]:
-    """Read what is known of the rows that were found."""
+def _told(table: str, parts: Sequence[Part], near: np.ndarray, places: np.ndarray) -> list[list[Found]]:
+    """Read what is known of the rows that were found: similarities and places are (queries, found)."""
+    columns = ["embedding_id", SOURCES[table], "model", "timestamp", "metadata", *["modality"] * (table == "clip")]
     starts = np.cumsum([0, *map(len, parts)])
-    several = []
-    for similarity, place in zip(near, places, strict=True):
-        at = int(np.searchsorted(starts, place, side="right")) - 1
-        part, row = parts[at], int(place - starts[at])
-        row = row if part.keep is None else int(part.keep[row])
-        held = {
-            name: part.opened.table[name][row].as_py() for name in ("embedding_id", "model", "timestamp", "metadata")
-        }
-        several.append(
-            Found(
-                id=held["embedding_id"],
-                source=part.opened.table[SOURCES[table]][row].as_py(),
-                model=held["model"],
-                modality=part.opened.table["modality"][row].as_py() if table == "clip" else None,
-                time=held["timestamp"],
-                metadata=parsed(held["metadata"], f"{part.opened.file}, row {row}"),
-                similarity=float(similarity),
-            )
-        )
-    return several
+    wanted, back = np.unique(places, return_inverse=True)
+    known: list[tuple[dict[str, Any], str]] = []
+    for part, start, own in zip(parts, starts, np.split(wanted, np.searchsorted(wanted, starts[1:-1])), strict=False):
+        rows = own - start if part.keep is None else part.keep[own - start]
+        several = part.opened.table.select(columns).take(rows).to_pylist() if len(rows) else []
+        known += [(each, f"{part.opened.file}, row {row}") for each, row in zip(several, rows, strict=True)]
+    return [
+        [_found(table, *known[at], similarity) for at, similarity in zip(row, similarities, strict=True)]
+        for row, similarities in zip(back.reshape(places.shape), near, strict=True)
+    ]
+
+
+def _found(table: str, row: dict[str, Any], what: str, similarity: float) -> Found:
+    return Found(
+        id=row["embedding_id"],
+        source=row[SOURCES[table]],
+        model=row["model"],
+        modality=row.get("modality"),
+        time=row["timestamp"],
+        metadata=parsed(row["metadata"], what),
+        similarity=float(similarity),
+    )
