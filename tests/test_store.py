@@ -141,6 +141,7 @@ REFUSED = {
     "too few": ({"vectors": [ROW]}, "1 embeddings and 2 ids"),
     "another width": ({"vectors": drawn(2, width=5)}, "embeddings of 'm' in text have 12 numbers, these have 5"),
     "no axis": ({"vectors": ROW}, r"shape \(12,\), expected \(rows, width\)"),
+    "numbers as texts": ({"vectors": [["1"] * WIDTH] * 2}, "no array of numbers"),
     "no numbers": ({"vectors": [["x"] * WIDTH] * 2}, "no array of numbers"),
     "twice": ({"ids": ["a", "a"]}, "the id 'a' is given twice"),
     "there": ({"ids": ["a", "r1"]}, "text has the id 'r1' of 'm'; leave out what is there"),
@@ -191,6 +192,7 @@ def test_what_cannot_be_searched_is_refused(store):
         (ROW, {"modality": "text"}, "the table text has no modality"),
         (ROW, {"since": "today"}, "since is 'today', expected a datetime"),
         (ROW, {"metadata": "x"}, "metadata is 'x', expected a mapping"),
+        (ROW, {"colour": "red"}, "there is no condition 'colour', expected ids, sources, modality, since"),
     ):
         with pytest.raises(InputError, match=message):
             store.search("text", query, **how)
@@ -247,6 +249,20 @@ def test_the_index_finds_what_is_near_and_rows_that_came_later(store, monkeypatc
     assert recall(probes=4) > 0.9
     assert store.statistics()["tables"]["text"]["models"]["m"]["indexed"] == 600
     assert ids(store) == [f"{row}" for row in range(800)]
+
+
+def test_merging_keeps_rows_in_their_order(store, monkeypatch):
+    monkeypatch.setattr(compacting, "LARGE", 4)
+    first = 0
+    for count in (1, 1, 1, 5, 1, 3, 1, 2):  # one file, the large one, one file, and one
+        store.append("text", [f"{row}" for row in range(first, first + count)], drawn(count, count), model="m")
+        store.append("text", [f"{row}" for row in range(first, first + count)], drawn(count, 3), model="other")
+        first += count
+    assert store.compact() == 8
+    for model in ("m", "other"):
+        assert ids(store, model=model) == [f"{row}" for row in range(first)]
+    assert store.compact() == 0
+    assert store.verify() == 2 * first
 
 
 def test_what_the_mapped_files_hold_is_made_again(store):

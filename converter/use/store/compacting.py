@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .fragments import MAPPED, Gone, Pair, abandoned, batches
+from .fragments import MAPPED, Gone, Pair, Source, abandoned, batches
 from .lists import Lists
 from .manifest import FOREIGN, Fragment, Manifest, locked
 from .state import State
@@ -14,18 +14,16 @@ LARGE = 1 << 18
 
 
 def groups(fragments: Iterable[Fragment]) -> list[list[Fragment]]:
-    """Gather small fragments of a table and model until they are large together."""
+    """Gather small fragments of a table and model that follow each other, until they are large together."""
     found: list[list[Fragment]] = []
     last: dict[tuple[str, str], list[Fragment]] = {}
     for each in fragments:
-        if each.rows >= LARGE:
-            continue
         group = last.setdefault((each.table, each.model), [])
-        if not group:
-            found.append(group)
-        group.append(each)
-        if sum(one.rows for one in group) >= LARGE:
-            del last[each.table, each.model]
+        if each.rows < LARGE:
+            group.append(each)
+        if each.rows >= LARGE or sum(one.rows for one in group) >= LARGE:
+            found.append(last.pop((each.table, each.model)))
+    found += last.values()
     return [group for group in found if len(group) > 1]
 
 
@@ -35,7 +33,7 @@ def merged(store: Path, group: Sequence[Fragment], index: Path) -> int:
     with Pair(store, group[0].table, group[0].width) as pair:
         try:
             for each in group:
-                places[each.file] = (pair.file, pair.rows)
+                places[Source(each.file).mapped] = (Source(pair.file).mapped, pair.rows)
                 for rows in batches(store / each.file, each):
                     pair.write(rows)
         except Gone:
@@ -48,7 +46,7 @@ def merged(store: Path, group: Sequence[Fragment], index: Path) -> int:
             pair.place()
             manifest.merged(files, whole).write(store)
             held = Lists.read(index)
-            if held and set(files) & set(held.files):
+            if held and places.keys() & set(held.files):
                 held.moved(places).write(index)
     return len(files) - 1
 

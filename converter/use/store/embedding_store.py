@@ -77,6 +77,9 @@ class EmbeddingStore:
     def __repr__(self) -> str:
         return f"<EmbeddingStore {self.path}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path,)
+
     def append(
         self,
         table: str,
@@ -130,7 +133,10 @@ class EmbeddingStore:
         """
         if not isinstance(model, str) or not model:
             raise InputError(f"model is {model!r}, expected the name of what made the embeddings")
-        self.create(self.path)  # ArrowEngine's folder has no document
+        if part is not None and (not isinstance(part, str) or not part):
+            raise InputError(f"part is {part!r}, expected a name")
+        if not (self.path / MANIFEST).exists():  # ArrowEngine's folder has none
+            self.create(self.path)
         with Writer(self.path, self._state, known_table(table), model, part, unique=unique) as writer:
             yield writer
             writer.commit()
@@ -335,9 +341,8 @@ class EmbeddingStore:
 
         Rows, their order and the index stay as they are, and so do ArrowEngine's own files.
         """
-        before = self._state().manifest.fragments
         fewer = 0
-        for group in groups(before):
+        for group in groups(self._state().manifest.fragments):
             fewer += merged(self.path, group, self._index_file(group[0].table, group[0].model))
         swept(self.path)
         return fewer
@@ -382,7 +387,7 @@ class EmbeddingStore:
         present = State(self.path, self._read[1], self._opened)
         named = {source.mapped for table in SOURCES for source in present.sources(table)}
         for gone in self._opened.keys() - named:
-            del self._opened[gone]
+            self._opened.pop(gone, None)
         return present
 
     def _whole(self, work: Callable[[State], T]) -> T:

@@ -134,12 +134,12 @@ class Opened:
     """A fragment's rows, mapped: `table` is in memory only as far as it is looked at.
 
     Args:
-        file: below the store.
+        source: its Parquet file.
         table: the columns of its schema, and the lengths.
     """
 
-    def __init__(self, file: str, table: "pyarrow.Table"):
-        self.file, self.table = file, table
+    def __init__(self, source: "Source", table: "pyarrow.Table"):
+        self.file, self.name, self.table = source.file, source.mapped, table
         self.halves = vectors(table)
         self.lengths = [np.asarray(chunk) for chunk in table.column(LENGTH).chunks]
         self.starts = np.cumsum([0, *map(len, self.lengths)])
@@ -214,8 +214,8 @@ def opened(store: Path, source: Source) -> Opened:
     with contextlib.suppress(FileNotFoundError, pyarrow.ArrowInvalid):
         table = _read_arrow(place)
         if not fragment or _is_of(table, fragment):
-            return Opened(source.file, table)
-    return Opened(source.file, _made_again(file, place, fragment))
+            return Opened(source, table)
+    return Opened(source, _made_again(file, place, fragment))
 
 
 def _is_of(table: "pyarrow.Table", fragment: Fragment) -> bool:
@@ -312,7 +312,7 @@ def _expected(
     found = file.schema_arrow
     kind = found.field("embedding").type if "embedding" in found.names else None
     width = getattr(kind, "list_size", 0)
-    wanted = schema(table, fragment.width if fragment else width or 1)
+    wanted = schema(table, fragment.width if fragment else width or 512)
     for field in wanted:
         came = found.field(field.name).type if field.name in found.names else "missing"
         if came != field.type:

@@ -38,7 +38,7 @@ class Lists:
         starts: (lists + 1,) int64, where each list begins in the next two.
         fragment: (rows,) int32, in which of `files` a row is.
         place: (rows,) int64, its place there.
-        files: the fragments.
+        files: the fragments' Arrow files.
     """
 
     centres: np.ndarray
@@ -111,7 +111,7 @@ def build(parts: Sequence[Part], lists: int | None = None) -> Lists:
     place = np.concatenate([np.arange(len(part), dtype=np.int64) for part in parts])
     order = np.argsort(assigned, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(assigned, minlength=wanted))])
-    return Lists(centres, starts, fragment[order], place[order], tuple(part.opened.file for part in parts))
+    return Lists(centres, starts, fragment[order], place[order], tuple(part.opened.name for part in parts))
 
 
 def _centres(parts: Sequence[Part], total: int, lists: int) -> np.ndarray:
@@ -147,8 +147,8 @@ def recall(lists: Lists, parts: Sequence[Part]) -> dict[int, float]:
     places = np.sort(np.random.default_rng(1).choice(total, min(total, ASKED), replace=False))
     asked = unit(sampled(parts, places))
     _, exact = nearest(parts, asked, NEAREST, cosine=True)
-    starts = dict(zip((part.opened.file for part in parts), np.cumsum([0, *map(len, parts)]), strict=False))
-    opened = {part.opened.file: part.opened for part in parts}
+    starts = dict(zip((part.opened.name for part in parts), np.cumsum([0, *map(len, parts)]), strict=False))
+    opened = {part.opened.name: part.opened for part in parts}
     found: dict[int, float] = {}
     for probes in sorted({min(each, len(lists.centres)) for each in PROBES}):
         hits = 0

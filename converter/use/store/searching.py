@@ -82,10 +82,10 @@ def _probed(parts: Sequence[Part], query: np.ndarray, index: Lists, probes: int)
     places = dict(index.probed(query, probes))
     held, some = set(index.files), []
     for part in parts:
-        if part.opened.file not in held:
+        if part.opened.name not in held:
             some.append(part)
-        elif part.opened.file in places:
-            rows = places[part.opened.file]
+        elif part.opened.name in places:
+            rows = places[part.opened.name]
             meant = rows if part.keep is None else np.intersect1d(rows, part.keep, assume_unique=True)
             some.append(Part(part.opened, meant))
     return some
@@ -102,12 +102,13 @@ def _told(table: str, parts: Sequence[Part], near: np.ndarray, places: np.ndarra
         several = part.opened.table.select(columns).take(rows).to_pylist() if len(rows) else []
         known += [(each, f"{part.opened.file}, row {row}") for each, row in zip(several, rows, strict=True)]
     return [
-        [_found(table, *known[at], similarity) for at, similarity in zip(row, similarities, strict=True)]
+        [_found(table, known[at], similarity) for at, similarity in zip(row, similarities, strict=True)]
         for row, similarities in zip(back.reshape(places.shape), near, strict=True)
     ]
 
 
-def _found(table: str, row: dict[str, Any], what: str, similarity: float) -> Found:
+def _found(table: str, known: tuple[dict[str, Any], str], similarity: float) -> Found:
+    row, what = known
     return Found(
         id=row["embedding_id"],
         source=row[SOURCES[table]],

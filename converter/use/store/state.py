@@ -40,9 +40,10 @@ class State:
 
     def opened(self, source: Source) -> Opened:
         """Map a file."""
-        if source.mapped not in self._held:
-            self._held[source.mapped] = opened(self.path, source)
-        return self._held[source.mapped]
+        held = self._held.get(source.mapped)
+        if held is None:
+            held = self._held[source.mapped] = opened(self.path, source)
+        return held
 
     def models(self, table: str) -> dict[str, int]:
         """Give the width of each model's embeddings."""
@@ -98,7 +99,7 @@ class State:
         models = {}
         for name, width in self.models(table).items():
             parts, held = self.parts(table, name, {}), index(table, name)
-            indexed = sum(len(part) for part in parts if held and part.opened.file in held.files)
+            indexed = sum(len(part) for part in parts if held and part.opened.name in held.files)
             models[name] = {"rows": sum(map(len, parts)), "width": width, "indexed": indexed}
         sizes = [(self.path / source.file).stat().st_size for source in self.sources(table)]
         rows = sum(each["rows"] for each in models.values())

@@ -124,7 +124,7 @@ def halves(vectors: Any, ids: Sequence[str]) -> np.ndarray:
     """
     try:
         array = np.asarray(vectors)
-        array = array if array.dtype.kind == "f" else array.astype(np.float32)
+        array = array if array.dtype.kind in "fiu" else array.astype(np.float32, casting="same_kind")
     except (TypeError, ValueError) as error:
         raise InputError("embeddings are no array of numbers, expected (rows, width) as `embed` makes them") from error
     if array.ndim != 2 or not array.shape[1]:
@@ -268,6 +268,8 @@ class Conditions:
         import pyarrow
         import pyarrow.compute as pc
 
+        if unknown := where.keys() - Where.__annotations__.keys():
+            raise InputError(f"there is no condition {min(unknown)!r}, expected {', '.join(Where.__annotations__)}")
         held: list[tuple[str, Callable[[Any], Any]]] = []
         for name, column in (("ids", "embedding_id"), ("sources", SOURCES[table])):
             if name in where:
