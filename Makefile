@@ -76,6 +76,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.towers
 	$(BIN)/python -m benchmarks.causal
 	$(BIN)/python -m benchmarks.embedding
+	$(BIN)/python -m benchmarks.store
 
 # Seeded Qwen2 of up to three billion numbers in bfloat16, 25 GB of disk: docs/scale.md.
 scale: setup

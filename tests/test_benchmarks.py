@@ -125,6 +125,15 @@ def test_running_is_measured(tmp_path, runtimes):
     ElementTree.parse(tmp_path / "performance-onnx.svg")
 
 
+def test_the_store_is_measured(tmp_path):
+    pytest.importorskip("pyarrow")
+    results = bench("store", tmp_path)["results"]
+    assert results["rows"] == 3000
+    assert results["probes 64"]["recall"] == 1.0
+    assert all(results[name]["seconds"] > 0 for name in ("exact", "numpy", "metadata", "parquet", "index"))
+    assert results["alone"]["memory"] < 500e6
+
+
 @pytest.mark.prove
 def test_embedding_is_measured(tmp_path):
     results = bench("embedding", tmp_path, "--contenders", "sentence-transformers")["results"]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))  # pytest's importlib mode leaves it out
 from in_process import convert
+from PIL import Image
+from tiny_towers import TINY, with_tokenizer, written
 
 from bgevis.converter.use.fixture import write_fixture
 
@@ -45,6 +48,27 @@ def test_a_network_that_is_cut_as_its_family_says_chooses_the_same_tokens(tmp_pa
     tell("pass: a tiny language model on 2 and 4 devices, the same tokens")
 
 
+def test_three_checkpoints_become_one_store(minilm, tiny_en, tmp_path, tell):
+    """The real MiniLM and the real Whisper tiny.en with a tiny CLIP, from checkpoints to what is near."""
+    files, clip = tmp_path / "files", tmp_path / "clip"
+    for folder in (files, clip):
+        folder.mkdir()
+    (files / "texts.txt").write_text("A recording of speech.\nFoxes eat mice.\n")
+    Image.fromarray(np.full((40, 40, 3), 99, np.uint8)).save(files / "grey.png")
+    with wave.open(str(files / "hum.wav"), "wb") as out:
+        out.setparams((1, 2, 16000, 0, "NONE", ""))
+        out.writeframes((3000 * np.sin(np.arange(16000) / 8)).astype("<i2").tobytes())
+    written(clip, TINY)
+    with_tokenizer(clip, TINY.text, TINY.text.bos_token_id)
+    command = [sys.executable, "-W", "ignore", str(EXAMPLES / "cross_modal.py"), str(files), str(tmp_path / "store")]
+    given = ["--texts", minilm, "--pictures", clip, "--sounds", tiny_en, "--work", tmp_path / "work"]
+    done = subprocess.run([*command, *map(str, given)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "near the text 'A recording of speech.'" in done.stdout
+    assert "3 rows of bert-" in done.stdout
+    tell("pass: texts, pictures and sounds of three checkpoints in one store")
+
+
 def embed(*arguments: object) -> str:
     command = [sys.executable, "-W", "ignore", str(EXAMPLES / "ray_embed.py"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -54,7 +78,7 @@ def embed(*arguments: object) -> str:
 
 def test_ray_embeds_a_corpus_and_goes_on_where_it_stopped(visualized, tmp_path, tell):
     pytest.importorskip("ray")
-    from bgevis.converter import open_artifacts
+    from bgevis.converter import EmbeddingStore, open_artifacts
 
     corpus, out = tmp_path / "corpus", tmp_path / "out"
     corpus.mkdir()
@@ -74,4 +98,10 @@ def test_ray_embeds_a_corpus_and_goes_on_where_it_stopped(visualized, tmp_path, 
     assert "3 parts, 2 done before" in again
     assert "2 rows embedded" in again
     assert sorted(path.name for path in out.iterdir()) == [f"part-{i}.parquet" for i in range(3)]
-    tell("pass: Ray Data embedded 3 parts of a corpus, and again the one that was taken away")
+    stored = ("--actors", 1, "--store", "--id", "id")
+    assert "5 rows embedded" in embed(visualized, corpus, tmp_path / "store", *stored)
+    assert "3 parts, 3 done before" in embed(visualized, corpus, tmp_path / "store", *stored)
+    store = EmbeddingStore(tmp_path / "store")
+    (found,) = store.search("clip", model.embed(texts=texts[1][1]), 1)
+    assert (found[0].id, store.statistics()["rows"]) == ("1-1", 5)
+    tell("pass: Ray Data embedded 3 parts of a corpus, and again the one that was taken away; and into a store")
