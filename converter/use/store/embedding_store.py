@@ -135,8 +135,7 @@ class EmbeddingStore:
             raise InputError(f"model is {model!r}, expected the name of what made the embeddings")
         if part is not None and (not isinstance(part, str) or not part):
             raise InputError(f"part is {part!r}, expected a name")
-        if not (self.path / MANIFEST).exists():  # ArrowEngine's folder has none
-            self.create(self.path)
+        self._make_own()
         with Writer(self.path, self._state, known_table(table), model, part, unique=unique) as writer:
             yield writer
             writer.commit()
@@ -299,6 +298,7 @@ class EmbeddingStore:
                 raise InputError(f"{self.path}: {table} has no file that holds rows of {name!r} alone")
             made = lists.build(parts, several)
             found = lists.recall(made, parts)
+            self._make_own()
             made.write(self._index_file(table, name))
             return found
 
@@ -342,6 +342,8 @@ class EmbeddingStore:
         Rows, their order and the index stay as they are, and so do ArrowEngine's own files.
         """
         fewer = 0
+        if not (self.path / MANIFEST).exists():  # nothing here is the store's
+            return fewer
         for group in groups(self._state().manifest.fragments):
             fewer += merged(self.path, group, self._index_file(group[0].table, group[0].model))
         swept(self.path)
@@ -374,6 +376,11 @@ class EmbeddingStore:
                             writer.write_table(rows, row_group_size=GROUP)
 
         self._whole(work)
+
+    def _make_own(self) -> None:
+        """Put the store's document into ArrowEngine's folder, which has none."""
+        if not (self.path / MANIFEST).exists():
+            self.create(self.path)
 
     def _state(self) -> State:
         """Give the present state; the document is read unless it is the one that was read last."""
