@@ -24,7 +24,8 @@ from bgevis.converter import EmbeddingStore  # noqa: E402
 from bgevis.converter.use.store import compacting, nearest  # noqa: E402
 from bgevis.converter.use.store.fragments import MAPPED  # noqa: E402
 from bgevis.converter.use.store.tables import schema  # noqa: E402
-from bgevis.validation.errors import InputError  # noqa: E402
+from bgevis.validation import packages  # noqa: E402
+from bgevis.validation.errors import EnvironmentFailure, InputError  # noqa: E402
 
 WIDTH = 12
 DAY = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
@@ -318,6 +319,15 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path):
         EmbeddingStore.create(tmp_path)
     with pytest.raises(InputError, match="is a file, expected a folder"):
         EmbeddingStore.create(tmp_path / "precious")
+
+
+def test_without_pyarrow_it_is_said_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(packages, "installed", lambda module: module != "pyarrow")
+    for begin in (EmbeddingStore, EmbeddingStore.create):
+        with pytest.raises(
+            EnvironmentFailure, match=r"store of embeddings needs .* pyarrow, .*bgevis-convert\[parquet\]"
+        ):
+            begin(tmp_path)
 
 
 def theirs(folder: Path, table: str, rows: dict) -> Path:
