@@ -325,7 +325,7 @@ def test_without_pyarrow_it_is_said_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(packages, "installed", lambda module: module != "pyarrow")
     for begin in (EmbeddingStore, EmbeddingStore.create):
         with pytest.raises(
-            EnvironmentFailure, match=r"store of embeddings needs .* pyarrow, .*bgevis-convert\[parquet\]"
+            EnvironmentFailure, match=r"needs .* pyarrow, .*bgevis-convert\[parquet\]"
         ):
             begin(tmp_path)
 
