@@ -222,6 +222,21 @@ def test_a_part_of_a_job_is_taken_once(store):
     assert not [*store.path.rglob("*.part")]
 
 
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        ((["x"], drawn(1)), "text has the id 'x' of 'm'"),
+        ((["y"], drawn(1, width=5)), "the embeddings of 'm' in text have 5 numbers, these have 12"),
+    ],
+)
+def test_of_two_who_write_what_excludes_each_other_the_second_is_refused(store, theirs, message):
+    with pytest.raises(InputError, match=message), store.writer("text", model="m", part="p") as writer:
+        writer.write(["a", "x"], drawn(2))
+        EmbeddingStore(store.path).append("text", *theirs, model="m")
+    assert ids(store) == theirs[0]
+    assert store.parts("text") == []
+
+
 def test_the_index_finds_what_is_near_and_rows_that_came_later(store, monkeypatch):
     centres = drawn(20, 1) * 4
     rows = np.concatenate([centres[at % 20] + drawn(1, at + 2) for at in range(800)])
@@ -324,9 +339,7 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path):
 def test_without_pyarrow_it_is_said_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(packages, "installed", lambda module: module != "pyarrow")
     for begin in (EmbeddingStore, EmbeddingStore.create):
-        with pytest.raises(
-            EnvironmentFailure, match=r"needs .* pyarrow, .*bgevis-convert\[parquet\]"
-        ):
+        with pytest.raises(EnvironmentFailure, match=r"needs .* pyarrow, .*bgevis-convert\[parquet\]"):
             begin(tmp_path)
 
 

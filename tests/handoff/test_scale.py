@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))  # pytest's importlib mode leaves it out
+import tiny_tokenizer
 from in_process import convert
 from PIL import Image
 from tiny_towers import TINY, with_tokenizer, written
 
 from bgevis.converter.use.fixture import write_fixture
+from bgevis.model.whisper.config import SIZES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -48,11 +50,13 @@ def test_a_network_that_is_cut_as_its_family_says_chooses_the_same_tokens(tmp_pa
     tell("pass: a tiny language model on 2 and 4 devices, the same tokens")
 
 
-def test_three_checkpoints_become_one_store(minilm, tiny_en, tmp_path, tell):
-    """The real MiniLM and the real Whisper tiny.en with a tiny CLIP, from checkpoints to what is near."""
-    files, clip = tmp_path / "files", tmp_path / "clip"
-    for folder in (files, clip):
+def test_three_checkpoints_become_one_store(minilm, tmp_path, tell):
+    """The real MiniLM with a tiny CLIP and a tiny Whisper, from checkpoints to what is near."""
+    files, clip, whisper = (tmp_path / name for name in ("files", "clip", "whisper"))
+    for folder in (files, clip, whisper):
         folder.mkdir()
+    write_fixture("whisper", "tiny", 0, "float32", whisper / "model.safetensors")
+    tiny_tokenizer.written(SIZES["tiny"]).save(str(whisper / "tokenizer.json"))
     (files / "texts.txt").write_text("A recording of speech.\nFoxes eat mice.\n")
     Image.fromarray(np.full((40, 40, 3), 99, np.uint8)).save(files / "grey.png")
     with wave.open(str(files / "hum.wav"), "wb") as out:
@@ -61,7 +65,7 @@ def test_three_checkpoints_become_one_store(minilm, tiny_en, tmp_path, tell):
     written(clip, TINY)
     with_tokenizer(clip, TINY.text, TINY.text.bos_token_id)
     command = [sys.executable, "-W", "ignore", str(EXAMPLES / "cross_modal.py"), str(files), str(tmp_path / "store")]
-    given = ["--texts", minilm, "--pictures", clip, "--sounds", tiny_en, "--work", tmp_path / "work"]
+    given = ["--texts", minilm, "--pictures", clip, "--sounds", whisper, "--work", tmp_path / "work"]
     done = subprocess.run([*command, *map(str, given)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "near the text 'A recording of speech.'" in done.stdout
