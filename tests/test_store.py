@@ -230,9 +230,12 @@ def test_a_part_of_a_job_is_taken_once(store):
     ],
 )
 def test_of_two_who_write_what_excludes_each_other_the_second_is_refused(store, theirs, message):
-    with pytest.raises(InputError, match=message), store.writer("text", model="m", part="p") as writer:
+    with contextlib.ExitStack() as opened:
+        writer = opened.enter_context(store.writer("text", model="m", part="p"))
         writer.write(["a", "x"], drawn(2))
         EmbeddingStore(store.path).append("text", *theirs, model="m")
+        with pytest.raises(InputError, match=message):
+            opened.close()
     assert ids(store) == theirs[0]
     assert store.parts("text") == []
 
