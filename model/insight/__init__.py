@@ -7,16 +7,14 @@ from ...validation.entry_point import EntryPoint
 from ...validation.errors import InputError
 from ..documents import JSON, shown
 from ..family import Family, config_to_json
-from . import attention, feed_forward, kind, multimodal, pieces, transformer, vision
+from . import attention, embeddings, feed_forward, fusion, kind, multimodal, pieces, transformer, vision
 
 if TYPE_CHECKING:
     from ..network import Network
     from ..reference import Original, Reference
 
-KINDS = {
-    each.name: each
-    for each in (*feed_forward.KINDS, *attention.KINDS, *transformer.KINDS, *vision.KINDS, *multimodal.KINDS)
-}
+DECLARED = (feed_forward, attention, fusion, embeddings, transformer, vision, multimodal)
+KINDS = {each.name: each for module in DECLARED for each in module.KINDS}
 """Every class, by its name."""
 
 

@@ -7,25 +7,24 @@ is (batch, heads, queries, keys), which says everything that they can be told, a
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ...validation.domains import Floats, Integers, RandomMask, TokenIds
-from ...validation.entry_point import Axis, EntryPoint, TensorSpec
+from ...validation.entry_point import EntryPoint
 from ...validation.errors import InputError
 from ..family import Drop, Rule, Split
 from ..parts import Part, join
+from .entries import axes, floats, given, mask
 from .kind import Kind, Reading, divisors
-from .pieces import TABLE, alone, attention, linear, norm, nothing, positions, rotations, stack
+from .pieces import attention, nothing
 
-MASK = RandomMask(empty_rows=True)
 PROJECTIONS = tuple(f"{name}_projection" for name in ("query", "key", "value", "output"))
+
+
 SHORT = ("q_proj", "k_proj", "v_proj", "out_proj")
-CROSS = tuple(f"{name}_proj" for name in ("query", "key", "value", "output"))
+
+
 PAIR = r"\.(weight|bias)"
-ROTARY_ROWS = 5000
-"""Of the tables that each layer keeps, whatever its texts' greatest length."""
 
 
 @dataclass(frozen=True)
@@ -72,80 +71,6 @@ class AlibiConfig:
     hidden_size: int
     num_heads: int
     max_seq_length: int
-
-
-@dataclass(frozen=True)
-class CrossConfig:
-    """CrossModalAttention or GatedCrossModalAttention."""
-
-    model_type: str
-    query_dim: int
-    key_dim: int
-    embed_dim: int
-    num_heads: int
-    dropout: float = 0.0
-
-
-@dataclass(frozen=True)
-class FusionConfig:
-    """BidirectionalCrossAttention, or CoAttentionFusion, which stacks it."""
-
-    model_type: str
-    vision_dim: int
-    text_dim: int
-    fusion_dim: int
-    num_heads: int
-    num_layers: int = 1
-    dropout: float = 0.0
-
-
-@dataclass(frozen=True)
-class WordsConfig:
-    """TokenEmbedding."""
-
-    model_type: str
-    vocab_size: int
-    d_model: int
-
-
-@dataclass(frozen=True)
-class PositionsConfig:
-    """PositionalEncoding."""
-
-    model_type: str
-    d_model: int
-    max_seq_length: int
-    encoding_type: str
-    dropout: float = 0.0
-
-
-@dataclass(frozen=True)
-class RotaryConfig:
-    """RotaryPositionEncoding."""
-
-    model_type: str
-    head_dim: int
-    max_seq_length: int
-
-
-def floats(name: str, *shape: int | str) -> TensorSpec:
-    """An input or output of numbers."""
-    return TensorSpec(name, "float32", shape, Floats())
-
-
-def given(name: str, *shape: int | str, kind: Any = None) -> TensorSpec:
-    """An output of numbers."""
-    return TensorSpec(name, "float32", shape, **({"kind": kind} if kind else {}))
-
-
-def mask(name: str, *shape: int | str) -> TensorSpec:
-    """An input of truths; of one row nothing counts."""
-    return TensorSpec(name, "bool", shape, MASK)
-
-
-def axes(*names: str, **most: int | None) -> dict[str, Axis]:
-    """Give the axes, with the greatest size of some."""
-    return {name: Axis() for name in names} | {name: Axis(1, high) for name, high in most.items()}
 
 
 def _read(reading: Reading) -> None:
@@ -263,213 +188,6 @@ def _alibi_part(config: AlibiConfig) -> Part:
     return join(attention(SHORT, config.hidden_size, heads).mounted("", "attention."), biases)
 
 
-def _read_cross(reading: Reading) -> None:
-    base = "" if "query_proj.weight" in reading.shapes else "cross_attention."
-    inner, query = reading.shape(f"{base}query_proj.weight", 2)
-    reading.show("query_dim", query, f"shape of {base}query_proj.weight")
-    reading.show("key_dim", reading.shape(f"{base}key_proj.weight", 2)[1], f"shape of {base}key_proj.weight")
-    reading.show("embed_dim", inner, f"shape of {base}query_proj.weight")
-    reading.heads("num_heads", inner, "embed_dim")
-    reading.dropout()
-
-
-def cross_part(config: CrossConfig) -> Part:
-    """Norms of both sides, and projections."""
-    width = config.embed_dim
-    sides = attention(CROSS, config.query_dim, config.num_heads, source=config.key_dim, inner=width, output=width)
-    return join(
-        norm(config.query_dim).mounted("norm_query.", "query_norm."),
-        norm(config.key_dim).mounted("norm_key.", "key_norm."),
-        sides.mounted("", "attention."),
-    )
-
-
-def gated_part(config: CrossConfig) -> Part:
-    """A cross-modal attention, and the gate of what it gives."""
-    width = config.embed_dim
-    leads = [linear(config.query_dim, width).mounted("query_proj_gate.", "lead.")] if config.query_dim != width else []
-    return join(
-        cross_part(config).mounted("cross_attention.", "cross."),
-        *leads,
-        linear(2 * width, width).mounted("gate.0.", "gate_in."),
-        norm(width).mounted("gate.1.", "gate_norm."),
-        linear(width, width).mounted("gate.3.", "gate_out."),
-    )
-
-
-def _cross_entries(config: CrossConfig) -> tuple[EntryPoint, ...]:
-    inputs = (
-        floats("query_features", "batch", "tokens", config.query_dim),
-        floats("key_features", "batch", "source_tokens", config.key_dim),
-        mask("attention_mask", "batch", "tokens", "source_tokens"),
-    )
-    outputs = (
-        given("output", "batch", "tokens", config.embed_dim),
-        given("weights", "batch", config.num_heads, "tokens", "source_tokens"),
-    )
-    return (EntryPoint("forward", inputs, outputs, axes("batch", "tokens", "source_tokens"), rows="batch"),)
-
-
-def _read_fusion(reading: Reading) -> None:
-    stacked = "fusion_token" in reading.shapes
-    layer = "fusion_layers.0." if stacked else ""
-    side = f"{layer}text_to_vision_attn.cross_attention."
-    width, text = reading.shape(f"{side}query_proj.weight", 2)
-    vision = reading.shape(f"{side}key_proj.weight", 2)[1]
-    if stacked:
-        text, vision = (reading.shape(f"{each}_proj.0.weight", 2)[1] for each in ("text", "vision"))
-    reading.show("vision_dim", vision, "shapes")
-    reading.show("text_dim", text, "shapes")
-    reading.show("fusion_dim", width, f"shape of {side}query_proj.weight")
-    reading.heads("num_heads", width, "fusion_dim")
-    layers = reading.count(r"fusion_layers\.(\d+)\.") if stacked else 1
-    reading.show("num_layers", layers, "names fusion_layers.*" if stacked else "one layer")
-    reading.dropout()
-
-
-def bidirectional_part(config: FusionConfig) -> Part:
-    """Both sides attend to each other; each then has a feed-forward part."""
-    vision, text, width = config.vision_dim, config.text_dim, config.fusion_dim
-    parts = [
-        gated_part(CrossConfig("", text, vision, width, config.num_heads)).mounted("text_to_vision_attn.", "text."),
-        gated_part(CrossConfig("", vision, text, width, config.num_heads)).mounted("vision_to_text_attn.", "vision."),
-    ]
-    for side, own in (("vision", vision), ("text", text)):
-        parts += [
-            norm(width).mounted(f"{side}_ff.0.", f"{side}_mlp_norm."),
-            linear(width, 4 * width).mounted(f"{side}_ff.1.", f"{side}_mlp.up."),
-            linear(4 * width, width).mounted(f"{side}_ff.4.", f"{side}_mlp.down."),
-        ]
-        parts += [linear(own, width).mounted(f"{side}_input_proj.", f"{side}_lead.")] if own != width else []
-    return join(*parts)
-
-
-def co_attention_part(config: FusionConfig) -> Part:
-    """Projections of both sides, layers that fuse them, and what leads back."""
-    width = config.fusion_dim
-    layer = bidirectional_part(FusionConfig("", width, width, width, config.num_heads))
-    token = alone("fusion_token", "token", "1 1 w -> w", {"w": width}, (1, 1, width))
-    parts = [token, stack(layer, config.num_layers, "fusion_layers", "layers")]
-    for side, own in (("vision", config.vision_dim), ("text", config.text_dim)):
-        parts += [
-            linear(own, width).mounted(f"{side}_proj.0.", f"{side}_in.first."),
-            norm(width).mounted(f"{side}_proj.1.", f"{side}_in.norm."),
-            linear(width, width).mounted(f"{side}_proj.3.", f"{side}_in.last."),
-            linear(width, own).mounted(f"{side}_output_proj.", f"{side}_out."),
-        ]
-    return join(
-        *parts,
-        norm(2 * width).mounted("final_fusion.0.", "fuse_norm."),
-        linear(2 * width, width).mounted("final_fusion.1.", "fuse."),
-        norm(width).mounted("final_fusion.4.", "fused_norm."),
-    )
-
-
-def _fusion_entries(config: FusionConfig) -> tuple[EntryPoint, ...]:
-    inputs = (
-        floats("vision", "batch", "vision_tokens", config.vision_dim),
-        floats("text", "batch", "text_tokens", config.text_dim),
-    )
-    free = axes("batch", "vision_tokens", "text_tokens")
-    heads, width = config.num_heads, config.fusion_dim
-    if config.model_type == "CoAttentionFusion":
-        outputs = (
-            given("vision_features", "batch", "vision_tokens", config.vision_dim),
-            given("text_features", "batch", "text_tokens", config.text_dim),
-            given("fusion_features", "batch", width),
-            given("pooled_fusion", "batch", width),
-        )
-    else:
-        outputs = (
-            given("vision_features", "batch", "vision_tokens", width),
-            given("text_features", "batch", "text_tokens", width),
-            given("vision_to_text_attn", "batch", heads, "vision_tokens", "text_tokens"),
-            given("text_to_vision_attn", "batch", heads, "text_tokens", "vision_tokens"),
-        )
-    return (EntryPoint("forward", inputs, outputs, free, rows="batch"),)
-
-
-def _read_words(reading: Reading) -> None:
-    size, width = reading.shape("embedding.weight", 2)
-    reading.show("vocab_size", size, "shape of embedding.weight")
-    reading.show("d_model", width, "shape of embedding.weight")
-
-
-def words(size: int, width: int) -> Part:
-    """A table of words."""
-    return Part(
-        (Rule("weight", "embedding", "v w"),),
-        {"v": size, "w": width},
-        {"weight": (size, width)},
-        draws={"weight": TABLE},
-    )
-
-
-def _words_entries(config: WordsConfig) -> tuple[EntryPoint, ...]:
-    ids = TensorSpec("ids", "int32", ("batch", "tokens"), TokenIds(config.vocab_size, 0))
-    output = given("output", "batch", "tokens", config.d_model)
-    return (EntryPoint("forward", (ids,), (output,), axes("batch", "tokens"), rows="batch"),)
-
-
-def read_positions(reading: Reading) -> tuple[str, int]:
-    """Give the kind of a table of positions and how many rows it has; ("rotary", 0) where there is none."""
-    for name, kind in (("pe", "sinusoidal"), ("position_embeddings", "learned")):
-        if name in reading.shapes:
-            return kind, reading.shape(name, 3)[1]
-    return "rotary", 0
-
-
-def encoding(kind: str, rows: int, width: int) -> Part:
-    """A table of positions as PositionalEncoding keeps it."""
-    name = "pe" if kind == "sinusoidal" else "position_embeddings"
-    return positions(name, rows, width, computed=kind == "sinusoidal")
-
-
-def _read_encoding(reading: Reading) -> None:
-    kind, rows = read_positions(reading)
-    name = "pe" if kind == "sinusoidal" else "position_embeddings"
-    reading.show("d_model", reading.shape(name, 3)[2], f"shape of {name}")
-    reading.show("max_seq_length", rows, f"shape of {name}")
-    reading.show("encoding_type", kind, f"the name {name}")
-    reading.dropout()
-
-
-def _encoding_entries(config: PositionsConfig) -> tuple[EntryPoint, ...]:
-    free = axes("batch", tokens=config.max_seq_length)
-    x = floats("x", "batch", "tokens", config.d_model)
-    ids = TensorSpec("ids", "int32", ("batch", "tokens"), Integers(50))
-    output = given("output", "batch", "tokens", config.d_model)
-    return (
-        EntryPoint("forward", (x,), (output,), free, rows="batch"),
-        EntryPoint("forward_ids", (ids,), (output,), free, rows="batch"),
-    )
-
-
-def _read_rotary(reading: Reading) -> None:
-    rows, half = reading.shape("cos_cached", 2)
-    reading.show("head_dim", 2 * half, "shape of cos_cached")
-    reading.show("max_seq_length", rows, "shape of cos_cached")
-
-
-def rotary_tables(head: int, rows: int) -> Part:
-    """Cosine and sine by position."""
-    half = head // 2
-    cos, sin = rotations(rows, half)
-    return Part(
-        (Rule("{part:cos|sin}_cached", "{part}", "t p"),),
-        {"t": rows, "p": half},
-        {"cos_cached": (rows, half), "sin_cached": (rows, half)},
-        constants={"cos_cached": cos, "sin_cached": sin},
-    )
-
-
-def _rotary_entries(config: RotaryConfig) -> tuple[EntryPoint, ...]:
-    shape = ("batch", "tokens", "heads", config.head_dim)
-    free = axes("batch", "heads", tokens=config.max_seq_length)
-    outputs = (given("query", *shape), given("key", *shape))
-    return (EntryPoint("forward", (floats("q", *shape), floats("k", *shape)), outputs, free, rows="batch"),)
-
-
 def _read_plain(reading: Reading) -> None:
     if reading.shapes:
         raise InputError("ScaledDotProductAttention has no tensors, but the checkpoint has")
@@ -477,6 +195,7 @@ def _read_plain(reading: Reading) -> None:
 
 
 UNIFORM = "a query that may see nothing sees all keys alike: scores are set to -1e9, not left out"
+
 
 KINDS = (
     Kind(
@@ -539,81 +258,5 @@ KINDS = (
             "keys to come are favoured, and nothing hides them",
             "the slopes are the buffer's own; upstream's formula is the paper's for eight heads only",
         ),
-    ),
-    Kind(
-        name="CrossModalAttention",
-        config=CrossConfig,
-        read=_read_cross,
-        part=cross_part,
-        entries=_cross_entries,
-        tiny=CrossConfig("CrossModalAttention", 5, 6, 8, 2),
-        marks=(*(rf"{name}\.weight" for name in CROSS), rf"norm_query{PAIR}", rf"norm_key{PAIR}"),
-        others=(rf"({'|'.join(CROSS)})\.bias",),
-        oddities=(UNIFORM,),
-    ),
-    Kind(
-        name="GatedCrossModalAttention",
-        config=CrossConfig,
-        read=_read_cross,
-        part=gated_part,
-        entries=_cross_entries,
-        tiny=CrossConfig("GatedCrossModalAttention", 5, 6, 8, 2),
-        marks=(r"cross_attention\.query_proj\.weight", rf"gate\.0{PAIR}"),
-        others=(rf"cross_attention\.\w+{PAIR}", rf"gate\.[13]{PAIR}", rf"query_proj_gate{PAIR}"),
-        oddities=(UNIFORM,),
-    ),
-    Kind(
-        name="BidirectionalCrossAttention",
-        config=FusionConfig,
-        read=_read_fusion,
-        part=bidirectional_part,
-        entries=_fusion_entries,
-        tiny=FusionConfig("BidirectionalCrossAttention", 5, 6, 8, 2),
-        marks=(r"text_to_vision_attn\..*", r"vision_to_text_attn\..*"),
-        others=(r"(vision|text)_(ff\.\d|input_proj)\.(weight|bias)",),
-        oddities=("masks that upstream's method takes are replaced by ones: here it takes none",),
-    ),
-    Kind(
-        name="CoAttentionFusion",
-        config=FusionConfig,
-        read=_read_fusion,
-        part=co_attention_part,
-        entries=_fusion_entries,
-        tiny=FusionConfig("CoAttentionFusion", 5, 6, 8, 2, 1),
-        marks=("fusion_token", r"fusion_layers\.0\..*"),
-        others=(r"fusion_layers\..*", r"(vision|text)_(output_)?proj\..*", r"final_fusion\..*"),
-        oddities=("masks that upstream's method takes are replaced by ones: here it takes none",),
-    ),
-    Kind(
-        name="TokenEmbedding",
-        config=WordsConfig,
-        read=_read_words,
-        part=lambda config: words(config.vocab_size, config.d_model).mounted("embedding.", "word."),
-        entries=_words_entries,
-        tiny=WordsConfig("TokenEmbedding", 11, 6),
-        marks=(r"embedding\.weight",),
-        telling=False,
-        oddities=("words are multiplied by the root of their width, and no row is that of padding",),
-    ),
-    Kind(
-        name="PositionalEncoding",
-        config=PositionsConfig,
-        read=_read_encoding,
-        part=lambda config: encoding(config.encoding_type, config.max_seq_length, config.d_model),
-        entries=_encoding_entries,
-        tiny=PositionsConfig("PositionalEncoding", 6, 12, "sinusoidal"),
-        marks=(r"pe|position_embeddings",),
-        telling=False,
-        oddities=("ids instead of vectors are taken as numbers, the same in all places of a vector: forward_ids",),
-    ),
-    Kind(
-        name="RotaryPositionEncoding",
-        config=RotaryConfig,
-        read=_read_rotary,
-        part=lambda config: rotary_tables(config.head_dim, config.max_seq_length),
-        entries=_rotary_entries,
-        tiny=RotaryConfig("RotaryPositionEncoding", 4, 12),
-        marks=("cos_cached", "sin_cached"),
-        oddities=("places are along the second axis, which is that of heads where MultiHeadAttention calls it",),
     ),
 )

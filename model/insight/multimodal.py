@@ -6,7 +6,8 @@ from ...validation.entry_point import Axis, EntryPoint, TensorSpec, TokenIds
 from ...validation.outputs import Embedding, Logits, Scores, States
 from ..family import Drop, Rule
 from ..parts import Part, join
-from .attention import MASK, FusionConfig, axes, bidirectional_part, co_attention_part, given
+from .entries import MASK, axes, given
+from .fusion import FusionConfig, bidirectional_part, co_attention_part
 from .kind import Kind, Reading
 from .pieces import batch_norm, linear, norm
 from .transformer import EncoderConfig, body_part, read_encoder

@@ -13,7 +13,9 @@ from ...validation.outputs import Logits, States
 from ...validation.procedure import Greedy
 from ..family import Drop, Tie
 from ..parts import Part, join
-from .attention import PROJECTIONS, ROTARY_ROWS, axes, encoding, floats, given, mask, read_positions, words
+from .attention import PROJECTIONS
+from .embeddings import ROTARY_ROWS, encoding, read_positions, words
+from .entries import axes, floats, given, mask
 from .kind import Kind, Reading
 from .pieces import attention, feed_forward, linear, norm, rotations, stack
 

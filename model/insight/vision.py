@@ -10,7 +10,7 @@ from ...validation.errors import InputError
 from ...validation.outputs import Embedding, Logits
 from ..family import Drop, Rule
 from ..parts import Part, join
-from .attention import axes, given
+from .entries import axes, given
 from .kind import Kind, Reading
 from .pieces import TABLE, alone, attention, linear, norm, packed, positions, stack, without
 

@@ -1,6 +1,6 @@
 """Mistakes in the models' own source: every number another, every operator another, every function its sibling.
 
-The modules are found: a family's `modeling.py`, and those of the package that it computes with.
+The modules are found: a family's `modeling`, a module or a package, and those of this package that it computes with.
 """
 
 import ast
@@ -60,6 +60,8 @@ EQUIVALENT = {
     "jnp.ones_like(cos[:1])": "ones and zeros of the same shape",
 }
 """Part of a statement -> why a change there may compute the same network."""
+OWN = ("__file__", "__package__", "__path__", "__spec__")
+"""What says where a module is."""
 
 
 def root(family: Family) -> str:
@@ -71,14 +73,14 @@ def chain(name: str) -> list[str]:
     """Give the modules that a network computes with, each after those that it imports; the last is `name`."""
     found: dict[str, None] = {}
 
-    def visit(name: str) -> None:
-        module = importlib.import_module(name)
+    def visit(each: str) -> None:
+        module = importlib.import_module(each)
         frameworks = (getattr(value, "__name__", "").partition(".")[0] for value in vars(module).values())
-        if name in found or not {"jax", "flax"} & {*frameworks}:
+        if each in found or (each != name and not {"jax", "flax"} & {*frameworks}):
             return
         for other in imported(module):
             visit(other)
-        found[name] = None
+        found[each] = None
 
     visit(name)
     return list(found)
@@ -185,7 +187,7 @@ def mutated(family: Family, name: str, source: str) -> Iterator[None]:
     try:
         for module, old in before.items():
             new = types.ModuleType(module)
-            new.__dict__.update(__file__=old.__file__, __package__=old.__package__, __spec__=old.__spec__)
+            new.__dict__.update({own: value for own, value in vars(old).items() if own in OWN})
             _place(module, new)
             text = source if module == name else inspect.getsource(old)
             exec(compile(text, str(old.__file__), "exec"), new.__dict__)
