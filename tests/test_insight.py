@@ -31,7 +31,7 @@ from bgevis.converter.use.fixture import write_fixture
 from bgevis.converter.use.plot import draw
 from bgevis.exporters.base import exporters
 from bgevis.model.family import Source, config_to_json
-from bgevis.model.insight import KINDS, attention, initialise, modeling, transformer
+from bgevis.model.insight import KINDS, attention, encoder_decoder, initialise, modeling
 from bgevis.model.insight.kind import recognise
 from bgevis.model.reference import Original, tensor_of
 from bgevis.validation.budget import distance, measure
@@ -545,7 +545,9 @@ def test_what_is_said_wrongly_is_refused(tmp_path, what):
 
 
 def test_what_upstream_itself_cannot_run_is_refused(tmp_path):
-    tiny = dataclasses.replace(transformer.TINY, share_embeddings=True, positional_encoding="rotary", max_seq_length=0)
+    tiny = dataclasses.replace(
+        encoder_decoder.TINY, share_embeddings=True, positional_encoding="rotary", max_seq_length=0
+    )
     shapes = KINDS["EncoderDecoderTransformer"].part(dataclasses.replace(tiny, tgt_vocab_size=17)).checkpoint_shapes
     with pytest.raises(InputError, match="upstream itself cannot run it"):
         identified({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path, "num_heads=2")

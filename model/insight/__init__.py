@@ -7,18 +7,29 @@ from ...validation.entry_point import EntryPoint
 from ...validation.errors import InputError
 from ..documents import JSON, shown
 from ..family import Family, config_to_json
-from . import attention, embeddings, feed_forward, fusion, kind, multimodal, pieces, transformer, vision
+from . import (
+    attention,
+    embeddings,
+    encoder_decoder,
+    feed_forward,
+    fusion,
+    kind,
+    multimodal,
+    pieces,
+    transformer,
+    vision,
+)
 
 if TYPE_CHECKING:
     from ..network import Network
     from ..reference import Original, Reference
 
-DECLARED = (feed_forward, attention, fusion, embeddings, transformer, vision, multimodal)
+DECLARED = (feed_forward, attention, fusion, embeddings, transformer, encoder_decoder, vision, multimodal)
 KINDS = {each.name: each for module in DECLARED for each in module.KINDS}
 """Every class, by its name."""
 
 
-SIZES = {"tiny": transformer.TINY, "base": transformer.BASE} | {
+SIZES = {"tiny": encoder_decoder.TINY, "base": encoder_decoder.BASE} | {
     each.name: each.tiny for each in KINDS.values() if each.marks
 }
 """Of fixtures: the class with the most to go wrong, tiny and as upstream documents it, and each class, tiny."""

@@ -6,27 +6,26 @@ encodings are kept by every layer and change nothing: upstream rotates a head's 
 
 from dataclasses import dataclass
 
-from ...validation.domains import RandomMask
-from ...validation.entry_point import Axis, EntryPoint, TensorSpec, TokenIds
-from ...validation.errors import InputError
+from ...validation.entry_point import EntryPoint, TensorSpec, TokenIds
 from ...validation.outputs import Logits, States
-from ...validation.procedure import Greedy
-from ..family import Drop, Tie
+from ..family import Drop
 from ..parts import Part, join
 from .attention import PROJECTIONS
 from .embeddings import ROTARY_ROWS, encoding, read_positions, words
 from .entries import axes, floats, given, mask
-from .kind import Kind, Reading
+from .kind import Config, Kind, Reading
 from .pieces import attention, feed_forward, linear, norm, rotations, stack
 
 ROTARY = "rotary_emb.cos_cached"
+
+
 NO_PLACES = (
     "names rotary_emb.*: each head is turned by its own number, which changes no score, so that places do not count"
 )
+
+
 ENCODINGS = ("sinusoidal", "rotary")
 """Of positional_encoding; upstream takes any other word for "learned"."""
-START = 1
-"""What a generation begins with where nobody says: any word shows whether two networks choose alike."""
 
 
 @dataclass(frozen=True)
@@ -94,41 +93,7 @@ class DecoderConfig:
     dropout: float = 0.0
 
 
-@dataclass(frozen=True)
-class EncoderDecoderConfig:
-    """EncoderDecoderTransformer."""
-
-    model_type: str
-    src_vocab_size: int
-    tgt_vocab_size: int
-    d_model: int
-    num_heads: int
-    num_encoder_layers: int
-    num_decoder_layers: int
-    d_ff: int
-    max_seq_length: int
-    positional_encoding: str
-    share_embeddings: bool
-    bos_token_id: int = START
-    eos_token_id: int = -1
-    """-1: none is known."""
-    dropout: float = 0.0
-
-    @property
-    def encoder(self) -> EncoderConfig:
-        """What reads the source."""
-        return encoder_of(self, self.src_vocab_size, self.num_encoder_layers)
-
-    @property
-    def decoder(self) -> EncoderConfig:
-        """What reads the target; with shared embeddings it has no words."""
-        return encoder_of(self, 0 if self.share_embeddings else self.tgt_vocab_size, self.num_decoder_layers)
-
-
-Whole = TransformerConfig | EncoderDecoderConfig
-
-
-def encoder_of(config: Whole, words: int, layers: int) -> EncoderConfig:
+def encoder_of(config: Config, words: int, layers: int) -> EncoderConfig:
     """Give one side of a network as an encoder's configuration."""
     sizes = config.d_model, config.num_heads, layers, config.d_ff, config.max_seq_length
     return EncoderConfig(config.model_type, words, *sizes, config.positional_encoding, config.dropout)
@@ -153,7 +118,7 @@ def _read_heads(reading: Reading, layer: Reading, width: int) -> None:
         reading.heads("num_heads", width, "d_model")
 
 
-def _read_body(reading: Reading, side: Reading, layers: str) -> None:
+def read_body(reading: Reading, side: Reading, layers: str) -> None:
     """Settle what encoder and decoder have in common; `layers` is the field that counts this side's."""
     layer = side.behind("layers.0.")
     inner, width = layer.shape("feed_forward.linear1.linear.weight", 2)
@@ -178,7 +143,7 @@ def read_encoder(reading: Reading) -> None:
     word = reading.shapes.get("token_embedding.embedding.weight")
     why = "shape of token_embedding.embedding.weight" if word else "there is no token_embedding: it reads vectors"
     reading.show("vocab_size", word[0] if word else 0, why, "src_vocab_size")
-    _read_body(reading, reading, "num_layers")
+    read_body(reading, reading, "num_layers")
 
 
 def _read_transformer(reading: Reading) -> None:
@@ -188,39 +153,12 @@ def _read_transformer(reading: Reading) -> None:
         there = tensor in reading.shapes
         size = reading.shape(tensor, 2)[axis] if there else width
         reading.show(name, size, f"shape of {tensor}" if there else f"there is no {tensor}")
-    _read_body(reading, reading.behind("encoder."), "num_layers")
+    read_body(reading, reading.behind("encoder."), "num_layers")
 
 
 def _read_decoder(reading: Reading) -> None:
     reading.show("vocab_size", reading.shape("output_projection.weight", 2)[0], "shape of output_projection.weight")
-    _read_body(reading, reading, "num_layers")
-
-
-def _read_both(reading: Reading) -> None:
-    shared = "output_projection.weight" in reading.shapes
-    head = "output_projection.weight" if shared else "decoder.output_projection.weight"
-    source = reading.shape("encoder.token_embedding.embedding.weight", 2)[0]
-    reading.show("src_vocab_size", source, "shape of encoder.token_embedding.embedding.weight")
-    reading.show("tgt_vocab_size", reading.shape(head, 2)[0], f"shape of {head}")
-    _read_body(reading, reading.behind("encoder."), "num_encoder_layers")
-    layers = reading.count(r"decoder\.layers\.(\d+)\.")
-    reading.show("num_decoder_layers", layers, "names decoder.layers.*")
-    reading.show(
-        "share_embeddings",
-        shared,
-        "name output_projection: the decoder then takes ids as numbers, and looks no word up, as upstream computes"
-        if shared
-        else "name decoder.output_projection",
-    )
-    if shared and reading.settled.values["positional_encoding"] == "rotary":
-        raise InputError(
-            "an EncoderDecoderTransformer with share_embeddings and positional_encoding rotary cannot be converted: "
-            "upstream itself cannot run it, since its decoder gives the ids to a norm; train it with another of both"
-        )
-    most = reading.settled.values["tgt_vocab_size"] - 1
-    why = f"nobody says; generation in the proof begins with {min(START, most)}"
-    reading.option("bos_token_id", min(START, most), why, low=0, high=most)
-    reading.option("eos_token_id", -1, "nobody says; generation in the proof has no end", low=-1, high=most)
+    read_body(reading, reading, "num_layers")
 
 
 def layer_part(width: int, heads: int, inner: int, *, cross: bool, rotary: bool) -> Part:
@@ -276,20 +214,6 @@ def _decoder_part(config: DecoderConfig) -> Part:
     return join(body_part(config, cross=True), head)
 
 
-def _both_part(config: EncoderDecoderConfig) -> Part:
-    shared, table = config.share_embeddings, "token_embedding.embedding.weight"
-    head = linear(config.d_model, config.tgt_vocab_size)
-    parts = [
-        body_part(config.encoder, cross=False).mounted("encoder.", "encoder."),
-        body_part(config.decoder, cross=True).mounted("decoder.", "decoder."),
-        head.mounted("output_projection." if shared else "decoder.output_projection.", "head."),
-    ]
-    if shared:
-        tie = Tie(f"decoder.{table}", f"encoder.{table}", "embeddings are shared")
-        parts.append(Part((tie,), {}, {f"decoder.{table}": (config.src_vocab_size, config.d_model)}))
-    return join(*parts)
-
-
 def tokens(name: str, vocabulary: int, axis: str = "tokens") -> TensorSpec:
     """An input of ids."""
     return TensorSpec(name, "int32", ("batch", axis), TokenIds(vocabulary, 0))
@@ -301,7 +225,7 @@ def _layer_entries(config: LayerConfig) -> tuple[EntryPoint, ...]:
         inputs = (x, mask("mask", "batch", "tokens", "tokens"))
         return (EntryPoint("forward", inputs, (output,), axes("batch", "tokens"), rows="batch"),)
     seen = floats("memory", "batch", "source_tokens", config.d_model)
-    both = (x, seen, *_masks("tgt_mask", "memory_mask"))
+    both = (x, seen, *masks("tgt_mask", "memory_mask"))
     return (EntryPoint("forward", both, (output,), axes("batch", "tokens", "source_tokens"), rows="batch"),)
 
 
@@ -312,7 +236,8 @@ MASKS = {
 }
 
 
-def _masks(*names: str) -> tuple[TensorSpec, ...]:
+def masks(*names: str) -> tuple[TensorSpec, ...]:
+    """Inputs of truths, by name."""
     return tuple(mask(name, "batch", *MASKS[name]) for name in names)
 
 
@@ -340,59 +265,41 @@ def _transformer_entries(config: TransformerConfig) -> tuple[EntryPoint, ...]:
 
 def _decoder_entries(config: DecoderConfig) -> tuple[EntryPoint, ...]:
     seen = floats("memory", "batch", "source_tokens", config.d_model)
-    inputs = (tokens("ids", config.vocab_size), seen, *_masks("tgt_mask", "memory_mask"))
+    inputs = (tokens("ids", config.vocab_size), seen, *masks("tgt_mask", "memory_mask"))
     logits = given("logits", "batch", "tokens", config.vocab_size, kind=Logits())
     free = axes("batch", "source_tokens", tokens=config.max_seq_length or None)
     return (EntryPoint("forward", inputs, (logits,), free, rows="batch"),)
 
 
-def _both_entries(config: EncoderDecoderConfig) -> tuple[EntryPoint, ...]:
-    """Describe both sides by themselves, the whole, and the choice of a next word among those so far."""
-    most = config.max_seq_length or None
-    free = axes("batch", source_tokens=most, tokens=most)
-    source = tokens("src", config.src_vocab_size, "source_tokens")
-    target = tokens("tgt", config.tgt_vocab_size)
-    shape = ("batch", "source_tokens", config.d_model)
-    seen = floats("memory", *shape)
-    logits = (given("logits", "batch", "tokens", config.tgt_vocab_size, kind=Logits()),)
-    following = (given("logits", "batch", config.tgt_vocab_size, kind=Logits()),)
-    encoded = (given("memory", *shape, kind=States()),)
-    reading, writing = {name: free[name] for name in ("batch", "source_tokens")}, {**free, "source_tokens": Axis()}
-    masks = _masks("tgt_mask", "memory_mask")
-    hidden = TensorSpec("memory_mask", "bool", ("batch", "source_tokens"), RandomMask())
-    return (
-        EntryPoint("forward", (source, target, *_masks("src_mask"), *masks), logits, free, rows="batch"),
-        EntryPoint("encode", (source, *_masks("src_mask")), encoded, reading, rows="batch"),
-        EntryPoint("decode", (target, seen, *masks), logits, writing, rows="batch"),
-        EntryPoint("next_token", (target, seen, hidden), following, writing, rows="batch"),
-    )
-
-
-def _generation(config: EncoderDecoderConfig) -> tuple[Greedy, ...]:
-    ends = () if config.eos_token_id < 0 else (config.eos_token_id,)
-    steps = min(8, config.max_seq_length - 1) if config.max_seq_length else 8
-    loop = Greedy("generate", "encode", "next_token", {"memory": "memory"}, ends, steps, start=config.bos_token_id)
-    return (loop,) if steps > 0 else ()
-
-
 PAIR = r"\.(weight|bias)"
+
+
 ENDS = rf"positional_encoding\.(pe|position_embeddings)|token_embedding\.embedding\.weight|norm{PAIR}"
+
+
 OWN = rf"(self_attn\.\w+|feed_forward\.linear[12]\.linear|norm[12]){PAIR}|rotary_emb\.\w+"
+
+
 CROSSED = rf"(self_attn\.\w+|cross_attn\.\w+|feed_forward\.linear[12]\.linear|norm[123]){PAIR}|rotary_emb\.\w+"
+
+
 ENCODER = rf"{ENDS}|layers\.\d+\.({OWN})"
+
+
 DECODER = rf"{ENDS}|layers\.\d+\.({CROSSED})|output_projection{PAIR}"
+
+
 PRE_NORM = "norms stand before what they are for, and one more at the end"
+
+
 TURNED = "rotary encodings change nothing: queries and keys of a head are turned by one angle"
+
+
 SCALED = "words are multiplied by the root of their width; forward_embeddings, which looks none up, multiplies nothing"
+
+
 CROSS_MEMORY = "the decoder sees what the encoder gives as it is: no norm stands before its keys and values"
 
-TINY = EncoderDecoderConfig(
-    *("EncoderDecoderTransformer", 17, 13, 8, 2, 1, 1, 6, 12, "sinusoidal"), share_embeddings=False
-)
-BASE = EncoderDecoderConfig(
-    *("EncoderDecoderTransformer", 10000, 10000, 512, 8, 6, 6, 2048, 512, "sinusoidal"), share_embeddings=False
-)
-"""As upstream's document builds it."""
 
 KINDS = (
     Kind(
@@ -449,27 +356,5 @@ KINDS = (
         marks=(r"encoder\.layers\.0\.self_attn\.query_projection\.weight",),
         others=(rf"encoder\.({ENCODER})", rf"(in|out)put_projection{PAIR}"),
         oddities=(PRE_NORM, TURNED),
-    ),
-    Kind(
-        name="EncoderDecoderTransformer",
-        config=EncoderDecoderConfig,
-        read=_read_both,
-        part=_both_part,
-        entries=_both_entries,
-        tiny=TINY,
-        marks=(
-            r"encoder\.layers\.0\.self_attn\.query_projection\.weight",
-            r"decoder\.layers\.0\.cross_attn\.query_projection\.weight",
-        ),
-        others=(rf"encoder\.({ENCODER})", rf"decoder\.({DECODER})", rf"output_projection{PAIR}"),
-        oddities=(
-            PRE_NORM,
-            TURNED,
-            CROSS_MEMORY,
-            "with share_embeddings the decoder looks no word up but takes ids as numbers; no head is tied",
-            "with share_embeddings and rotary encodings upstream cannot run it, and it is refused",
-            "generate samples, at any temperature; the proof's generation takes the best word",
-        ),
-        procedures=_generation,
     ),
 )

@@ -6,8 +6,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ....validation.taps import scope, tap
 from ...layers import Embedding, LayerNorm, Linear, tapped
+from ..encoder_decoder import EncoderDecoderConfig
 from ..pieces import EPSILON
-from ..transformer import DecoderConfig, EncoderConfig, EncoderDecoderConfig, LayerConfig, TransformerConfig
+from ..transformer import DecoderConfig, EncoderConfig, LayerConfig, TransformerConfig
 from .attention import Attention
 from .embeddings import as_numbers, look
 from .feed_forward import FeedForward

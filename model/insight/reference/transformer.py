@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from ....validation.taps import scope, tap
 from ..embeddings import ROTARY_ROWS
-from ..transformer import DecoderConfig, EncoderConfig, EncoderDecoderConfig, LayerConfig, TransformerConfig
+from ..encoder_decoder import EncoderDecoderConfig
+from ..transformer import DecoderConfig, EncoderConfig, LayerConfig, TransformerConfig
 from .attention import AttentionPiece
 from .embeddings import PositionsPiece, RotaryPiece, WordsPiece
 from .feed_forward import BlockPiece
