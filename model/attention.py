@@ -16,11 +16,12 @@ class Projections(nnx.Module):
     """What attention learns: the projections into its heads and out of them.
 
     Args:
-        width: of what attends, and of the result.
+        width: of what attends.
         heads: of the queries.
         head_dim: width of a head; None: the heads share `width`.
         kv_heads: of keys and values, each of which serves several of the queries; None: as many as of the queries.
         source_width: of what is attended to; None: `width`.
+        out_width: of the result; None: `width`.
         biased: the projections that have a bias.
     """
 
@@ -32,6 +33,7 @@ class Projections(nnx.Module):
         head_dim: int | None = None,
         kv_heads: int | None = None,
         source_width: int | None = None,
+        out_width: int | None = None,
         biased: Collection[str] = PROJECTIONS,
         rngs: nnx.Rngs,
     ):
@@ -40,20 +42,21 @@ class Projections(nnx.Module):
         self.query = Linear((width,), inside, use_bias="query" in biased, rngs=rngs)
         self.key = Linear(source, kept, use_bias="key" in biased, rngs=rngs)
         self.value = Linear(source, kept, use_bias="value" in biased, rngs=rngs)
-        self.out = Linear(inside, (width,), use_bias="out" in biased, rngs=rngs)
+        self.out = Linear(inside, (out_width or width,), use_bias="out" in biased, rngs=rngs)
         self.scale = head_dim**-0.5
 
     def project(
         self,
         x: Float[Array, "batch tokens width"],
         source: Float[Array, "batch source_tokens source_width"] | None = None,
+        value: Float[Array, "batch source_tokens source_width"] | None = None,
     ) -> tuple[Array, Array, Array]:
-        """Give queries, keys and values, each (batch, tokens, heads, head_dim)."""
+        """Give queries, keys and values, each (batch, tokens, heads, head_dim); None: of what comes before it."""
         source = x if source is None else source
         return (
             tapped("query", self.query, x),
             tapped("key", self.key, source),
-            tapped("value", self.value, source),
+            tapped("value", self.value, source if value is None else value),
         )
 
 

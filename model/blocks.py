@@ -68,10 +68,12 @@ class PreNormLayer(nnx.Module):
         self.mlp = mlp
 
     def __call__(self, x: Float[Array, "batch tokens width"], *others: Any) -> Float[Array, "batch tokens width"]:
-        normed = tapped("norm1", self.norm1, x)
-        with scope("attention"):
-            x = x + self.attention(normed, *others)
-        normed = tapped("norm2", self.norm2, x)
-        with scope("mlp"):
-            x = x + self.mlp(normed)
-        return tap("output", x)
+        x = x + of_normed(self, "norm1", "attention", x, *others)
+        return tap("output", x + of_normed(self, "norm2", "mlp", x))
+
+
+def of_normed(layer: nnx.Module, norm: str, part: str, x: Float[Array, "batch tokens width"], *others: Any) -> Array:
+    """Give what a part of a layer makes of the normalised stream; norm and part by their names in the layer."""
+    normed = tapped(norm, getattr(layer, norm), x)
+    with scope(part):
+        return getattr(layer, part)(normed, *others)

@@ -14,7 +14,7 @@ from ...validation.entry_point import EntryPoint
 from ...validation.errors import InputError
 from ..family import Drop, Rule, Split
 from ..parts import Part, join
-from .entries import axes, floats, given, mask
+from .entries import floats, given, mask, method
 from .kind import Kind, Reading, divisors
 from .pieces import attention, nothing
 
@@ -74,18 +74,18 @@ class AlibiConfig:
 
 
 def _read(reading: Reading) -> None:
-    inner, width = reading.shape("query_projection.weight", 2)
-    reading.show("input_dim", width, "shape of query_projection.weight")
-    reading.show("attention_dim", inner, "shape of query_projection.weight")
-    reading.heads("num_heads", inner, "input_dim")
-    reading.dropout()
+    _read_widths(reading)
+    reading.heads("num_heads", reading.settled.values["attention_dim"], "input_dim")
 
 
 def _read_simple(reading: Reading) -> None:
-    inner, width = reading.shape("query_projection.weight", 2)
-    reading.show("input_dim", width, "shape of query_projection.weight")
-    reading.show("attention_dim", inner, "shape of query_projection.weight")
+    _read_widths(reading)
     reading.show("num_heads", 1, "SimpleAttention has one head")
+
+
+def _read_widths(reading: Reading) -> None:
+    reading.size("input_dim", "query_projection.weight", 1)
+    reading.size("attention_dim", "query_projection.weight", 0)
     reading.dropout()
 
 
@@ -103,8 +103,7 @@ def _attend(query: int | str, value: int | str, result: str, out: int | str) -> 
         mask("mask", "batch", "tokens", "source_tokens"),
     )
     outputs = (given(result, "batch", "tokens", out), given("weights", "batch", "tokens", "source_tokens"))
-    free = [axis for axis in dict.fromkeys((query, value)) if isinstance(axis, str)]
-    return EntryPoint("forward", inputs, outputs, axes("batch", "tokens", "source_tokens", *free), rows="batch")
+    return method("forward", inputs, outputs)
 
 
 def _entries(config: AttentionConfig) -> tuple[EntryPoint, ...]:
@@ -112,9 +111,7 @@ def _entries(config: AttentionConfig) -> tuple[EntryPoint, ...]:
 
 
 def _read_grouped(reading: Reading) -> None:
-    width = reading.shape("q_proj.weight", 2)[0]
-    kept = reading.shape("k_proj.weight", 2)[0]
-    reading.show("d_model", width, "shape of q_proj.weight")
+    width, kept = reading.size("d_model", "q_proj.weight", 0), reading.shape("k_proj.weight", 2)[0]
     heads = reading.heads("num_heads", width, "d_model")
     fewer = "" if kept == width else f"k_proj has {kept} rows"
     pairs = [n for n in reversed(divisors(heads)) if kept in (width, n * width // heads)]
@@ -152,8 +149,7 @@ def _grouped_part(config: GroupedConfig) -> Part:
 def _by_head(width: int, heads: int, name: str = "forward", longest: int | None = None) -> tuple[EntryPoint, ...]:
     """Describe self-attention whose mask may differ from head to head."""
     inputs = (floats("x", "batch", "tokens", width), mask("mask", "batch", heads, "tokens", "tokens"))
-    output = given("output", "batch", "tokens", width)
-    return (EntryPoint(name, inputs, (output,), axes("batch", tokens=longest), rows="batch"),)
+    return (method(name, inputs, [given("output", "batch", "tokens", width)], tokens=longest),)
 
 
 def _grouped_entries(config: GroupedConfig) -> tuple[EntryPoint, ...]:
@@ -161,10 +157,9 @@ def _grouped_entries(config: GroupedConfig) -> tuple[EntryPoint, ...]:
 
 
 def _read_alibi(reading: Reading) -> None:
-    heads, longest, _ = reading.shape("bias", 3)
-    reading.show("hidden_size", reading.shape("q_proj.weight", 2)[0], "shape of q_proj.weight")
-    reading.show("num_heads", heads, "shape of bias")
-    reading.show("max_seq_length", longest, "shape of bias: whatever slopes it has are the layer's")
+    reading.size("hidden_size", "q_proj.weight", 0)
+    reading.size("num_heads", "bias", 0, rank=3)
+    reading.size("max_seq_length", "bias", 1, rank=3)
 
 
 def slopes(heads: int) -> list[float]:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from ...validation.domains import Integers, TokenIds
+from ...validation.domains import Integers
 from ...validation.entry_point import EntryPoint, TensorSpec
 from ..family import Rule
 from ..parts import Part
-from .entries import axes, floats, given
+from .entries import floats, given, method, tokens
 from .kind import Kind, Reading
 from .pieces import TABLE, positions, rotations
 
@@ -44,9 +44,8 @@ class RotaryConfig:
 
 
 def _read_words(reading: Reading) -> None:
-    size, width = reading.shape("embedding.weight", 2)
-    reading.show("vocab_size", size, "shape of embedding.weight")
-    reading.show("d_model", width, "shape of embedding.weight")
+    reading.size("vocab_size", "embedding.weight", 0)
+    reading.size("d_model", "embedding.weight", 1)
 
 
 def words(size: int, width: int) -> Part:
@@ -60,9 +59,8 @@ def words(size: int, width: int) -> Part:
 
 
 def _words_entries(config: WordsConfig) -> tuple[EntryPoint, ...]:
-    ids = TensorSpec("ids", "int32", ("batch", "tokens"), TokenIds(config.vocab_size, 0))
     output = given("output", "batch", "tokens", config.d_model)
-    return (EntryPoint("forward", (ids,), (output,), axes("batch", "tokens"), rows="batch"),)
+    return (method("forward", [tokens("ids", config.vocab_size)], [output]),)
 
 
 def read_positions(reading: Reading) -> tuple[str, int]:
@@ -80,29 +78,27 @@ def encoding(kind: str, rows: int, width: int) -> Part:
 
 
 def _read_encoding(reading: Reading) -> None:
-    kind, rows = read_positions(reading)
+    kind, _ = read_positions(reading)
     name = "pe" if kind == "sinusoidal" else "position_embeddings"
-    reading.show("d_model", reading.shape(name, 3)[2], f"shape of {name}")
-    reading.show("max_seq_length", rows, f"shape of {name}")
+    reading.size("d_model", name, 2, rank=3)
+    reading.size("max_seq_length", name, 1, rank=3)
     reading.show("encoding_type", kind, f"the name {name}")
     reading.dropout()
 
 
 def _encoding_entries(config: PositionsConfig) -> tuple[EntryPoint, ...]:
-    free = axes("batch", tokens=config.max_seq_length)
     x = floats("x", "batch", "tokens", config.d_model)
     ids = TensorSpec("ids", "int32", ("batch", "tokens"), Integers(50))
     output = given("output", "batch", "tokens", config.d_model)
     return (
-        EntryPoint("forward", (x,), (output,), free, rows="batch"),
-        EntryPoint("forward_ids", (ids,), (output,), free, rows="batch"),
+        method("forward", [x], [output], tokens=config.max_seq_length),
+        method("forward_ids", [ids], [output], tokens=config.max_seq_length),
     )
 
 
 def _read_rotary(reading: Reading) -> None:
-    rows, half = reading.shape("cos_cached", 2)
-    reading.show("head_dim", 2 * half, "shape of cos_cached")
-    reading.show("max_seq_length", rows, "shape of cos_cached")
+    reading.show("head_dim", 2 * reading.shape("cos_cached", 2)[1], "shape of cos_cached")
+    reading.size("max_seq_length", "cos_cached", 0)
 
 
 def rotary_tables(head: int, rows: int) -> Part:
@@ -119,9 +115,8 @@ def rotary_tables(head: int, rows: int) -> Part:
 
 def _rotary_entries(config: RotaryConfig) -> tuple[EntryPoint, ...]:
     shape = ("batch", "tokens", "heads", config.head_dim)
-    free = axes("batch", "heads", tokens=config.max_seq_length)
-    outputs = (given("query", *shape), given("key", *shape))
-    return (EntryPoint("forward", (floats("q", *shape), floats("k", *shape)), outputs, free, rows="batch"),)
+    inputs, outputs = (floats("q", *shape), floats("k", *shape)), (given("query", *shape), given("key", *shape))
+    return (method("forward", inputs, outputs, tokens=config.max_seq_length),)
 
 
 KINDS = (

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from ...validation.domains import RandomMask
-from ...validation.entry_point import Axis, EntryPoint, TensorSpec
+from ...validation.entry_point import EntryPoint, TensorSpec
 from ...validation.errors import InputError
 from ...validation.outputs import Logits, States
 from ...validation.procedure import Greedy
 from ..family import Tie
 from ..parts import Part, join
-from .entries import axes, floats, given
+from .entries import floats, given, masks, method, tokens
 from .kind import Kind, Reading
 from .pieces import linear
 from .transformer import (
@@ -22,9 +22,7 @@ from .transformer import (
     EncoderConfig,
     body_part,
     encoder_of,
-    masks,
     read_body,
-    tokens,
 )
 
 START = 1
@@ -65,9 +63,8 @@ class EncoderDecoderConfig:
 def _read_both(reading: Reading) -> None:
     shared = "output_projection.weight" in reading.shapes
     head = "output_projection.weight" if shared else "decoder.output_projection.weight"
-    source = reading.shape("encoder.token_embedding.embedding.weight", 2)[0]
-    reading.show("src_vocab_size", source, "shape of encoder.token_embedding.embedding.weight")
-    reading.show("tgt_vocab_size", reading.shape(head, 2)[0], f"shape of {head}")
+    reading.size("src_vocab_size", "encoder.token_embedding.embedding.weight", 0)
+    reading.size("tgt_vocab_size", head, 0)
     read_body(reading, reading.behind("encoder."), "num_encoder_layers")
     layers = reading.count(r"decoder\.layers\.(\d+)\.")
     reading.show("num_decoder_layers", layers, "names decoder.layers.*")
@@ -106,7 +103,6 @@ def _both_part(config: EncoderDecoderConfig) -> Part:
 def _both_entries(config: EncoderDecoderConfig) -> tuple[EntryPoint, ...]:
     """Describe both sides by themselves, the whole, and the choice of a next word among those so far."""
     most = config.max_seq_length or None
-    free = axes("batch", source_tokens=most, tokens=most)
     source = tokens("src", config.src_vocab_size, "source_tokens")
     target = tokens("tgt", config.tgt_vocab_size)
     shape = ("batch", "source_tokens", config.d_model)
@@ -114,14 +110,13 @@ def _both_entries(config: EncoderDecoderConfig) -> tuple[EntryPoint, ...]:
     logits = (given("logits", "batch", "tokens", config.tgt_vocab_size, kind=Logits()),)
     following = (given("logits", "batch", config.tgt_vocab_size, kind=Logits()),)
     encoded = (given("memory", *shape, kind=States()),)
-    reading, writing = {name: free[name] for name in ("batch", "source_tokens")}, {**free, "source_tokens": Axis()}
     both = masks("tgt_mask", "memory_mask")
     hidden = TensorSpec("memory_mask", "bool", ("batch", "source_tokens"), RandomMask())
     return (
-        EntryPoint("forward", (source, target, *masks("src_mask"), *both), logits, free, rows="batch"),
-        EntryPoint("encode", (source, *masks("src_mask")), encoded, reading, rows="batch"),
-        EntryPoint("decode", (target, seen, *both), logits, writing, rows="batch"),
-        EntryPoint("next_token", (target, seen, hidden), following, writing, rows="batch"),
+        method("forward", [source, target, *masks("src_mask"), *both], logits, source_tokens=most, tokens=most),
+        method("encode", [source, *masks("src_mask")], encoded, source_tokens=most),
+        method("decode", [target, seen, *both], logits, tokens=most),
+        method("next_token", [target, seen, hidden], following, tokens=most),
     )
 
 

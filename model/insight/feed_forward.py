@@ -8,16 +8,14 @@ import functools
 import itertools
 from dataclasses import dataclass
 
-from ...validation.domains import Floats
-from ...validation.entry_point import Axis, EntryPoint, TensorSpec
+from ...validation.entry_point import EntryPoint, TensorSpec
 from ...validation.outputs import Ids, Logits
 from ..parts import Part, join
+from .entries import floats, given, method
 from .kind import Kind, Reading
 from .pieces import feed_forward, linear, norm
 
 ACTIVATIONS = ("relu", "gelu", "tanh", "sigmoid")
-BATCH = {"batch": Axis()}
-ANY = {"batch": Axis(), "tokens": Axis()}
 
 
 @dataclass(frozen=True)
@@ -127,25 +125,20 @@ def _part(config: FeedForwardConfig) -> Part:
 
 
 def _entries(config: FeedForwardConfig) -> tuple[EntryPoint, ...]:
-    x = TensorSpec("x", "float32", ("batch", config.input_size), Floats())
-    rows = ("batch", config.output_size)
+    x = floats("x", "batch", config.input_size)
     if config.model_type != "FeedForwardClassifier":
-        return (EntryPoint("forward", (x,), (TensorSpec("output", "float32", rows),), BATCH, rows="batch"),)
-    logits = TensorSpec("logits", "float32", rows, kind=Logits())
-    shares = TensorSpec("probabilities", "float32", rows)
-    classes = TensorSpec("classes", "int32", ("batch",), kind=Ids())
+        return (method("forward", [x], [given("output", "batch", config.output_size)]),)
     return (
-        EntryPoint("forward", (x,), (logits,), BATCH, rows="batch"),
-        EntryPoint("predict_proba", (x,), (shares,), BATCH, rows="batch"),
-        EntryPoint("predict", (x,), (classes,), BATCH, rows="batch"),
+        method("forward", [x], [given("logits", "batch", config.output_size, kind=Logits())]),
+        method("predict_proba", [x], [given("probabilities", "batch", config.output_size)]),
+        method("predict", [x], [TensorSpec("classes", "int32", ("batch",), kind=Ids())]),
     )
 
 
 def _read_block(reading: Reading) -> None:
-    hidden, inputs = reading.shape("linear1.linear.weight", 2)
-    outputs = reading.shape("linear2.linear.weight", 2)[0]
-    for name, value in {"input_dim": inputs, "hidden_dim": hidden, "output_dim": outputs}.items():
-        reading.show(name, value, "shapes of linear1 and linear2")
+    inputs = reading.size("input_dim", "linear1.linear.weight", 1)
+    reading.size("hidden_dim", "linear1.linear.weight", 0)
+    outputs = reading.size("output_dim", "linear2.linear.weight", 0)
     ask_activation(reading)
     reading.show("use_layer_norm", "linear2.layer_norm.weight" in reading.shapes, "names linear2.layer_norm.*")
     ask_residual(reading, [inputs] if inputs == outputs else [])
@@ -153,9 +146,8 @@ def _read_block(reading: Reading) -> None:
 
 
 def _read_linear(reading: Reading) -> None:
-    outputs, inputs = reading.shape("linear.weight", 2)
-    reading.show("in_features", inputs, "shape of linear.weight")
-    reading.show("out_features", outputs, "shape of linear.weight")
+    reading.size("in_features", "linear.weight", 1)
+    reading.size("out_features", "linear.weight", 0)
     reading.show("bias", "linear.bias" in reading.shapes, "names linear.*")
     reading.show("use_layer_norm", "layer_norm.weight" in reading.shapes, "names layer_norm.*")
     reading.dropout()
@@ -163,9 +155,8 @@ def _read_linear(reading: Reading) -> None:
 
 def along(inputs: int, outputs: int) -> tuple[EntryPoint, ...]:
     """Describe a layer that is applied to each vector of a sequence."""
-    x = TensorSpec("x", "float32", ("batch", "tokens", inputs), Floats())
-    output = TensorSpec("output", "float32", ("batch", "tokens", outputs))
-    return (EntryPoint("forward", (x,), (output,), ANY, rows="batch"),)
+    x = floats("x", "batch", "tokens", inputs)
+    return (method("forward", [x], [given("output", "batch", "tokens", outputs)]),)
 
 
 def _linear_part(config: LinearConfig) -> Part:

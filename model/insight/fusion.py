@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from ...validation.entry_point import EntryPoint
 from ..parts import Part, join
 from .attention import PAIR, UNIFORM
-from .entries import axes, floats, given, mask
+from .entries import floats, given, mask, method
 from .kind import Kind, Reading
-from .pieces import alone, attention, linear, norm, stack
+from .pieces import alone, attention, lead, linear, norm, normed_mlp, stack
 
 CROSS = tuple(f"{name}_proj" for name in ("query", "key", "value", "output"))
 
@@ -39,11 +39,9 @@ class FusionConfig:
 
 def _read_cross(reading: Reading) -> None:
     base = "" if "query_proj.weight" in reading.shapes else "cross_attention."
-    inner, query = reading.shape(f"{base}query_proj.weight", 2)
-    reading.show("query_dim", query, f"shape of {base}query_proj.weight")
-    reading.show("key_dim", reading.shape(f"{base}key_proj.weight", 2)[1], f"shape of {base}key_proj.weight")
-    reading.show("embed_dim", inner, f"shape of {base}query_proj.weight")
-    reading.heads("num_heads", inner, "embed_dim")
+    reading.size("query_dim", f"{base}query_proj.weight", 1)
+    reading.size("key_dim", f"{base}key_proj.weight", 1)
+    reading.heads("num_heads", reading.size("embed_dim", f"{base}query_proj.weight", 0), "embed_dim")
     reading.dropout()
 
 
@@ -61,13 +59,10 @@ def cross_part(config: CrossConfig) -> Part:
 def gated_part(config: CrossConfig) -> Part:
     """A cross-modal attention, and the gate of what it gives."""
     width = config.embed_dim
-    leads = [linear(config.query_dim, width).mounted("query_proj_gate.", "lead.")] if config.query_dim != width else []
     return join(
         cross_part(config).mounted("cross_attention.", "cross."),
-        *leads,
-        linear(2 * width, width).mounted("gate.0.", "gate_in."),
-        norm(width).mounted("gate.1.", "gate_norm."),
-        linear(width, width).mounted("gate.3.", "gate_out."),
+        *lead(config.query_dim, width, "query_proj_gate.", "lead."),
+        normed_mlp(2 * width, width, width).mounted("gate.", "gate."),
     )
 
 
@@ -81,21 +76,16 @@ def _cross_entries(config: CrossConfig) -> tuple[EntryPoint, ...]:
         given("output", "batch", "tokens", config.embed_dim),
         given("weights", "batch", config.num_heads, "tokens", "source_tokens"),
     )
-    return (EntryPoint("forward", inputs, outputs, axes("batch", "tokens", "source_tokens"), rows="batch"),)
+    return (method("forward", inputs, outputs),)
 
 
 def _read_fusion(reading: Reading) -> None:
     stacked = "fusion_token" in reading.shapes
     layer = "fusion_layers.0." if stacked else ""
     side = f"{layer}text_to_vision_attn.cross_attention."
-    width, text = reading.shape(f"{side}query_proj.weight", 2)
-    vision = reading.shape(f"{side}key_proj.weight", 2)[1]
-    if stacked:
-        text, vision = (reading.shape(f"{each}_proj.0.weight", 2)[1] for each in ("text", "vision"))
-    reading.show("vision_dim", vision, "shapes")
-    reading.show("text_dim", text, "shapes")
-    reading.show("fusion_dim", width, f"shape of {side}query_proj.weight")
-    reading.heads("num_heads", width, "fusion_dim")
+    reading.size("vision_dim", "vision_proj.0.weight" if stacked else f"{side}key_proj.weight", 1)
+    reading.size("text_dim", "text_proj.0.weight" if stacked else f"{side}query_proj.weight", 1)
+    reading.heads("num_heads", reading.size("fusion_dim", f"{side}query_proj.weight", 0), "fusion_dim")
     layers = reading.count(r"fusion_layers\.(\d+)\.") if stacked else 1
     reading.show("num_layers", layers, "names fusion_layers.*" if stacked else "one layer")
     reading.dropout()
@@ -113,8 +103,8 @@ def bidirectional_part(config: FusionConfig) -> Part:
             norm(width).mounted(f"{side}_ff.0.", f"{side}_mlp_norm."),
             linear(width, 4 * width).mounted(f"{side}_ff.1.", f"{side}_mlp.up."),
             linear(4 * width, width).mounted(f"{side}_ff.4.", f"{side}_mlp.down."),
+            *lead(own, width, f"{side}_input_proj.", f"{side}_lead."),
         ]
-        parts += [linear(own, width).mounted(f"{side}_input_proj.", f"{side}_lead.")] if own != width else []
     return join(*parts)
 
 
@@ -126,9 +116,7 @@ def co_attention_part(config: FusionConfig) -> Part:
     parts = [token, stack(layer, config.num_layers, "fusion_layers", "layers")]
     for side, own in (("vision", config.vision_dim), ("text", config.text_dim)):
         parts += [
-            linear(own, width).mounted(f"{side}_proj.0.", f"{side}_in.first."),
-            norm(width).mounted(f"{side}_proj.1.", f"{side}_in.norm."),
-            linear(width, width).mounted(f"{side}_proj.3.", f"{side}_in.last."),
+            normed_mlp(own, width, width).mounted(f"{side}_proj.", f"{side}_in."),
             linear(width, own).mounted(f"{side}_output_proj.", f"{side}_out."),
         ]
     return join(
@@ -144,7 +132,6 @@ def _fusion_entries(config: FusionConfig) -> tuple[EntryPoint, ...]:
         floats("vision", "batch", "vision_tokens", config.vision_dim),
         floats("text", "batch", "text_tokens", config.text_dim),
     )
-    free = axes("batch", "vision_tokens", "text_tokens")
     heads, width = config.num_heads, config.fusion_dim
     if config.model_type == "CoAttentionFusion":
         outputs = (
@@ -160,7 +147,7 @@ def _fusion_entries(config: FusionConfig) -> tuple[EntryPoint, ...]:
             given("vision_to_text_attn", "batch", heads, "vision_tokens", "text_tokens"),
             given("text_to_vision_attn", "batch", heads, "text_tokens", "vision_tokens"),
         )
-    return (EntryPoint("forward", inputs, outputs, free, rows="batch"),)
+    return (method("forward", inputs, outputs),)
 
 
 KINDS = (

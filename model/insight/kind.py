@@ -137,6 +137,17 @@ class Reading:
                     )
         return self.settled.put(name, value, why)
 
+    def size(self, name: str, tensor: str, axis: int, *aliases: str, rank: int = 2) -> int:
+        """Settle a size that is that of a tensor's axis.
+
+        Raises:
+            GateError: the tensor is not there, or of another rank.
+            InputError: it is stated otherwise.
+        """
+        found = self.shape(tensor, rank)[axis]
+        self.show(name, found, f"shape of {self.prefix}{tensor}", *aliases)
+        return found
+
     def ask(self, name: str, choices: Sequence[JSON], why: str = "") -> Any:
         """Settle what only a person knows, one of the choices; what is stated nowhere is missing."""
         self._miss(name, " or ".join(_written(choice) for choice in choices), why)

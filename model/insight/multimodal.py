@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from ...validation.entry_point import Axis, EntryPoint, TensorSpec, TokenIds
+from ...validation.entry_point import EntryPoint, TensorSpec
 from ...validation.outputs import Embedding, Logits, Scores, States
 from ..family import Drop, Rule
 from ..parts import Part, join
-from .entries import MASK, axes, given
+from .entries import given, mask, method, tokens
 from .fusion import FusionConfig, bidirectional_part, co_attention_part
 from .kind import Kind, Reading
-from .pieces import batch_norm, linear, norm
+from .pieces import batch_norm, linear, norm, normed_mlp
 from .transformer import EncoderConfig, body_part, read_encoder
 from .vision import VisionConfig, pixels, read_vision, vision_part
 
@@ -76,20 +76,20 @@ def _read_towers(reading: Reading) -> None:
 def _read_dual(reading: Reading) -> None:
     _read_towers(reading)
     name = "vision_proj.3.weight" if "vision_proj.3.weight" in reading.shapes else "vision_projection.0.weight"
-    reading.show("projection_dim", reading.shape(name, 2)[0], f"shape of {name}")
+    reading.size("projection_dim", name, 0)
     reading.dropout()
 
 
 def _read_crossed(reading: Reading) -> None:
     _read_towers(reading)
     fused = "fusion_module.fusion_token" in reading.shapes
-    reading.show("fusion_dim", reading.shape("classifier.0.weight", 1)[0], "shape of classifier.0.weight")
+    width = reading.size("fusion_dim", "classifier.0.weight", 0, rank=1)
     if fused:
         layers = reading.count(r"fusion_module\.fusion_layers\.(\d+)\.")
         reading.show("num_fusion_layers", layers, "names fusion_module.fusion_layers.*")
     else:
         reading.option("num_fusion_layers", 1, "bidirectional fusion has one layer, whatever was asked for", low=1)
-    reading.heads("num_heads", reading.settled.values["fusion_dim"], "fusion_dim")
+    reading.heads("num_heads", width, "fusion_dim")
     why = f"{'name' if fused else 'no name'} fusion_module.fusion_token"
     reading.show("fusion_type", "co_attention" if fused else "bidirectional", why)
     reading.dropout()
@@ -103,24 +103,19 @@ def _masked(config: Both) -> bool:
 def _towers_part(config: Both, *dropped: Drop) -> Part:
     """Both towers, less what nothing reads."""
     vision = vision_part(config.vision_model)
-    head = tuple(name for name in vision.checkpoint_shapes if name.startswith("head."))
     rules = tuple(rule for rule in vision.rules if not rule.source.startswith("head."))
     sizes = {axis: size for axis, size in vision.axis_sizes.items() if not axis.startswith("head.")}
     idle = Drop("head.{:weight|bias}", "it scores classes, which nothing here asks for")
     seen = Part((*rules, idle), sizes, vision.checkpoint_shapes, draws=vision.draws)
-    assert head
-    text = body_part(config.text_model, cross=False)
-    masked = _masked(config)
-    beside = [Drop("text_model.decoder.{:*}", "only the text model's encoder is read")] if masked else []
-    beside += (
-        [Drop("text_model.output_projection.{:weight|bias}", "it scores words, which nothing here asks for")]
-        if masked
-        else []
+    text, masked = body_part(config.text_model, cross=False), _masked(config)
+    beside = (
+        Drop("text_model.decoder.{:*}", "only the text model's encoder is read"),
+        Drop("text_model.output_projection.{:weight|bias}", "it scores words, which nothing here asks for"),
     )
     return join(
         seen.mounted("vision_model.", "vision."),
         text.mounted("text_model.encoder." if masked else "text_model.", "text."),
-        Part((*beside, *dropped), {}, {}),
+        Part((*(beside if masked else ()), *dropped), {}, {}),
     )
 
 
@@ -128,9 +123,7 @@ def _dual_part(config: DualConfig) -> Part:
     parts = [_towers_part(config)]
     for side, own in (("vision", config.vision_model.embed_dim), ("text", config.text_model.d_model)):
         parts += [
-            linear(own, own).mounted(f"{side}_proj.0.", f"{side}_projection.first."),
-            norm(own).mounted(f"{side}_proj.1.", f"{side}_projection.norm."),
-            linear(own, config.projection_dim).mounted(f"{side}_proj.3.", f"{side}_projection.last."),
+            normed_mlp(own, own, config.projection_dim).mounted(f"{side}_proj.", f"{side}_projection."),
             batch_norm(config.projection_dim).mounted(f"{side}_proj.4.", f"{side}_projection.batch_norm."),
         ]
     scale = Part((Rule("logit_scale", "logit_scale", ""),), {}, {"logit_scale": ()}, draws={"logit_scale": (2.5, 0.2)})
@@ -168,47 +161,47 @@ def _crossed_part(config: CrossAttentionConfig) -> Part:
 
 
 def _texts(config: Both, rows: str) -> tuple[TensorSpec, ...]:
-    ids = TensorSpec("src", "int32", (rows, "tokens"), TokenIds(config.text_model.vocab_size, 0))
-    seen = TensorSpec("src_mask", "bool", (rows, "tokens", "tokens"), MASK)
-    return (ids, seen) if _masked(config) else (ids,)
+    ids = tokens("src", config.text_model.vocab_size, rows=rows)
+    return (ids, mask("src_mask", rows, "tokens", "tokens")) if _masked(config) else (ids,)
 
 
-def _tokens(config: Both) -> Axis:
-    return Axis(1, config.text_model.max_seq_length or None)
+def _most(config: Both) -> int | None:
+    return config.text_model.max_seq_length or None
+
+
+def _scores(config: Both, name: str) -> EntryPoint:
+    """Describe scores of pictures against texts."""
+    both = (pixels(config.vision_model, "images"), *_texts(config, "texts"))
+    return method(name, both, [given(name, "images", "texts", kind=Scores())], rows=None, tokens=_most(config))
 
 
 def _dual_entries(config: DualConfig) -> tuple[EntryPoint, ...]:
     """Each side by itself, and scores of pictures against texts."""
-    images, reading = axes("batch"), {"batch": Axis(), "tokens": _tokens(config)}
-    dual = config.model_type == "DualEncoder"
     seen, read = (
         given(name, "batch", config.projection_dim, kind=Embedding(unit=False))
-        for name in ("vision_features" if dual else "image_features", "text_features")
+        for name in ("vision_features" if config.model_type == "DualEncoder" else "image_features", "text_features")
     )
-    scores = given("similarity", "images", "texts", kind=Scores())
-    both = (pixels(config.vision_model, "images"), *_texts(config, "texts"))
     return (
-        EntryPoint("encode_image", (pixels(config.vision_model),), (seen,), images, rows="batch"),
-        EntryPoint("encode_text", _texts(config, "batch"), (read,), reading, rows="batch"),
-        EntryPoint("similarity", both, (scores,), {**axes("images", "texts"), "tokens": _tokens(config)}),
+        method("encode_image", [pixels(config.vision_model)], [seen]),
+        method("encode_text", _texts(config, "batch"), [read], tokens=_most(config)),
+        _scores(config, "similarity"),
     )
 
 
 def _crossed_entries(config: CrossAttentionConfig) -> tuple[EntryPoint, ...]:
     """Each side by itself, both together, and what compares rows with each other."""
-    vision, text, width = config.vision_model, config.text_model, config.fusion_dim
-    tokens, own = {"batch": Axis(), "tokens": _tokens(config)}, (vision.tokens, vision.embed_dim)
-    picture, seen = pixels(vision), given("vision_features", "batch", *own, kind=States())
+    vision, text, width, most = config.vision_model, config.text_model, config.fusion_dim, _most(config)
+    picture, seen = pixels(vision), given("vision_features", "batch", vision.tokens, vision.embed_dim, kind=States())
     read = given("text_features", "batch", "tokens", text.d_model, kind=States())
     pairs = (picture, *_texts(config, "batch"))
     inner = (vision.embed_dim, text.d_model) if config.fused else (width, width)
-    enhanced: tuple[TensorSpec, ...] = (
+    enhanced = [
         given("vision_features_enhanced", "batch", vision.tokens, inner[0]),
         given("text_features_enhanced", "batch", "tokens", inner[1]),
-    )
+    ]
     entries = [
-        EntryPoint("extract_vision_features", (picture,), (seen,), axes("batch"), rows="batch"),
-        EntryPoint("extract_text_features", _texts(config, "batch"), (read,), tokens, rows="batch"),
+        method("extract_vision_features", [picture], [seen]),
+        method("extract_text_features", _texts(config, "batch"), [read], tokens=most),
     ]
     if config.fused:
         enhanced += (
@@ -217,14 +210,10 @@ def _crossed_entries(config: CrossAttentionConfig) -> tuple[EntryPoint, ...]:
             given("pooled_fusion", "batch", width),
         )
         scores = given("similarity", "batch", "batch", kind=Scores())
-        entries.append(EntryPoint("similarity", pairs, (scores,), tokens))
-    entries.append(EntryPoint("forward", pairs, enhanced, tokens, rows="batch"))
+        entries.append(method("similarity", pairs, [scores], rows=None, tokens=most))
+    entries.append(method("forward", pairs, enhanced, tokens=most))
     if vision.embed_dim == text.d_model:
-        both = (pixels(vision, "images"), *_texts(config, "texts"))
-        raw = given("raw_similarity", "images", "texts", kind=Scores())
-        entries.append(
-            EntryPoint("raw_similarity", both, (raw,), {**axes("images", "texts"), "tokens": tokens["tokens"]})
-        )
+        entries.append(_scores(config, "raw_similarity"))
     return tuple(entries)
 
 

@@ -36,6 +36,20 @@ def norm(width: int) -> Part:
     return Part(rules, {"w": width}, {"weight": (width,), "bias": (width,)})
 
 
+def lead(inputs: int, outputs: int, source: str, target: str) -> list[Part]:
+    """What leads from one width to another, in its place; nothing where they are the same."""
+    return [linear(inputs, outputs).mounted(source, target)] if inputs != outputs else []
+
+
+def normed_mlp(inputs: int, inner: int, outputs: int) -> Part:
+    """Two linear layers with a norm between them, as a `Sequential` of them, an activation after the norm, has them."""
+    return join(
+        linear(inputs, inner).mounted("0.", "first."),
+        norm(inner).mounted("1.", "norm."),
+        linear(inner, outputs).mounted("3.", "last."),
+    )
+
+
 def batch_norm(width: int) -> Part:
     """A batch norm with its running statistics, which is what inference normalises by."""
     names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "variance"}

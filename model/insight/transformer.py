@@ -6,17 +6,17 @@ encodings are kept by every layer and change nothing: upstream rotates a head's 
 
 from dataclasses import dataclass
 
-from ...validation.entry_point import EntryPoint, TensorSpec, TokenIds
+from ...validation.entry_point import EntryPoint
 from ...validation.outputs import Logits, States
 from ..family import Drop
 from ..parts import Part, join
 from .attention import PROJECTIONS
 from .embeddings import ROTARY_ROWS, encoding, read_positions, words
-from .entries import axes, floats, given, mask
+from .entries import floats, given, mask, masks, method, tokens
 from .kind import Config, Kind, Reading
-from .pieces import attention, feed_forward, linear, norm, rotations, stack
+from .pieces import attention, feed_forward, lead, linear, norm, rotations, stack
 
-ROTARY = "rotary_emb.cos_cached"
+ROTARY, INNER = "rotary_emb.cos_cached", "feed_forward.linear1.linear.weight"
 
 
 NO_PLACES = (
@@ -100,17 +100,17 @@ def encoder_of(config: Config, words: int, layers: int) -> EncoderConfig:
 
 
 def _read_layer(reading: Reading) -> None:
-    inner, width = reading.shape("feed_forward.linear1.linear.weight", 2)
-    reading.show("d_model", width, "shape of feed_forward.linear1.linear.weight")
-    _read_heads(reading, reading, width)
-    reading.show("d_ff", inner, "shape of feed_forward.linear1.linear.weight")
+    _read_widths(reading, reading)
     turned = ROTARY in reading.shapes
     reading.show("use_rotary_embeddings", turned, NO_PLACES if turned else "there are no names rotary_emb.*")
     reading.dropout()
 
 
-def _read_heads(reading: Reading, layer: Reading, width: int) -> None:
-    """Settle the heads: tables of angles show their width."""
+def _read_widths(reading: Reading, layer: Reading) -> None:
+    """Settle what a layer shows: its widths, and by tables of angles that of its heads."""
+    inner, width = layer.shape(INNER, 2)
+    reading.show("d_model", width, f"shape of {layer.prefix}{INNER}")
+    reading.show("d_ff", inner, f"shape of {layer.prefix}{INNER}")
     if ROTARY in layer.shapes:
         half = layer.shape(ROTARY, 2)[1]
         reading.show("num_heads", width // (2 * half), f"shape of {layer.prefix}{ROTARY}")
@@ -121,11 +121,8 @@ def _read_heads(reading: Reading, layer: Reading, width: int) -> None:
 def read_body(reading: Reading, side: Reading, layers: str) -> None:
     """Settle what encoder and decoder have in common; `layers` is the field that counts this side's."""
     layer = side.behind("layers.0.")
-    inner, width = layer.shape("feed_forward.linear1.linear.weight", 2)
-    reading.show("d_model", width, f"shape of {layer.prefix}feed_forward.linear1.linear.weight")
-    _read_heads(reading, layer, width)
+    _read_widths(reading, layer)
     reading.show(layers, side.count(r"layers\.(\d+)\."), f"names {side.prefix}layers.*", "num_encoder_layers")
-    reading.show("d_ff", inner, f"shape of {layer.prefix}feed_forward.linear1.linear.weight")
     kind, rows = read_positions(side.behind("positional_encoding."))
     if kind == "rotary":
         layer.shape(ROTARY, 2)
@@ -157,7 +154,7 @@ def _read_transformer(reading: Reading) -> None:
 
 
 def _read_decoder(reading: Reading) -> None:
-    reading.show("vocab_size", reading.shape("output_projection.weight", 2)[0], "shape of output_projection.weight")
+    reading.size("vocab_size", "output_projection.weight", 0)
     read_body(reading, reading, "num_layers")
 
 
@@ -203,9 +200,9 @@ def body_part(config: EncoderConfig | DecoderConfig, *, cross: bool) -> Part:
 def _transformer_part(config: TransformerConfig) -> Part:
     width, first, last = config.d_model, config.input_dim, config.output_dim
     return join(
-        *([linear(first, width).mounted("input_projection.", "lead.")] if first != width else []),
+        *lead(first, width, "input_projection.", "lead."),
         body_part(config.encoder, cross=False).mounted("encoder.", "encoder."),
-        *([linear(width, last).mounted("output_projection.", "head.")] if last != width else []),
+        *lead(width, last, "output_projection.", "head."),
     )
 
 
@@ -214,61 +211,33 @@ def _decoder_part(config: DecoderConfig) -> Part:
     return join(body_part(config, cross=True), head)
 
 
-def tokens(name: str, vocabulary: int, axis: str = "tokens") -> TensorSpec:
-    """An input of ids."""
-    return TensorSpec(name, "int32", ("batch", axis), TokenIds(vocabulary, 0))
-
-
 def _layer_entries(config: LayerConfig) -> tuple[EntryPoint, ...]:
     x, output = floats("x", "batch", "tokens", config.d_model), given("output", "batch", "tokens", config.d_model)
     if config.model_type == "TransformerEncoderLayer":
-        inputs = (x, mask("mask", "batch", "tokens", "tokens"))
-        return (EntryPoint("forward", inputs, (output,), axes("batch", "tokens"), rows="batch"),)
+        return (method("forward", [x, mask("mask", "batch", "tokens", "tokens")], [output]),)
     seen = floats("memory", "batch", "source_tokens", config.d_model)
-    both = (x, seen, *masks("tgt_mask", "memory_mask"))
-    return (EntryPoint("forward", both, (output,), axes("batch", "tokens", "source_tokens"), rows="batch"),)
-
-
-MASKS = {
-    "src_mask": ("source_tokens", "source_tokens"),
-    "tgt_mask": ("tokens", "tokens"),
-    "memory_mask": ("tokens", "source_tokens"),
-}
-
-
-def masks(*names: str) -> tuple[TensorSpec, ...]:
-    """Inputs of truths, by name."""
-    return tuple(mask(name, "batch", *MASKS[name]) for name in names)
+    return (method("forward", [x, seen, *masks("tgt_mask", "memory_mask")], [output]),)
 
 
 def _encoder_entries(config: EncoderConfig) -> tuple[EntryPoint, ...]:
-    free = axes("batch", tokens=config.max_seq_length or None)
-    seen = mask("mask", "batch", "tokens", "tokens")
+    most, seen = config.max_seq_length or None, mask("mask", "batch", "tokens", "tokens")
     states = (given("last_hidden_state", "batch", "tokens", config.d_model, kind=States()),)
-    x = floats("x", "batch", "tokens", config.d_model)
-    if not config.vocab_size:
-        return (EntryPoint("forward_embeddings", (x, seen), states, free, rows="batch"),)
-    ids = tokens("ids", config.vocab_size)
-    return (
-        EntryPoint("forward", (ids, seen), states, free, rows="batch"),
-        EntryPoint("forward_embeddings", (x, seen), states, free, rows="batch"),
-    )
+    x, ids = floats("x", "batch", "tokens", config.d_model), tokens("ids", config.vocab_size)
+    embedded = method("forward_embeddings", [x, seen], states, tokens=most)
+    return (method("forward", [ids, seen], states, tokens=most), embedded) if config.vocab_size else (embedded,)
 
 
 def _transformer_entries(config: TransformerConfig) -> tuple[EntryPoint, ...]:
     inputs = (floats("x", "batch", "tokens", config.input_dim), mask("mask", "batch", "tokens", "tokens"))
     output = given("output", "batch", "tokens", config.output_dim)
-    return (
-        EntryPoint("forward", inputs, (output,), axes("batch", tokens=config.max_seq_length or None), rows="batch"),
-    )
+    return (method("forward", inputs, [output], tokens=config.max_seq_length or None),)
 
 
 def _decoder_entries(config: DecoderConfig) -> tuple[EntryPoint, ...]:
     seen = floats("memory", "batch", "source_tokens", config.d_model)
     inputs = (tokens("ids", config.vocab_size), seen, *masks("tgt_mask", "memory_mask"))
     logits = given("logits", "batch", "tokens", config.vocab_size, kind=Logits())
-    free = axes("batch", "source_tokens", tokens=config.max_seq_length or None)
-    return (EntryPoint("forward", inputs, (logits,), free, rows="batch"),)
+    return (method("forward", inputs, [logits], tokens=config.max_seq_length or None),)
 
 
 PAIR = r"\.(weight|bias)"

@@ -10,7 +10,7 @@ from ...validation.errors import InputError
 from ...validation.outputs import Embedding, Logits
 from ..family import Drop, Rule
 from ..parts import Part, join
-from .entries import axes, given
+from .entries import given, method
 from .kind import Kind, Reading
 from .pieces import TABLE, alone, attention, linear, norm, packed, positions, stack, without
 
@@ -90,13 +90,11 @@ def read_vision(reading: Reading) -> None:
     learned = "pos_embed" in reading.shapes
     rows = reading.shape("pos_embed", 3)[1] if learned else 0
     _read_picture(reading, "patch_embed.proj.weight", "pos_embed" if learned else "", rows, int(first))
-    width = reading.shape("patch_embed.proj.weight", 4)[0]
-    reading.show("num_classes", reading.shape("head.weight", 2)[0], f"shape of {reading.prefix}head.weight")
-    reading.show("embed_dim", width, f"shape of {reading.prefix}patch_embed.proj.weight")
+    reading.size("num_classes", "head.weight", 0)
+    width = reading.size("embed_dim", "patch_embed.proj.weight", 0, rank=4)
     reading.show("depth", reading.count(r"blocks\.(\d+)\."), f"names {reading.prefix}blocks.*")
     reading.heads("num_heads", width, "embed_dim")
-    inner = reading.shape("blocks.0.mlp.fc1.weight", 2)[0]
-    reading.show("mlp_width", inner, f"shape of {reading.prefix}blocks.0.mlp.fc1.weight")
+    inner = reading.size("mlp_width", "blocks.0.mlp.fc1.weight", 0)
     for document in reading.documents:
         ratio = document.take("mlp_ratio", float, inner / width)
         if int(width * ratio) != inner:
@@ -122,7 +120,7 @@ def _read_patches(reading: Reading) -> None:
     places = "position_embedding" if learned else "position_ids"
     rows = reading.shape("position_embedding", 3)[1] if learned else reading.shape("position_ids", 2)[1]
     _read_picture(reading, "projection.weight", places, rows, int(first))
-    reading.show("embed_dim", reading.shape("projection.weight", 4)[0], "shape of projection.weight")
+    reading.size("embed_dim", "projection.weight", 0, rank=4)
     reading.show("use_cls_token", first, "name cls_token" if first else "there is no cls_token")
     _read_places(reading, learned, f"name {places}")
     reading.dropout()
@@ -208,14 +206,14 @@ def _vision_entries(config: VisionConfig) -> tuple[EntryPoint, ...]:
     logits = given("logits", "batch", config.num_classes, kind=Logits())
     features = given("features", "batch", config.embed_dim, kind=Embedding(unit=False))
     return (
-        EntryPoint("forward", (pixels(config),), (logits,), axes("batch"), rows="batch"),
-        EntryPoint("extract_features", (pixels(config),), (features,), axes("batch"), rows="batch"),
+        method("forward", [pixels(config)], [logits]),
+        method("extract_features", [pixels(config)], [features]),
     )
 
 
 def _patches_entries(config: PatchConfig) -> tuple[EntryPoint, ...]:
     output = given("output", "batch", config.tokens, config.embed_dim)
-    return (EntryPoint("forward", (pixels(config),), (output,), axes("batch"), rows="batch"),)
+    return (method("forward", [pixels(config)], [output]),)
 
 
 PAIR = r"\.(weight|bias)"

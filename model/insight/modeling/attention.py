@@ -7,10 +7,10 @@ from jaxtyping import Array, Bool, Float
 
 from ....validation.taps import is_close, scope, tap
 from ... import ops
-from ...attention import mask_bias
-from ...layers import Linear, tapped
+from ...attention import PROJECTIONS, Projections, mask_bias
+from ...layers import tapped
 from ..attention import AlibiConfig, AttentionConfig, GroupedConfig, PlainConfig
-from .training import NONE, Drop, _training
+from .training import NONE, Drop, is_training
 
 MASKED = -1e9
 """In place of the score of a position that does not count: where none counts, all of them do alike."""
@@ -34,19 +34,17 @@ def attend(
     return jnp.einsum("bhts,bshd->bthd", drop(weights), value), weights
 
 
-class Attention(nnx.Module):
-    """Projections into heads and out of them.
+class Attention(Projections):
+    """Attention that can give its weights too, and drops some of them in training.
 
     Args:
         width: of what attends.
         heads: how many there are.
-        source: width of what is attended to; 0: `width`.
         inner: of all heads together; 0: `width`.
-        output: of the result; 0: `width`.
-        kv_heads: of keys and values; 0: as many as of queries.
         qkv_bias: whether the projections into the heads have a bias.
         dropout: share of the weights, and of the result, that training drops.
         rngs: keys of what is drawn.
+        other: widths of other things, as `Projections` calls them.
     """
 
     def __init__(
@@ -54,33 +52,22 @@ class Attention(nnx.Module):
         width: int,
         heads: int,
         *,
-        source: int = 0,
         inner: int = 0,
-        output: int = 0,
-        kv_heads: int = 0,
         qkv_bias: bool = True,
         dropout: float = 0.0,
         rngs: nnx.Rngs,
+        **other: int,
     ):
-        d = (inner or width) // heads
-        fewer = kv_heads or heads
-        seen, kept = (source or width,), (fewer, d)
-        self.query = Linear((width,), (heads, d), use_bias=qkv_bias, rngs=rngs)
-        self.key = Linear(seen, kept, use_bias=qkv_bias, rngs=rngs)
-        self.value = Linear(seen, kept, use_bias=qkv_bias, rngs=rngs)
-        self.out = Linear((heads, d), (output or width,), rngs=rngs)
-        self.groups = heads // fewer
+        biased = PROJECTIONS if qkv_bias else ("out",)
+        super().__init__(width, heads, head_dim=(inner or width) // heads, biased=biased, rngs=rngs, **other)
+        self.groups = heads // other.get("kv_heads", heads)
         self.drop = Drop(dropout)
-
-    def project(self, x: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
-        """Give queries, keys and values, each (batch, tokens, heads, head_dim)."""
-        return tapped("query", self.query, x), tapped("key", self.key, key), tapped("value", self.value, value)
 
     def weighed(
         self,
         x: Float[Array, "batch tokens width"],
         key: Float[Array, "batch source_tokens source_width"],
-        value: Float[Array, "batch source_tokens source_width"],
+        value: Float[Array, "batch source_tokens source_width"] | None = None,
         mask: Bool[Array, "..."] | None = None,
         bias: Float[Array, "heads tokens source_tokens"] | None = None,
     ) -> tuple[Array, Array]:
@@ -99,17 +86,16 @@ class Attention(nnx.Module):
         bias: Float[Array, "heads tokens source_tokens"] | None = None,
     ) -> Float[Array, "batch tokens output"]:
         """Give the result alone, of the same tokens or of another sequence."""
-        source = x if source is None else source
-        if bias is not None or _training.get() is not None or is_close():
-            return self.weighed(x, source, source, mask, bias)[0]
-        query, key, value = self.project(x, source, source)
-        scale, counts = query.shape[-1] ** -0.5, of_heads(mask)
+        if bias is not None or is_training() or is_close():
+            return self.weighed(x, x if source is None else source, mask=mask, bias=bias)[0]
+        query, key, value = self.project(x, source)
+        counts = of_heads(mask)
         if counts is not None:
             # The runtimes' own operator adds to scores. Where nothing counts, all scores are one number: 0.
             some = jnp.any(counts, axis=-1, keepdims=True)
             query = jnp.where(some.transpose(0, 2, 1, 3), query, 0.0)
             bias = mask_bias((counts | ~some).astype(jnp.float32), MASKED)
-        return tapped("out", self.out, ops.attention(query, key, value, bias, scale=scale))
+        return tapped("out", self.out, ops.attention(query, key, value, bias, scale=self.scale))
 
 
 def of_heads(mask: Bool[Array, "..."] | None) -> Bool[Array, "#batch #heads #tokens source_tokens"] | None:

@@ -10,7 +10,7 @@ from ... import ops
 from ...layers import LayerNorm, Linear, tapped
 from ..feed_forward import BlockConfig, FeedForwardConfig, LinearConfig
 from ..pieces import EPSILON
-from .training import Drop
+from .training import Drop, perhaps
 
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu": ops.gelu, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
 
@@ -37,9 +37,34 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch outputs"]:
         y = tapped("down", self.down, self.activation(tapped("up", self.up, x)))
-        y = y if self.norm is None else tapped("norm", self.norm, y)
-        y = self.drop(y)
+        y = self.drop(perhaps("norm", self.norm, y))
         return y + x if self.residual else y
+
+
+class Mlp(nnx.Module):
+    """Two linear layers with gelu between them; training drops after each."""
+
+    def __init__(self, width: int, inner: int, *, dropout: float, rngs: nnx.Rngs):
+        self.up = Linear((width,), (inner,), rngs=rngs)
+        self.down = Linear((inner,), (width,), rngs=rngs)
+        self.drop = Drop(dropout)
+
+    def __call__(self, x: Float[Array, "batch places width"]) -> Float[Array, "batch places width"]:
+        inner = self.drop(ops.gelu(tapped("up", self.up, x)))
+        return self.drop(tapped("down", self.down, inner))
+
+
+class NormedMlp(nnx.Module):
+    """Two linear layers with a norm and gelu between them."""
+
+    def __init__(self, width: int, inner: int, outputs: int, *, rngs: nnx.Rngs):
+        self.first = Linear((width,), (inner,), rngs=rngs)
+        self.norm = LayerNorm(inner, EPSILON)
+        self.last = Linear((inner,), (outputs,), rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch outputs"]:
+        inner = ops.gelu(tapped("norm", self.norm, tapped("first", self.first, x)))
+        return tapped("last", self.last, inner)
 
 
 class FeedForwardNN(nnx.Module):
@@ -70,7 +95,7 @@ class FeedForwardNN(nnx.Module):
         for i, layer in enumerate(self.layers):
             with scope(f"layers.{i}"):
                 x = layer(x)
-        return x if self.head is None else tapped("head", self.head, x)
+        return perhaps("head", self.head, x)
 
 
 class MultiLayerPerceptron(FeedForwardNN):
@@ -119,5 +144,4 @@ class LinearLayer(nnx.Module):
 
     def forward(self, x: Float[Array, "batch tokens inputs"]) -> Float[Array, "batch tokens outputs"]:
         """(batch, tokens, inputs) -> (batch, tokens, outputs)."""
-        y = tapped("linear", self.linear, x)
-        return self.drop(y if self.norm is None else tapped("norm", self.norm, y))
+        return self.drop(perhaps("norm", self.norm, tapped("linear", self.linear, x)))

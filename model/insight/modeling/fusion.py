@@ -1,5 +1,7 @@
 """Attention of pictures' and texts' tokens to each other."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,11 +9,13 @@ from jaxtyping import Array, Bool, Float
 
 from ....validation.taps import scope
 from ... import ops
+from ...blocks import of_normed
 from ...layers import LayerNorm, Linear, tapped
 from ..fusion import CrossConfig, FusionConfig
 from ..pieces import EPSILON
 from .attention import Attention
-from .training import Drop
+from .feed_forward import Mlp, NormedMlp
+from .training import Drop, before, lead, perhaps
 
 
 class CrossModalAttention(nnx.Module):
@@ -21,15 +25,8 @@ class CrossModalAttention(nnx.Module):
         width = config.embed_dim
         self.query_norm = LayerNorm(config.query_dim, EPSILON)
         self.key_norm = LayerNorm(config.key_dim, EPSILON)
-        self.attention = Attention(
-            config.query_dim,
-            config.num_heads,
-            source=config.key_dim,
-            inner=width,
-            output=width,
-            dropout=config.dropout,
-            rngs=rngs,
-        )
+        widths: dict[str, Any] = {"inner": width, "source_width": config.key_dim, "out_width": width}
+        self.attention = Attention(config.query_dim, config.num_heads, dropout=config.dropout, rngs=rngs, **widths)
 
     def __call__(
         self,
@@ -40,7 +37,7 @@ class CrossModalAttention(nnx.Module):
         """Give the result and the weights of all heads."""
         query, key = tapped("query_norm", self.query_norm, query), tapped("key_norm", self.key_norm, key)
         with scope("attention"):
-            return self.attention.weighed(query, key, key, mask)
+            return self.attention.weighed(query, key, mask=mask)
 
     def forward(
         self,
@@ -59,10 +56,8 @@ class GatedCrossModalAttention(nnx.Module):
     def __init__(self, config: CrossConfig, *, rngs: nnx.Rngs):
         width = config.embed_dim
         self.cross = CrossModalAttention(config, rngs=rngs)
-        self.lead = Linear((config.query_dim,), (width,), rngs=rngs) if config.query_dim != width else None
-        self.gate_in = Linear((2 * width,), (width,), rngs=rngs)
-        self.gate_norm = LayerNorm(width, EPSILON)
-        self.gate_out = Linear((width,), (width,), rngs=rngs)
+        self.lead = lead(config.query_dim, width, rngs)
+        self.gate = NormedMlp(2 * width, width, width, rngs=rngs)
 
     def __call__(
         self,
@@ -73,25 +68,12 @@ class GatedCrossModalAttention(nnx.Module):
         """Give the result and the weights of all heads."""
         with scope("cross"):
             seen, weights = self.cross(query, key, mask)
-        own = query if self.lead is None else tapped("lead", self.lead, query)
-        gate = tapped("gate_in", self.gate_in, jnp.concatenate([own, seen], axis=-1))
-        gate = tapped("gate_out", self.gate_out, ops.gelu(tapped("gate_norm", self.gate_norm, gate)))
+        own = perhaps("lead", self.lead, query)
+        with scope("gate"):
+            gate = self.gate(jnp.concatenate([own, seen], axis=-1))
         return own + jax.nn.sigmoid(gate) * seen, weights
 
     forward = CrossModalAttention.forward
-
-
-class Widening(nnx.Module):
-    """To four times the width, and back."""
-
-    def __init__(self, width: int, *, dropout: float, rngs: nnx.Rngs):
-        self.up = Linear((width,), (4 * width,), rngs=rngs)
-        self.down = Linear((4 * width,), (width,), rngs=rngs)
-        self.drop = Drop(dropout)
-
-    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
-        inner = self.drop(ops.gelu(tapped("up", self.up, x)))
-        return self.drop(tapped("down", self.down, inner))
 
 
 class BidirectionalCrossAttention(nnx.Module):
@@ -103,11 +85,10 @@ class BidirectionalCrossAttention(nnx.Module):
         self.text = GatedCrossModalAttention(CrossConfig("", text, vision, width, config.num_heads, share), rngs=rngs)
         self.vision = GatedCrossModalAttention(CrossConfig("", vision, text, width, config.num_heads, share), rngs=rngs)
         self.vision_mlp_norm = LayerNorm(width, EPSILON)
-        self.vision_mlp = Widening(width, dropout=share, rngs=rngs)
+        self.vision_mlp = Mlp(width, 4 * width, dropout=share, rngs=rngs)
         self.text_mlp_norm = LayerNorm(width, EPSILON)
-        self.text_mlp = Widening(width, dropout=share, rngs=rngs)
-        self.vision_lead = Linear((vision,), (width,), rngs=rngs) if vision != width else None
-        self.text_lead = Linear((text,), (width,), rngs=rngs) if text != width else None
+        self.text_mlp = Mlp(width, 4 * width, dropout=share, rngs=rngs)
+        self.vision_lead, self.text_lead = (lead(own, width, rngs) for own in (vision, text))
 
     def __call__(
         self,
@@ -119,14 +100,10 @@ class BidirectionalCrossAttention(nnx.Module):
             text_seen, text_weights = self.text(text, vision)
         with scope("vision"):
             vision_seen, vision_weights = self.vision(vision, text)
-        text = text_seen + (text if self.text_lead is None else tapped("text_lead", self.text_lead, text))
-        vision = vision_seen + (vision if self.vision_lead is None else tapped("vision_lead", self.vision_lead, vision))
-        normed = tapped("text_mlp_norm", self.text_mlp_norm, text)
-        with scope("text_mlp"):
-            text = text + self.text_mlp(normed)
-        normed = tapped("vision_mlp_norm", self.vision_mlp_norm, vision)
-        with scope("vision_mlp"):
-            vision = vision + self.vision_mlp(normed)
+        text = text_seen + perhaps("text_lead", self.text_lead, text)
+        vision = vision_seen + perhaps("vision_lead", self.vision_lead, vision)
+        text = text + of_normed(self, "text_mlp_norm", "text_mlp", text)
+        vision = vision + of_normed(self, "vision_mlp_norm", "vision_mlp", vision)
         return vision, text, vision_weights, text_weights
 
     def forward(
@@ -140,26 +117,14 @@ class BidirectionalCrossAttention(nnx.Module):
         return {**features, "vision_to_text_attn": vision_weights, "text_to_vision_attn": text_weights}
 
 
-class Entry(nnx.Module):
-    """Two linear layers with a norm between them."""
-
-    def __init__(self, width: int, outputs: int, *, rngs: nnx.Rngs):
-        self.first = Linear((width,), (outputs,), rngs=rngs)
-        self.norm = LayerNorm(outputs, EPSILON)
-        self.last = Linear((outputs,), (outputs,), rngs=rngs)
-
-    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens outputs"]:
-        inner = ops.gelu(tapped("norm", self.norm, tapped("first", self.first, x)))
-        return tapped("last", self.last, inner)
-
-
 class CoAttentionFusion(nnx.Module):
     """Layers of attention to each other; a token of its own goes before the pictures'."""
 
     def __init__(self, config: FusionConfig, *, rngs: nnx.Rngs):
         width = config.fusion_dim
         inner = FusionConfig("", width, width, width, config.num_heads, dropout=config.dropout)
-        self.vision_in, self.text_in = (Entry(w, width, rngs=rngs) for w in (config.vision_dim, config.text_dim))
+        self.vision_in = NormedMlp(config.vision_dim, width, width, rngs=rngs)
+        self.text_in = NormedMlp(config.text_dim, width, width, rngs=rngs)
         self.token = nnx.Param(jnp.zeros(width))
         self.layers = nnx.List([BidirectionalCrossAttention(inner, rngs=rngs) for _ in range(config.num_layers)])
         self.fuse_norm = LayerNorm(2 * width, EPSILON)
@@ -179,8 +144,7 @@ class CoAttentionFusion(nnx.Module):
             vision = self.vision_in(vision)
         with scope("text_in"):
             text = self.text_in(text)
-        token = jnp.broadcast_to(self.token[...], (vision.shape[0], 1, vision.shape[2]))
-        vision = jnp.concatenate([token, vision], axis=1)
+        vision = before(self.token, vision)
         for i, layer in enumerate(self.layers):
             with scope(f"layers.{i}"):
                 vision, text, _, _ = layer(vision, text)

@@ -12,26 +12,24 @@ from ... import ops
 from ...layers import LayerNorm, Linear, tapped
 from ..multimodal import CrossAttentionConfig, DualConfig
 from ..pieces import EPSILON
+from .feed_forward import NormedMlp
 from .fusion import BidirectionalCrossAttention, CoAttentionFusion
-from .training import BatchNorm, Drop, _training
+from .training import BatchNorm, Drop, is_training
 from .transformer import Body
 from .vision import VisionBody
 
 
-class Asymmetric(nnx.Module):
-    """Two linear layers with a norm between them, and a batch norm; in training scaled up, at most `most` times."""
+class Asymmetric(NormedMlp):
+    """A projection and a batch norm; in training scaled up, at most `most` times."""
 
     def __init__(self, width: int, outputs: int, most: int, *, rngs: nnx.Rngs):
-        self.first = Linear((width,), (width,), rngs=rngs)
-        self.norm = LayerNorm(width, EPSILON)
-        self.last = Linear((width,), (outputs,), rngs=rngs)
+        super().__init__(width, width, outputs, rngs=rngs)
         self.batch_norm = BatchNorm(outputs)
         self.most = most
 
     def __call__(self, x: Float[Array, "batch width"]) -> Float[Array, "batch outputs"]:
-        inner = ops.gelu(tapped("norm", self.norm, tapped("first", self.first, x)))
-        y = tapped("batch_norm", self.batch_norm, tapped("last", self.last, inner))
-        if _training.get() is None:
+        y = tapped("batch_norm", self.batch_norm, super().__call__(x))
+        if not is_training():
             return y
         spread = jnp.mean(jnp.var(y, axis=0, ddof=1))
         return y * jnp.clip(jax.lax.rsqrt(spread), 1.0, self.most)

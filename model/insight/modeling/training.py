@@ -1,4 +1,4 @@
-"""What training does that inference does not: numbers are dropped, and batches are remembered."""
+"""What all networks here are made of: what training does that inference does not, and layers that may not be there."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ....validation.taps import scope
-from ...layers import in_turn
+from ...layers import Linear, in_turn, tapped
 from ..pieces import EPSILON
 
 _training: ContextVar[nnx.Rngs | None] = ContextVar("training", default=None)
@@ -46,9 +46,29 @@ NONE = Drop(0.0)
 """Drops nothing."""
 
 
+def is_training() -> bool:
+    """Say whether it is computed as in training."""
+    return _training.get() is not None
+
+
+def perhaps(name: str, layer: nnx.Module | None, x: Float[Array, "*shape"]) -> Float[Array, "*other_shape"]:
+    """Apply a layer and record what it gives; where there is none, give what came."""
+    return x if layer is None else tapped(name, layer, x)
+
+
+def lead(inputs: int, outputs: int, rngs: nnx.Rngs) -> Linear | None:
+    """Make what leads from one width to another; None where they are the same."""
+    return Linear((inputs,), (outputs,), rngs=rngs) if inputs != outputs else None
+
+
+def before(token: nnx.Param, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch one_more width"]:
+    """Put a token before those of each row."""
+    return jnp.concatenate([jnp.broadcast_to(token[...], (x.shape[0], 1, x.shape[2])), x], axis=1)
+
+
 def one_by_one(layers: Iterable[nnx.Module], name: str, x: Array, *others: Any) -> Array:
     """Apply layers that are alike; in training each by itself, so that each drops numbers of its own."""
-    if _training.get() is None:
+    if not is_training():
         return in_turn(layers, name, x, *others)
     for i, layer in enumerate(layers):
         with scope(f"{name}.{i}"):
@@ -69,7 +89,7 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch width"]) -> Float[Array, "batch width"]:
         mean, variance = self.mean[...], self.variance[...]
-        if _training.get() is not None:
+        if is_training():
             self.mean[...] = (1 - MOMENTUM) * mean + MOMENTUM * jnp.mean(x, axis=0)
             self.variance[...] = (1 - MOMENTUM) * variance + MOMENTUM * jnp.var(x, axis=0, ddof=1)
             mean, variance = jnp.mean(x, axis=0), jnp.var(x, axis=0)

@@ -5,6 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from ....validation.taps import scope, tap
+from ...blocks import of_normed
 from ...layers import Embedding, LayerNorm, Linear, tapped
 from ..encoder_decoder import EncoderDecoderConfig
 from ..pieces import EPSILON
@@ -12,7 +13,7 @@ from ..transformer import DecoderConfig, EncoderConfig, LayerConfig, Transformer
 from .attention import Attention
 from .embeddings import as_numbers, look
 from .feed_forward import FeedForward
-from .training import Drop, one_by_one
+from .training import Drop, lead, one_by_one, perhaps
 
 
 class Layer(nnx.Module):
@@ -34,17 +35,10 @@ class Layer(nnx.Module):
         memory: Float[Array, "batch source_tokens width"] | None = None,
         memory_mask: Bool[Array, "batch #tokens source_tokens"] | None = None,
     ) -> Float[Array, "batch tokens width"]:
-        normed = tapped("norm1", self.norm1, x)
-        with scope("attention"):
-            x = x + self.drop(self.attention(normed, mask))
-        if self.cross is not None and self.cross_norm is not None:
-            normed = tapped("cross_norm", self.cross_norm, x)
-            with scope("cross"):
-                x = x + self.drop(self.cross(normed, memory_mask, memory))
-        normed = tapped("norm2", self.norm2, x)
-        with scope("mlp"):
-            x = x + self.drop(self.mlp(normed))
-        return tap("output", x)
+        x = x + self.drop(of_normed(self, "norm1", "attention", x, mask))
+        if self.cross is not None:
+            x = x + self.drop(of_normed(self, "cross_norm", "cross", x, memory_mask, memory))
+        return tap("output", x + self.drop(of_normed(self, "norm2", "mlp", x)))
 
 
 class TransformerEncoderLayer(Layer):
@@ -143,18 +137,18 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         width, first, last = config.d_model, config.input_dim, config.output_dim
-        self.lead = Linear((first,), (width,), rngs=rngs) if first != width else None
+        self.lead = lead(first, width, rngs)
         self.encoder = Body(config.encoder, rngs=rngs)
-        self.head = Linear((width,), (last,), rngs=rngs) if last != width else None
+        self.head = lead(width, last, rngs)
 
     def forward(
         self, x: Float[Array, "batch tokens inputs"], mask: Bool[Array, "batch tokens tokens"]
     ) -> Float[Array, "batch tokens outputs"]:
         """Vectors and mask -> (batch, tokens, outputs)."""
-        x = x if self.lead is None else tapped("lead", self.lead, x)
+        x = perhaps("lead", self.lead, x)
         with scope("encoder"):
             x = self.encoder(x, mask)
-        return x if self.head is None else tapped("head", self.head, x)
+        return perhaps("head", self.head, x)
 
 
 class EncoderDecoderTransformer(nnx.Module):

@@ -4,14 +4,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ....validation.taps import scope, tap
-from ... import ops
+from ....validation.taps import tap
+from ...blocks import of_normed
 from ...layers import Embedding, LayerNorm, Linear, tapped
 from ...layers import PatchEmbedding as Patches
 from ..pieces import EPSILON
 from ..vision import PatchConfig, VisionConfig, computed_places
 from .attention import Attention
-from .training import Drop, one_by_one
+from .feed_forward import Mlp
+from .training import Drop, before, one_by_one
 
 
 class Pictures(nnx.Module):
@@ -31,27 +32,13 @@ class Pictures(nnx.Module):
         """Give a vector for each patch, with its place added."""
         x = tapped("patch_embed", self.patch_embed, images[:, : self.used, : self.used])
         if self.cls_token is not None:
-            token = jnp.broadcast_to(self.cls_token[...], (x.shape[0], 1, x.shape[2]))
-            x = jnp.concatenate([token, x], axis=1)
+            x = before(self.cls_token, x)
         if self.position is not None:
             places = self.position.first(x.shape[1])
         else:
             rows, width, rounded = self.computed
             places = jnp.asarray(computed_places(rows, width, rounded=rounded))
         return self.drop(x + places)
-
-
-class Mlp(nnx.Module):
-    """Two linear layers with gelu between them."""
-
-    def __init__(self, width: int, inner: int, *, dropout: float, rngs: nnx.Rngs):
-        self.up = Linear((width,), (inner,), rngs=rngs)
-        self.down = Linear((inner,), (width,), rngs=rngs)
-        self.drop = Drop(dropout)
-
-    def __call__(self, x: Float[Array, "batch places width"]) -> Float[Array, "batch places width"]:
-        inner = self.drop(ops.gelu(tapped("up", self.up, x)))
-        return self.drop(tapped("down", self.down, inner))
 
 
 class Block(nnx.Module):
@@ -66,12 +53,8 @@ class Block(nnx.Module):
         self.drop = Drop(config.dropout)
 
     def __call__(self, x: Float[Array, "batch places width"]) -> Float[Array, "batch places width"]:
-        normed = tapped("norm1", self.norm1, x)
-        with scope("attention"):
-            x = x + self.drop(self.attention(normed))
-        normed = tapped("norm2", self.norm2, x)
-        with scope("mlp"):
-            return tap("output", x + self.mlp(normed))
+        x = x + self.drop(of_normed(self, "norm1", "attention", x))
+        return tap("output", x + of_normed(self, "norm2", "mlp", x))
 
 
 class VisionBody(Pictures):

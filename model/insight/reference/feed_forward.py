@@ -11,6 +11,16 @@ from ..feed_forward import BlockConfig, FeedForwardConfig, LinearConfig
 ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
 
+def lead(inputs: int, outputs: int) -> nn.Module:
+    """Make what leads from one width to another."""
+    return nn.Linear(inputs, outputs) if inputs != outputs else nn.Identity()
+
+
+def normed_mlp(inputs: int, inner: int, outputs: int, *after: nn.Module) -> Any:
+    """Make `0`, `1` and `3`: a linear layer, its norm and another linear layer; then what comes after."""
+    return nn.Sequential(nn.Linear(inputs, inner), nn.LayerNorm(inner), nn.GELU(), nn.Linear(inner, outputs), *after)
+
+
 class LinearPiece(nn.Module):
     """`linear`, and `layer_norm` perhaps."""
 

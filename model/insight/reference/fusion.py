@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..fusion import CrossConfig, FusionConfig
 from .attention import attend, merge, split
+from .feed_forward import lead, normed_mlp
 
 
 class CrossPiece(nn.Module):
@@ -35,10 +36,8 @@ class GatedPiece(nn.Module):
     def __init__(self, query: int, key: int, width: int, heads: int):
         super().__init__()
         self.cross_attention = CrossPiece(query, key, width, heads)
-        self.query_proj_gate = nn.Linear(query, width) if query != width else nn.Identity()
-        self.gate = nn.Sequential(
-            nn.Linear(2 * width, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width), nn.Sigmoid()
-        )
+        self.query_proj_gate = lead(query, width)
+        self.gate = normed_mlp(2 * width, width, width, nn.Sigmoid())
 
     def weighed(self, query: Tensor, key: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Give the result and the weights."""
@@ -87,8 +86,7 @@ class BidirectionalPiece(nn.Module):
             )
             for _ in range(2)
         )
-        self.vision_input_proj = nn.Linear(vision, width) if vision != width else nn.Identity()
-        self.text_input_proj = nn.Linear(text, width) if text != width else nn.Identity()
+        self.vision_input_proj, self.text_input_proj = lead(vision, width), lead(text, width)
 
     def fused(self, vision: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Give both, and the weights of each."""
@@ -118,12 +116,8 @@ class CoAttentionFusion(nn.Module):
         super().__init__()
         width = config.fusion_dim
         self.fusion_token = nn.Parameter(torch.empty(1, 1, width))
-        self.vision_proj: Any
-        self.text_proj: Any
-        self.vision_proj, self.text_proj = (
-            nn.Sequential(nn.Linear(own, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width))
-            for own in (config.vision_dim, config.text_dim)
-        )
+        self.vision_proj = normed_mlp(config.vision_dim, width, width)
+        self.text_proj = normed_mlp(config.text_dim, width, width)
         layers: Any = [BidirectionalPiece(width, width, width, config.num_heads) for _ in range(config.num_layers)]
         self.fusion_layers: Any = nn.ModuleList(layers)
         self.final_fusion = nn.Sequential(

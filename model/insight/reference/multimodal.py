@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ....validation.taps import scope
 from ..multimodal import CrossAttentionConfig, DualConfig
 from ..transformer import EncoderConfig
+from .feed_forward import normed_mlp
 from .fusion import BidirectionalCrossAttention, CoAttentionFusion
 from .transformer import BodyPiece
 from .vision import VisionPiece
@@ -57,16 +58,9 @@ class DualEncoder(TowersPiece):
 
     def __init__(self, config: DualConfig):
         super().__init__(config)
-        self.vision_proj: Any
-        self.text_proj: Any
+        shared = config.projection_dim
         self.vision_proj, self.text_proj = (
-            nn.Sequential(
-                nn.Linear(own, own),
-                nn.LayerNorm(own),
-                nn.GELU(),
-                nn.Linear(own, config.projection_dim),
-                nn.BatchNorm1d(config.projection_dim),
-            )
+            normed_mlp(own, own, shared, nn.BatchNorm1d(shared))
             for own in (config.vision_model.embed_dim, config.text_model.d_model)
         )
         self.logit_scale = nn.Parameter(torch.empty(()))

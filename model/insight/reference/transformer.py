@@ -11,7 +11,7 @@ from ..encoder_decoder import EncoderDecoderConfig
 from ..transformer import DecoderConfig, EncoderConfig, LayerConfig, TransformerConfig
 from .attention import AttentionPiece
 from .embeddings import PositionsPiece, RotaryPiece, WordsPiece
-from .feed_forward import BlockPiece
+from .feed_forward import BlockPiece, lead
 
 
 class LayerPiece(nn.Module):
@@ -118,9 +118,9 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         width, first, last = config.d_model, config.input_dim, config.output_dim
-        self.input_projection = nn.Linear(first, width) if first != width else nn.Identity()
+        self.input_projection = lead(first, width)
         self.encoder = BodyPiece(config.encoder, cross=False)
-        self.output_projection = nn.Linear(width, last) if last != width else nn.Identity()
+        self.output_projection = lead(width, last)
 
     def forward(self, x: Tensor, mask: Tensor) -> Any:
         """Entry point."""

@@ -57,10 +57,8 @@ class VisionPiece(nn.Module):
 
     def states(self, images: Tensor) -> Tensor:
         """(batch, height, width, channels) -> (batch, places, width)."""
-        x = self.patch_embed.proj(images.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
-        x = x + (self.places() if self.pos_embed is None else self.pos_embed)
+        places = self.places() if self.pos_embed is None else self.pos_embed
+        x = placed(images, self.patch_embed.proj, self.cls_token, places)
         for i, block in enumerate(self.blocks):
             with scope(f"blocks.{i}"):
                 x = block(x)
@@ -75,6 +73,12 @@ class VisionPiece(nn.Module):
         """(batch, height, width, channels) -> (batch, width)."""
         states = self.states(images)
         return states.mean(1) if self.cls_token is None else states[:, 0]
+
+
+def placed(images: Tensor, patches: nn.Module, token: Tensor | None, places: Tensor) -> Tensor:
+    """Make vectors of patches, put a token before them if there is one, and add the places: (batch, places, width)."""
+    x = patches(images.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+    return (x if token is None else torch.cat([token.expand(len(x), -1, -1), x], 1)) + places
 
 
 def waves(rows: int, width: int, rates: Tensor) -> Tensor:
@@ -121,10 +125,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         """Entry point."""
-        x = self.projection(images.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
-        if self.position_embedding is not None:
-            return {"output": x + self.position_embedding}
         rates = torch.exp(torch.arange(0, self.width, 2) * (-torch.log(torch.tensor(10000.0)) / self.width))
-        return {"output": x + waves(self.tokens, self.width, rates)}
+        learned = self.position_embedding
+        places = waves(self.tokens, self.width, rates) if learned is None else learned
+        return {"output": placed(images, self.projection, self.cls_token, places)}
