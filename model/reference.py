@@ -373,6 +373,11 @@ def tensor_of(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
+def uninitialised(size: int, width: int) -> nn.Embedding:
+    """Make a table on the meta device: to draw numbers there imports PyTorch's compiler, which takes two seconds."""
+    return nn.Embedding.from_pretrained(torch.empty(size, width), freeze=False)
+
+
 def load_strict(module: nn.Module, state: State) -> nn.Module:
     """Give `module`, built on the meta device, the checkpoint's tensors: every name once, none left over.
 

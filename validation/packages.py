@@ -21,6 +21,9 @@ EXTRAS: Mapping[str, str] = {
 }
 """The extra of this project that brings a package, by the name that is imported."""
 
+UNASKED = "keras"
+"""What TensorFlow imports where it finds it, for a second or two, and nothing here asks for."""
+
 NAMES = {"PIL": "pillow", "sentence_transformers": "sentence-transformers"}
 """What a package is called where it is installed from, if that is not its module's name."""
 

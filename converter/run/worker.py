@@ -20,6 +20,7 @@ from typing import TextIO
 
 from ...exporters.base import exporters
 from ...validation.errors import ConvertError, EnvironmentFailure, Unexpected
+from ...validation.packages import UNASKED
 from ..directory import RunDirectory, environment_failure
 from ..options import Options
 from ..progress import Progress
@@ -87,6 +88,8 @@ def warm_up(tasks: Sequence[str], directory: Path, options: Options, go: threadi
     new = [task for task in tasks if task.replace(":", "-") not in done]  # else it is probably current
     formats = [exporters()[task.removeprefix("export:")] for task in new if task.startswith("export:")]
     modules = [module for exporter in formats for module in exporter.modules] + ["torch"] * ("reference" in new)
+    if "tensorflow" in modules:
+        sys.modules.setdefault(UNASKED, None)  # type: ignore[arg-type]  # Python's way to make an import fail
     try:
         for module in modules:
             importlib.import_module(module)

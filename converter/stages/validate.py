@@ -16,6 +16,7 @@ from ...exporters.precisions import FLOAT32
 from ...validation.errors import ConvertError, GateError, InputError
 from ...validation.files import read_json
 from ...validation.goldens import Goldens
+from ...validation.packages import UNASKED
 from ...validation.report import EVERY, Report, Row, junit
 from ..certificate.ledger import Ledger
 from ..directory import RunDirectory
@@ -53,7 +54,7 @@ SUITES = b'<testsuites name="bgevis-convert"'
 BEFORE = {"parity": PARITY, documents.RUN: documents.REPORT}
 """Reports on what every artifact is held against."""
 
-FORBIDDEN = ("torch",)
+FORBIDDEN = ("torch", UNASKED)
 """Made unimportable where artifacts are proved: an artifact that needs the framework it came from is none."""
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ...validation.taps import scope, tap
 from .. import upstream
-from ..reference import Function, Original, Reference, load_strict
+from ..reference import Function, Original, Reference, load_strict, uninitialised
 from .config import OPEN_CLIP, ClipConfig, TextConfig, TowerConfig, VisionConfig
 
 Features: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
@@ -204,7 +204,7 @@ class OpenClip(nn.Module):
         super().__init__()
         self.visual = Visual(vision, out)
         self.transformer = Transformer(text)
-        self.token_embedding = nn.Embedding(text.vocab_size, text.hidden_size)
+        self.token_embedding = uninitialised(text.vocab_size, text.hidden_size)
         self.positional_embedding = nn.Parameter(torch.empty(text.max_position_embeddings, text.hidden_size))
         self.ln_final = nn.LayerNorm(text.hidden_size)
         self.text_projection = nn.Parameter(torch.empty(text.hidden_size, out))

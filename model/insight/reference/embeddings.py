@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...reference import uninitialised
 from ..embeddings import PositionsConfig, RotaryConfig, WordsConfig
 
 
@@ -13,7 +14,7 @@ class WordsPiece(nn.Module):
 
     def __init__(self, size: int, width: int):
         super().__init__()
-        self.embedding = nn.Embedding(size, width)
+        self.embedding = uninitialised(size, width)
 
     def look(self, ids: Tensor) -> Tensor:
         """(batch, tokens) -> (batch, tokens, width)."""
