@@ -29,6 +29,8 @@ END_TO_END = f"{GOLDENS}/end_to_end"
 JUDGE = f"{GOLDENS}/judge.json"
 """Whose code the goldens come from, in which versions."""
 PARITY = "reports/parity.json"
+ATTENTION = "reports/attention.safetensors"
+"""Weights of attention of a small case: one row, by attention."""
 
 
 def family_and_config(run: RunDirectory) -> tuple[Family, Config]:

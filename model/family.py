@@ -320,6 +320,7 @@ class Family:
         documents: what upstream writes beside such a checkpoint, by place, as JSON.
         zero_shot: what makes probabilities of a picture's labels: "softmax" or "sigmoid" of similarities, which the
             leaves `logit_scale` and `logit_bias` scale; "" for families that learn none.
+        attends: whether its networks tap their weights of attention where somebody looks closely (`taps.closely`).
         texts: what is done to raw texts before they are ids; None where nothing but each entry point's bound is known.
         cases: inputs of the family's own, beside those that are drawn: what tells a mistake that no draw shows.
         procedures: loops over entry points, such as greedy generation.
@@ -350,6 +351,7 @@ class Family:
     beside: Mapping[str, str] = field(default_factory=dict)
     documents: Callable[[Config], Mapping[str, JSON]] = lambda config: {}
     zero_shot: str = ""
+    attends: bool = False
     texts: Callable[[Config], TextRules] | None = None
     cases: Callable[[Config], tuple[Case, ...]] = lambda config: ()
     procedures: Callable[[Config], tuple[Greedy, ...]] = lambda config: ()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from converted import Converted, close
+from variants import some
 
 from bgevis.converter.options import Options
 from bgevis.converter.source.identify import identify
@@ -24,6 +25,9 @@ from bgevis.validation.errors import InputError
 
 POOLED, SEQUENCE = 1e-6, 1e-5
 CHECKPOINT = "checkpoint_best.pt"
+
+FAST = ("s1_simplepool_mpnet_qwen", "s1_trimodal_cross_attention_trm", "multi-head pooling", "gate", "concatenation")
+"""What `make test` runs of the cases and variations: each pooling and fusion once; the rest waits for `make prove`."""
 
 GENERATIONS = {
     "s1_gen0_linear_cls_minilm": ("cls", False),
@@ -88,7 +92,7 @@ def held(outputs, golden, modality):
     return set(outputs)
 
 
-@pytest.mark.parametrize("case", GENERATIONS)
+@pytest.mark.parametrize("case", some(GENERATIONS, FAST))
 def test_what_upstream_computed_is_computed_here(converted, case):
     network, golden = converted(case)
     images = golden["images"].transpose(0, 2, 3, 1)
@@ -150,7 +154,7 @@ def written(folder, config, monkeypatch):
     return folder / "model.pth"
 
 
-@pytest.mark.parametrize("name", VARIATIONS)
+@pytest.mark.parametrize("name", some(VARIATIONS, FAST))
 def test_every_generation_is_what_the_reference_computes(name, tmp_path, monkeypatch):
     config = varied(VARIATIONS[name])
     path = written(tmp_path, config, monkeypatch)

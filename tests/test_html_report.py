@@ -22,6 +22,7 @@ from bgevis.converter.options import Options, chosen, command
 from bgevis.converter.pack.preprocessor import Preprocessor
 from bgevis.converter.progress import Silent
 from bgevis.converter.report.html import PAIRS, TEXTS, Scale, render
+from bgevis.converter.report.plots import Drawn
 from bgevis.converter.stages import build, export, load, pack, remap, verify
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.exporters.base import exporters
@@ -113,6 +114,17 @@ def report(runner: str, *rows: Row) -> Report:
 def reports() -> dict[str, Report]:
     keys = ("parity", "onnx", "orbax", "saved_model", "stablehlo")
     return {key: report(f"{key} 1.2.3") for key in keys}
+
+
+def test_pictures_stand_in_the_page_and_nothing_else_may_be_loaded():
+    drawn = [Drawn(EVIL, '<svg viewBox="0 0 1 1"><path d=""/></svg>')]
+    with_pictures, without, missing = page(drawn=drawn), page(), page(drawn=None)
+    assert '<svg viewBox="0 0 1 1"><path d=""/></svg>' in with_pictures
+    assert EVIL not in with_pictures
+    assert "img-src data:;" in with_pictures
+    assert all("img-src" not in other for other in (without, missing))
+    assert "bgevis-convert[plot]" in missing
+    assert "bgevis-convert[plot]" not in without
 
 
 def page(manifest_=None, ledger=LEDGER, reports_=None, **more) -> str:

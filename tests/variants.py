@@ -4,7 +4,7 @@ A new family is here as soon as its folder is: nothing below names one but the v
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -59,6 +59,11 @@ VARIANTS = (*families(), *BRANCHES)
 
 MOST = [pytest.param(variant, marks=[pytest.mark.prove] if variant in BRANCHES else []) for variant in VARIANTS]
 """What dear tests take: every family; the other variants with `make prove`."""
+
+
+def some(names: Iterable[str], fast: Collection[str]) -> list[Any]:
+    """Take all names; those that are not `fast` wait for `make prove`."""
+    return [pytest.param(name, marks=[] if name in fast else [pytest.mark.prove]) for name in names]
 
 
 def family_of(variant: str) -> Family:

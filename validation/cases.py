@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .budget import FEW
-from .domains import Draft, domain_of, padded
+from .domains import Draft, PaddingMask, RandomMask, domain_of, padded
 from .entry_point import EntryPoint, TensorSpec
 from .kept import kept_shape
 from .runner import Arrays
@@ -228,6 +228,15 @@ def tap_case(entry: EntryPoint, seed: int = 7) -> Case:
     if entry.rows is not None and least < FEW:
         sizes = _sizes(entry, -(-FEW // least)) | widths
     return Case(entry.name, "intermediates", _inputs(Draft(entry, sizes, lengths), seed))
+
+
+def unmasked_case(entry: EntryPoint) -> dict[str, np.ndarray]:
+    """Draw the inputs of the small case, and mask nothing."""
+    drawn = dict(tap_case(entry).inputs)
+    for spec in entry.inputs:
+        if isinstance(spec.domain, RandomMask | PaddingMask):
+            drawn[spec.name] = np.full_like(drawn[spec.name], not spec.domain.inverted)
+    return drawn
 
 
 def probe_cases(probe: str, entry: EntryPoint) -> list[Case]:

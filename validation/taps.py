@@ -18,6 +18,10 @@ _record: ContextVar[dict[str, Any] | None] = ContextVar("tap_record", default=No
 _closely: ContextVar[bool] = ContextVar("tap_closely", default=False)
 
 
+WEIGHTS = ".weights"
+"""What the names of weights of attention end with."""
+
+
 @contextmanager
 def closely() -> Iterator[None]:
     """Let networks compute and tap what they otherwise leave to a runtime's operator: the weights of attention."""

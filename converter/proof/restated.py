@@ -24,7 +24,18 @@ from ..certificate.assign import assign
 from ..certificate.check import restated as restated_ledger
 from ..certificate.ledger import FLOAT32, Ledger
 from ..directory import LOCK, MANIFEST, PROVENANCE, SOURCE, RunDirectory
-from ..manifest import END_TO_END, GOLDENS, JUDGE, LEDGER, PARITY, PROBES, WEIGHTS_PATH, family_and_config, network
+from ..manifest import (
+    ATTENTION,
+    END_TO_END,
+    GOLDENS,
+    JUDGE,
+    LEDGER,
+    PARITY,
+    PROBES,
+    WEIGHTS_PATH,
+    family_and_config,
+    network,
+)
 from .documents import VERDICTS
 
 OWN = (LOCK, SOURCE, MANIFEST, PROVENANCE)
@@ -123,6 +134,7 @@ def manifest_problems(run: RunDirectory, ledger: Ledger) -> Iterator[str]:
     for name in manifest["verdicts"]:
         if name not in known:
             yield f"verdicts.{name} is of no stage"
+    files = FILES | ({"parity": [ATTENTION, PARITY]} if family.attends else {})
     for name, record in manifest["stages"].items():
         export = name.startswith("export-")
         failed = manifest["verdicts"].get(name) == "fail"  # in `all` others go on: such an export holds no programs
@@ -133,8 +145,8 @@ def manifest_problems(run: RunDirectory, ledger: Ledger) -> Iterator[str]:
             yield f"stages.{name} is not as this program writes it"
         elif export and set(record.get("options", OPTIONS)) != set(OPTIONS):
             yield f"stages.{name}.options is not as this program writes it"
-        elif record["files"] != FILES.get(name, record["files"]):
-            yield f"stages.{name}.files is not {FILES[name]}"
+        elif record["files"] != files.get(name, record["files"]):
+            yield f"stages.{name}.files is not {files[name]}"
         elif manifest["verdicts"].get(name) is None:
             yield f"stages.{name} has no verdict"
     made = {file for record in manifest["stages"].values() for file in record["files"]}

@@ -27,6 +27,7 @@ from ..options import command
 from ..pack import RAW
 from ..pack.tokenizer import TRUNCATION
 from ..printable import printable
+from .plots import MOST_PLACES, TURNS, Drawn
 from .titles import title
 from .uncovered import Tried, uncovered
 
@@ -133,6 +134,7 @@ def render(
     directory: Path,
     pack: Mapping[str, Any] | None = None,
     tried: Tried | None = None,
+    drawn: Sequence[Drawn] | None = (),
 ) -> bytes:
     """Write the page.
 
@@ -143,6 +145,7 @@ def render(
         directory: paths of this machine, which failures may name, become relative to it.
         pack: preprocess.json, if there is one.
         tried: how large the cases were.
+        drawn: pictures of what the network keeps; None where there is what to draw and nothing that draws it.
     """
     import jinja2
 
@@ -167,7 +170,9 @@ def render(
         "entry": lambda name: "whole artifact" if name == EVERY else name,
     }
     own = {key: _relative(report, directory) for key, report in reports.items()}
-    html = environment.get_template(TEMPLATE).render(context(manifest, ledger, own, pack or {}, tried or {}))
+    shown = context(manifest, ledger, own, pack or {}, tried or {})
+    shown |= {"drawn": drawn, "most_places": MOST_PLACES, "turns": TURNS}
+    html = environment.get_template(TEMPLATE).render(shown)
     return html.encode("utf-8", "backslashreplace")  # a tensor's name may hold half a character
 
 

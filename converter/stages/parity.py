@@ -5,16 +5,18 @@ one of them right by a common mistake's inverse mends it, which and how.
 """
 
 import dataclasses
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save
 
 from ...exporters.weights import WeightsFile
 from ...model.runner import NNXRunner
 from ...validation import probe
-from ...validation.cases import tapped_entries
+from ...validation.cases import tapped_entries, unmasked_case
 from ...validation.compare import compare, taps_row, value_row
 from ...validation.errors import GateError
 from ...validation.goldens import Goldens
@@ -22,10 +24,11 @@ from ...validation.kept import kept
 from ...validation.locate import ROOM, Taps, first_divergence, with_room
 from ...validation.report import Report, Row
 from ...validation.runner import Arrays
+from ...validation.taps import WEIGHTS, closely
 from ..certificate.cause import explain
 from ..certificate.ledger import Ledger
 from ..directory import RunDirectory
-from ..manifest import GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, network, probe_folders
+from ..manifest import ATTENTION, GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, family_and_config, network, probe_folders
 from ..options import Options
 from ..progress import Progress
 from ..proof.programs import procedure_rows
@@ -44,11 +47,32 @@ def perform(run: RunDirectory, options: Options, progress: Progress) -> None:
             report = judge(runner, run.path, ledger)
             report = replace(report, rows=(*report.rows, *procedure_rows(run, runner, compiles=True)))
         (staged.out / PARITY).parent.mkdir()
+        if family_and_config(run)[0].attends:
+            (staged.out / ATTENTION).write_bytes(save(_attention(runner)))
         (staged.out / PARITY).write_text(json.dumps(report.to_json(), indent=1) + "\n")
         progress.note(report.summary())
         if not report.passed:
             reasons = "\n  ".join([report.summary(), *report.notes])
             raise GateError(f"parity: the converted network is not the one that was trained\n  {reasons}")
+
+
+def _attention(runner: NNXRunner) -> dict[str, np.ndarray]:
+    """Give the weights of every attention, (heads, queries, keys), of the first entry point that shows any.
+
+    Of one row of which nothing is masked. An entry point that shows none is traced, and not compiled.
+    """
+    import jax
+
+    for entry in runner.net.entry_points.values():
+        inputs = unmasked_case(entry)
+        with closely():
+            traced = jax.jit(functools.partial(runner.trace, entry.name)).trace(runner.weights, *inputs.values())
+        if any(name.endswith(WEIGHTS) for name in traced.out_info[1]):
+            _, taps = traced.lower().compile()(runner.weights, *inputs.values())
+            return {
+                name.removesuffix(WEIGHTS): np.array(value[0]) for name, value in taps.items() if name.endswith(WEIGHTS)
+            }
+    return {}
 
 
 def reads(run: RunDirectory, options: Options) -> str:

@@ -13,14 +13,15 @@ from typing import Any
 
 from ...exporters.base import PROGRAMS, Exporter
 from ...exporters.precisions import FLOAT32
+from ...exporters.weights import WeightsFile
 from ...validation.errors import ConvertError, GateError, InputError
 from ...validation.files import read_json
-from ...validation.goldens import Goldens
-from ...validation.packages import UNASKED
+from ...validation.goldens import Goldens, read_arrays
+from ...validation.packages import UNASKED, installed
 from ...validation.report import EVERY, Report, Row, junit
 from ..certificate.ledger import Ledger
 from ..directory import RunDirectory
-from ..manifest import GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, artifact, entry_points
+from ..manifest import ATTENTION, GOLDENS, LEDGER, PARITY, WEIGHTS_PATH, artifact, entry_points
 from ..options import Options
 from ..output import refuse_place, written
 from ..pack.preprocessor import Preprocessor
@@ -42,6 +43,7 @@ from ..proof.programs import (
 from ..proof.verdicts import NOT_CHECKED, PREFIX, end_to_end_rows, verdicts
 from ..proof.weights import rounding_rows, weight_rows
 from ..report import html as html_report
+from ..report import plots
 from . import documents
 from .load import tool
 
@@ -148,7 +150,13 @@ def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
         (staged.out / JUNIT).write_text(junit(before | reports, skipped))
         shown = run.manifest() | {"proof": staged.proof}
         page = html_report.render(
-            shown, Ledger.read(run.path / LEDGER), before | reports, run.path, preprocessing(run), tried(run)
+            shown,
+            Ledger.read(run.path / LEDGER),
+            before | reports,
+            run.path,
+            preprocessing(run),
+            tried(run),
+            pictures(run),
         )
         (staged.out / HTML).write_bytes(page)
         failed = [report for report in reports.values() if not report.passed]
@@ -161,6 +169,16 @@ def conclude(run: RunDirectory, formats: Sequence[Exporter]) -> None:
 def preprocessing(run: RunDirectory) -> dict[str, Any]:
     """Read preprocess.json; empty where the run has no pack."""
     return Preprocessor(run.path).rules if packed(run) else {}
+
+
+def pictures(run: RunDirectory) -> list[plots.Drawn] | None:
+    """Draw what there is to draw of the network; None where there is some, and no matplotlib."""
+    seen = run.path / ATTENTION
+    weights = read_arrays(seen) if seen.exists() else {}
+    panels = plots.panels(WeightsFile(run.path / WEIGHTS_PATH), weights)
+    if panels and not installed("matplotlib"):
+        return None
+    return list(plots.inline(panels)) if panels else []
 
 
 def tried(run: RunDirectory) -> dict[str, dict[str, int]]:

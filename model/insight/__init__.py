@@ -89,6 +89,7 @@ FAMILY = Family(
     sizes=SIZES,
     images=_images,
     documents=_documents,
+    attends=True,
     cases=lambda config: _of(config).cases(config),
     procedures=lambda config: _of(config).procedures(config),
 )
