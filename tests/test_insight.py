@@ -10,7 +10,9 @@ import importlib.util
 import json
 import os
 import re
+import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -769,3 +771,76 @@ def test_drawn_attention_is_what_the_network_computes_with(tmp_path):
     with recording() as taps, closely():
         output = model.forward(**given)
     np.testing.assert_allclose(jnp.mean(taps["attention.weights"], axis=1), output["weights"], atol=1e-6)
+
+
+LAYER = """
+    import torch
+    from torch import nn
+
+    class Attention(nn.Module):
+        def __init__(self, width, heads):
+            super().__init__()
+            self.heads = heads
+            self.query_projection, self.key_projection = nn.Linear(width, width), nn.Linear(width, width)
+            self.value_projection, self.output_projection = nn.Linear(width, width), nn.Linear(width, width)
+
+        def forward(self, x, mask):
+            rows, tokens, width = x.shape
+            each = (self.query_projection, self.key_projection, self.value_projection)
+            q, k, v = (p(x).view(rows, tokens, self.heads, -1).transpose(1, 2) for p in each)
+            scores = q @ k.transpose(-1, -2) / (width // self.heads) ** 0.5
+            seen = scores.masked_fill(mask[:, None] == 0, -1e9).softmax(-1) @ v
+            return self.output_projection(seen.transpose(1, 2).reshape(rows, tokens, width))
+
+    class Linear(nn.Module):
+        def __init__(self, inputs, outputs):
+            super().__init__()
+            self.linear = nn.Linear(inputs, outputs)
+
+        def forward(self, x):
+            return self.linear(x)
+
+    class FeedForward(nn.Module):
+        def __init__(self, width, inner):
+            super().__init__()
+            self.linear1, self.linear2 = Linear(width, inner), Linear(inner, width)
+
+        def forward(self, x):
+            return self.linear2(torch.relu(self.linear1(x)))
+
+    class Layer(nn.Module):
+        def __init__(self, width=6, heads=2, inner=5):
+            super().__init__()
+            self.self_attn, self.feed_forward = Attention(width, heads), FeedForward(width, inner)
+            self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+
+        def forward(self, x, mask):
+            x = x + self.self_attn(self.norm1(x), mask)
+            return x + self.feed_forward(self.norm2(x))
+
+    def make():
+        return Layer()
+"""
+"""A module of the form of a TransformerEncoderLayer, as who has upstream's package could name upstream's own."""
+
+
+def test_the_traced_road_leads_to_the_same_network(tmp_path, monkeypatch):
+    (tmp_path / "own_layer.py").write_text(textwrap.dedent(LAYER))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = "TransformerEncoderLayer"
+    torch.save({"model_type": name, "model_state_dict": state_of(name)}, tmp_path / "layer.pt")
+    spec = "x: float32[batch, tokens, 6], mask: int64[batch, tokens, tokens] < 2"
+    with in_this_process():
+        traced = convert(tmp_path / "layer.pt", tmp_path / "traced", ("onnx",), module="own_layer:make", inputs=spec)
+    declared = export(tmp_path / "layer.pt", tmp_path / "declared", ("onnx",), sets=("num_heads=2",))
+    assert set(RunDirectory(traced).manifest()["verdicts"].values()) == {"pass"}
+    assert RunDirectory(declared).manifest()["family"] == "insight"
+    inputs = {n: np.array(a) for n, a in drawn(name).items()}
+    one, other = (
+        exporters()["onnx"].open(artifact(RunDirectory(run), exporters()["onnx"])) for run in (declared, traced)
+    )
+    ours = one.run("forward", inputs)["output"]
+    (theirs,) = other.run("forward", {**inputs, "mask": inputs["mask"].astype(np.int64)}).values()
+    np.testing.assert_allclose(theirs, ours, atol=1e-6)
+    sys.modules.pop("own_layer", None)

@@ -29,10 +29,13 @@ KINDS = {each.name: each for module in DECLARED for each in module.KINDS}
 """Every class, by its name."""
 
 
-SIZES = {"tiny": encoder_decoder.TINY, "base": encoder_decoder.BASE} | {
-    each.name: each.tiny for each in KINDS.values() if each.marks
-}
-"""Of fixtures: the class with the most to go wrong, tiny and as upstream documents it, and each class, tiny."""
+SIZES = (
+    {"tiny": encoder_decoder.TINY, "base": encoder_decoder.BASE}
+    | {each.name: each.tiny for each in KINDS.values() if each.marks}
+    | {f"{each.name}-documented": each.documented for each in KINDS.values() if each.documented and each.marks}
+)
+"""Of fixtures: the class with the most to go wrong, tiny and as upstream documents it; each class, tiny; and each class
+that upstream's document builds an example of, in that size."""
 
 
 def _of(config: kind.Config) -> kind.Kind:

@@ -200,6 +200,7 @@ KINDS = (
         part=lambda config: nothing(),
         entries=lambda config: (_attend("width", "value_width", "context", "value_width"),),
         tiny=PlainConfig("ScaledDotProductAttention"),
+        documented=PlainConfig("ScaledDotProductAttention", 0.1),
         telling=False,
         oddities=(UNIFORM,),
     ),
@@ -210,6 +211,7 @@ KINDS = (
         part=_part,
         entries=_entries,
         tiny=AttentionConfig("MultiHeadAttention", 6, 6, 2),
+        documented=AttentionConfig("MultiHeadAttention", 512, 512, 8, 0.1),
         marks=tuple(rf"{name}\.weight" for name in PROJECTIONS),
         others=(rf"({'|'.join(PROJECTIONS)})\.bias",),
         oddities=(UNIFORM, "rotary encodings that it is given rotate by head and not by place, which changes no score"),
@@ -232,6 +234,7 @@ KINDS = (
         part=_grouped_part,
         entries=_grouped_entries,
         tiny=GroupedConfig("GroupedQueryAttention", 8, 4, 2, square=True),
+        documented=GroupedConfig("GroupedQueryAttention", 512, 8, 4, square=True),
         marks=tuple(rf"{name}{PAIR}" for name in SHORT),
         telling=False,
         oddities=(
@@ -247,6 +250,7 @@ KINDS = (
         part=_alibi_part,
         entries=lambda config: _by_head(config.hidden_size, config.num_heads, longest=config.max_seq_length),
         tiny=AlibiConfig("ALiBiAttention", 8, 2, 12),
+        documented=AlibiConfig("ALiBiAttention", 512, 8, 2048),
         marks=("bias", *(rf"{name}{PAIR}" for name in SHORT)),
         oddities=(
             UNIFORM,

@@ -133,7 +133,9 @@ TINY = EncoderDecoderConfig(
 
 
 BASE = EncoderDecoderConfig(
-    *("EncoderDecoderTransformer", 10000, 10000, 512, 8, 6, 6, 2048, 512, "sinusoidal"), share_embeddings=False
+    *("EncoderDecoderTransformer", 10000, 10000, 512, 8, 6, 6, 2048, 512, "sinusoidal"),
+    share_embeddings=True,
+    dropout=0.1,
 )
 """As upstream's document builds it."""
 
@@ -146,6 +148,7 @@ KINDS = (
         part=_both_part,
         entries=_both_entries,
         tiny=TINY,
+        documented=BASE,
         marks=(
             r"encoder\.layers\.0\.self_attn\.query_projection\.weight",
             r"decoder\.layers\.0\.cross_attn\.query_projection\.weight",

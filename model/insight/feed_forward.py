@@ -184,18 +184,27 @@ KINDS = (
     _network(
         name="FeedForwardNN",
         tiny=FeedForwardConfig("FeedForwardNN", 6, (6, 5), 3, "gelu", use_layer_norm=True, use_residual=True),
+        documented=FeedForwardConfig(
+            "FeedForwardNN", 784, (128, 64), 10, "relu", use_layer_norm=True, use_residual=True, dropout=0.3
+        ),
         marks=(OUTPUT,),
         others=(HIDDEN, r"output_layer\.linear\.bias"),
     ),
     _network(
         name="FeedForwardClassifier",
         tiny=FeedForwardConfig("FeedForwardClassifier", 6, (5,), 4, "tanh", use_layer_norm=False, use_residual=False),
+        documented=FeedForwardConfig(
+            "FeedForwardClassifier", 784, (256, 128), 10, "relu", use_layer_norm=False, use_residual=False, dropout=0.5
+        ),
         marks=(OUTPUT,),
         others=(HIDDEN, r"output_layer\.linear\.bias"),
     ),
     _network(
         name="MultiLayerPerceptron",
         tiny=FeedForwardConfig("MultiLayerPerceptron", 6, (6, 5), 5, "sigmoid", use_layer_norm=True, use_residual=True),
+        documented=FeedForwardConfig(
+            "MultiLayerPerceptron", 100, (50, 25), 10, "gelu", use_layer_norm=True, use_residual=False, dropout=0.2
+        ),
         marks=(r"layers\.0\.linear1\.linear\.weight",),
         others=(LAYERS,),
     ),
@@ -206,6 +215,9 @@ KINDS = (
         part=lambda config: feed_forward(config.input_dim, config.hidden_dim, config.output_dim, config.use_layer_norm),
         entries=lambda config: along(config.input_dim, config.output_dim),
         tiny=BlockConfig("FeedForwardBlock", 6, 9, 6, "relu", use_layer_norm=True, use_residual=True),
+        documented=BlockConfig(
+            "FeedForwardBlock", 512, 2048, 512, "relu", use_layer_norm=True, use_residual=True, dropout=0.2
+        ),
         marks=(r"linear1\.linear\.weight", r"linear2\.linear\.weight"),
         others=(r"linear[12]\.linear\.bias", r"linear2\.layer_norm\.(weight|bias)"),
     ),
@@ -216,6 +228,7 @@ KINDS = (
         part=_linear_part,
         entries=lambda config: along(config.in_features, config.out_features),
         tiny=LinearConfig("LinearLayer", 6, 5, bias=True, use_layer_norm=True),
+        documented=LinearConfig("LinearLayer", 512, 256, bias=True, use_layer_norm=True, dropout=0.3),
         marks=(r"linear\.weight",),
         others=(r"linear\.bias", r"layer_norm\.(weight|bias)"),
         telling=False,

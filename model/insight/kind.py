@@ -36,6 +36,7 @@ class Kind:
         part: what becomes of the tensors.
         entries: what can be called.
         tiny: a small configuration.
+        documented: the one that upstream's document builds, if it does.
         marks: patterns of names; such a checkpoint has each of them.
         others: patterns of the other names that it may have.
         telling: whether these names are like no other network's: then they are enough to recognise it.
@@ -50,6 +51,7 @@ class Kind:
     part: Callable[[Config], Part]
     entries: Callable[[Config], tuple[EntryPoint, ...]]
     tiny: Config
+    documented: Config | None = None
     marks: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     telling: bool = True
