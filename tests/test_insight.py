@@ -553,6 +553,18 @@ def test_what_upstream_itself_cannot_run_is_refused(tmp_path):
         identified({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path, "num_heads=2")
 
 
+DOCUMENTED = [f"{name}-documented" for name, kind in KINDS.items() if kind.documented and kind.marks]
+
+
+@pytest.mark.parametrize("size", some(DOCUMENTED, ("FeedForwardClassifier-documented",)))
+def test_upstreams_own_examples_are_converted_and_proved(tmp_path, size):
+    """The classifier's wide sum over one vector, which XLA adds up one by one, was taken for a mistake."""
+    write_fixture("insight", size, 0, "float32", tmp_path / "example.pt")
+    with in_this_process():
+        run = convert(tmp_path / "example.pt", tmp_path / "run", ("onnx",))
+    assert set(RunDirectory(run).manifest()["verdicts"].values()) == {"pass"}
+
+
 def test_attention_without_tensors_is_converted(tmp_path):
     torch.save({"model_type": "ScaledDotProductAttention", "model_state_dict": {}}, tmp_path / "plain.pt")
     with in_this_process():

@@ -219,11 +219,13 @@ def tapped_entries(entries: Iterable[EntryPoint]) -> list[EntryPoint]:
 def tap_case(entry: EntryPoint, seed: int = 7) -> Case:
     """Draw the small case on which intermediate values are compared: one padded row.
 
-    Where an output has fewer numbers a row than can be measured on, such as one score, there are more.
+    Where an output has fewer numbers a row than can be measured on, such as one score, there are more. Where a row is
+    one vector, there are two: a product with one row is summed in another order, which costs XLA several times as much.
     """
     widths = {axis: entry.axes[axis].clip(9) for axis in padded(entry)}
     lengths = {axis: [max(width - 3, 1)] for axis, width in widths.items()}
-    sizes = _sizes(entry, 1) | widths
+    vectors = set(entry.axes) == {entry.rows} and not dear(entry)
+    sizes = _sizes(entry, 2 if vectors else 1) | widths
     least = min(math.prod(spec.resolve(sizes)) for spec in entry.outputs)
     if entry.rows is not None and least < FEW:
         sizes = _sizes(entry, -(-FEW // least)) | widths
