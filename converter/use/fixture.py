@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...model.documents import JSON
-from ...model.family import families
+from ...model.family import Tie, families
 from ...validation.errors import EnvironmentFailure, InputError
 from ..certificate.ledger import numpy_dtype
 from ..output import refuse_place, written
@@ -40,6 +40,8 @@ def write_fixture(family_name: str, size: str, seed: int, dtype: str, out: Path,
         else draw(name, shape, seed, part.draws).astype(numpy_dtype(dtype))
         for name, shape in part.checkpoint_shapes.items()
     }
+    ties = (rule for rule in part.rules if isinstance(rule, Tie) and rule.source in arrays)
+    arrays |= {tie.source: arrays[tie.target] for tie in ties}
     with written(out) as aside:
         _save(arrays, aside, safetensors=out.suffix == ".safetensors")
     return out.stat().st_size
