@@ -188,6 +188,8 @@ def probed(part: Part) -> Part:
         leaves, "*cross_norm.scale"
     ):  # it makes queries, which say nothing of themselves if they are small
         probes[LOW_VARIANCE]["*cross_norm.*"] = 0
+    if {"decoder.position.embedding", "decoder.word.embedding"} & {*leaves} == {"decoder.position.embedding"}:
+        probes[LOW_VARIANCE]["decoder.*"] = 0  # to ids as numbers, thousands, float32 adds nothing that is small
     if fnmatch.filter(leaves, "*.query.kernel"):
         probes[LOUD] = {**dict.fromkeys(first, ALIKE), "*.query.*": LOUDER}
     return replace(part, probes=probes)
