@@ -836,6 +836,7 @@ LAYER = """
 """A module of the form of a TransformerEncoderLayer, as who has upstream's package could name upstream's own."""
 
 
+@pytest.mark.prove
 def test_the_traced_road_leads_to_the_same_network(tmp_path, monkeypatch):
     (tmp_path / "own_layer.py").write_text(textwrap.dedent(LAYER))
     monkeypatch.chdir(tmp_path)

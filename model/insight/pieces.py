@@ -173,6 +173,8 @@ QUIET = (
     *("*norm*.scale", "*norm*.bias", "*.value.bias", "*.out.bias", "*.up.bias", "*.down.bias"),
 )
 """Leaves that a stream is made of, and what adds to it."""
+MANY = 64
+"""Ids from which on a decoder that takes them as numbers is not probed: float32 adds to them nothing that is small."""
 FIRST = QUIET[:6]
 """Those that it begins with."""
 
@@ -188,10 +190,11 @@ def probed(part: Part) -> Part:
         leaves, "*cross_norm.scale"
     ):  # it makes queries, which say nothing of themselves if they are small
         probes[LOW_VARIANCE]["*cross_norm.*"] = 0
-    if {"decoder.position.embedding", "decoder.word.embedding"} & {*leaves} == {"decoder.position.embedding"}:
-        probes[LOW_VARIANCE]["decoder.*"] = 0  # to ids as numbers, thousands, float32 adds nothing that is small
     if fnmatch.filter(leaves, "*.query.kernel"):
         probes[LOUD] = {**dict.fromkeys(first, ALIKE), "*.query.*": LOUDER}
+    words = part.checkpoint_shapes.get("output_projection.weight", (0,))[0]
+    if words > MANY and "decoder.norm.scale" in leaves and "decoder.word.embedding" not in leaves:
+        probes = {name: {**exponents, "decoder.*": 0} for name, exponents in probes.items()}
     return replace(part, probes=probes)
 
 
