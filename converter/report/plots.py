@@ -80,7 +80,8 @@ def rotations(leaves: WeightsFile) -> list[Panel]:
 
         def draw(at: Any) -> None:
             places = np.arange(len(x))
-            at.quiver(0 * x, 0 * y, x, y, places, cmap="viridis", angles="xy", scale_units="xy", scale=1)
+            arrows = at.quiver(0 * x, 0 * y, x, y, places, cmap="viridis", angles="xy", scale_units="xy", scale=1)
+            arrows.set_clim(-0.7 * len(x), 1.4 * len(x))  # neither as dark as dark paper nor as light as light
             at.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal")
 
         return Panel(f"{name.removesuffix('cos')}pair {pair}", "first of the pair", "second of the pair", draw)
