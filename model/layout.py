@@ -98,17 +98,3 @@ def _side(text: str) -> tuple[Group, ...]:
 
 def _write(group: Group) -> str:
     return group[0] if len(group) == 1 else f"({' '.join(group)})" if group else "1"
-
-
-BLOCK = 64
-"""Places of the last axis that are copied at once: what is read and what is written both stay in the caches."""
-
-
-def contiguous(array: np.ndarray) -> np.ndarray:
-    """Give an array in C order, itself if it is; where axes are exchanged, several times as fast as numpy does."""
-    if array.flags.c_contiguous:
-        return array
-    copy = np.empty(array.shape, array.dtype)
-    for start in range(0, array.shape[-1], BLOCK):
-        copy[..., start : start + BLOCK] = array[..., start : start + BLOCK]
-    return copy

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgevis.model.layout import Layout, contiguous, parse
+from bgevis.exporters.weights import contiguous
+from bgevis.model.layout import Layout, parse
 
 SIZES = {"e": 6, "h": 3, "d": 2, "r": 4, "s": 4, "c": 3, "w": 5, "u": 5}
 

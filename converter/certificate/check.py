@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...exporters.weights import contiguous
 from ...model import layout
 from ...model.derived import LowRank, Made
 from ...model.family import Config, Family
@@ -58,7 +59,7 @@ def verify(
         if found:
             unfit.add(name)
         remarks = list(_constant_notes(name, tensor, constants))
-        contents = layout.contiguous(tensor)
+        contents = contiguous(tensor)
         digest = hashlib.sha256(contents.reshape(-1).view(np.uint8).data).hexdigest()
         made = entries[name].made
         if isinstance(made, LowRank) and not found and tensor.dtype.itemsize < np.dtype(np.float32).itemsize:

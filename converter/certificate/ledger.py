@@ -17,6 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from ...exporters.weights import contiguous
 from ...model import layout
 from ...model.derived import KINDS, Factor, Made
 from ...validation.errors import InputError
@@ -108,7 +109,7 @@ class Ledger:
         It must have the type that it is stored as. A float32 leaf of a half-precision tensor has bits that the way
         back rounds off: they must be what up-casting gives.
         """
-        tensor = layout.contiguous(self.source(name, leaf))
+        tensor = contiguous(self.source(name, leaf))
         if leaf.dtype != (tensor.dtype if self.stored == SOURCE else np.float32):
             return ""
         if tensor.dtype != leaf.dtype and not np.array_equal(_bits(self.leaf(name, tensor)), _bits(leaf)):
@@ -230,4 +231,4 @@ def _entry(written: Mapping[str, Any]) -> Entry:
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
-    return layout.contiguous(array).reshape(-1).view(np.uint8)
+    return contiguous(array).reshape(-1).view(np.uint8)

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from ...exporters.weights import contiguous
 from ...model.derived import Part
-from ...model.layout import contiguous
 from ...validation.errors import GateError
 from .ledger import Entry, Ledger, numpy_dtype
 

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from ...exporters.base import Exporter, UnreadableWeight
-from ...exporters.weights import plan
+from ...exporters.weights import contiguous, plan
 from ...model.adapter import BASE, Adapter
 from ...model.derived import LowRank, Part
-from ...model.layout import contiguous
 from ...validation.errors import EnvironmentFailure, GateError, InputError, raised
 from ...validation.packages import need_jax
 from ..certificate.ledger import Entry, Ledger, numpy_dtype
