@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..validation.errors import ConvertError, EnvironmentFailure, GateError, InputError
     from .use.artifacts import Artifacts, load_module, open_artifacts
+    from .use.clients import chroma_function, lancedb_function, llama_index_embedding, mteb_encoder
     from .use.matching import best_matches, classify, similarity
     from .use.parallel import partitions
+    from .use.provider import EmbeddingProvider, MultimodalEmbeddingProvider
     from .use.sentence_transformers import cross_encoder, sentence_transformer
     from .use.store.embedding_store import EmbeddingStore
 
@@ -16,15 +18,21 @@ if TYPE_CHECKING:
 __all__ = [
     "Artifacts",
     "ConvertError",
+    "EmbeddingProvider",
     "EmbeddingStore",
     "EnvironmentFailure",
     "GateError",
     "InputError",
+    "MultimodalEmbeddingProvider",
     "__version__",
     "best_matches",
+    "chroma_function",
     "classify",
     "cross_encoder",
+    "lancedb_function",
+    "llama_index_embedding",
     "load_module",
+    "mteb_encoder",
     "open_artifacts",
     "partitions",
     "sentence_transformer",
@@ -33,6 +41,8 @@ __all__ = [
 
 _PLACES = {
     **dict.fromkeys(("ConvertError", "EnvironmentFailure", "GateError", "InputError"), "..validation.errors"),
+    **dict.fromkeys(("chroma_function", "lancedb_function", "llama_index_embedding", "mteb_encoder"), ".use.clients"),
+    **dict.fromkeys(("EmbeddingProvider", "MultimodalEmbeddingProvider"), ".use.provider"),
     "partitions": ".use.parallel",
     **dict.fromkeys(("best_matches", "classify", "similarity"), ".use.matching"),
     "EmbeddingStore": ".use.store.embedding_store",

@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it
 import tiny_tokenizer
 from in_process import export
 
-from bgevis.converter import open_artifacts
+from bgevis.converter import MultimodalEmbeddingProvider, open_artifacts
 from bgevis.converter.use import hearing
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.converter.use.hearing import Transcript, Word, aligned, grouped, warped
@@ -107,6 +107,20 @@ def test_sounds_are_embedded(opened):
     mean = found[0] + 0.25 * found[1]
     assert np.allclose(found[2], mean / np.linalg.norm(mean), atol=1e-6)
     assert np.allclose(opened.embed(audio=(sound(1.0, 1), RATE)), found[0], atol=1e-6)
+
+
+def test_a_provider_takes_arrays_at_the_network_s_own_rate(run, opened):
+    given = MultimodalEmbeddingProvider(audio_model_path=run)
+    both = np.stack([sound(0.5, 1), sound(0.5, 2)])
+    found = given.encode_audio(both)
+    assert given.get_available_modalities() == ["audio"]
+    assert np.allclose(found, opened.embed(audio=[(row, RATE) for row in both]), atol=1e-6)
+    assert found.shape == (2, given.audio_dimension)
+    assert np.allclose(given.encode_audio(both[0]), found[0], atol=1e-6)
+    assert np.allclose(given.encode_multimodal(audio=(both[1], RATE))["audio"], found[1], atol=1e-6)
+    for wrong in (both.astype(np.float64), both[None]):
+        with pytest.raises(InputError, match=r"expected \(samples,\) or \(sounds, samples\) of float32"):
+            given.encode_audio(wrong)
 
 
 def test_many_sounds_take_the_memory_of_one(opened, monkeypatch):

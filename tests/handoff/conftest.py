@@ -125,6 +125,14 @@ def roberta(tmp_path_factory) -> Path:
     return convert(checkpoint, folder / "run", "--format", "onnx", "--layout", "sentence-transformers")
 
 
+@pytest.fixture(scope="session")
+def prompted(tmp_path_factory) -> Path:
+    """A tiny BERT with prompts for queries and passages."""
+    folder = tmp_path_factory.mktemp("prompted")
+    prompts = (("query", "three "), ("passage", "a one "))
+    return convert(tiny_folder(folder, prompts=prompts), folder / "run", "--format", "onnx")
+
+
 def towers(folder: Path, family: str, tiny, first: int | None) -> Path:
     """Convert two towers with a tokenizer that leaves most samples whole, and write all that Transformers.js opens."""
     text = dataclasses.replace(tiny.text, max_position_embeddings=77, max_seq_length=77)
@@ -164,13 +172,16 @@ CLIENTS = (
 """The last that fit together: optimum-onnx 0.1.0 takes no transformers 5, and these no newer hub and tokenizers."""
 
 
-def upon_this(folder: Path, *packages: str) -> Path:
-    """Make an environment upon this one, in which packages, without what they ask for, hide those of other versions."""
+def upon_this(folder: Path, *packages: str, needs: bool = False) -> Path:
+    """Make an environment upon this one, in which packages hide those of other versions; with `needs`, what they ask
+    for and is not here, too.
+    """
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     (site,) = (folder / "lib").glob("python*/site-packages")
     (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *packages]
+    alone = [] if needs else ["--no-deps"]
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *alone, *packages]
     subprocess.run(install, check=True)
     return python
 
@@ -189,6 +200,26 @@ WITH_OPEN_CLIP = ("open_clip_torch==3.3.0", "torchvision==0.29.1", "timm==1.0.31
 def with_open_clip(tmp_path_factory) -> Path:
     """An environment with open_clip."""
     return upon_this(tmp_path_factory.mktemp("with_open_clip"), *WITH_OPEN_CLIP)
+
+
+OF_PROVIDERS = (
+    *("mteb==2.26.24", "langchain-core==1.8.3", "llama-index-core==0.14.25", "chromadb==1.5.9"),
+    "lancedb==0.40.0",
+)
+"""What takes providers of embeddings."""
+
+
+@pytest.fixture(scope="session")
+def of_providers(tmp_path_factory) -> Path:
+    """An environment with what takes providers of embeddings, and this package."""
+    import bgevis.converter as here
+
+    python = upon_this(tmp_path_factory.mktemp("of_providers"), *OF_PROVIDERS, needs=True)
+    (site,) = python.parents[1].glob("lib/python*/site-packages")
+    (site / "bgevis").mkdir()
+    for room in ("converter", "exporters", "model", "validation"):  # an editable install is not seen from there
+        (site / "bgevis" / room).symlink_to(Path(here.__file__).parents[1] / room)
+    return python
 
 
 def alone(folder: Path, *packages: str) -> Path:
