@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from ..validation.errors import ConvertError, GateError, Unexpected
+from ..validation.errors import ConvertError, EnvironmentFailure, GateError, Unexpected
 from ..validation.packages import EXTRAS, missing
 from .printable import printable
 from .stages import BY_NAME, STAGES, Stage
@@ -291,7 +291,7 @@ def rows_given(
     if not texts and not images and lines is None and pattern is None:
         raise click.UsageError("nothing to embed: give --text, --texts, --image or --images")
     every = [*texts, *(embedding.read_lines(lines) if lines is not None else ())]
-    seen = [*images, *(embedding.read_images(pattern) if pattern is not None else ())]
+    seen = [*images, *(embedding.read_files(pattern, "--images") if pattern is not None else ())]
     both = (texts or lines is not None) and (images or pattern is not None)
     if both and len(every) != len(seen):
         raise click.UsageError(f"texts and pictures are pairs: got {len(every)} texts and {len(seen)} pictures")
@@ -313,6 +313,17 @@ def store_option(help_text: str) -> Callable[[Command], Command]:
         return click.option("--store", metavar="DIR", type=click.Path(path_type=Path), help=help_text)(command)
 
     return add
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Read "1,8,32"."""
+    try:
+        sizes = tuple(dict.fromkeys(int(size) for size in text.split(",")))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not like 1,8,32") from error
+    if min(sizes) < 1:
+        raise click.BadParameter(f"{text!r} holds {min(sizes)}, expected numbers of at least 1")
+    return sizes
 
 
 def quiet() -> None:
@@ -725,6 +736,126 @@ def perplexity(
 
 @main.command()
 @directory_argument
+@rows_options
+@click.option("--sound", "sounds", metavar="FILE", multiple=True, help="A sound's file. Repeatable.")
+@click.option("--sounds", "sound_pattern", metavar="FILE|GLOB", help="Files of sounds, as --images.")
+@click.option("--against", metavar="FORMAT", help="Hold it to another format of DIR; default the PyTorch original.")
+@click.option("-k", "nearest", default=10, show_default=True, type=click.IntRange(1), help="Neighbours looked at.")
+@click.option(
+    "--floor",
+    metavar="COSINE",
+    type=click.FloatRange(-1, 1),
+    help="The lowest cosine of a row; default that of the format's precision.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+@opened_format
+def precision(
+    directory: Path,
+    format_name: str | None,
+    texts: tuple[str, ...],
+    lines: str | None,
+    images: tuple[str, ...],
+    pattern: str | None,
+    sounds: tuple[str, ...],
+    sound_pattern: str | None,
+    against: str | None,
+    nearest: int,
+    floor: float | None,
+    as_json: bool,
+) -> None:
+    """Hold DIR's embeddings of your own texts, pictures and sounds to the PyTorch original's."""
+    from .directory import RunDirectory
+    from .use import precision as measuring
+    from .use.artifacts import open_artifacts
+    from .use.embedding import read_files, read_lines
+
+    given = {
+        "text": [*texts, *(read_lines(lines) if lines is not None else ())],
+        "image": [*images, *(read_files(pattern, "--images") if pattern is not None else ())],
+        "audio": [*sounds, *(read_files(sound_pattern, "--sounds") if sound_pattern is not None else ())],
+    }
+    corpus = {kind: rows for kind, rows in given.items() if rows}
+    if not corpus:
+        raise click.UsageError("nothing to compare: give --texts, --images, --sounds or rows of them")
+    quiet()
+    with contextlib.ExitStack() as opened:
+        artifacts = opened.enter_context(open_artifacts(directory, format_name))
+        judge: measuring.Judge
+        if against is None:
+            judge = measuring.Original(RunDirectory(directory), artifacts)
+        else:
+            other = opened.enter_context(open_artifacts(directory, against))
+            if other.format == artifacts.format:
+                raise click.UsageError(f"--against {against} is the format that is held to it; --format says another")
+            judge = measuring.Format(other)
+        found = measuring.measured(artifacts, judge, corpus, nearest, floor)
+    click.echo(json.dumps(found.to_json()) if as_json else found.tell())
+    for line in found.warnings:
+        click.echo(f"warning: {line}", err=True)
+    if found.problems:
+        raise GateError("; ".join(found.problems))
+
+
+@main.command()
+@directory_argument
+@click.option("--format", "formats", multiple=True, help="Only this format; default all that are there. Repeatable.")
+@click.option("--threads", "cores", type=click.IntRange(1), help="Cores that each process may use; default all.")
+@click.option(
+    "--batches",
+    metavar="N,...",
+    default="1,8,32,128",
+    show_default=True,
+    callback=lambda context, parameter, value: parse_sizes(value),
+    help="Rows given at once.",
+)
+@click.option(
+    "--seconds", default=2.0, show_default=True, type=click.FloatRange(0), help="How long each figure is measured."
+)
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Also draw it: .svg, .png or .pdf.")
+@force_option
+@json_option
+def bench(
+    directory: Path,
+    formats: tuple[str, ...],
+    cores: int | None,
+    batches: tuple[int, ...],
+    seconds: float,
+    picture: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Time each format of DIR here, each in a process of its own: opening, requests, rows a second, memory."""
+    from .directory import RunDirectory
+    from .use import bench as measuring
+    from .use import plot as drawing
+
+    if picture:
+        drawing.refuse(picture, "--plot", force=force)
+    quiet()
+    found, failed = [], []
+
+    def note(text: str) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"measuring {text}", err=True)
+
+    for each in measuring.bench(RunDirectory(directory), formats, cores, batches, seconds, note):
+        if isinstance(each, str):
+            failed.append(each)
+            click.echo(f"not measured: {printable(each)}", err=True)
+            continue
+        found.append(each)
+        if not as_json:
+            click.echo(measuring.tell(each))
+    if not found:
+        raise EnvironmentFailure(f"{directory}: none of its formats could be measured ({'; '.join(failed)})")
+    if as_json:
+        click.echo(json.dumps({"measured": [each.to_json() for each in found], "not_measured": failed}, indent=1))
+    if picture:
+        drawing.save(picture, [measuring.drawn(found)])
+
+
+@main.command()
+@directory_argument
 @click.option("--query", help="The text that is asked for.")
 @click.option("--query-image", metavar="FILE", help="The picture that is asked for; with --query, both together.")
 @rows_options
@@ -761,7 +892,7 @@ def search(
     if not given:
         raise click.UsageError("nothing is asked for: give --query or --query-image")
     every = [*texts, *(embedding.read_lines(lines) if lines is not None else ())]
-    seen = [*images, *(embedding.read_images(pattern) if pattern is not None else ())]
+    seen = [*images, *(embedding.read_files(pattern, "--images") if pattern is not None else ())]
     among = [*embedding.rows(every, []), *embedding.rows([], seen)]
     if not among and not store:
         raise click.UsageError("nothing to search: give --text, --texts, --image or --images, or --store")

@@ -313,7 +313,7 @@ def test_upstream_that_fails_on_raw_texts_is_said():
     encode.name = "transformers 5: CrossEncoder.predict"
     words = r"CrossEncoder.predict fails on raw texts .*: ValueError: Asking to pad .* or say --no-tokenizer"
     with pytest.raises(InputError, match=words):
-        reference._encoded(encode, ["a"])
+        reference.encoded(encode, ["a"])
 
 
 def test_a_stream_that_takes_nothing_is_named(monkeypatch):

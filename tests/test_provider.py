@@ -118,6 +118,19 @@ def test_texts_and_pictures_of_one_space(towers):
     assert list(chances.values()) == pytest.approx(classify(opened, [seen[0]], TEXTS, template="a {}")[0].tolist())
 
 
+def test_floats_between_0_and_1_are_the_bytes_that_they_are_nearest_to(towers):
+    given, seen = MultimodalEmbeddingProvider(clip_model_path=towers), pictures(2)
+    wanted, floats = given.encode_image(seen), seen / np.float32(255)
+    for found in (given.encode_image(floats), given.encode_image([floats[0], floats[1].astype(np.float64)])):
+        assert np.array_equal(found, wanted)
+    for wrong, said in (
+        (floats * 255, "reaches from 0 to 255, expected 0 to 1"),
+        (floats * np.nan, "reaches from nan"),
+    ):
+        with pytest.raises(InputError, match=said):
+            given.encode_image(wrong)
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [

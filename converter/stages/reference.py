@@ -146,9 +146,9 @@ def end_to_end(
             encode, samples = encodes[case.entry_point], pack.samples_of(case)
             output = judged(entries[case.entry_point])
             with reference.computing():
-                float32 = _encoded(encode, samples)
+                float32 = encoded(encode, samples)
             with exact.computing():
-                float64 = _encoded(encode, samples)
+                float64 = encoded(encode, samples)
             found.append(
                 goldens.golden(entries[case.entry_point], case, {output.name: float64}, {output.name: float32})
             )
@@ -200,8 +200,8 @@ def hold_sounds(pack: Pack, name: str, spectrogram: Callable[[np.ndarray], np.nd
             )
 
 
-def _encoded(encode: "Encode", samples: Sequence[Any]) -> np.ndarray:
-    """Let upstream encode.
+def encoded(encode: "Encode", samples: Sequence[Any]) -> np.ndarray:
+    """Let upstream encode raw samples.
 
     Raises:
         InputError: it cannot, as with a tokenizer that names no token for padding.

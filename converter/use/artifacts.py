@@ -640,9 +640,8 @@ class Artifacts:
     def _embed_sounds(self, audio: Audio, dims: int | None, normalize: bool | None, progress: Progress) -> np.ndarray:
         """Embed sounds: of several windows the mean, each counted by what of it is sound."""
         width, finish = self._finished(dims, normalize)
-        heard = {spec.name for entry in self.entry_points.values() for spec in entry.outputs}
-        name = next((n for n in self._outputs() if heard & {s.name for s in self.entry_points[n].inputs}), None)
-        if name is None or not self._preprocessor.rules.get("sounds"):
+        name = self.embeds.get("audio")
+        if name is None:
             raise InputError(f"{self.path}: this network embeds no sounds ({self._told()})")
         alone, sounds = self._sounds(audio)
         windows = hearing.windowed(sounds, self._preprocessor.sounds.rules)
@@ -663,6 +662,36 @@ class Artifacts:
     def _outputs(self) -> Mapping[str, str]:
         found: Mapping[str, str] = self._embeddings()["outputs"]
         return found
+
+    @property
+    def embeds(self) -> Mapping[str, str]:
+        """What `embed` takes alone, "text", "image" and "audio": the entry point for each that there is one for."""
+        rules, found = self._preprocessor.rules, dict[str, str]()
+        if not rules["embeddings"]:
+            return found
+        for kind, asked in (("text", (True, False)), ("image", (False, True))):
+            if entry := self._found(*asked):
+                found[kind] = entry[0].name
+        if rules.get("sounds"):
+            made = {spec.name for entry in self.entry_points.values() for spec in entry.outputs}
+            heard = [name for name in self._outputs() if made & {spec.name for spec in self.entry_points[name].inputs}]
+            if heard:
+                found["audio"] = heard[0]
+        return found
+
+    def embed_rows(self, kind: str, given: Sequence[Any], *, batch_size: int = BATCH) -> np.ndarray:
+        """Embed rows of one kind, "text", "image" or "audio": see `embed`. Sounds are heard one after the other."""
+        if kind == "audio":
+            return self.embed(audio=given)
+        if kind == "image":
+            return self.embed(images=given, batch_size=batch_size)
+        return self.embed(given, batch_size=batch_size)
+
+    def run_by(self, runner: Runner) -> "Artifacts":
+        """Give the same preparation and pooling around another runner of the entry points, which compiles nothing."""
+        other = Artifacts.__new__(Artifacts)
+        other.__dict__.update(self.__dict__, runner=runner.name, _runner=runner, _compiles=False)
+        return other
 
     def compute_score(
         self,
@@ -735,15 +764,23 @@ class Artifacts:
 
     def _entry(self, texts: bool, images: bool) -> tuple[EntryPoint, str]:
         """Find the entry point that takes just what is given and embeds it, and the output that is the embedding."""
+        found = self._found(texts, images)
+        if found is None:
+            asked = " and ".join(["texts"] * texts + ["images"] * images)
+            raise InputError(
+                f"{self.path}: this network has no entry point for {asked} that embeds it ({self._told()})"
+            )
+        return found
+
+    def _found(self, texts: bool, images: bool) -> tuple[EntryPoint, str] | None:
         rules = self._preprocessor.rules
         ids = rules["texts"] and rules["texts"]["inputs"]["ids"]
         pixels = rules["images"] and rules["images"]["input"]
-        for name, output in self._embeddings()["outputs"].items():
+        for name, output in self._outputs().items():
             takes = {spec.name for spec in self.entry_points[name].inputs}
             if (ids in takes, pixels in takes) == (texts, images):
                 return self.entry_points[name], output
-        asked = " and ".join(["texts"] * texts + ["images"] * images)
-        raise InputError(f"{self.path}: this network has no entry point for {asked} that embeds it ({self._told()})")
+        return None
 
     def _run(
         self,

@@ -46,8 +46,8 @@ def read_lines(name: str) -> list[str]:
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
-def read_images(given: str) -> list[str]:
-    """Name the pictures of a pattern, in the order of their names, or of a file with one per line, "-" for stdin.
+def read_files(given: str, option: str) -> list[str]:
+    """Name the files of a pattern, in the order of their names, or of a file with one per line, "-" for stdin.
 
     Raises:
         InputError: there are none, or no such file.
@@ -56,7 +56,7 @@ def read_images(given: str) -> list[str]:
         return read_lines(given)
     found = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - the user's pattern may be absolute
     if not found:
-        raise InputError(f"--images {given}: no file's name is like this")
+        raise InputError(f"{option} {given}: no file's name is like this")
     return found
 
 

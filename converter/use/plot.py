@@ -1,6 +1,6 @@
 """`plot`: a picture of a network in a file of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,7 @@ def draw(run: RunDirectory, what: str, out: Path, entry: str = "", inputs: Path 
         InputError: the network has nothing of the kind, or the inputs are none of it.
         EnvironmentFailure: matplotlib is missing.
     """
-    need("matplotlib", "plot")
-    refuse_place(out, force=force)
-    if out.suffix not in SUFFIXES:
-        raise InputError(f"--out {out}: a picture is one of {', '.join(SUFFIXES)}")
-    import matplotlib as mpl
-
+    refuse(out, "--out", force=force)
     leaves = WeightsFile(run.path / WEIGHTS_PATH)
     if what == "attention":
         lines = plots.attention(_attention(run, leaves, entry, inputs))
@@ -50,12 +45,30 @@ def draw(run: RunDirectory, what: str, out: Path, entry: str = "", inputs: Path 
         lines = [plots.tables(leaves) if what == "position-encodings" else plots.rotations(leaves)]
     if not any(lines):
         raise InputError(f"the network keeps no table of {KEPT[what]}: there is nothing to draw")
-    with mpl.rc_context(plots.SETTINGS):
-        figure = plots.figure(lines)
-        kind = out.suffix[1:]
-        dates: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-        with written(out) as aside:
-            figure.savefig(aside, format=kind, metadata=dates or None)
+    save(out, lines)
+
+
+def refuse(out: Path, option: str, *, force: bool) -> None:
+    """Hold that a picture can be drawn into a place, before any work is done.
+
+    Raises:
+        InputError: it cannot be put there, or its ending says no kind of picture.
+        EnvironmentFailure: matplotlib is missing.
+    """
+    need("matplotlib", "plot")
+    refuse_place(out, force=force)
+    if out.suffix not in SUFFIXES:
+        raise InputError(f"{option} {out}: a picture is one of {', '.join(SUFFIXES)}")
+
+
+def save(out: Path, lines: Sequence[Sequence[plots.Panel]]) -> None:
+    """Draw lines of pictures and write them by the file's ending, the same bytes each time; whole or not at all."""
+    import matplotlib as mpl
+
+    kind = out.suffix[1:]
+    dates: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+    with mpl.rc_context(plots.SETTINGS), written(out) as aside:
+        plots.figure(lines).savefig(aside, format=kind, metadata=dates or None)
 
 
 def _attention(run: RunDirectory, leaves: WeightsFile, named: str, file: Path | None) -> dict[str, np.ndarray]:

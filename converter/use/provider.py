@@ -9,7 +9,7 @@ but a subclass of their own: `clients`.
 import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from .given import Audio, Images, Texts, rows, text
 
 QUERY, DOCUMENT = ("query",), ("document", "passage", "corpus")
 """Prompts that sentence-transformers puts before queries and before what is searched: the first that there is."""
+
+SLACK = 0.01
+"""How far beyond 0 and 1 the floats of a picture may lie."""
 
 METHODS = ("cosine", "dot", "euclidean")
 
@@ -255,13 +258,14 @@ class MultimodalEmbeddingProvider(EmbeddingProvider):
         """Embed pictures: (width,) of one, (pictures, width) of several, float32.
 
         Args:
-            images: of any size, and whatever else `Artifacts.embed` takes; ArrowEngine takes arrays of 224 by 224.
+            images: of any size, and whatever else `Artifacts.embed` takes; arrays of floats between 0 and 1 too, which
+                become the bytes that are nearest. ArrowEngine takes arrays of 224 by 224.
             normalize: see `encode`.
 
         Raises:
-            InputError: see `Artifacts.embed`.
+            InputError: floats beyond 0 and 1, or see `Artifacts.embed`.
         """
-        return self.artifacts("vision", "clip").embed(images=images, normalize=normalize)
+        return self.artifacts("vision", "clip").embed(images=_as_bytes(images), normalize=normalize)
 
     def encode_audio(self, audio: "Audio", normalize: bool = True) -> np.ndarray:
         """Embed sounds: (width,) of one, (sounds, width) of several, float32.
@@ -336,6 +340,24 @@ class MultimodalEmbeddingProvider(EmbeddingProvider):
             raise InputError("class_names has a name twice, expected each once: the chances are given by name")
         (chances,) = matching.classify(self.artifacts("clip"), [image], class_names, template=template).tolist()
         return dict(zip(class_names, chances, strict=True))
+
+
+def _as_bytes(images: Any) -> Any:
+    """Make bytes of pictures that are floats.
+
+    Raises:
+        InputError: they are not between 0 and 1.
+    """
+    if isinstance(images, list | tuple):
+        return [_as_bytes(image) for image in images]
+    if not isinstance(images, np.ndarray) or images.dtype.kind != "f":
+        return images
+    low, high = images.min(initial=0), images.max(initial=0)
+    if not (low >= -SLACK and high <= 1 + SLACK):
+        raise InputError(
+            f"a picture of {images.dtype} reaches from {low:g} to {high:g}, expected 0 to 1; or give uint8"
+        )
+    return np.rint(images.clip(0, 1) * 255).astype(np.uint8)
 
 
 def _places(query: np.ndarray, among: np.ndarray, count: int) -> list[int]:
