@@ -25,12 +25,14 @@ BFLOAT16_COMPUTED = "bfloat16 products"
 
 
 FLOORS = {
-    FLOAT16: Floors(FLOAT16, cosine=0.9999, mean=0.99999, overlap=0.95, activations=4, words=0.01),
-    BFLOAT16: Floors(BFLOAT16, cosine=0.9995, mean=0.9998, overlap=0.92, activations=0.001, words=0.02),
-    INT8: Floors(INT8, cosine=0.98, mean=0.995, overlap=0.85, activations=6, words=0.06),
-    BFLOAT16_COMPUTED: Floors(BFLOAT16_COMPUTED, cosine=0.999, mean=0.9995, overlap=0.9, activations=12, words=0.04),
-    INT8_REDUCED: Floors(INT8_REDUCED, cosine=0.97, mean=0.99, overlap=0.8, activations=2, words=0.12),
-    INT4: Floors(INT4, cosine=0.8, mean=0.93, overlap=0.7, activations=0.1, words=0.3),
+    FLOAT16: Floors(FLOAT16, cosine=0.9999, mean=0.99999, overlap=0.95, pearson=0.9999, activations=4, words=0.01),
+    BFLOAT16: Floors(BFLOAT16, cosine=0.9995, mean=0.9998, overlap=0.92, pearson=0.999, activations=0.001, words=0.02),
+    INT8: Floors(INT8, cosine=0.98, mean=0.995, overlap=0.85, pearson=0.97, activations=6, words=0.06),
+    BFLOAT16_COMPUTED: Floors(
+        BFLOAT16_COMPUTED, cosine=0.999, mean=0.9995, overlap=0.9, pearson=0.99, activations=12, words=0.04
+    ),
+    INT8_REDUCED: Floors(INT8_REDUCED, cosine=0.97, mean=0.99, overlap=0.8, pearson=0.95, activations=2, words=0.12),
+    INT4: Floors(INT4, cosine=0.8, mean=0.93, overlap=0.7, pearson=0.9, activations=0.1, words=0.3),
 }
 
 PRECISIONS = (FLOAT32, FLOAT16, BFLOAT16, INT8, INT8_REDUCED, INT4)

@@ -380,7 +380,7 @@ def test_kinds_and_rows_survive_the_manifest():
     assert DECODE.embedding is None
 
 
-FLOORS = Floors("int4", cosine=0.9, mean=0.99, overlap=0.8, activations=4, words=0.1)
+FLOORS = Floors("int4", cosine=0.9, mean=0.99, overlap=0.8, pearson=0.9, activations=4, words=0.1)
 
 
 class Rounded:

@@ -45,6 +45,8 @@ class Floors:
         cosine: of any golden's vector with float64's.
         mean: of the cosines of the neighbour inputs with float32's.
         overlap: share of the ten nearest neighbours that are the same.
+        pearson: correlation of the similarities of all pairs with float32's, in a corpus of a user's own. The more
+            alike its rows are, the more rounding shows.
         activations: greatest distance (squared) from float32 on the rounded weights, in units of what rounding
             weights costs.
         words: most word errors of what is said in recordings, in words of float32's text.
@@ -54,6 +56,7 @@ class Floors:
     cosine: float
     mean: float
     overlap: float
+    pearson: float
     activations: float
     words: float
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...exporters.base import PROGRAMS, exporters
-from ...exporters.precisions import BFLOAT16, FLOAT16, FLOAT32, FLOORS, INT8, INT8_REDUCED
+from ...exporters.precisions import FLOAT32, FLOORS
 from ...validation.errors import ConvertError, InputError
 from ...validation.rounded import NEAREST, Floors, cosines
 from ..certificate.ledger import Ledger
@@ -27,11 +27,8 @@ from ..stages.reference import encoded, read_original
 from .artifacts import Artifacts
 from .batches import BATCH
 
-FLOAT32_FLOORS = Floors(FLOAT32, cosine=1 - 1e-8, mean=1 - 1e-9, overlap=0.99, activations=0, words=0)
+FLOAT32_FLOORS = Floors(FLOAT32, cosine=1 - 1e-8, mean=1 - 1e-9, overlap=0.99, pearson=1 - 1e-6, activations=0, words=0)
 """Of a program in float32: what order of summation costs is a hundred times less, gelu for quick_gelu 0.99997."""
-
-PEARSON = {FLOAT32: 1 - 1e-6, FLOAT16: 0.9999, BFLOAT16: 0.999, INT8: 0.97, INT8_REDUCED: 0.95}
-"""Least correlation of similarities. It depends on how unlike a corpus is: the more alike, the more rounding shows."""
 
 WARNED = 0.5
 """Share of what a floor allows beyond which a figure is warned of."""
@@ -165,7 +162,7 @@ class Agreement:
         """Give each figure that is judged, with what it must reach."""
         yield "mean cosine", self.mean, floors.mean
         yield "lowest cosine", self.lowest, floors.cosine
-        yield "Pearson's correlation of similarities", self.pearson, PEARSON[floors.precision]
+        yield "Pearson's correlation of similarities", self.pearson, floors.pearson
         yield f"share of the {self.nearest} nearest that are the same", self.overlap, floors.overlap
 
 
@@ -194,7 +191,7 @@ class Precision:
     def _beyond(self, share: float) -> Iterator[str]:
         """Name the figures that are further from 1 than a share of what is allowed."""
         figures = [(each.kind, *row) for each in self.agreements for row in each.figures(self.floors)]
-        across = PEARSON[self.floors.precision]
+        across = self.floors.pearson
         figures.append(("text and image", "Pearson's correlation of similarities", self.across, across))
         for kind, what, value, floor in figures:
             if value is not None and not 1 - value <= share * (1 - floor):
@@ -220,7 +217,7 @@ class Precision:
             "floors": {
                 "cosine": self.floors.cosine,
                 "mean": self.floors.mean,
-                "pearson": PEARSON[self.floors.precision],
+                "pearson": self.floors.pearson,
                 "overlap": self.floors.overlap,
             },
             "kinds": [dataclasses.asdict(each) for each in self.agreements],
