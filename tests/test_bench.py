@@ -93,6 +93,15 @@ def test_a_damaged_directory_is_refused_by_the_process_that_opens_it(towers, tmp
     assert (done.exit_code, "onnx, text: " in done.stderr, "was altered" in done.stderr) == (3, True, True)
 
 
+def test_a_directory_without_artifacts_says_what_to_do(towers, tmp_path):
+    manifest = json.loads((towers / "manifest.json").read_text())
+    for entry in manifest["entry_points"].values():
+        entry["programs"] = {}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    done = ran(tmp_path)
+    assert (done.exit_code, "holds no artifacts; run `bgevis-convert export FORMAT" in done.stderr) == (3, True)
+
+
 def test_a_process_that_dies_is_told(towers, monkeypatch):
     monkeypatch.setattr(bench, "__name__", "bgevis.nowhere")
     done = ran(towers, "--format", "onnx")

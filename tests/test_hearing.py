@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 import tiny_tokenizer
 from in_process import export
 
 from bgevis.converter import MultimodalEmbeddingProvider, open_artifacts
+from bgevis.converter.cli import main
 from bgevis.converter.use import hearing
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.converter.use.hearing import Transcript, Word, aligned, grouped, warped
@@ -121,6 +123,17 @@ def test_a_provider_takes_arrays_at_the_network_s_own_rate(run, opened):
     for wrong in (both.astype(np.float64), both[None]):
         with pytest.raises(InputError, match=r"expected \(samples,\) or \(sounds, samples\) of float32"):
             given.encode_audio(wrong)
+
+
+def test_vectors_of_sounds_are_held_to_upstream_s_own_network(run, tmp_path):
+    """Of several windows too."""
+    for seed, seconds in enumerate((0.5, 2.3, 1.0)):
+        (tmp_path / f"{seed}.wav").write_bytes(wav(sound(seconds, seed)))
+    done = CliRunner().invoke(main, ["precision", str(run), "--sounds", str(tmp_path / "*.wav"), "--json"])
+    (found,) = json.loads(done.stdout)["kinds"]
+    assert (done.exit_code, found["kind"], found["rows"]) == (0, "audio", 3)
+    assert found["lowest"] > 1 - 1e-9
+    assert found["worst"][0]["what"].endswith(".wav")
 
 
 def test_many_sounds_take_the_memory_of_one(opened, monkeypatch):

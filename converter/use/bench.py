@@ -182,7 +182,7 @@ def bench(
     for exporter in several:
         try:
             exporter.require(serving=True)
-            kinds = kinds or _kinds(open_artifacts(run.path, exporter.name, verify=False))
+            kinds = kinds or _kinds(run.path, exporter.name)
         except EnvironmentFailure as error:
             yield f"{exporter.name}: {error}"
             continue
@@ -197,22 +197,25 @@ def _there(run: RunDirectory, formats: Sequence[str]) -> Iterator[Exporter]:
     """Give the formats to measure, those that are opened by default first."""
     keys = {key for entry in run.manifest()["entry_points"].values() for key in entry["programs"]}
     found = {name: each for name, each in exporters().items() if each.key in keys and not each.layout}
+    if not found:
+        raise InputError(f"{run.path} holds no artifacts; run `bgevis-convert export FORMAT {run.path}` first")
     for name in formats:
         if name not in found:
-            raise InputError(f"{run.path} holds no {name} (formats: {', '.join(found) or 'none'})")
+            raise InputError(f"{run.path} holds no {name} (formats: {', '.join(found)})")
     order = [*PREFERRED, *found]
     return iter(sorted((found[name] for name in formats or found), key=lambda each: order.index(each.name)))
 
 
-def _kinds(opened: Artifacts) -> list[str]:
+def _kinds(path: Path, format_name: str) -> list[str]:
     """Say what is measured of a network.
 
     Raises:
         InputError: it neither embeds nor scores.
     """
-    found = [*opened.embeds] or ["pair"] * bool(opened.rules.get("scores"))
+    with open_artifacts(path, format_name, verify=False) as opened:
+        found = [*opened.embeds] or ["pair"] * bool(opened.rules.get("scores"))
     if not found:
-        raise InputError(f"{opened.path}: this network gives no embeddings and no scores: there is nothing to measure")
+        raise InputError(f"{path}: this network gives no embeddings and no scores: there is nothing to measure")
     return found
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...validation.errors import EnvironmentFailure, InputError
-from .artifacts import Artifacts
 from .batches import BATCH
 from .provider import DOCUMENT, QUERY, EmbeddingProvider, Place
 
@@ -31,7 +30,7 @@ PROMPTS = {"query": QUERY, "document": DOCUMENT}
 
 
 def mteb_encoder(directory: Place, format: str | None = None) -> "EncoderProtocol":  # noqa: A002
-    """Give a run directory to MTEB 2: `mteb.evaluate(mteb_encoder(DIR), tasks)`, texts, pictures and sounds.
+    """Give a run directory to MTEB 2: `mteb.evaluate(mteb_encoder(DIR), tasks)`, of texts and pictures.
 
     Prompts are chosen as for models of sentence-transformers: that of the task, else of queries or documents.
 
@@ -40,7 +39,8 @@ def mteb_encoder(directory: Place, format: str | None = None) -> "EncoderProtoco
         format: see `open_artifacts`.
 
     Raises:
-        InputError: see `EmbeddingProvider`; or the folder compares by a distance, which MTEB does not.
+        InputError: see `EmbeddingProvider`; or the network embeds neither texts nor pictures, or the folder compares by
+            a distance, which MTEB does not.
         EnvironmentFailure: mteb 2 is not installed.
     """
     provider = EmbeddingProvider(directory, format)
@@ -56,7 +56,9 @@ def mteb_encoder(directory: Place, format: str | None = None) -> "EncoderProtoco
 
         def __init__(self) -> None:
             opened = provider.texts
-            kinds = {"text": "texts", "image": "images", "audio": "sounds"}
+            kinds = [kind for kind in ("text", "image") if kind in opened.embeds]
+            if not kinds:
+                raise InputError(f"{directory} embeds neither texts nor pictures, which MTEB is given here")
             way = opened.rules["embeddings"]["similarity"]
             if way not in ("cosine", "dot"):
                 raise InputError(f"{directory} compares by {way}; MTEB knows cosine and dot alone")
@@ -66,27 +68,20 @@ def mteb_encoder(directory: Place, format: str | None = None) -> "EncoderProtoco
                 "embed_dim": opened.width,
                 "max_tokens": opened.limit,
                 "similarity_fn_name": ScoringFunction(way),
-                "modalities": [kind for kind, rules in kinds.items() if opened.rules.get(rules)],
+                "modalities": kinds,
             }
             self.mteb_model_meta = ModelMeta.create_empty(described)
-            self.model_prompts = dict(opened.prompts) if opened.rules["texts"] else {}
+            self.model_prompts = dict(opened.prompts) if "text" in kinds else {}
 
         def encode(self, inputs: Iterable[Mapping[str, Any]], **told: Any) -> np.ndarray:
-            """Embed batches of texts, pictures, pairs of both, or sounds: (rows, width)."""
+            """Embed batches of texts, pictures, or pairs of both: (rows, width)."""
             opened, asked = provider.texts, told.get("prompt_type")
             names = (self.get_prompt_name(told["task_metadata"], asked), *PROMPTS.get(getattr(asked, "value", ""), ()))
             prompt = next((name for name in names if name in self.model_prompts), None)
-            found = [_batch(opened, batch, prompt) for batch in inputs]
+            found = [opened.embed(each.get("text"), each.get("image"), prompt_name=prompt) for each in inputs]
             return np.concatenate(found) if found else np.zeros((0, opened.width), np.float32)
 
     return Run()
-
-
-def _batch(opened: Artifacts, batch: Mapping[str, Any], prompt: str | None) -> np.ndarray:
-    if "audio" in batch:
-        return opened.embed(audio=[(np.asarray(each["array"]), each["sampling_rate"]) for each in batch["audio"]])
-    images = batch.get("image")
-    return opened.embed(batch.get("text"), images, prompt_name=prompt, batch_size=BATCH)
 
 
 def llama_index_embedding(directory: Place, format: str | None = None) -> "BaseEmbedding":  # noqa: A002
