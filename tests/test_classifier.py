@@ -22,6 +22,7 @@ from bgevis.converter.progress import Silent
 from bgevis.converter.report.terminal import lines
 from bgevis.converter.source.identify import identify
 from bgevis.converter.stages import load, pack
+from bgevis.converter.use import bench
 from bgevis.converter.use.artifacts import open_artifacts
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.model.family import families
@@ -268,6 +269,13 @@ def test_a_classifier_is_none_of_the_encoders(tmp_path):
     encoder.mkdir()
     write_fixture("bert", "tiny", 3, "float32", encoder / "model.safetensors")
     assert identify(encoder, Options()).family.name == "bert"
+
+
+def test_of_a_reranker_pairs_are_measured(reranker):
+    assert bench._kinds(reranker[1], "onnx") == ["pair"]
+    found = bench.measure(str(reranker[1]), "onnx", "pair", None, (1, 2), 0.01)
+    assert (found.kind, found.throughput.keys()) == ("pair", {1, 2})
+    assert "target" not in bench.tell(found)
 
 
 def test_the_pack_states_scores(reranker):

@@ -139,7 +139,7 @@ def tell(found: Measured) -> str:
     latency = ", ".join(f"{name} {seconds * 1e3:.1f}" for name, seconds in found.latency.items())
     rates = ", ".join(f"{rate:.0f} by {size}" for size, rate in found.throughput.items())
     lines = [
-        f"{found.format} ({found.runtime}), {found.kind}, {found.cores} cores",
+        f"{found.format} ({found.runtime}), {found.kind}, {found.cores} core{'s' * (found.cores != 1)}",
         f"  opened in {found.opened * 1e3:.0f} ms, the first request {found.first * 1e3:.0f} ms",
         f"  a request, ms: {latency}",
         f"  rows a second: {rates}",
