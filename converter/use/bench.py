@@ -262,6 +262,9 @@ def drawn(found: Sequence[Measured]) -> list[Panel]:
         for each in found:
             at.plot([*each.throughput], [*each.throughput.values()], marker="o", label=f"{each.format}, {each.kind}")
         at.set(xscale="log", yscale="log")
+        sizes = sorted({size for each in found for size in each.throughput})
+        at.set_xticks(sizes, [str(size) for size in sizes])
+        at.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         at.legend()
 
     def latency(at: Any) -> None:
