@@ -678,17 +678,45 @@ def transcribe(
 @directory_argument
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True, help="Most tokens of each.")
+@click.option("--image", "images", multiple=True, metavar="FILE", help="The picture that a prompt is about, in turn.")
+@click.option("--vision", metavar="DIR", type=click.Path(path_type=Path), help="The run whose image encoder sees them.")
+@click.option("--upstream-cut", is_flag=True, help="Lose as many tokens as a prompt has, as Edge Glass's own loop does.")
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each prompt.")
 @opened_format
 def generate(
-    directory: Path, format_name: str | None, prompts: tuple[str, ...], max_new_tokens: int, as_json: bool
+    directory: Path,
+    format_name: str | None,
+    prompts: tuple[str, ...],
+    max_new_tokens: int,
+    images: tuple[str, ...],
+    vision: Path | None,
+    upstream_cut: bool,
+    as_json: bool,
 ) -> None:
-    """Let texts go on, greedily, by the programs of DIR; one alone appears as it is made."""
+    """Let texts go on, greedily, by the programs of DIR; one alone appears as it is made.
+
+    A network that is asked about pictures takes one --image for each prompt, and with --vision the run of the network
+    that sees them.
+    """
     from .use.artifacts import open_artifacts
     from .use.generating import Completion, written
 
     quiet()
-    with open_artifacts(directory, format_name) as artifacts:
+    with contextlib.ExitStack() as opened:
+        artifacts = opened.enter_context(open_artifacts(directory, format_name))
+        if images or vision or upstream_cut:
+            eyes = opened.enter_context(open_artifacts(vision, format_name)) if vision else None
+            answers = artifacts.generate(
+                list(prompts),
+                max_new_tokens=max_new_tokens,
+                images=images or None,
+                vision=eyes,
+                upstream_cut=upstream_cut,
+            )
+            assert isinstance(answers, list)  # of several prompts
+            for prompt, answer in zip(prompts, answers, strict=True):
+                click.echo(written(prompt, answer, as_json=as_json))
+            return
         if len(prompts) == 1 and not as_json:
             for piece in artifacts.generate_iter(prompts[0], max_new_tokens=max_new_tokens):
                 click.echo(printable(piece), nl=False)

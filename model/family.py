@@ -259,6 +259,8 @@ class Source:
         given: what the command line says of the configuration, by dotted field.
         tokens: what the tokenizer's own file says; None where there is none.
         wrappers: what was around the state dict, keys and prefixes, outermost first.
+        asked: what nobody states of an adapter inside the checkpoint, each with how to state it: for a family that
+            lists all that is missing at once.
     """
 
     shapes: Shapes
@@ -268,6 +270,7 @@ class Source:
     given: Mapping[str, Given] = field(default_factory=dict)
     tokens: Tokens | None = None
     wrappers: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
 
     def document(self, name: str) -> Document | None:
         """Give a document to be read: all of its fields must then be accounted for. None where there is none."""
@@ -324,6 +327,7 @@ class Family:
         texts: what is done to raw texts before they are ids; None where nothing but each entry point's bound is known.
         cases: inputs of the family's own, beside those that are drawn: what tells a mistake that no draw shows.
         procedures: loops over entry points, such as greedy generation.
+        adapter: what the family's own documents say of an adapter inside the checkpoint, by peft's words.
     """
 
     name: str
@@ -355,6 +359,7 @@ class Family:
     texts: Callable[[Config], TextRules] | None = None
     cases: Callable[[Config], tuple[Case, ...]] = lambda config: ()
     procedures: Callable[[Config], tuple[Greedy, ...]] = lambda config: ()
+    adapter: Callable[[Source], Mapping[str, Given]] = lambda source: {}
 
     def all_cases(
         self, config: Config, entry: EntryPoint, weights: int, static: Iterable[Mapping[str, int]] = ()

@@ -62,6 +62,11 @@ def first_place(counts: Int[Array, "batch tokens"]) -> Int[Array, " batch"]:
     return jnp.argmax(counts, axis=1)
 
 
+def last_place(counts: Int[Array, "batch tokens"]) -> Int[Array, " batch"]:
+    """Give the last token of each text that counts."""
+    return jnp.max(jnp.arange(counts.shape[1]) * (counts != 0), axis=1)
+
+
 def _begin(x: Array, counts: Array, mask: Array) -> Array:
     return x[:, 0]
 
@@ -71,8 +76,7 @@ def _first(x: Array, counts: Array, mask: Array) -> Array:
 
 
 def _last(x: Array, counts: Array, mask: Array) -> Array:
-    last = jnp.max(jnp.arange(x.shape[1]) * (counts != 0), axis=1)
-    return layers.at(x * counts[..., None].astype(x.dtype), last)
+    return layers.at(x * counts[..., None].astype(x.dtype), last_place(counts))
 
 
 def _max(x: Array, counts: Array, mask: Array) -> Array:

@@ -246,15 +246,26 @@ class CausalMask(Domain):
 
 @dataclass(frozen=True)
 class Positions(Domain):
-    """The place of each token among those that count by `mask`, from 0; 0 at padding before them."""
+    """The place of each token among those that count by `mask`, from 0; 0 at padding before them.
+
+    They may be more than the mask's: what stands before all tokens, such as a picture's, counts.
+
+    Args:
+        padding: the places of padding count too, as where nobody tells the network of it.
+    """
 
     mask: str
+    padding: bool = False
+
+    def of(self, counts: np.ndarray, last: int) -> np.ndarray:
+        """Give the positions of the last places of rows, of whose tokens some count."""
+        return places(np.ones_like(counts) if self.padding else counts, last)
 
     def draw(self, draft: Draft, spec: "TensorSpec", rng: np.random.Generator) -> np.ndarray:
         """Count."""
         shape = spec.resolve(draft.sizes)
         counts = draft.counts(draft.entry.input_called(self.mask).shape[-1], _count(shape[:-1]))
-        return places(counts, shape[-1]).reshape(shape).astype(spec.dtype)
+        return self.of(counts, shape[-1]).reshape(shape).astype(spec.dtype)
 
     def mix(self, first: np.ndarray, drawn: np.ndarray, share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Keep them: the draft is that of the mask."""
@@ -262,8 +273,15 @@ class Positions(Domain):
 
 
 def places(counts: np.ndarray, last: int) -> np.ndarray:
-    """Give the positions of the last places of rows of which some places count."""
+    """Give the positions of the last places of rows of which some places count; see `behind` for those before them."""
+    counts = behind(counts, last)
     return np.maximum(np.cumsum(counts, axis=-1) - 1, 0)[..., counts.shape[-1] - last :]
+
+
+def behind(counts: np.ndarray, size: int) -> np.ndarray:
+    """Give a mask of at least so many places: those that it does not know stand before the others, and count."""
+    before = max(size - counts.shape[-1], 0)
+    return np.concatenate([np.ones((*counts.shape[:-1], before), counts.dtype), counts], axis=-1)
 
 
 @dataclass(frozen=True)

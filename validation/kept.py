@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .domains import behind
 from .entry_point import EntryPoint, TensorSpec
 from .runner import Arrays
 
@@ -46,7 +47,8 @@ def _chosen(spec: TensorSpec, rank: int) -> bool:
 def valid(spec: TensorSpec, inputs: Arrays, shape: Sequence[int]) -> np.ndarray | None:
     """Say at which positions an output counts, by the leading axes of its shape; None where it does everywhere.
 
-    A mask that is longer than the output begins earlier: its last places are the output's.
+    A mask that is longer than the output begins earlier: its last places are the output's. Of an output that is longer
+    the places before the mask's count.
     """
     name = spec.kind.mask
     if not name:
@@ -54,7 +56,8 @@ def valid(spec: TensorSpec, inputs: Arrays, shape: Sequence[int]) -> np.ndarray 
     mask = inputs[name.removeprefix("~")].astype(bool) != name.startswith("~")
     if spec.kind.heads_first:
         mask = mask[:, None]
-    return mask[..., mask.shape[-1] - shape[mask.ndim - 1] :]
+    size = shape[mask.ndim - 1]
+    return behind(mask, size)[..., max(mask.shape[-1] - size, 0) :]
 
 
 def positions(spec: TensorSpec, inputs: Arrays, shape: Sequence[int]) -> np.ndarray:

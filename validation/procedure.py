@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from . import dims
 from .budget import measure
 from .cases import prompts
-from .domains import PaddingMask, Positions, RandomMask, TokenIds, places
+from .domains import PaddingMask, Positions, RandomMask, TokenIds, behind
 from .entry_point import EntryPoint, TensorSpec
 from .errors import raised
 from .goldens import INPUTS, read_arrays
@@ -33,7 +33,8 @@ Entries = Mapping[str, EntryPoint]
 class Greedy:
     """Greedy generation: a prompt through `prefill`, then each best token through `decode`.
 
-    Both give logits; their ids, masks and positions are told by their domains. What else `decode` takes is an input of
+    Both give logits; their ids, masks and positions are told by their domains. Where `decode` counts more places than
+    the prompt has tokens, something stands before these, such as a picture, and counts. What else `decode` takes is an input of
     `prefill` by the same name, and stays as it is; a mask at random that nobody gives hides nothing. An encoder gives
     no logits: beside what it makes of the prompt,
     `decode` reads `start` and then all that was chosen, each time.
@@ -53,6 +54,8 @@ class Greedy:
         suppressed_first: ids that are not chosen first.
         penalty: what scores of tokens that were said, in the prompt too, are divided by; negative ones are multiplied.
         start: what `decode` begins with where `prefill` is an encoder; None where `prefill` gives logits.
+        cut: upstream's own loop takes as many tokens away from the beginning of an answer as the prompt has; that is
+            done only where somebody asks for it.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Greedy:
     suppressed_first: tuple[int, ...] = ()
     penalty: float = 1.0
     start: int | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,7 +237,8 @@ def _fed(
     counts: dict[str, np.ndarray] = {}
     for spec in decode.inputs:
         if isinstance(spec.domain, PaddingMask) and spec.domain.ids == ids.name:
-            counts[spec.name] = mask[:, mask.shape[1] - dims.size(spec.shape[-1], sizes) :]
+            size = dims.size(spec.shape[-1], sizes)
+            counts[spec.name] = behind(mask, size)[:, max(mask.shape[1] - size, 0) :]
             fed[spec.name] = (counts[spec.name] != spec.domain.inverted).astype(spec.dtype)
     for spec in decode.inputs:
         if spec.name not in fed:
@@ -245,7 +250,7 @@ def _other(
     decode: EntryPoint, spec: TensorSpec, inputs: Arrays, counts: Arrays, sizes: Mapping[str, int]
 ) -> np.ndarray:
     if isinstance(spec.domain, Positions) and spec.domain.mask in counts:
-        return places(counts[spec.domain.mask], 1).astype(spec.dtype)
+        return spec.domain.of(counts[spec.domain.mask], 1).astype(spec.dtype)
     if spec.name not in inputs and isinstance(spec.domain, RandomMask):  # nothing is hidden
         return np.full(spec.resolve(sizes), not spec.domain.inverted, spec.dtype)
     if spec.name not in inputs:

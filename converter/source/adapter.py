@@ -139,6 +139,13 @@ def _factor(layer: str, factor: str) -> str:
     return f"{layer}.{factor}" if factor.startswith(("lora_embedding", MAGNITUDE)) else f"{layer}.{factor}.weight"
 
 
+def asked(checkpoint: Checkpoint, document: Document | None, given: Mapping[str, Given]) -> tuple[str, ...]:
+    """List what of an adapter inside a checkpoint nobody states, with how to state it."""
+    if document is not None or ALPHA in given or not held(checkpoint):
+        return ()
+    return (f"{ALPHA} (--set {ALPHA}=, or {CONFIG} beside the checkpoint)",)
+
+
 def joined(
     checkpoint: Checkpoint, folder: Path | None, document: Document | None, given: Mapping[str, Given], stored: str
 ) -> tuple[Checkpoint, Adapter]:

@@ -32,7 +32,7 @@ ADAPTER = "adapter_config.json"
 """Read where an adapter is given, or the checkpoint holds one."""
 
 OF_BACKBONE = (CONFIG, MODULES, POOLING, *TRANSFORMERS, SENTENCES)
-BACKBONES = ("vision_encoder", "text_encoder", "audio_encoder")
+BACKBONES = ("vision_encoder", "text_encoder", "audio_encoder", "qwen")
 """Folders of a composite's backbones, called as what stands before their tensors' names: each has documents of its
 own."""
 
@@ -46,7 +46,7 @@ LARGEST = 64 << 20
 """Bytes; neither a configuration nor a vocabulary is larger."""
 
 BY_CONTENT: Mapping[str, tuple[str, ...]] = {
-    CONFIG: ("model_type", "hidden_size", "num_attention_heads", *BACKBONES),
+    CONFIG: ("model_type", "hidden_size", "num_attention_heads", "vision_token_dim", *BACKBONES),
     "eva_config.json": ("vision_cfg",),
     "open_clip_config.json": ("model_cfg",),
     POOLING: ("pooling_mode", "pooling_mode_cls_token", "pooling_mode_mean_tokens", "pooling_mode_max_tokens"),
@@ -124,6 +124,7 @@ def read_documents(
     files = {place: folder / place for place in (*PLACES, *beside)}
     files |= {place: (tokenizer or folder) / place for place in OF_TOKENIZER}
     files |= {f"{part}/{place}": folder / part / place for part in BACKBONES for place in OF_BACKBONE}
+    files[f"qwen/{GENERATION}"] = folder / "qwen" / GENERATION
     contents: dict[str, JSON] = {}
     digests: dict[str, str] = {}
 

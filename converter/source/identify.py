@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...model import traced
@@ -74,7 +74,11 @@ def identify(path: Path, options: Options) -> Identified:
     if options.transformers:
         return _architecture(path, checkpoint, found, options, unread)
     checkpoint, family = _recognised(checkpoint, found, given, options.family, options.tower)
-    configured = family.configure(source(checkpoint, found, given))
+    told = source(checkpoint, found, given)
+    if inside:
+        every = {**family.adapter(told), **every}
+        told = replace(told, asked=adapter.asked(checkpoint, found.documents.get(adapter.CONFIG), every))
+    configured = family.configure(told)
     if options.adapter or (inside and adapter.read_by(checkpoint, family.rules(configured.config))):
         folder = Path(options.adapter) if options.adapter else None
         document = found.documents.get(adapter.CONFIG)

@@ -128,9 +128,11 @@ def _text_rules(entries: Sequence[EntryPoint], manifest: Manifest, rules: TextRu
     masks = (spec for entry in reading for spec in entry.inputs if _means_padding(spec.domain))
     prompts = (spec for entry in reading for spec in entry.inputs if isinstance(spec.domain, PromptTokens))
     types = (spec for entry in reading for spec in entry.inputs if isinstance(spec.domain, TokenTypes))
-    where = (spec for entry in reading for spec in entry.inputs if isinstance(spec.domain, Positions))
+    where = [spec for entry in reading for spec in entry.inputs if isinstance(spec.domain, Positions)]
+    if any(spec.shape[-1] != given[0][1].shape[-1] for spec in where):  # of more than the text, such as a picture
+        where = []
     names = {"ids": given[0][1], "mask": next(masks, None), "prompt": next(prompts, None), "types": next(types, None)}
-    names["positions"] = next(where, None)
+    names["positions"] = next(iter(where), None)
     return {
         **_tokenizer_rules(manifest),
         "inputs": {key: spec.name for key, spec in names.items() if spec},

@@ -29,6 +29,7 @@ from .given import Audio, Given, Images, Pairs, Texts, given, one_sound, pair, r
 from .hearing import Transcript
 from .hybrid import Hybrid, lexical_weights, scores
 from .perplexity import SHIPPED, perplexity
+from .seeing import Seen, encoder, pictures_of, sequences
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -554,6 +555,9 @@ class Artifacts:
         *,
         max_new_tokens: int = NEW_TOKENS,
         ends: Sequence[int] | None = None,
+        images: "Iterable[Seen] | Seen | None" = None,
+        vision: "Artifacts | None" = None,
+        upstream_cut: bool = False,
         batch_size: int = GENERATED,
         progress: Progress = False,
     ) -> Completion | list[Completion]:
@@ -566,20 +570,31 @@ class Artifacts:
             prompts: a text, or any iterable of texts, as the tokenizer reads them.
             max_new_tokens: most tokens of each.
             ends: ids that end a text; by default those that the network's documents name.
+            images: for a network that is asked about pictures, one for each prompt: pictures as `embed` takes them;
+                arrays of floats are normalised pixels (height, width, channels), or the tokens that an image encoder
+                made, (places, width), which need no `vision`.
+            vision: the artifacts of the network that sees them.
+            upstream_cut: leave out as many tokens at the beginning of an answer as its prompt has, as upstream's own
+                loop does by mistake; for networks whose loop does.
             batch_size: most prompts at once.
             progress: see `embed`.
 
         Raises:
-            InputError: the network makes no texts, or a prompt is empty or too long.
+            InputError: the network makes no texts, a prompt is empty or too long, or pictures are missing or too many.
             EnvironmentFailure: the package that reads texts is missing, or the runtime failed.
         """
         generator, most = self._generator(ends), whole(max_new_tokens, "max_new_tokens", 1)
         size, alone = whole(batch_size, "batch_size", 1), isinstance(prompts, str)
+        if upstream_cut and not generator.greedy.cut:
+            raise InputError(f"{self.path}: upstream's own loop cuts nothing from this network's texts")
         ids = generator.ids(list(rows(prompts, "text", text, alone=alone)))
+        shown = None if images is None else pictures_of(images, alone=alone)
+        seen = sequences(generator, str(self.path), shown, vision, len(ids))
         found: dict[int, Completion] = {}
         with counted(progress, len(ids), "generate") as advance:
-            for batch in batches([len(row) for row in ids], size):
-                found |= zip(batch, generator.completed([ids[row] for row in batch], most), strict=True)
+            for batch in _alike(ids, seen, size) if seen else batches([len(row) for row in ids], size):
+                chosen = [ids[row] for row in batch], most, [seen[row] for row in batch if seen]
+                found |= zip(batch, generator.completed(*chosen, upstream_cut=upstream_cut), strict=True)
                 advance(len(batch))
         return found[0] if alone else [found[row] for row in range(len(ids))]
 
@@ -587,8 +602,33 @@ class Artifacts:
         self, prompt: str, *, max_new_tokens: int = NEW_TOKENS, ends: Sequence[int] | None = None
     ) -> Iterator[str]:
         """Let a text go on, and give it piece by piece, as it is made: see `generate`."""
-        most = whole(max_new_tokens, "max_new_tokens", 1)
-        return self._generator(ends).stream(text(prompt, "prompt"), most)
+        generator, most = self._generator(ends), whole(max_new_tokens, "max_new_tokens", 1)
+        if generator.picture:
+            raise InputError(f"{self.path}: an answer about a picture comes as a whole, by generate")
+        return generator.stream(text(prompt, "prompt"), most)
+
+    def picture_tokens(self, images: "Iterable[Seen]") -> np.ndarray:
+        """Make tokens of pictures, (pictures, places, width) float32: what a language model reads before a text.
+
+        Args:
+            images: as `generate` takes them, but for tokens.
+
+        Raises:
+            InputError: the network makes none, or does not say how pictures are prepared.
+            EnvironmentFailure: the package that reads pictures is missing, or the runtime failed.
+        """
+        name, input_, output = encoder(self)
+        found = []
+        for image in images:
+            if isinstance(image, np.ndarray) and image.dtype.kind == "f":
+                pixels = {input_: np.asarray(image, np.float32)[None]}
+            else:
+                pixels = self._preprocessor.image_inputs([image])
+            shape = self.entry_points[name].inputs[0].shape[1:]
+            if pixels[input_].shape[1:] != shape:
+                raise InputError(f"a picture is {pixels[input_].shape[1:]} as pixels, {self.path} takes {shape}")
+            found.append(self._computed(name, pixels)[output][0])
+        return np.stack(found) if found else np.zeros((0, 0, 0), np.float32)
 
     def perplexity(self, texts: Texts | None = None) -> float:
         """Say among how many tokens the network is undecided, on average, at each place of texts: less is better.
@@ -826,6 +866,15 @@ class _Told:
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
         """Run an entry point."""
         return self._artifacts._computed(entry_point, inputs)
+
+
+def _alike(ids: Sequence[Sequence[int]], seen: Sequence[np.ndarray], size: int) -> Iterator[list[int]]:
+    """Put prompts together that are equally long, after pictures of as many tokens: nothing is padded."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row, (own, picture) in enumerate(zip(ids, seen, strict=True)):
+        groups.setdefault((len(own), len(picture)), []).append(row)
+    for group in groups.values():
+        yield from (group[at : at + size] for at in range(0, len(group), size))
 
 
 def _few(names: Iterable[str]) -> str:

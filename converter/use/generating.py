@@ -5,8 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+import numpy as np
+
 from ...model.family import Config, Family
-from ...validation.entry_point import EntryPoint
+from ...validation.domains import Positions
+from ...validation.entry_point import EntryPoint, TensorSpec
 from ...validation.errors import InputError
 from ...validation.procedure import Chosen, Greedy, chosen
 from ...validation.runner import Runner
@@ -62,7 +65,9 @@ class Generator:
         ends: Sequence[int] | None,
     ):
         self.entries: Mapping[str, EntryPoint] = {entry.name: entry for entry in family.entry_points(config)}
-        loops = [loop for loop in family.procedures(config) if not loop.before]
+        # Of sounds are made what `transcribe` says.
+        texts = preprocessor.rules.get("texts")
+        loops = [loop for loop in family.procedures(config) if texts or not loop.before]
         if not loops:
             raise InputError(f"{called}: this network makes no texts (it has no procedure of greedy generation)")
         self.greedy: Greedy = loops[0] if ends is None else replace(loops[0], ends=tuple(ends))
@@ -70,6 +75,11 @@ class Generator:
         reading, writing = self.entries[self.greedy.prefill], self.entries[self.greedy.decode]
         self.prompt_limit = _tokens(reading)
         self.limit = _tokens(writing) if self.greedy.start is not None else self.prompt_limit
+        self.picture: TensorSpec | None = None
+        """What takes a picture's tokens, where the network reads one before each text."""
+        if self.greedy.before:
+            (self.picture,) = self.entries[self.greedy.before[0]].inputs
+            self.limit = writing.axes["past"].high
 
     def ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Give the ids of prompts.
@@ -87,23 +97,58 @@ class Generator:
                 raise InputError(f"prompt {at} is empty: a text goes on from at least one token")
         return found
 
-    def steps(self, ids: Sequence[Sequence[int]], most: int) -> Iterator[Chosen]:
+    def steps(
+        self, ids: Sequence[Sequence[int]], most: int, pictures: Sequence[np.ndarray] = ()
+    ) -> Iterator[Chosen]:
         """Choose token after token for some prompts together, `most` at most."""
         given = self.texts.padded(ids)
         longest = 1 if self.greedy.start is not None else max(map(len, ids))
+        if self.picture:
+            longest += len(pictures[0])
+            given |= self._seen(given, np.stack(pictures), longest)
         if self.limit is not None:
             most = min(most, self.limit - longest + 1)
         return islice(chosen(self.runner, self.entries, self.greedy, given), most)
 
-    def completed(self, ids: Sequence[Sequence[int]], most: int) -> list[Completion]:
-        """Go on with some prompts together."""
-        steps = list(self.steps(ids, most))
+    def _seen(self, given: dict[str, np.ndarray], pictures: np.ndarray, places: int) -> dict[str, np.ndarray]:
+        """Give the pictures' tokens, (rows, places, width), and the positions of these and of the texts.
+
+        Raises:
+            InputError: picture and text have more places together than the network reads.
+        """
+        assert self.picture
+        if self.limit is not None and places > self.limit:
+            raise InputError(f"picture and prompt have {places} tokens together; the network reads {self.limit}")
+        made = {self.picture.name: pictures}
+        for spec in self.entries[self.greedy.prefill].inputs:
+            if isinstance(spec.domain, Positions):
+                made[spec.name] = spec.domain.of(given[spec.domain.mask], places).astype(spec.dtype)
+        return made
+
+    def completed(
+        self,
+        ids: Sequence[Sequence[int]],
+        most: int,
+        pictures: Sequence[np.ndarray] = (),
+        *,
+        upstream_cut: bool = False,
+    ) -> list[Completion]:
+        """Go on with some prompts together.
+
+        Args:
+            ids: of the prompts; after pictures, all are equally long: padding would be read.
+            most: tokens of each.
+            pictures: tokens of a picture before each.
+            upstream_cut: leave out as many tokens of an answer as its prompt has, as upstream's own loop does.
+        """
+        steps = list(self.steps(ids, most, pictures))
         found = []
         for row in range(len(ids)):
             own = [(int(step.ids[row]), float(step.margins[row]), bool(step.ended[row])) for step in steps]
             count = next((at for at, (*_, ended) in enumerate(own) if ended), len(own))
-            tokens = [token for token, *_ in own[:count]]
-            margins = tuple(margin for _, margin, _ in own[:count])
+            first = len(ids[row]) if upstream_cut else 0
+            tokens = [token for token, *_ in own[first:count]]
+            margins = tuple(margin for _, margin, _ in own[first:count])
             found.append(Completion(self.texts.text(tokens), tuple(tokens), margins, count < len(own)))
         return found
 

@@ -46,6 +46,8 @@ def perplexity(generator: Generator, texts: Sequence[str]) -> Perplexity:
     """
     entry = generator.entries[generator.greedy.prefill]
     scores = next((spec.name for spec in entry.outputs if spec.kind.distributions), None)
+    if generator.picture:
+        raise InputError("the network reads a picture before each text: of texts alone it has no perplexity")
     if scores is None:
         raise InputError("the network scores no tokens of the text that it is given: it has no perplexity")
     count, nats = 0, 0.0

@@ -55,14 +55,14 @@ def _vision(config: Vision) -> Part:
     if config.adapter:
         projector = _adapter(width, config.adapter, inside).mounted("projector.net.", "projector.")
     else:
-        projector = _linear(width, inside).mounted("projector.", "projector.")
+        projector = linear(width, inside).mounted("projector.", "projector.")
     parts = [tower, projector]
     if perceiver:
         parts.append(_resampler(perceiver))
         if config.adapter:
             parts.append(_norm(inside).mounted("final_projector.0.", "head.norm."))
         name = "final_projector.1." if config.adapter else "final_projector."
-        parts.append(_linear(inside, out).mounted(name, "head.linear."))
+        parts.append(linear(inside, out).mounted(name, "head.linear."))
     elif config.pooling == SIMPLE:
         parts += _simple(out)
     elif config.pooling == MULTIHEAD:
@@ -71,7 +71,7 @@ def _vision(config: Vision) -> Part:
 
 
 def _text(config: Text) -> Part:
-    projector = _linear(config.width, config.projection_dim).mounted("projector.", "projector.")
+    projector = linear(config.width, config.projection_dim).mounted("projector.", "projector.")
     if config.clip:
         return join(clip.text(config.clip, NAMES[TRANSFORMERS]).mounted(config.place, "clip."), projector)
     if config.bert:
@@ -86,9 +86,9 @@ def _audio(config: Audio) -> Part:
     width, out, perceiver = config.tower.d_model, config.projection_dim, config.perceiver
     inside = perceiver.latent_dim if perceiver else out
     parts = [whisper.encoder(config.tower).mounted("encoder.", "tower.")]
-    parts.append(_linear(width, inside).mounted("projector.", "projector."))
+    parts.append(linear(width, inside).mounted("projector.", "projector."))
     if perceiver:
-        parts += [_resampler(perceiver), _linear(inside, out).mounted("final_projector.", "head.linear.")]
+        parts += [_resampler(perceiver), linear(inside, out).mounted("final_projector.", "head.linear.")]
     return join(*parts)
 
 
@@ -137,7 +137,7 @@ def _feed_forward_shapes(place: str, width: int, inner: int) -> Shape:
 
 def _simple(width: int) -> list[Part]:
     unread = Part((Drop("query", "upstream's code never reads it"),), {}, {"query": (width,)})
-    score = _linear(width, 1).mounted("attn_proj.", "score.")
+    score = linear(width, 1).mounted("attn_proj.", "score.")
     return [
         part.mounted("attention_pool.", "pool.")
         for part in (unread, score, _norm(width).mounted("layer_norm.", "norm."))
@@ -173,14 +173,14 @@ def _fusion(config: EdgeGlassConfig, fusion: Fusion) -> Part:
     out = fusion.fusion_dim
     if fusion.strategy == CONCAT:
         return join(
-            _linear(sum(widths.values()), fusion.inner).mounted("projector.0.", "up."),
-            _linear(fusion.inner, out).mounted("projector.3.", "down."),
+            linear(sum(widths.values()), fusion.inner).mounted("projector.0.", "up."),
+            linear(fusion.inner, out).mounted("projector.3.", "down."),
             _norm(out).mounted("projector.4.", "norm."),
         )
-    parts = [_linear(n, out).mounted(f"modality_projectors.{name}.", f"{name}.") for name, n in widths.items()]
+    parts = [linear(n, out).mounted(f"modality_projectors.{name}.", f"{name}.") for name, n in widths.items()]
     parts.append(_norm(out).mounted("norm.", "norm."))
     if fusion.strategy != CROSS:
-        return join(*parts, _linear(len(widths) * out, len(widths)).mounted("gate.0.", "gate."))
+        return join(*parts, linear(len(widths) * out, len(widths)).mounted("gate.0.", "gate."))
     source, target = "fusion_layers.{i}.", "layers.{i}."
     attention, sizes, own = _packed(source + "self_attn.", target + "attention.", out, fusion.num_heads)
     norms = tuple(rule for n in (1, 2) for rule in clip.norm(f"{source}norm{n}", f"{target}norm{n}"))
@@ -197,12 +197,12 @@ def _fusion(config: EdgeGlassConfig, fusion: Fusion) -> Part:
 def _adapter(inputs: int, inner: int, outputs: int) -> Part:
     return join(
         _norm(inputs).mounted("0.", "norm."),
-        _linear(inputs, inner).mounted("1.", "up."),
-        _linear(inner, outputs).mounted("4.", "down."),
+        linear(inputs, inner).mounted("1.", "up."),
+        linear(inner, outputs).mounted("4.", "down."),
     )
 
 
-def _linear(inputs: int, outputs: int) -> Part:
+def linear(inputs: int, outputs: int) -> Part:
     """Declare a linear layer: i what goes in, o what comes out."""
     rules = (Rule("weight", "kernel", "o i -> i o"), Rule("bias", "bias", "o"))
     return Part(rules, {"i": inputs, "o": outputs}, {"weight": (outputs, inputs), "bias": (outputs,)})

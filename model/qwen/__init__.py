@@ -144,38 +144,62 @@ def _reference(config: QwenConfig, original: "Original") -> "Reference":
         found = sentences.reference(config, original, stated, WORDS)
         upstream.turned(found.module, config.rope.frequencies(config.head_dim), config.rope.attention_factor)
         return found
-    library = upstream.transformers()
-    kind = upstream.configuration(stated)
-    classes = library.MODEL_MAPPING if config.head == NONE else library.MODEL_FOR_CAUSAL_LM_MAPPING
-    model: Any = upstream.load(classes[type(kind)], kind, original.state)
-    upstream.turned(model, config.rope.frequencies(config.head_dim), config.rope.attention_factor)
+    model = upstream_class(config, stated, original.state)
     name = f"{upstream.versions('torch', 'transformers')}: {type(model).__name__}"
     return Reference(name, model, _reading(config, model), original.state)
 
 
-def _reading(config: QwenConfig, model: Any) -> dict[str, Any]:
-    """Give the entry points, by upstream's own caches, which keep all tokens where a window would let go of some."""
-    from torch import Tensor
+def upstream_class(config: QwenConfig, stated: Any, state: Any) -> Any:
+    """Load transformers' class for a config.json, to turn queries and keys by this project's angles."""
+    from .. import upstream
+
+    library = upstream.transformers()
+    kind = upstream.configuration(stated)
+    classes = library.MODEL_MAPPING if config.head == NONE else library.MODEL_FOR_CAUSAL_LM_MAPPING
+    model: Any = upstream.load(classes[type(kind)], kind, state)
+    upstream.turned(model, config.rope.frequencies(config.head_dim), config.rope.attention_factor)
+    return model
+
+
+def cached(config: QwenConfig, model: Any, past: Mapping[str, Any], **inputs: Any) -> tuple[Any, dict[str, Any]]:
+    """Call a class of transformers with its own caches, which keep all tokens where a window would let go of some.
+
+    Args:
+        config: of the network.
+        model: the class.
+        past: keys and values of the tokens before, by name; empty where there are none.
+        inputs: what else it takes.
+
+    Returns:
+        What it gives, and keys and values of all tokens by name.
+    """
     from transformers import DynamicCache
 
     from .. import upstream
 
-    scored = "last_hidden_state" if config.head == NONE else "logits"
+    layers = range(config.num_hidden_layers)
+    pairs = [tuple(past[name] for name in key_names("past", i)) for i in layers] if past else []
     cache_name = upstream.cache_name(model)
+    given = model(**inputs, use_cache=True, **{cache_name: DynamicCache(pairs) if past else DynamicCache()})
+    kept = enumerate(given[cache_name])
+    return given, {name: x for i, pair in kept for name, x in zip(key_names("", i), pair[:2], strict=True)}
 
-    def read(past: Any, **inputs: Tensor) -> dict[str, Tensor]:
-        given = model(**inputs, use_cache=True, **{cache_name: past})
-        kept = enumerate(given[cache_name])
-        names = {name: x for i, pair in kept for name, x in zip(key_names("", i), pair[:2], strict=True)}
-        return {scored: given[scored], **names}
+
+def _reading(config: QwenConfig, model: Any) -> dict[str, Any]:
+    """Give the entry points."""
+    from torch import Tensor
+
+    scored = "last_hidden_state" if config.head == NONE else "logits"
+
+    def read(past: Mapping[str, Tensor], **inputs: Tensor) -> dict[str, Tensor]:
+        given, kept = cached(config, model, past, **inputs)
+        return {scored: given[scored], **kept}
 
     def prefill(**inputs: Tensor) -> dict[str, Tensor]:
-        return read(DynamicCache(), **inputs)
+        return read({}, **inputs)
 
     def decode(input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, **past: Tensor) -> dict[str, Tensor]:
-        pairs = [tuple(past[name] for name in key_names("past", i)) for i in range(config.num_hidden_layers)]
-        more = {"attention_mask": attention_mask, "position_ids": position_ids}
-        return read(DynamicCache(pairs), input_ids=input_ids, **more)
+        return read(past, input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
 
     return {"prefill": prefill, "decode": decode}
 

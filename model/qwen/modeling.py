@@ -209,7 +209,7 @@ class Qwen(nnx.Module):
             x = self.text.states(input_ids, attention_mask)
             return with_vector(x, self.text.pipeline, self.config.pipeline, attention_mask)
 
-    def scores(self, states: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens vocabulary"]:
+    def scores(self, states: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
         """Score the next token of each."""
         if self.head is None:
             return states @ self.text.word.embedding[...].T

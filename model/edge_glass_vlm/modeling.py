@@ -1,0 +1,211 @@
+"""Edge Glass's second stage in Flax NNX: a picture's tokens before a text's, and what refines the last states.
+
+Source: code of Edge Glass (src/models/trm_qwen_vlm.py, src/decoders/trm.py). There a latent z stands behind the states
+and passes the layers with them, under a causal mask: it sees them and they never see it, so that it is left out here.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from ...validation.taps import scope
+from .. import ops
+from ..attention import Projections, causal, heads_first, mask_bias, places
+from ..blocks import FeedForward
+from ..caches import key_names
+from ..layers import Linear, RMSNorm, at, in_turn, tapped
+from ..pooling import last_place
+from ..qwen.modeling import MASKED_SCORE, Cache, Outputs, PastCache, Qwen
+from .config import Recursion, VLMConfig
+
+KEPT, PAST = "trm", "past_trm"
+"""Of the recursion's keys and values: what stands before their names where they are given, and where they are taken."""
+
+Bias = Float[Array, "1 1 tokens so_far"]
+Angles = Int[Array, " tokens"]
+
+
+class TurnedAttention(Projections):
+    """Attention to what is not later, by queries and keys that are turned as stored tables say."""
+
+    def __init__(self, config: Recursion, *, rngs: nnx.Rngs):
+        super().__init__(config.width, config.num_heads, biased=(), rngs=rngs)
+        shape = config.max_seq_len, config.head_dim
+        self.cosines = nnx.Param(jax.random.normal(rngs.params(), shape))
+        self.sines = nnx.Param(jax.random.normal(rngs.params(), shape))
+
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], past: PastCache | None, bias: Bias, where: Angles
+    ) -> tuple[Float[Array, "batch tokens width"], Cache]:
+        query, key, value = self.project(x)
+        query, key = self._turned(query, where), self._turned(key, where)
+        kept = heads_first(key), heads_first(value)
+        if past is not None:
+            kept = jnp.concatenate([past[0], kept[0]], axis=2), jnp.concatenate([past[1], kept[1]], axis=2)
+        attended = ops.attention(query, heads_first(kept[0]), heads_first(kept[1]), bias, scale=self.scale)
+        return tapped("out", self.out, attended), kept
+
+    def _turned(
+        self, x: Float[Array, "batch tokens heads head_dim"], where: Angles
+    ) -> Float[Array, "batch tokens heads head_dim"]:
+        """Turn the first half of a head with the second. A place that no table has gives NaN, never another's."""
+        cos, sin = (
+            table[...].at[where].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)[:, None]
+            for table in (self.cosines, self.sines)
+        )
+        low, high = jnp.split(x, 2, axis=-1)
+        return x * cos + jnp.concatenate([-high, low], axis=-1) * sin
+
+
+class Block(nnx.Module):
+    """Attention and feed-forward: each of the normalised stream, added to it."""
+
+    def __init__(self, config: Recursion, *, rngs: nnx.Rngs):
+        self.norm1 = RMSNorm(config.width, config.layer_norm_eps)
+        self.attention = TurnedAttention(config, rngs=rngs)
+        self.norm2 = RMSNorm(config.width, config.layer_norm_eps)
+        self.mlp = FeedForward(config.width, config.inner, "gelu", rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], past: PastCache | None, bias: Bias, where: Angles
+    ) -> tuple[Float[Array, "batch tokens width"], Cache]:
+        normed = tapped("norm1", self.norm1, x)
+        with scope("attention"):
+            attended, kept = self.attention(normed, past, bias, where)
+        x = x + attended
+        normed = tapped("norm2", self.norm2, x)
+        with scope("mlp"):
+            return x + self.mlp(normed), kept
+
+
+class Refinement(nnx.Module):
+    """The same blocks several times over; keys and values of each time are kept.
+
+    Args:
+        config: sizes and conventions.
+        hidden: width of the states that are refined.
+    """
+
+    def __init__(self, config: Recursion, hidden: int, *, rngs: nnx.Rngs):
+        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.num_layers)])
+        self.down = Linear((hidden,), (config.width,), rngs=rngs) if config.projected else None
+        self.up = Linear((config.width,), (hidden,), rngs=rngs) if config.projected else None
+        self.config = config
+
+    def __call__(
+        self, states: Float[Array, "batch tokens hidden"], past: Sequence[PastCache] = ()
+    ) -> tuple[Float[Array, "batch tokens width"], list[Cache]]:
+        """Refine states, whatever of their row is padding."""
+        before = past[0][0].shape[2] if past else None
+        tokens, layers = states.shape[1], self.config.num_layers
+        bias, where = mask_bias(causal(tokens, before), MASKED_SCORE), places(tokens, before)
+        y = states if self.down is None else tapped("down", self.down, states)
+        kept: list[Cache] = []
+        for step in range(self.config.steps):
+            own = past[step * layers : (step + 1) * layers] if past else [None] * layers
+            y, given = in_turn(self.blocks, "blocks", y, bias, where, own=own)
+            kept += given
+        return y, kept
+
+    def added(
+        self, states: Float[Array, "*batch hidden"], refined: Float[Array, "*batch width"]
+    ) -> Float[Array, "*batch hidden"]:
+        """Add what became of states to them."""
+        return states + (refined if self.up is None else tapped("up", self.up, refined))
+
+
+class QwenVLM(nnx.Module):
+    """Goes on with a text about a picture.
+
+    Args:
+        config: sizes and conventions.
+    """
+
+    def __init__(self, config: VLMConfig, *, rngs: nnx.Rngs):
+        hidden = config.qwen.hidden_size
+        self.qwen = Qwen(config.qwen, rngs=rngs)
+        self.vision_proj = Linear((config.vision_token_dim,), (hidden,), rngs=rngs)
+        self.trm = Refinement(config.trm, hidden, rngs=rngs) if config.trm else None
+        self.config = config
+
+    def project_vision(self, sequence: Float[Array, "batch places vision"]) -> Float[Array, "batch places hidden"]:
+        """Make a prefix of a picture's tokens, as the image encoder of the first stage gives them."""
+        return tapped("vision_proj", self.vision_proj, sequence)
+
+    def forward(
+        self,
+        prefix: Float[Array, "batch places hidden"],
+        input_ids: Int[Array, "batch tokens"],
+        attention_mask: Int[Array, "batch tokens"],
+        position_ids: Int[Array, "batch so_far"],
+    ) -> Float[Array, "batch so_far vocabulary"]:
+        """Score the next token of each place, the picture's too. The mask is the text's: all of the picture counts."""
+        states, refined, _ = self._read(prefix, input_ids, attention_mask, position_ids)
+        return self._scores(states, refined)
+
+    def prefill(
+        self,
+        prefix: Float[Array, "batch places hidden"],
+        input_ids: Int[Array, "batch tokens"],
+        attention_mask: Int[Array, "batch tokens"],
+        position_ids: Int[Array, "batch so_far"],
+    ) -> Outputs:
+        """Score what comes after the last token that counts; keep keys and values of picture and text."""
+        states, refined, kept = self._read(prefix, input_ids, attention_mask, position_ids)
+        last = last_place(_with_picture(prefix, attention_mask))
+        refined = None if refined is None else at(refined, last)
+        return {"logits": self._scores(at(states, last), refined), **kept}
+
+    def decode(
+        self,
+        input_ids: Int[Array, "batch tokens"],
+        attention_mask: Int[Array, "batch so_far"],
+        position_ids: Int[Array, "batch tokens"],
+        *past: Array,
+    ) -> Outputs:
+        """Score what comes after more tokens; `past` holds keys and values of all before, the recursion's at the end."""
+        pairs = list(zip(past[::2], past[1::2], strict=True))
+        with scope("qwen"), scope("text"):
+            x = tapped("word", self.qwen.text.word, input_ids)
+        states, refined, kept = self._states(x, attention_mask, position_ids, pairs)
+        return {"logits": self._scores(states, refined), **kept}
+
+    def _read(
+        self, prefix: Array, input_ids: Array, attention_mask: Array, position_ids: Array
+    ) -> tuple[Array, Array | None, Outputs]:
+        with scope("qwen"), scope("text"):
+            words = tapped("word", self.qwen.text.word, input_ids)
+        x = jnp.concatenate([prefix, words], axis=1)
+        return self._states(x, _with_picture(prefix, attention_mask), position_ids, [])
+
+    def _states(
+        self, x: Array, attention_mask: Array, position_ids: Array, past: Sequence[tuple[Array, Array]]
+    ) -> tuple[Array, Array | None, Outputs]:
+        """Give the language model's last states, what became of them, and all keys and values by name."""
+        layers = self.config.qwen.num_hidden_layers
+        with scope("qwen"), scope("text"):
+            states, kept = self.qwen.text(x, attention_mask, position_ids, past[:layers])
+        named = {n: a for i, pair in enumerate(kept) for n, a in zip(key_names("", i), pair, strict=True)}
+        if self.trm is None:
+            return states, None, named
+        with scope("trm"):
+            refined, kept = self.trm(states, past[layers:])
+        named |= {n: a for i, pair in enumerate(kept) for n, a in zip(key_names(KEPT, i), pair, strict=True)}
+        return states, refined, named
+
+    def _scores(self, states: Array, refined: Array | None) -> Array:
+        if self.trm is not None and refined is not None:
+            with scope("trm"):
+                states = self.trm.added(states, refined)
+        with scope("qwen"):
+            return self.qwen.scores(states)
+
+
+def _with_picture(
+    prefix: Float[Array, "batch places hidden"], attention_mask: Int[Array, "batch tokens"]
+) -> Int[Array, "batch so_far"]:
+    """Count the picture's tokens too, before the text's."""
+    return jnp.concatenate([jnp.ones(prefix.shape[:2], attention_mask.dtype), attention_mask], axis=1)
