@@ -680,7 +680,7 @@ def transcribe(
 @click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True, help="Most tokens of each.")
 @click.option("--image", "images", multiple=True, metavar="FILE", help="The picture that a prompt is about, in turn.")
 @click.option("--vision", metavar="DIR", type=click.Path(path_type=Path), help="The run whose image encoder sees them.")
-@click.option("--upstream-cut", is_flag=True, help="Lose as many tokens as a prompt has, as Edge Glass's own loop does.")
+@click.option("--upstream-cut", is_flag=True, help="Lose a prompt's number of tokens, as Edge Glass's own loop does.")
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each prompt.")
 @opened_format
 def generate(

@@ -14,7 +14,7 @@ from bgevis.converter.options import Options
 from bgevis.converter.source.identify import identify
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.model.clip.config import TextConfig
-from bgevis.model.edge_glass import FAMILY
+from bgevis.model.edge_glass import FAMILY, losses
 from bgevis.model.edge_glass.config import GROUPS, Audio, Fusion, Text
 from bgevis.model.mpnet.config import MPNetConfig
 from bgevis.model.reference import Original
@@ -215,3 +215,35 @@ def test_clips_texts_have_one_vector(tmp_path, monkeypatch):
     ids = np.array([[58, 3, 4, 59], [58, 7, 59, 1]], np.int32)
     pooled = found.run("encode_text", {"input_ids": ids, "attention_mask": np.ones_like(ids)})["pooled"]
     assert np.array_equal(pooled[0], pooled[1])
+
+
+def test_losses_are_upstreams(oracles):
+    """Of pairs, of their beginnings, of three modalities, and of texts behind a soft prompt or a picture."""
+    folder = oracles / "edge_glass"
+    if not folder.exists():
+        pytest.skip(f"no conformance data in {folder}")
+
+    def golden(case):
+        return np.load(folder / case / "golden.npz")
+
+    def same(got, want):
+        assert abs(float(got) - float(want)) < 2e-6 * max(1.0, float(want))
+
+    pair = golden("s1_simplepool_mpnet_qwen")
+    one, other = pair["vision_pooled"], pair["text_pooled"]
+    same(losses.pair_loss(one, other), pair["loss_contrastive_loss"])
+    for width in (48, 32, 16, 8):
+        same(losses.matryoshka_loss(one, other, [width]), pair[f"pair_vt_loss_dim_{width}"])
+    three = golden("s1_trimodal_concat_trm")
+    pooled = {name: three[f"{name}_pooled"] for name in ("vision", "text", "audio")}
+    same(losses.three_way_loss(pooled), three["loss_total_loss"])
+    script = golden("s1_perceiver_v3_script")
+    made = [script[name] / np.linalg.norm(script[name], axis=1, keepdims=True) for name in ("z_vision", "z_text")]
+    begun = losses.matryoshka_loss(*made, (4, 8, 16, 32)) / 4
+    same(0.25 * losses.pair_loss(*made) + begun, script["loss_total"])
+    for case in ("s1_simplepool_mpnet_qwen", "s1_trimodal_concat_trm"):
+        same(losses.next_token_loss(golden(case)["lm_logits"], golden(case)["lm_labels"]), golden(case)["lm_loss"])
+    for case in ("s2_vlm_lora", "s2_vlm_trm_proj"):
+        answer = golden(case)["answer_ids"]
+        labels = np.concatenate([np.full_like(golden(case)["question_ids"], losses.IGNORED), answer], 1)
+        same(losses.next_token_loss(golden(case)["train_logits"], labels), golden(case)["train_loss"])

@@ -207,9 +207,10 @@ def test_half_precision_is_taken_as_it_is_stored(tmp_path):
 def test_what_nobody_states_is_listed_at_once(tmp_path):
     path = written(tmp_path, TINY)
     (tmp_path / "config.json").unlink()
-    with pytest.raises(InputError, match="2 fields|3 fields") as raised:
+    with pytest.raises(InputError, match=r"shows \d fields of this network") as raised:
         identify(path, Options(no_tokenizer=True))
-    for said in ("the language model's config.json (as qwen/config.json", "--set trm.steps=", "trm.layer_norm_eps (--s"):
+    listed = ("the language model's config.json (as qwen/config.json", "--set trm.steps=", "trm.layer_norm_eps (--set")
+    for said in listed:
         assert said in str(raised.value), said
     shutil.rmtree(tmp_path / "qwen")
     stated = FAMILY.documents(TINY)["config.json"]["qwen_config"]

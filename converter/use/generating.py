@@ -97,9 +97,7 @@ class Generator:
                 raise InputError(f"prompt {at} is empty: a text goes on from at least one token")
         return found
 
-    def steps(
-        self, ids: Sequence[Sequence[int]], most: int, pictures: Sequence[np.ndarray] = ()
-    ) -> Iterator[Chosen]:
+    def steps(self, ids: Sequence[Sequence[int]], most: int, pictures: Sequence[np.ndarray] = ()) -> Iterator[Chosen]:
         """Choose token after token for some prompts together, `most` at most."""
         given = self.texts.padded(ids)
         longest = 1 if self.greedy.start is not None else max(map(len, ids))

@@ -166,7 +166,7 @@ class QwenVLM(nnx.Module):
         position_ids: Int[Array, "batch tokens"],
         *past: Array,
     ) -> Outputs:
-        """Score what comes after more tokens; `past` holds keys and values of all before, the recursion's at the end."""
+        """Score what comes after more tokens; `past` holds keys and values of all before, the recursion's last."""
         pairs = list(zip(past[::2], past[1::2], strict=True))
         with scope("qwen"), scope("text"):
             x = tapped("word", self.qwen.text.word, input_ids)

@@ -152,7 +152,8 @@ def reference(config: VLMConfig, original: Original) -> Reference:
         states, refined = given.last_hidden_state, None
         if config.trm:
             count = config.trm.steps * config.trm.num_layers
-            pairs = [(past[key], past[value]) for key, value in (key_names("past_trm", i) for i in range(count)) if past]
+            names = [key_names("past_trm", i) for i in range(count if past else 0)]
+            pairs = [(past[key], past[value]) for key, value in names]
             refined, found = around.refined(states, pairs)
             named = enumerate(found)
             kept |= {n: x for i, pair in named for n, x in zip(key_names("trm", i), pair, strict=True)}
@@ -161,9 +162,7 @@ def reference(config: VLMConfig, original: Original) -> Reference:
     def scores(states: Tensor, refined: Tensor | None) -> Tensor:
         return model.lm_head(states if refined is None else states + around.up_proj(refined))
 
-    def begun(
-        prefix: Tensor, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor
-    ) -> tuple[Read, Tensor]:
+    def begun(prefix: Tensor, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor) -> tuple[Read, Tensor]:
         embeds = torch.cat([prefix, model.get_input_embeddings()(input_ids)], 1)
         mask = torch.cat([torch.ones(prefix.shape[:2], dtype=torch.long), attention_mask], 1)
         return read(embeds, {}, attention_mask=mask, position_ids=position_ids), mask
