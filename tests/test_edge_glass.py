@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from bgevis.converter.source.identify import identify
 from bgevis.converter.use.fixture import write_fixture
 from bgevis.model.clip.config import TextConfig
 from bgevis.model.edge_glass import FAMILY, losses
-from bgevis.model.edge_glass.config import GROUPS, Audio, Fusion, Text
+from bgevis.model.edge_glass.config import GROUPS, Audio, Decoder, Fusion, Text
 from bgevis.model.mpnet.config import MPNetConfig
 from bgevis.model.reference import Original
 from bgevis.model.steps import plain
@@ -116,6 +117,14 @@ def test_what_upstream_computed_is_computed_here(converted, case):
     if "prefix_tokens" in golden:
         given = golden["fused_emb"] if "fused_emb" in golden else golden["vision_pooled"]
         close(network.run("soft_prompt", {"vector": given})["prefix"], golden["prefix_tokens"], SEQUENCE)
+    if network.config.decoder:
+        given = {"prefix": golden["prefix_tokens"], "input_ids": golden["lm_input_ids"]}
+        close(network.run("decode_text", given)["logits"], golden["lm_logits"], 2e-5)
+        greedily = golden["gen_prompt"]
+        for _ in range(golden["gen_prefix_every_step_tokens"].shape[1] - greedily.shape[1]):
+            logits = network.run("decode_text", given | {"input_ids": greedily})["logits"]
+            greedily = np.concatenate([greedily, logits[:, -1:].argmax(-1)], 1)
+        assert greedily.tolist() == golden["gen_prefix_every_step_tokens"].tolist()
 
 
 TINY = FAMILY.sizes["tiny"]
@@ -137,6 +146,7 @@ VARIATIONS = {
     "concatenation": {"audio": replace(SOUNDS, perceiver=None), "fusion": Fusion("concat", 8, 20)},
     "cross-attention of three": {"audio": SOUNDS},
     "no fusion": {"fusion": None},
+    "its own decoder": {"decoder": Decoder(4, 2, 1, 6, 24, 1e-5, 40)},
     "pictures alone": {"text": None, "fusion": None, "prompt_dim": 0},
     "sounds and texts": {"vision": None, "audio": SOUNDS},
 }
@@ -168,7 +178,7 @@ def test_every_generation_is_what_the_reference_computes(name, tmp_path, monkeyp
         wanted = reference.run(entry.name, case.inputs)
         assert outputs.keys() == wanted.keys()
         for output, want in wanted.items():
-            close(outputs[output], want, SEQUENCE if output in ("sequence", "prefix", "fused") else POOLED)
+            close(outputs[output], want, SEQUENCE if output in ("sequence", "prefix", "fused", "logits") else POOLED)
 
 
 def test_what_nobody_states_is_listed_at_once(tmp_path, monkeypatch):
@@ -224,7 +234,7 @@ def test_losses_are_upstreams(oracles):
         pytest.skip(f"no conformance data in {folder}")
 
     def golden(case):
-        return np.load(folder / case / "golden.npz")
+        return {name: jnp.asarray(array) for name, array in np.load(folder / case / "golden.npz").items()}
 
     def same(got, want):
         assert abs(float(got) - float(want)) < 2e-6 * max(1.0, float(want))
@@ -238,12 +248,14 @@ def test_losses_are_upstreams(oracles):
     pooled = {name: three[f"{name}_pooled"] for name in ("vision", "text", "audio")}
     same(losses.three_way_loss(pooled), three["loss_total_loss"])
     script = golden("s1_perceiver_v3_script")
-    made = [script[name] / np.linalg.norm(script[name], axis=1, keepdims=True) for name in ("z_vision", "z_text")]
+    made = [script[name] / jnp.linalg.norm(script[name], axis=1, keepdims=True) for name in ("z_vision", "z_text")]
     begun = losses.matryoshka_loss(*made, (4, 8, 16, 32)) / 4
     same(0.25 * losses.pair_loss(*made) + begun, script["loss_total"])
     for case in ("s1_simplepool_mpnet_qwen", "s1_trimodal_concat_trm"):
-        same(losses.next_token_loss(golden(case)["lm_logits"], golden(case)["lm_labels"]), golden(case)["lm_loss"])
+        found = golden(case)
+        same(losses.next_token_loss(found["lm_logits"], found["lm_labels"]), found["lm_loss"])
     for case in ("s2_vlm_lora", "s2_vlm_trm_proj"):
-        answer = golden(case)["answer_ids"]
-        labels = np.concatenate([np.full_like(golden(case)["question_ids"], losses.IGNORED), answer], 1)
-        same(losses.next_token_loss(golden(case)["train_logits"], labels), golden(case)["train_loss"])
+        found = golden(case)
+        question = jnp.full_like(found["question_ids"], losses.IGNORED)
+        labels = jnp.concatenate([question, found["answer_ids"]], 1)
+        same(losses.next_token_loss(found["train_logits"], labels), found["train_loss"])

@@ -35,8 +35,8 @@ class Greedy:
 
     Both give logits; their ids, masks and positions are told by their domains. Where `decode` counts more places than
     the prompt has tokens, something stands before these, such as a picture, and counts. What else `decode` takes is an
-    input of `prefill` by the same name, and stays as it is; a mask at random that nobody gives hides nothing. An encoder
-    gives no logits: beside what it makes of the prompt, `decode` reads `start` and then all that was chosen, each time.
+    input of `prefill` by the same name, and stays as it is; a mask at random that nobody gives hides nothing. An
+    encoder gives no logits: beside what it makes of the prompt, `decode` reads `start` and then all that was chosen.
 
     Args:
         name: what reports call it.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...validation.domains import Floats, LogMel
 from ...validation.entry_point import Axis, EntryPoint, PaddingMask, Pixels, TensorSpec, TokenIds
-from ...validation.outputs import Embedding, States
+from ...validation.outputs import Embedding, Logits, States
 from ..bert import documents as bert_documents
 from ..bert import text_inputs
 from ..family import Family, TextRules
@@ -15,7 +15,7 @@ from ..pictures import MEAN, STD
 from ..pipeline import text_rules
 from ..steps import pooling
 from . import rules
-from .config import CLS, CROSS, GROUPS, PREFIX, SIZES, EdgeGlassConfig, Text, configure, recognise
+from .config import CLS, CROSS, GROUPS, PREFIX, SIZES, TRM_FIELDS, EdgeGlassConfig, Text, configure, recognise
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 BATCH = {"batch": Axis()}
+SCALE = 0.6
+"""Deviation of a prefix's numbers where they are drawn."""
 
 
 def _entry_points(config: EdgeGlassConfig) -> tuple[EntryPoint, ...]:
@@ -51,6 +53,12 @@ def _entry_points(config: EdgeGlassConfig) -> tuple[EntryPoint, ...]:
     if config.prompt_dim:
         prefix = TensorSpec("prefix", "float32", ("batch", PREFIX, config.prompt_dim), kind=States())
         found.append(EntryPoint("soft_prompt", (_vector("vector", config.prompted),), (prefix,), BATCH, rows="batch"))
+    if decoder := config.decoder:
+        prefix = TensorSpec("prefix", "float32", ("batch", PREFIX, decoder.width), Floats(SCALE))
+        ids = TensorSpec("input_ids", "int32", ("batch", "tokens"), TokenIds(decoder.vocab_size, 0))
+        logits = TensorSpec("logits", "float32", ("batch", f"tokens + {PREFIX}", decoder.vocab_size), kind=Logits())
+        axes = {**BATCH, "tokens": Axis(1, decoder.max_seq_len - PREFIX)}
+        found.append(EntryPoint("decode_text", (prefix, ids), (logits,), axes, rows="batch"))
     return tuple(found)
 
 
@@ -117,6 +125,9 @@ def _documents(config: EdgeGlassConfig) -> Mapping[str, Any]:
         mrl = {"use_mrl": bool(part.mrl), "mrl_dimensions": list(part.mrl[1:])}
         experiment[group] = {"projection_dim": part.projection_dim, **mrl}
         experiment[group] |= {"use_perceiver": perceiver is not None, **latents} if modality != "text" else {}
+    if decoder := config.decoder:
+        fields = {**{name: f"trm_{said}" for name, said in TRM_FIELDS.items()}, "layer_norm_eps": "trm_layer_norm_eps"}
+        experiment["decoder"] = {"type": "trm", **{said: getattr(decoder, name) for name, said in fields.items()}}
     if fusion := config.fusion:
         stated = {"strategy": fusion.strategy, "fusion_dim": fusion.fusion_dim}
         layers = {"num_fusion_layers": fusion.num_layers, "num_heads": fusion.num_heads} if fusion.num_heads else {}

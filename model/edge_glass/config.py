@@ -22,6 +22,7 @@ from ..pipeline import OPTIONS
 from ..steps import Normalize, Pooling, plain
 from ..whisper import config as whisper
 from ..whisper.config import WhisperConfig
+from .trm import INNER, QUERY, TABLE, TRM
 
 CONFIG = "config.json"
 GROUPS = {"vision": "vision_encoder", "text": "text_encoder", "audio": "audio_encoder"}
@@ -38,6 +39,18 @@ POOLED_HEADS = 8
 
 PREFIX = 8
 """Tokens of a soft prompt: a constant of upstream's code."""
+
+WORDS, DECODER_LAYERS = "decoder.embed_tokens.weight", "decoder.layers."
+"""Of upstream's own decoder of texts."""
+
+TRM_FIELDS = {
+    "width": "hidden_dim",
+    "num_layers": "num_layers",
+    "num_heads": "num_heads",
+    "inner": "intermediate_dim",
+    "max_seq_len": "max_seq_len",
+}
+"""Field of a TRM -> the same in upstream's words."""
 
 CLS, SIMPLE, MULTIHEAD, PERCEIVER = "cls", "simple", "multihead", "perceiver"
 CONCAT, CROSS, GATED = "concat", "cross_attention", "gated"
@@ -57,7 +70,7 @@ EXPERIMENT_HARMLESS: Harmless = {
     **dict.fromkeys(("seed", "optimization", "training", "losses", "trainer", "use_instruction_tuning"), _FREEZE),
     "dataset": "of the training; the positions of the image tower show the size of its pictures",
     "mode": "what was trained; the tensors' names show what there is",
-    "decoder": "of the decoder, which no entry point runs",
+    "decoder": "of a language model, which no entry point runs",
 }
 """The experiment's configuration, by the dataclasses of Edge Glass's config.py."""
 
@@ -173,6 +186,17 @@ class Fusion:
 
 
 @dataclass(frozen=True)
+class Decoder(TRM):
+    """Upstream's own decoder of texts.
+
+    Args:
+        vocab_size: rows of the words' table, which scores them too.
+    """
+
+    vocab_size: int
+
+
+@dataclass(frozen=True)
 class EdgeGlassConfig:
     """The encoders that there are, what fuses them, and what makes a prompt of a vector.
 
@@ -182,6 +206,8 @@ class EdgeGlassConfig:
         audio: None where there is none.
         fusion: None where nothing fuses them.
         prompt_dim: width of the tokens of a soft prompt; 0 where none is made.
+        decoder: what scores texts behind a soft prompt; None where there is none, or it is a language model, which the
+            alignment never feeds.
     """
 
     vision: Vision | None
@@ -189,6 +215,7 @@ class EdgeGlassConfig:
     audio: Audio | None
     fusion: Fusion | None = None
     prompt_dim: int = 0
+    decoder: Decoder | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -278,6 +305,8 @@ def configure(source: Source) -> Configured:
             values[part], origins[part] = None, f"the checkpoint has no tensors of a {part} part"
             experiment.pass_over(GROUPS.get(part, part), "of a part that is not in the checkpoint")
     values["prompt_dim"], origins["prompt_dim"] = _prompt(source)
+    values["decoder"], of_part = _decoder(source, experiment)
+    origins |= of_part
     experiment.accept()
     config = EdgeGlassConfig(**values)
     _agreeing(source, config)
@@ -348,6 +377,8 @@ def _missing(source: Source, experiment: _Experiment, has: Mapping[str, bool]) -
             need(f"{modality}.mrl", f"the experiment's {CONFIG}")
         if not stated and f"{group}.perceiver.latents" in source.shapes:
             need(f"{modality}.perceiver.num_heads", f"the experiment's {CONFIG}")
+    if WORDS in source.shapes and not experiment.part("decoder"):
+        need("decoder.layer_norm_eps", f"the experiment's {CONFIG}")
     if any(name.startswith("fusion.fusion_layers.") for name in source.shapes) and not experiment.part("fusion"):
         need("fusion.num_heads", f"the experiment's {CONFIG}")
     return missing
@@ -546,8 +577,12 @@ def _heads(settled: Settled, stated: list[Document], field: str, width: int) -> 
 
 
 def _layers(source: Source, place: str) -> tuple[int, str]:
+    return _layers_of(source.shapes, place)
+
+
+def _layers_of(shapes: Mapping[str, tuple[int, ...]], place: str) -> tuple[int, str]:
     numbered = re.compile(rf"{re.escape(place)}\.(\d+)\.")
-    found = {int(match[1]) for name in source.shapes if (match := numbered.match(name))}
+    found = {int(match[1]) for name in shapes if (match := numbered.match(name))}
     if not found or len(found) <= max(found):
         raise GateError(f"the tensors {place}.* do not number the layers 0, 1, 2, ...")
     return len(found), f"names {place}.*"
@@ -596,6 +631,53 @@ def _prompt(source: Source) -> tuple[int, str]:
     if out % PREFIX:
         raise InputError(f"{name} gives {out} numbers, which are no {PREFIX} tokens, as upstream cuts them")
     return out // PREFIX, f"shape of {name}: {PREFIX} tokens, as upstream cuts them"
+
+
+def _decoder(source: Source, experiment: _Experiment) -> tuple[Decoder | None, dict[str, str]]:
+    """Settle upstream's own decoder, if it is one."""
+    settled, stated = source.settled("decoder."), experiment.part("decoder")
+    if WORDS not in source.shapes:
+        for document in stated:
+            document.accept(dict.fromkeys(document.fields, "of a decoder that no entry point runs"))
+        return None, {"decoder": f"no tensor {WORDS}"}
+    named = {name: f"trm_{field}" for name, field in TRM_FIELDS.items()}
+    vocab, width = shape_of(source.shapes, WORDS, 2)
+    sizes = trm_sizes(source.shapes, DECODER_LAYERS)
+    for field, (value, origin, name) in {**sizes, "vocab_size": (vocab, f"shape of {WORDS}", "vocab_size")}.items():
+        settled.put(field, value, origin)
+        _agree(stated, f"trm_{name}", value, origin)
+    if width != settled.values["width"]:
+        raise InputError(f"{WORDS} is {width} wide, but {sizes['width'][1]} says {settled.values['width']}")
+    usual = (1e-6, "default of Edge Glass's DecoderConfig") if stated else None
+    eps = [(document, "trm_layer_norm_eps") for document in stated]
+    settled.choose("layer_norm_eps", float, *eps, otherwise=usual, low=0)
+    for document in stated:
+        _agree([document], "trm_use_rope", True, f"names {DECODER_LAYERS}*")
+        of_others = (name for name in document.fields if name not in named.values())
+        document.accept(dict.fromkeys(of_others, "of another decoder, or of the training"))
+    return Decoder(**settled.values), {f"decoder.{field}": origin for field, origin in settled.origins.items()}
+
+
+def trm_sizes(shapes: Mapping[str, tuple[int, ...]], place: str) -> dict[str, tuple[int, str, str]]:
+    """Give what shapes show of a TRM's layers: field -> value, where it is from, the field in upstream's words.
+
+    Raises:
+        InputError: the width of a head does not divide that of the layers.
+        GateError: a tensor is missing.
+    """
+    query, table, inner = (f"{place}{name}" for name in (QUERY, TABLE, INNER))
+    width, (places, head_dim) = shape_of(shapes, query, 2)[0], shape_of(shapes, table, 2)
+    if head_dim % 2 or width % head_dim:
+        raise InputError(f"{table} has {head_dim} columns, which is the width of a head: it does not divide {width}")
+    count, origin = _layers_of(shapes, place.removesuffix("."))
+    found = {
+        "width": (width, f"shape of {query}"),
+        "num_layers": (count, origin),
+        "num_heads": (width // head_dim, f"shape of {table}, by the width"),
+        "inner": (shape_of(shapes, inner, 2)[0], f"shape of {inner}"),
+        "max_seq_len": (places, f"shape of {table}"),
+    }
+    return {field: (*seen, TRM_FIELDS[field]) for field, seen in found.items()}
 
 
 def _agreeing(source: Source, config: EdgeGlassConfig) -> None:

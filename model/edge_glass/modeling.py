@@ -35,6 +35,7 @@ from .config import (
     Text,
     Vision,
 )
+from .trm_modeling import TextDecoder
 
 Outputs = dict[str, Array]
 TINY = 1e-12
@@ -301,6 +302,7 @@ class EdgeGlass(nnx.Module):
         self.fusion = self._fusion(config, config.fusion, rngs) if config.fusion else None
         width = PREFIX * config.prompt_dim
         self.prompt = Adapter(config.prompted, width, width, rngs=rngs) if config.prompt_dim else None
+        self.decoder = TextDecoder(config.decoder, rngs=rngs) if config.decoder else None
         self.config = config
 
     @staticmethod
@@ -349,6 +351,14 @@ class EdgeGlass(nnx.Module):
         with scope("prompt"):
             x = self.prompt(vector)
         return tap("prefix", x.reshape(x.shape[0], PREFIX, self.config.prompt_dim))
+
+    def decode_text(
+        self, prefix: Float[Array, "batch places width"], input_ids: Int[Array, "batch tokens"]
+    ) -> Float[Array, "batch so_far vocabulary"]:
+        """Score the next token of each place of a soft prompt and a text behind it; nothing is masked as padding."""
+        assert self.decoder
+        with scope("decoder"):
+            return self.decoder(prefix, input_ids)
 
     def _fused(self, names: tuple[str, ...], vectors: tuple[Array, ...]) -> Array:
         assert self.fusion

@@ -17,6 +17,7 @@ from .. import upstream
 from ..reference import Function, Original, Reference, load_strict
 from ..sentences import upstreams
 from .config import CONCAT, CROSS, GROUPS, MULTIHEAD, PREFIX, SIMPLE, EdgeGlassConfig, Fusion, Perceiver
+from .trm_reference import TextDecoder
 
 CONFIG = "config.json"
 
@@ -241,7 +242,7 @@ class Gated(nn.Module):
 
 
 class Between(nn.Module):
-    """All of the checkpoint that is no backbone and no decoder."""
+    """All of the checkpoint that is no backbone and no language model."""
 
     def __init__(self, config: EdgeGlassConfig):
         super().__init__()
@@ -260,6 +261,8 @@ class Between(nn.Module):
         if config.prompt_dim:
             width = PREFIX * config.prompt_dim
             self.llm_projector = nn.ModuleDict({"projector": Adapter(config.prompted, width, width)})
+        if config.decoder:
+            self.decoder = TextDecoder(config.decoder)
 
 
 def reference(config: EdgeGlassConfig, original: Original, usual: Mapping[str, Any], subsets: Any) -> Reference:
@@ -272,7 +275,8 @@ def reference(config: EdgeGlassConfig, original: Original, usual: Mapping[str, A
         subsets: entry point that fuses -> what it fuses.
     """
     place = tuple(f"{group}.encoder." for group in GROUPS.values())
-    own = {n: t for n, t in original.state.items() if not n.startswith((*place, "decoder."))}
+    unread = ("decoder.lm_head.",) if config.decoder else ("decoder.",)
+    own = {n: t for n, t in original.state.items() if not n.startswith((*place, *unread))}
     with torch.device("meta"):
         between: Any = Between(config)
     load_strict(between, own)
@@ -363,6 +367,13 @@ def reference(config: EdgeGlassConfig, original: Original, usual: Mapping[str, A
             return {"prefix": prefix.unflatten(-1, (PREFIX, -1))}
 
         entries["soft_prompt"] = soft_prompt
+    if config.decoder:
+
+        def decode_text(prefix: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
+            with scope("decoder"):
+                return {"logits": between.decoder(prefix, input_ids)}
+
+        entries["decode_text"] = decode_text
     named = ", ".join(type(module).__name__ for module in modules[1:])
     name = f"{upstream.versions('torch', 'transformers')}: {named}, and what is between, written here"
     return Reference(name, nn.ModuleList(modules), entries, original.state)

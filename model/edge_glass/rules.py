@@ -4,13 +4,14 @@ Axes of what is between: i and m and o for what goes into a layer, is inside and
 width.
 """
 
-from ...validation.probe import LOW_VARIANCE, exponent
+from ...validation.probe import LOW_VARIANCE, MASKED, exponent
 from .. import steps
 from ..bert import rules as bert
+from ..bert.probes import APART
 from ..clip import rules as clip
 from ..clip.config import TRANSFORMERS
-from ..clip.rules import NAMES, NORM
-from ..family import Drop, Rule, Rules, Split
+from ..clip.rules import NAMES, NORM, TABLE
+from ..family import Drop, Rule, Rules, Split, Tie
 from ..mpnet import rules as mpnet
 from ..parts import Part, join
 from ..whisper import rules as whisper
@@ -23,20 +24,22 @@ from .config import (
     PREFIX,
     SIMPLE,
     Audio,
+    Decoder,
     EdgeGlassConfig,
     Fusion,
     Perceiver,
     Text,
     Vision,
 )
+from .trm import layers
 
 Shape = dict[str, tuple[int, ...]]
-DECODER = Drop("decoder.{:*}", "the decoder of texts: the alignment never feeds it, and no entry point here runs it")
+DECODER = Drop("decoder.{:*}", "a language model: the alignment never feeds it, and no entry point here runs it")
 
 
 def whole(config: EdgeGlassConfig) -> Part:
     """Declare the whole checkpoint."""
-    parts = [Part((DECODER,), {}, {})]
+    parts = [_decoder(config.decoder) if config.decoder else Part((DECODER,), {}, {})]
     parts += [_vision(config.vision).mounted("vision_encoder.", "vision.")] if config.vision else []
     parts += [_text(config.text).mounted("text_encoder.", "text.")] if config.text else []
     parts += [_audio(config.audio).mounted("audio_encoder.", "audio.")] if config.audio else []
@@ -45,6 +48,28 @@ def whole(config: EdgeGlassConfig) -> Part:
         width = PREFIX * config.prompt_dim
         parts.append(_adapter(config.prompted, width, width).mounted("llm_projector.projector.net.", "prompt."))
     return join(*parts)
+
+
+def _decoder(config: Decoder) -> Part:
+    """Declare upstream's own decoder of texts; the words' table scores them too."""
+    words, shape = "embed_tokens.weight", (config.vocab_size, config.width)
+    rules = (
+        Rule(words, "word.embedding", "v e"),
+        Rule("norm.weight", "norm.scale", "e"),
+        Tie("lm_head.weight", words, "upstream scores words by their own table"),
+    )
+    small = exponent(config.layer_norm_eps)
+    added = ("attention.out.kernel", "mlp.down.*")
+    probes = {
+        LOW_VARIANCE: {"word.embedding": small, **{f"blocks.*.{name}": small for name in added}},
+        MASKED: {"blocks.*.attention.query.kernel": APART},
+    }
+    shapes: Shape = {words: shape, "norm.weight": (config.width,)}
+    own = Part(rules, {"v": config.vocab_size, "e": config.width}, shapes, probes, draws={words: TABLE})
+    return join(
+        own.mounted("decoder.", "decoder.", "decoder.words."),
+        layers(config).mounted("decoder.layers.", "decoder.blocks.", "decoder."),
+    )
 
 
 def _vision(config: Vision) -> Part:

@@ -4,7 +4,6 @@ Upstream stores no configuration. What no shape shows is said by a config.json i
 by the language model's own documents, or by --set.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 from ...validation.errors import GateError, InputError
 from ..clip.config import shape_of
 from ..documents import Configured, Document, Given, Harmless, Only, shown
+from ..edge_glass.config import trm_sizes
+from ..edge_glass.trm import TRM
 from ..family import Source
 from ..qwen import config as qwen
 from ..qwen.config import CLASSES, GENERATION, QWEN2_SIZES, QWEN3, QwenConfig
@@ -24,8 +25,7 @@ PLACES = ("qwen.model.base_model.model.", "qwen.model.")
 """What stands before the language model's names: with peft's wrapper around it, and without."""
 
 PROJECTION = "vision_proj.weight"
-TABLE = "trm_layers.0.attention.rotary_emb.cos_cached"
-QUERY, INNER, DOWN = "trm_layers.0.attention.q_proj.weight", "trm_layers.0.mlp.fc1.weight", "down_proj.weight"
+LAYERS, DOWN = "trm_layers.", "down_proj.weight"
 
 FIELDS = ("qwen_config", "vision_token_dim", "use_trm_recursion", "num_recursion_steps", "trm_config", "lora")
 """Of config.json, in the words of upstream's constructors."""
@@ -57,33 +57,16 @@ STATED_HARMLESS: Harmless = {
 
 
 @dataclass(frozen=True)
-class Recursion:
-    """Layers that refine the last states again and again: what upstream calls a tiny recursive model.
+class Recursion(TRM):
+    """Layers that refine the last states again and again.
 
     Args:
-        width: of the layers.
-        num_layers: how many there are.
-        num_heads: of their attention.
-        inner: inner width of their feed-forward part.
-        max_seq_len: places of the stored tables of positions.
         steps: how often a state passes all layers.
-        layer_norm_eps: of their norms.
         projected: whether linear layers stand between the two widths.
     """
 
-    width: int
-    num_layers: int
-    num_heads: int
-    inner: int
-    max_seq_len: int
     steps: int
-    layer_norm_eps: float
     projected: bool
-
-    @property
-    def head_dim(self) -> int:
-        """Width of a head."""
-        return self.width // self.num_heads
 
     @property
     def places(self) -> int:
@@ -113,13 +96,14 @@ class VLMConfig:
         return min(self.trm.places, self.qwen.max_tokens) if self.trm else self.qwen.max_tokens
 
 
-TRM = Recursion(2048, 4, 16, 2048, 2048, 4, 1e-6, projected=False)
+USUAL = Recursion(2048, 4, 16, 2048, 2048, 1e-6, 4, projected=False)
+"""Of upstream's training script."""
 
 SIZES = {
     "3b": VLMConfig(QWEN2_SIZES["3b"], 4096),
-    "3b-trm": VLMConfig(QWEN2_SIZES["3b"], 4096, TRM),
+    "3b-trm": VLMConfig(QWEN2_SIZES["3b"], 4096, USUAL),
     "7b": VLMConfig(QWEN2_SIZES["7b"], 4096),
-    "tiny": VLMConfig(QWEN2_SIZES["tiny"], 12, Recursion(16, 1, 4, 20, 96, 2, 1e-5, projected=True)),
+    "tiny": VLMConfig(QWEN2_SIZES["tiny"], 12, Recursion(16, 1, 4, 20, 96, 1e-5, 2, projected=True)),
 }
 """Of upstream's configurations for Qwen2.5-3B and 7B, with and without its recursion. And a tiny one."""
 
@@ -278,36 +262,18 @@ def _recursion(source: Source, stated: _Stated, hidden: int) -> tuple[Recursion 
     """Settle what refines the states, if anything does."""
     if not stated.has_trm:
         return None, {"trm": "no tensor trm_layers.*"}
-    settled, shapes = source.settled("trm."), source.shapes
-    width = shape_of(shapes, QUERY, 2)[0]
-    places, head_dim = shape_of(shapes, TABLE, 2)
-    if width % head_dim or head_dim % 2:
-        raise InputError(f"{TABLE} has {head_dim} columns, which is the width of a head: it does not divide {width}")
-    projected = DOWN in shapes
-    if width != hidden and not projected:
-        raise GateError(f"{QUERY} is {width} wide, the language model {hidden}, and there is no {DOWN} between them")
-    seen = {
-        "width": (width, f"shape of {QUERY}", "hidden_dim"),
-        "num_layers": (*_layers(source), "num_layers"),
-        "num_heads": (width // head_dim, f"shape of {TABLE}, by the width", "num_heads"),
-        "inner": (shape_of(shapes, INNER, 2)[0], f"shape of {INNER}", "intermediate_dim"),
-        "max_seq_len": (places, f"shape of {TABLE}", "max_seq_len"),
-    }
-    for field, (value, origin, name) in seen.items():
+    settled, projected = source.settled("trm."), DOWN in source.shapes
+    for field, (value, origin, name) in trm_sizes(source.shapes, LAYERS).items():
         settled.put(field, value, origin)
         stated.agree(name, value, origin, "trm_config")
+    if settled.values["width"] != hidden and not projected:
+        raise GateError(
+            f"{LAYERS}* are {settled.values['width']} wide, the language model {hidden}, and no {DOWN} is between them"
+        )
     settled.put("projected", projected, f"{'' if projected else 'no '}name {DOWN}")
     settled.choose("steps", int, (stated.document, STEPS), low=1)
     settled.choose("layer_norm_eps", float, (stated.part("trm_config"), "layer_norm_eps"), low=0)
     return Recursion(**settled.values), {f"trm.{field}": origin for field, origin in settled.origins.items()}
-
-
-def _layers(source: Source) -> tuple[int, str]:
-    numbered = re.compile(r"trm_layers\.(\d+)\.")
-    found = {int(match[1]) for name in source.shapes if (match := numbered.match(name))}
-    if len(found) <= max(found):
-        raise GateError("the tensors trm_layers.* do not number the layers 0, 1, 2, ...")
-    return len(found), "names trm_layers.*"
 
 
 def documents(config: VLMConfig) -> Mapping[str, Any]:

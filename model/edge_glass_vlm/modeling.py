@@ -6,79 +6,20 @@ and passes the layers with them, under a causal mask: it sees them and they neve
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ...validation.taps import scope
-from .. import ops
-from ..attention import Projections, causal, heads_first, mask_bias, places
-from ..blocks import FeedForward
 from ..caches import key_names
-from ..layers import Linear, RMSNorm, at, in_turn, tapped
+from ..edge_glass.trm_modeling import Block, passed
+from ..layers import Linear, at, tapped
 from ..pooling import last_place
-from ..qwen.modeling import MASKED_SCORE, Cache, Outputs, PastCache, Qwen
+from ..qwen.modeling import Cache, Outputs, PastCache, Qwen
 from .config import Recursion, VLMConfig
 
 KEPT, PAST = "trm", "past_trm"
 """Of the recursion's keys and values: what stands before their names where they are given, and where they are taken."""
-
-Bias = Float[Array, "1 1 tokens so_far"]
-Angles = Int[Array, " tokens"]
-
-
-class TurnedAttention(Projections):
-    """Attention to what is not later, by queries and keys that are turned as stored tables say."""
-
-    def __init__(self, config: Recursion, *, rngs: nnx.Rngs):
-        super().__init__(config.width, config.num_heads, biased=(), rngs=rngs)
-        shape = config.max_seq_len, config.head_dim
-        self.cosines = nnx.Param(jax.random.normal(rngs.params(), shape))
-        self.sines = nnx.Param(jax.random.normal(rngs.params(), shape))
-
-    def __call__(
-        self, x: Float[Array, "batch tokens width"], past: PastCache | None, bias: Bias, where: Angles
-    ) -> tuple[Float[Array, "batch tokens width"], Cache]:
-        query, key, value = self.project(x)
-        query, key = self._turned(query, where), self._turned(key, where)
-        kept = heads_first(key), heads_first(value)
-        if past is not None:
-            kept = jnp.concatenate([past[0], kept[0]], axis=2), jnp.concatenate([past[1], kept[1]], axis=2)
-        attended = ops.attention(query, heads_first(kept[0]), heads_first(kept[1]), bias, scale=self.scale)
-        return tapped("out", self.out, attended), kept
-
-    def _turned(
-        self, x: Float[Array, "batch tokens heads head_dim"], where: Angles
-    ) -> Float[Array, "batch tokens heads head_dim"]:
-        """Turn the first half of a head with the second. A place that no table has gives NaN, never another's."""
-        cos, sin = (
-            table[...].at[where].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)[:, None]
-            for table in (self.cosines, self.sines)
-        )
-        low, high = jnp.split(x, 2, axis=-1)
-        return x * cos + jnp.concatenate([-high, low], axis=-1) * sin
-
-
-class Block(nnx.Module):
-    """Attention and feed-forward: each of the normalised stream, added to it."""
-
-    def __init__(self, config: Recursion, *, rngs: nnx.Rngs):
-        self.norm1 = RMSNorm(config.width, config.layer_norm_eps)
-        self.attention = TurnedAttention(config, rngs=rngs)
-        self.norm2 = RMSNorm(config.width, config.layer_norm_eps)
-        self.mlp = FeedForward(config.width, config.inner, "gelu", rngs=rngs)
-
-    def __call__(
-        self, x: Float[Array, "batch tokens width"], past: PastCache | None, bias: Bias, where: Angles
-    ) -> tuple[Float[Array, "batch tokens width"], Cache]:
-        normed = tapped("norm1", self.norm1, x)
-        with scope("attention"):
-            attended, kept = self.attention(normed, past, bias, where)
-        x = x + attended
-        normed = tapped("norm2", self.norm2, x)
-        with scope("mlp"):
-            return x + self.mlp(normed), kept
 
 
 class Refinement(nnx.Module):
@@ -99,14 +40,11 @@ class Refinement(nnx.Module):
         self, states: Float[Array, "batch tokens hidden"], past: Sequence[PastCache] = ()
     ) -> tuple[Float[Array, "batch tokens width"], list[Cache]]:
         """Refine states, whatever of their row is padding."""
-        before = past[0][0].shape[2] if past else None
-        tokens, layers = states.shape[1], self.config.num_layers
-        bias, where = mask_bias(causal(tokens, before), MASKED_SCORE), places(tokens, before)
+        layers = self.config.num_layers
         y = states if self.down is None else tapped("down", self.down, states)
         kept: list[Cache] = []
         for step in range(self.config.steps):
-            own = past[step * layers : (step + 1) * layers] if past else [None] * layers
-            y, given = in_turn(self.blocks, "blocks", y, bias, where, own=own)
+            y, given = passed(self.blocks, y, past[step * layers : (step + 1) * layers])
             kept += given
         return y, kept
 

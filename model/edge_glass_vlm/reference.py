@@ -11,96 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ...validation.taps import scope, tap
+from ...validation.taps import scope
 from .. import upstream
 from ..caches import key_names
+from ..edge_glass.trm_reference import Layer, Norm, Pair
 from ..qwen import cached, upstream_class
 from ..reference import Original, Reference, load_strict
-from .config import CONFIG, LANGUAGE, Recursion, VLMConfig, documents
+from .config import CONFIG, LANGUAGE, VLMConfig, documents
 
-Pair = tuple[Tensor, Tensor]
 Read = tuple[Tensor, Tensor | None, dict[str, Tensor]]
 """Last states, what became of them, keys and values by name."""
-
-
-class Linears(nn.Module):
-    """Linear layers by name."""
-
-    def __init__(self, *sizes: tuple[str, int, int], bias: bool):
-        super().__init__()
-        for name, inputs, outputs in sizes:
-            setattr(self, name, nn.Linear(inputs, outputs, bias=bias))
-
-
-class Norm(nn.Module):
-    """`norm{n}.weight`."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width))
-
-
-class Layer(nn.Module):
-    """`trm_layers.{i}.*`. Weights are read one by one, so that what is recorded is what becomes of the states alone."""
-
-    def __init__(self, config: Recursion):
-        super().__init__()
-        width = config.width
-        names = ("q_proj", "k_proj", "v_proj", "o_proj")
-        self.attention: Any = Linears(*((name, width, width) for name in names), bias=False)
-        rotary = nn.Module()
-        rotary.register_buffer("inv_freq", torch.empty(config.head_dim // 2))
-        for name in ("cos_cached", "sin_cached"):
-            rotary.register_buffer(name, torch.empty(config.max_seq_len, config.head_dim))
-        self.attention.rotary_emb = rotary
-        self.mlp: Any = Linears(("fc1", width, config.inner), ("fc2", config.inner, width), bias=True)
-        self.norm1, self.norm2 = Norm(width), Norm(width)
-        self.heads, self.epsilon = config.num_heads, config.layer_norm_eps
-
-    def forward(self, x: Tensor, past: Pair | None, own: int) -> tuple[Tensor, Pair]:
-        """(batch, places, width) -> the same, and keys and values of the first `own` places and of those before."""
-
-        def told(name: str, value: Tensor) -> Tensor:
-            tap(name, value[:, :own])
-            return value
-
-        x = x + self._attended(told("norm1", self._normed(x, self.norm1)), past, told)
-        normed = told("norm2", self._normed(x, self.norm2))
-        with scope("mlp"):
-            up = told("up", functional.linear(normed, self.mlp.fc1.weight, self.mlp.fc1.bias))
-            down = functional.linear(functional.gelu(up), self.mlp.fc2.weight, self.mlp.fc2.bias)
-            x = x + told("down", down)
-        before = past[0].shape[2] if past else 0
-        return x, tuple(each[:, :, : before + own] for each in self.kept)  # type: ignore[return-value]
-
-    def _normed(self, x: Tensor, norm: Norm) -> Tensor:
-        return x / (x.square().mean(-1, keepdim=True) + self.epsilon).sqrt() * norm.weight
-
-    def _attended(self, x: Tensor, past: Pair | None, told: Any) -> Tensor:
-        with scope("attention"):
-            parts = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}
-            given = {n: told(n, functional.linear(x, getattr(self.attention, w).weight)) for n, w in parts.items()}
-            query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in given.values())
-            before = past[0].shape[2] if past else 0
-            query, key = (self._turned(part, before) for part in (query, key))
-            if past:
-                key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
-            self.kept = key, value
-            scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-            later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1 + before)
-            weights = scores.masked_fill(later, float("-inf")).softmax(-1)
-            attended = (weights @ value).transpose(1, 2).flatten(2)
-            return told("out", functional.linear(attended, self.attention.o_proj.weight))
-
-    def _turned(self, x: Tensor, before: int) -> Tensor:
-        rotary, after = self.attention.rotary_emb, before + x.shape[2]
-        if after > len(rotary.cos_cached):
-            raise ValueError(f"{after} places, but the stored tables of positions have {len(rotary.cos_cached)}")
-        low, high = x.chunk(2, -1)
-        turned = torch.cat([-high, low], -1)
-        return x * rotary.cos_cached[before:after] + turned * rotary.sin_cached[before:after]
 
 
 class Around(nn.Module):
