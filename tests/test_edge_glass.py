@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -259,3 +260,25 @@ def test_losses_are_upstreams(oracles):
         question = jnp.full_like(found["question_ids"], losses.IGNORED)
         labels = jnp.concatenate([question, found["answer_ids"]], 1)
         same(losses.next_token_loss(found["train_logits"], labels), found["train_loss"])
+
+
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "checkpoint-best/pytorch_model/mp_rank_00_model_states.pt"])
+def test_the_script_s_own_class_is_computed_here(oracles, file, tmp_path):
+    """From features that others computed; the trainer's own container holds it in bfloat16."""
+    folder = oracles / "edge_glass" / "s1_perceiver_v3_script"
+    if not folder.exists():
+        pytest.skip(f"no conformance data in {folder}")
+    network = Converted(folder / file, Options(configs=(str(folder / "config.json"),)))
+    golden = np.load(folder / "golden.npz")
+    for kind in ("vision", "text"):
+        found = network.run(f"align_{kind}", {"features": golden[f"{kind}_features"]})
+        want = golden[f"z_{kind}"]
+        if file.endswith(".bin"):
+            close(found["z"], want, 2e-6 * max(1.0, float(np.abs(want).max())))
+        assert np.abs(found["z"] - want).max() < 0.05
+        assert network.config.mrl == (4, 8, 16, 32)
+        for width in network.config.mrl:
+            begun = found["z"][:, :width]
+            close(found[f"mrl_{width}"], begun / np.linalg.norm(begun, axis=1, keepdims=True), POOLED)
+    with pytest.raises(InputError, match=r"num_heads \(--set num_heads=.* and mrl \(--set mrl="):
+        identify(Path(shutil.copy(folder / file, tmp_path / "alone.bin")), Options())

@@ -577,10 +577,15 @@ def _heads(settled: Settled, stated: list[Document], field: str, width: int) -> 
 
 
 def _layers(source: Source, place: str) -> tuple[int, str]:
-    return _layers_of(source.shapes, place)
+    return layers_of(source.shapes, place)
 
 
-def _layers_of(shapes: Mapping[str, tuple[int, ...]], place: str) -> tuple[int, str]:
+def layers_of(shapes: Mapping[str, tuple[int, ...]], place: str) -> tuple[int, str]:
+    """Count the layers whose tensors' names begin with a place and a number.
+
+    Raises:
+        GateError: a number is missing.
+    """
     numbered = re.compile(rf"{re.escape(place)}\.(\d+)\.")
     found = {int(match[1]) for name in shapes if (match := numbered.match(name))}
     if not found or len(found) <= max(found):
@@ -669,7 +674,7 @@ def trm_sizes(shapes: Mapping[str, tuple[int, ...]], place: str) -> dict[str, tu
     width, (places, head_dim) = shape_of(shapes, query, 2)[0], shape_of(shapes, table, 2)
     if head_dim % 2 or width % head_dim:
         raise InputError(f"{table} has {head_dim} columns, which is the width of a head: it does not divide {width}")
-    count, origin = _layers_of(shapes, place.removesuffix("."))
+    count, origin = layers_of(shapes, place.removesuffix("."))
     found = {
         "width": (width, f"shape of {query}"),
         "num_layers": (count, origin),

@@ -46,7 +46,7 @@ def whole(config: EdgeGlassConfig) -> Part:
     parts += [_fusion(config, config.fusion).mounted("fusion.", "fusion.")] if config.fusion else []
     if config.prompt_dim:
         width = PREFIX * config.prompt_dim
-        parts.append(_adapter(config.prompted, width, width).mounted("llm_projector.projector.net.", "prompt."))
+        parts.append(adapter(config.prompted, width, width).mounted("llm_projector.projector.net.", "prompt."))
     return join(*parts)
 
 
@@ -78,14 +78,14 @@ def _vision(config: Vision) -> Part:
     tower = clip.vision(config.tower, names, pools=False).mounted(f"encoder.{names.vision}", "tower.")
     inside = perceiver.latent_dim if perceiver else out
     if config.adapter:
-        projector = _adapter(width, config.adapter, inside).mounted("projector.net.", "projector.")
+        projector = adapter(width, config.adapter, inside).mounted("projector.net.", "projector.")
     else:
         projector = linear(width, inside).mounted("projector.", "projector.")
     parts = [tower, projector]
     if perceiver:
         parts.append(_resampler(perceiver))
         if config.adapter:
-            parts.append(_norm(inside).mounted("final_projector.0.", "head.norm."))
+            parts.append(norm(inside).mounted("final_projector.0.", "head.norm."))
         name = "final_projector.1." if config.adapter else "final_projector."
         parts.append(linear(inside, out).mounted(name, "head.linear."))
     elif config.pooling == SIMPLE:
@@ -130,7 +130,7 @@ def _resampler(config: Perceiver) -> Part:
         Rule(layer + "attn.to_v", own + "value.kernel", "(heads d) e -> e heads d"),
         Rule(layer + "attn.to_out.weight", own + "out.kernel", "e (heads d) -> heads d e"),
         Rule(layer + "attn.to_out.bias", own + "out.bias", "e"),
-        *_feed_forward(layer + "ff.net.", layer),
+        *feed_forward(layer + "ff.net.", layer),
     )
     shapes: Shape = {"latents": (config.num_latents, width), **clip.norm_shapes("norm", width)}
     for i in range(config.num_layers):
@@ -138,7 +138,7 @@ def _resampler(config: Perceiver) -> Part:
         shapes |= clip.norm_shapes(f"{place}norm1", width) | clip.norm_shapes(f"{place}norm2", width)
         shapes |= {f"{place}attn.to_q.weight": (width, width), f"{place}attn.to_kv.weight": (2 * width, width)}
         shapes |= {f"{place}attn.to_out.weight": (width, width), f"{place}attn.to_out.bias": (width,)}
-        shapes |= _feed_forward_shapes(f"{place}ff.net.", width, config.inner)
+        shapes |= feed_forward_shapes(f"{place}ff.net.", width, config.inner)
     sizes = {"k": config.num_latents, "e": width, "heads": heads, "d": width // heads, "m": config.inner}
     small = exponent(EPSILON)
     added = ("attention.out.bias", "mlp.up.bias", "mlp.down.bias")
@@ -146,7 +146,8 @@ def _resampler(config: Perceiver) -> Part:
     return Part(rules, sizes, shapes, probes, draws={"latents": (0.0, 0.5)}).mounted("perceiver.", "resampler.")
 
 
-def _feed_forward(source: str, target: str) -> Rules:
+def feed_forward(source: str, target: str) -> Rules:
+    """Declare linear, gelu, linear; e what goes in and comes out, m what is inside."""
     return (
         Rule(source + "0.weight", target + "mlp.up.kernel", "m e -> e m"),
         Rule(source + "0.bias", target + "mlp.up.bias", "m"),
@@ -155,7 +156,8 @@ def _feed_forward(source: str, target: str) -> Rules:
     )
 
 
-def _feed_forward_shapes(place: str, width: int, inner: int) -> Shape:
+def feed_forward_shapes(place: str, width: int, inner: int) -> Shape:
+    """Give names and shapes of a feed-forward part."""
     up: Shape = {f"{place}0.weight": (inner, width), f"{place}0.bias": (inner,)}
     return up | {f"{place}3.weight": (width, inner), f"{place}3.bias": (width,)}
 
@@ -165,7 +167,7 @@ def _simple(width: int) -> list[Part]:
     score = linear(width, 1).mounted("attn_proj.", "score.")
     return [
         part.mounted("attention_pool.", "pool.")
-        for part in (unread, score, _norm(width).mounted("layer_norm.", "norm."))
+        for part in (unread, score, norm(width).mounted("layer_norm.", "norm."))
     ]
 
 
@@ -173,8 +175,8 @@ def _multihead(width: int) -> list[Part]:
     attention, sizes, shapes = _packed("attention.", "attention.", width, POOLED_HEADS)
     rules = (Rule("queries", "query", "1 1 e -> e"), *attention)
     part = Part(rules, sizes, {"queries": (1, 1, width), **shapes}, draws={"queries": (0.0, 0.5)})
-    norm = _norm(width).mounted("layer_norm.", "norm.")
-    return [each.mounted("attention_pool.", "pool.") for each in (part, norm)]
+    normed = norm(width).mounted("layer_norm.", "norm.")
+    return [each.mounted("attention_pool.", "pool.") for each in (part, normed)]
 
 
 def _packed(source: str, target: str, width: int, heads: int) -> tuple[Rules, dict[str, int], Shape]:
@@ -200,10 +202,10 @@ def _fusion(config: EdgeGlassConfig, fusion: Fusion) -> Part:
         return join(
             linear(sum(widths.values()), fusion.inner).mounted("projector.0.", "up."),
             linear(fusion.inner, out).mounted("projector.3.", "down."),
-            _norm(out).mounted("projector.4.", "norm."),
+            norm(out).mounted("projector.4.", "norm."),
         )
     parts = [linear(n, out).mounted(f"modality_projectors.{name}.", f"{name}.") for name, n in widths.items()]
-    parts.append(_norm(out).mounted("norm.", "norm."))
+    parts.append(norm(out).mounted("norm.", "norm."))
     if fusion.strategy != CROSS:
         return join(*parts, linear(len(widths) * out, len(widths)).mounted("gate.0.", "gate."))
     source, target = "fusion_layers.{i}.", "layers.{i}."
@@ -214,14 +216,15 @@ def _fusion(config: EdgeGlassConfig, fusion: Fusion) -> Part:
         place = source.format(i=i)
         shapes |= {name.format(i=i): shape for name, shape in own.items()}
         shapes |= clip.norm_shapes(f"{place}norm1", out) | clip.norm_shapes(f"{place}norm2", out)
-        shapes |= _feed_forward_shapes(f"{place}ff.", out, fusion.inner)
-    layers = Part((*attention, *norms, *_feed_forward(source + "ff.", target)), {**sizes, "m": fusion.inner}, shapes)
+        shapes |= feed_forward_shapes(f"{place}ff.", out, fusion.inner)
+    layers = Part((*attention, *norms, *feed_forward(source + "ff.", target)), {**sizes, "m": fusion.inner}, shapes)
     return join(*parts, layers)
 
 
-def _adapter(inputs: int, inner: int, outputs: int) -> Part:
+def adapter(inputs: int, inner: int, outputs: int) -> Part:
+    """Declare a norm, and two linear layers with gelu between."""
     return join(
-        _norm(inputs).mounted("0.", "norm."),
+        norm(inputs).mounted("0.", "norm."),
         linear(inputs, inner).mounted("1.", "up."),
         linear(inner, outputs).mounted("4.", "down."),
     )
@@ -233,6 +236,7 @@ def linear(inputs: int, outputs: int) -> Part:
     return Part(rules, {"i": inputs, "o": outputs}, {"weight": (outputs, inputs), "bias": (outputs,)})
 
 
-def _norm(width: int) -> Part:
+def norm(width: int) -> Part:
+    """Declare a layer norm: e its width."""
     rules = tuple(Rule(source[1:], target[1:], "e") for source, target in NORM)
     return Part(rules, {"e": width}, {"weight": (width,), "bias": (width,)})
