@@ -37,7 +37,7 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("prefix", "rope_type"), ()),
     "positional_encoding": ("learned", "rotary"),
     "dropout": (),
-    **dict.fromkeys(("audio", "bert", "mpnet", "clip", "place", "pooling"), ()),
+    **dict.fromkeys(("audio", "bert", "mpnet", "clip", "place", "pooling", "decoder"), ()),
     "num_heads": (1, 4, 8),
     "strategy": ("concat", "gated"),
 }
