@@ -4,7 +4,7 @@ By the image processors of transformers 5.24 in their form for Pillow, and their
 `image_processor` of processor_config.json where there is one, else preprocessor_config.json.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -276,6 +276,37 @@ def rules(pictures: Pictures, size: int, input_: str = "images") -> Mapping[str,
             *steps,
             *([] if pictures.rgb_first else [colour]),
             normalize,
+        ],
+    }
+
+
+def squashed(size: int, mean: Sequence[float], std: Sequence[float], input_: str = "images") -> Mapping[str, Any]:
+    """State pictures that are made square in float32, whatever their shape, as torchvision does with tensors.
+
+    Bilinear, with the filter grown where a picture shrinks; no crop, and nothing is rounded to bytes on the way.
+    """
+    resize = {
+        "do": "resize",
+        "height": size,
+        "width": size,
+        "filter": "bilinear",
+        "antialias": True,
+        "arithmetic": "float32",
+        "nearest_in_modes": ["1", "P"],
+        "alpha": "premultiplied",
+    }
+    return {
+        "input": input_,
+        "layout": "NHWC",
+        "dtype": "float32",
+        "colour": "RGB",
+        "size": size,
+        "exif_orientation": "ignored",
+        "frame": 0,
+        "steps": [
+            {"do": "colour", "to": "RGB", "alpha": "dropped"},
+            resize,
+            {"do": "normalize", "divide": 255, "mean": list(mean), "std": list(std)},
         ],
     }
 

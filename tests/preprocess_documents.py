@@ -150,6 +150,7 @@ LEGAL: dict[str, dict[str, Any]] = {
     ),
     "rounded": document([SHORTER | {"longer_side": "round"} | BILINEAR, CROP, COLOUR]),
     "squashed": document([COLOUR, EXACT | BILINEAR]),
+    "squashed in float32": document([COLOUR, EXACT | BILINEAR | {"arithmetic": "float32"}]),
     "squashed by a bicubic": document([EXACT | BICUBIC, COLOUR | {"alpha": "over white"}]),
     "twice": document([CROP | {"height": 300, "width": 400}, EXACT | {"width": 512} | BICUBIC, CROP, COLOUR]),
     "cropped only": document([CROP, COLOUR]),
@@ -213,7 +214,7 @@ OTHERS: tuple[tuple[str, Any], ...] = (
     ("filter", "Bicubic"),
     ("a", -0.75),
     ("a", "-0.5"),
-    ("arithmetic", "float32"),
+    ("arithmetic", "float16"),
     ("nearest_in_modes", ["1"]),
     ("nearest_in_modes", ["P", "1"]),
     ("alpha", "over black"),
@@ -287,6 +288,7 @@ NAMES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
 
 STRUCTURES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "another step first": lambda d: d["images"]["steps"].insert(0, {"do": "pad", "to": 224}),
+    "a resize in float32 before others": lambda d: _resized(d, arithmetic="float32"),
     "a step twice": lambda d: d["images"]["steps"].insert(0, d["images"]["steps"][-1]),
     "a step without a name": lambda d: d["images"]["steps"].insert(0, {}),
     "a step that is a word": lambda d: d["images"]["steps"].insert(0, "resize"),

@@ -12,7 +12,7 @@ from bgevis.converter.pack import pictures as pack
 from bgevis.converter.pack import steps
 from bgevis.model.documents import Document
 from bgevis.model.family import Source
-from bgevis.model.pictures import CLASSES, PART, PLACE, WHOLE, Pictures, rules, settle_pictures
+from bgevis.model.pictures import CLASSES, MEAN, PART, PLACE, STD, WHOLE, Pictures, rules, settle_pictures, squashed
 from bgevis.validation.errors import InputError
 
 SIZE = 32
@@ -140,3 +140,15 @@ def test_what_is_not_done_is_refused_by_name(what):
     content, words = REFUSED[what]
     with pytest.raises(InputError, match=words):
         settled(content)
+
+
+def test_a_resize_in_float32_is_torchvisions(oracles):
+    """Of pictures that shrink to a square; nothing is a byte on the way."""
+    file = oracles / "edge_glass" / "preprocess" / "golden.npz"
+    if not file.exists():
+        pytest.skip(f"no conformance data in {file.parent}")
+    golden = np.load(file)
+    wanted = golden["pixel_values"].transpose(0, 2, 3, 1)
+    stated = squashed(wanted.shape[1], MEAN, STD)
+    steps.images("images", stated)
+    assert np.abs(pack.images([*golden["image_u8"]], stated) - wanted).max() < 1e-5

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...validation.errors import InputError
 from ...validation.packages import need
-from .steps import HALVES, LONGER, Rules
+from .steps import FLOAT32, HALVES, LONGER, Rules
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -83,15 +83,33 @@ def _of_array(array: np.ndarray) -> "Image.Image":
 
 
 def pixels(source: Source, rules: Rules) -> np.ndarray:
-    """Resize, crop and convert: (size, size, 3) uint8, rows from the top."""
+    """Resize, crop and convert: (size, size, 3) uint8, rows from the top; float32 after a resize in float32."""
     image = open_(source)
     for step in rules["steps"]:
+        if step.get("arithmetic") == FLOAT32:
+            return _floats(image, step)
         if step["do"] != "normalize":
             image = STEPS[step["do"]](image, step)
     return np.asarray(image)
 
 
 def _resize(image: "Image.Image", step: Rules) -> "Image.Image":
+    mode = image.mode
+    if mode in PREMULTIPLIED and _size(image, step) != image.size:
+        return _resampled(image.convert(PREMULTIPLIED[mode]), step).convert(mode)
+    return _resampled(image, step)
+
+
+def _floats(image: "Image.Image", step: Rules) -> np.ndarray:
+    """Resize channel by channel, each number between those that bytes have: (height, width, 3) float32."""
+    from PIL import Image
+
+    samples = np.asarray(image, np.float32)
+    channels = (np.ascontiguousarray(samples[..., channel]) for channel in range(samples.shape[-1]))
+    return np.stack([np.asarray(_resampled(Image.fromarray(channel), step)) for channel in channels], axis=-1)
+
+
+def _resampled(image: "Image.Image", step: Rules) -> "Image.Image":
     from PIL import Image
 
     width, height = _size(image, step)
@@ -99,13 +117,11 @@ def _resize(image: "Image.Image", step: Rules) -> "Image.Image":
         return image
     if width * height > LARGEST:
         raise InputError(f"a picture of {_measures(image)} would be {width} x {height} when resized; crop it first")
-    mode, way = image.mode, Image.Resampling[step["filter"].upper()]
-    if mode in PREMULTIPLIED:
-        image = image.convert(PREMULTIPLIED[mode])
+    way = Image.Resampling[step["filter"].upper()]
     # One call for each axis: which of them Pillow takes first depends on its version, and in one call it would multiply
     # and divide by alpha itself.
     between = (image.width, height) if down_first(image.size, (width, height)) else (width, image.height)
-    return image.resize(between, way).resize((width, height), way).convert(mode)
+    return image.resize(between, way).resize((width, height), way)
 
 
 def down_first(old: tuple[int, int], new: tuple[int, int]) -> bool:
@@ -163,10 +179,14 @@ def values(rules: Rules) -> np.ndarray:
     return (np.arange(256, dtype=np.float32)[:, None] / np.float32(step["divide"]) - mean) / std
 
 
-def normalize(bytes_: np.ndarray, rules: Rules) -> np.ndarray:
-    """(..., channels) uint8 -> the same in float32, normalised."""
-    table = values(rules)
-    return table[bytes_, np.arange(table.shape[1])]
+def normalize(pixels_: np.ndarray, rules: Rules) -> np.ndarray:
+    """(..., channels) uint8 or float32 -> the same in float32, normalised."""
+    if pixels_.dtype == np.uint8:
+        table = values(rules)
+        return table[pixels_, np.arange(table.shape[1])]
+    step = rules["steps"][-1]
+    mean, std = (np.array(step[key], np.float32) for key in ("mean", "std"))
+    return (pixels_ / np.float32(step["divide"]) - mean) / std
 
 
 def images(sources: Sequence[Source], rules: Rules) -> np.ndarray:

@@ -115,6 +115,8 @@ SCORED: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 """What makes scores of logits, (rows, labels)."""
 FILTERS = ("bicubic", "bilinear")
+FLOAT32 = "float32"
+"""A resize of numbers between those that bytes have, which only `normalize` may follow."""
 ALPHA = ("dropped", "over white")
 
 # Keys of each part.
@@ -232,7 +234,7 @@ SCORES: Keys = {
 RESIZE: Keys = {
     "filter": one_of(*FILTERS),
     "antialias": one_of(True),
-    "arithmetic": one_of("uint8"),
+    "arithmetic": one_of("uint8", FLOAT32),
     "nearest_in_modes": one_of(["1", "P"]),
     "alpha": one_of("premultiplied"),
 }
@@ -311,7 +313,7 @@ def _by_name(where: str, key: str, rules: Rules, word: Word) -> None:
 
 
 def images(where: str, rules: Rules) -> None:
-    """Check the rules of pictures: every step, and that they end with bytes of the size and colour stated."""
+    """Check the rules of pictures: every step, and that they end with pixels of the size and colour stated."""
     if "missing" in rules:
         hold(where, rules, UNSTATED)
         return
@@ -320,6 +322,7 @@ def images(where: str, rules: Rules) -> None:
     """What the picture measures at least, as far as the steps say."""
     last: Rules = {}
     done: list[str] = []
+    floats = False
     for i, step in enumerate(rules["steps"]):
         place = f"{where}.steps[{i}]"
         if not isinstance(step, dict) or "do" not in step:
@@ -328,6 +331,11 @@ def images(where: str, rules: Rules) -> None:
         if not isinstance(do, str) or do not in STEPS:
             raise InputError(f"{place}: do is {_shown(do)}; known: {', '.join(STEPS)}")
         hold(f"{place} ({do})", {key: value for key, value in step.items() if key != "do"}, STEPS[do](step))
+        if (floats and do != "normalize") or (step.get("arithmetic") == FLOAT32 and "colour" not in done):
+            raise InputError(
+                f"{place} ({do}) stands beside a resize in float32; known: it after colour, then normalize"
+            )
+        floats |= step.get("arithmetic") == FLOAT32
         done.append(do)
         if do not in ("resize", "crop"):
             continue

@@ -104,10 +104,10 @@ static const Json *raw_named(const Raw *raw, const char *kind, const Json *row) 
     fail("%s: a case names %s that are not there: %s", RAW, kind, row->kind == JSON_STRING ? row->string : "no text");
 }
 
-static float normalised(const Raw *raw, unsigned byte, size_t channel) {
+static float normalised(const Raw *raw, float sample, size_t channel) {
     const Json *steps = json_member(raw->images, "steps", JSON_ARRAY), *last = &steps->items[steps->count - 1];
     const Json *mean = json_member(last, "mean", JSON_ARRAY), *std = json_member(last, "std", JSON_ARRAY);
-    float unit = (float)byte / (float)json_member(last, "divide", JSON_NUMBER)->number;
+    float unit = sample / (float)json_member(last, "divide", JSON_NUMBER)->number;
     return (unit - (float)mean->items[channel].number) / (float)std->items[channel].number;
 }
 
@@ -118,7 +118,7 @@ static void check_values(const Raw *raw) {
         fail("%s: values is no table", raw->pixels.file);
     size_t channels = (size_t)values->shape[1];
     for (size_t i = 0; i < values->count; i++) {
-        float made = normalised(raw, (unsigned)(i / channels), i % channels), stated = ((float *)values->data)[i];
+        float made = normalised(raw, (float)(i / channels), i % channels), stated = ((float *)values->data)[i];
         if (!(fabsf(made - stated) <= CLOSE))
             fail("%s: byte %zu of channel %zu is %.9g by preprocess.json, and %.9g in values", raw->pixels.file,
                  i / channels, i % channels, made, stated);
@@ -135,10 +135,12 @@ static void pixels_of_bytes(const Case *c, const Raw *raw, const Json *rows, Ten
     for (size_t row = 0; row < rows->count; row++) {
         const Tensor *bytes =
             tensor_named(&raw->pixels, json_string(raw_named(raw, "images", &rows->items[row]), "name"));
-        if (bytes->type != U8 || bytes->count != each)
-            fail("%s: %s is not %zu bytes", raw->pixels.file, bytes->name, each);
+        if ((bytes->type != U8 && bytes->type != F32) || bytes->count != each)
+            fail("%s: %s is not %zu bytes, nor as many numbers between them", raw->pixels.file, bytes->name, each);
         for (size_t i = 0, to = row * each; i < each; i++, to++) {
-            made[to] = ((float *)values->data)[((uint8_t *)bytes->data)[i] * channels + i % channels];
+            made[to] = bytes->type == U8
+                           ? ((float *)values->data)[((uint8_t *)bytes->data)[i] * channels + i % channels]
+                           : normalised(raw, ((float *)bytes->data)[i], i % channels);
             if (!(fabsf(made[to] - ready[to]) <= CLOSE))
                 fail("%s, case '%s': pixel %zu of %s is %.9g made of its bytes, and %.9g in the ready pixels", c->entry,
                      c->name, i, bytes->name, made[to], ready[to]);

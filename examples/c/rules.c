@@ -133,7 +133,7 @@ static const Key SCORES[] = {{"outputs", PLAIN(OBJECT)},
 #define SHORTER {"do", WORDS("resize")}, {"shorter_side", SIZE}, {"longer_side", WORDS("floor", "round")}
 #define EXACT {"do", WORDS("resize")}, {"height", SIZE}, {"width", SIZE}
 #define RESAMPLED                                                                                                      \
-    {"antialias", PLAIN(TRUTH)}, {"arithmetic", WORDS("uint8")}, {"nearest_in_modes", PLAIN(MODES)},                   \
+    {"antialias", PLAIN(TRUTH)}, {"arithmetic", WORDS("uint8", "float32")}, {"nearest_in_modes", PLAIN(MODES)},                   \
         {"alpha", WORDS("premultiplied")}, {                                                                           \
         0                                                                                                              \
     }
@@ -323,11 +323,16 @@ static void check_images(const char *where, const Json *rules) {
     const Json *steps = json_find(rules, "steps"), *last = NULL;
     double least[2] = {LARGEST, LARGEST}; /* what the picture measures at least; unknown before the first step */
     size_t colours = 0, normalizes = 0;
+    bool floats = false;
     for (size_t i = 0; i < steps->count; i++) {
         const Json *step = &steps->items[i];
         const char *place = text("%s.steps[%zu]", where, i);
         const Key *keys = step_keys(place, step);
         hold(place, step, keys);
+        bool begins = is_word(json_find(step, "arithmetic"), "float32");
+        if ((floats && keys != NORMALIZE) || (begins && !colours))
+            fail("%s stands beside a resize in float32; known: it after colour, then normalize", place);
+        floats = floats || begins;
         colours += keys == COLOUR;
         normalizes += keys == NORMALIZE;
         if (keys == COLOUR || keys == NORMALIZE) continue;

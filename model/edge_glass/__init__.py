@@ -11,7 +11,7 @@ from ..bert import documents as bert_documents
 from ..bert import text_inputs
 from ..family import Family, TextRules
 from ..mpnet import FAMILY as MPNET
-from ..pictures import MEAN, STD
+from ..pictures import MEAN, STD, squashed
 from ..pipeline import text_rules
 from ..steps import pooling
 from . import rules
@@ -175,8 +175,7 @@ def _embeddings(config: EdgeGlassConfig) -> Mapping[str, Any]:
 def _images(config: EdgeGlassConfig) -> Mapping[str, Any] | None:
     if config.vision is None:
         return None
-    reason = "upstream resizes pictures in float32, to a square and without a crop, for which this document has no word"
-    return {"input": "images", "missing": reason}
+    return squashed(config.vision.tower.image_size, MEAN, STD)
 
 
 def _sounds(config: EdgeGlassConfig) -> Mapping[str, Any] | None:

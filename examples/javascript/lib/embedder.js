@@ -240,7 +240,7 @@ export class Embedder {
     const rules = this.pack.rules.images;
     if (!rules?.steps) throw new PackError(`the pack cannot prepare pictures: ${rules?.missing ?? "none are seen"}`);
     const ready = [];
-    for (const file of files) ready.push(normalized(pixels(await this.runtime.decode(file), rules), this.values));
+    for (const file of files) ready.push(normalized(pixels(await this.runtime.decode(file), rules), this.values, rules));
     const data = new Float32Array(ready.length * ready[0].length);
     ready.forEach((picture, i) => data.set(picture, i * picture.length));
     return { [rules.input]: { shape: [files.length, rules.size, rules.size, 3], data } };

@@ -6,7 +6,7 @@
 
 import { PackError } from "./errors.js";
 
-/** Gives the bytes (size, size, 3) that are normalised afterwards. */
+/** Gives the bytes (size, size, 3) that are normalised afterwards; numbers between them after a resize in float32. */
 export function pixels(picture, rules) {
   const done = { resize, crop, colour, normalize: (same) => same };
   return rules.steps.reduce((from, step) => done[step.do](from, step), picture);
@@ -24,13 +24,20 @@ export function values(rules) {
 }
 
 /** Gives the pixels of one picture as the network takes them: (size, size, 3) float32. */
-export function normalized(bytes, table) {
+export function normalized({ data }, table, rules) {
   const channels = table.length / 256;
-  return Float32Array.from(bytes.data, (byte, i) => table[byte * channels + (i % channels)]);
+  if (data instanceof Uint8Array) return Float32Array.from(data, (byte, i) => table[byte * channels + (i % channels)]);
+  const { divide, mean, std } = rules.steps.at(-1);
+  const round = Math.fround;
+  return data.map((sample, i) => {
+    const channel = i % channels;
+    return round(round(round(sample / divide) - round(mean[channel])) / round(std[channel]));
+  });
 }
 
 function resize(picture, step) {
   const [w, h] = resized(picture, step);
+  if (step.arithmetic === "float32") picture = { ...picture, data: Float32Array.from(picture.data) };
   if (w === picture.width && h === picture.height) return picture;
   const kernel = step.nearest_in_modes.includes(picture.mode) ? nearest : FILTERS[step.filter];
   const across = (from) => pass(from, w, "across", kernel);
@@ -53,16 +60,18 @@ function pass(picture, m, direction, kernel) {
   const n = direction === "across" ? width : height;
   if (n === m) return picture;
   const shape = direction === "across" ? { width: m, height } : { width, height: m };
-  const out = new Uint8Array(shape.width * shape.height * channels);
+  const out = new data.constructor(shape.width * shape.height * channels);
+  const floats = data instanceof Float32Array;
   const [step, lines, stride] =
     direction === "across" ? [channels, height, width * channels] : [width * channels, width, channels];
   const [outStep, outStride] = direction === "across" ? [channels, m * channels] : [width * channels, channels];
-  kernel(n, m).forEach(([first, weights], x) => {
+  kernel(n, m).forEach(([first, exact], x) => {
+    const weights = floats ? exact : exact.map(rounded);
     for (let line = 0; line < lines; line++)
       for (let c = 0; c < channels; c++) {
-        let sum = HALF;
+        let sum = floats ? 0 : HALF;
         for (let i = 0; i < weights.length; i++) sum += data[line * stride + (first + i) * step + c] * weights[i];
-        out[line * outStride + x * outStep + c] = Math.min(255, Math.max(0, sum >> BITS));
+        out[line * outStride + x * outStep + c] = floats ? sum : Math.min(255, Math.max(0, sum >> BITS));
       }
   });
   return { ...picture, ...shape, data: out };
@@ -70,6 +79,9 @@ function pass(picture, m, direction, kernel) {
 
 const BITS = 22;
 const HALF = 1 << (BITS - 1);
+
+/** Gives a weight as whole numbers have it, halves away from zero. */
+const rounded = (weight) => Math.trunc(weight * 2 ** BITS + (weight >= 0 ? 0.5 : -0.5));
 
 /** Makes a kernel of a curve that reaches `reach` samples; it grows with the step when a picture shrinks. */
 const smooth = (reach, curve) => (n, m) => {
@@ -84,7 +96,7 @@ const smooth = (reach, curve) => (n, m) => {
       curve(Math.abs((first + i - center + 0.5) * (1 / stretch))),
     );
     const sum = w.reduce((total, weight) => total + weight, 0);
-    return [first, w.map((weight) => Math.trunc((weight / sum) * 2 ** BITS + (weight / sum >= 0 ? 0.5 : -0.5)))];
+    return [first, w.map((weight) => weight / sum)];
   });
 };
 
@@ -103,7 +115,7 @@ const nearest = (n, m) => {
   return Array.from({ length: m }, () => {
     const first = Math.trunc(place);
     place += n / m;
-    return [first, [1 << BITS]];
+    return [first, [1]];
   });
 };
 

@@ -156,7 +156,7 @@ const SCORES = {
 const RESIZE = {
   filter: oneOf("bicubic", "bilinear"),
   antialias: oneOf(true),
-  arithmetic: oneOf("uint8"),
+  arithmetic: oneOf("uint8", "float32"),
   nearest_in_modes: oneOf(["1", "P"]),
   alpha: oneOf("premultiplied"),
 };
@@ -280,12 +280,18 @@ function checkImages(where, rules) {
   if ("missing" in rules) return;
   let least = { height: LARGEST, width: LARGEST }; // what the picture measures at least; unknown before the first step
   let last = {};
+  let [coloured, floats] = [false, false];
   rules.steps.forEach((step, i) => {
     const place = `${where}.steps[${i}]`;
     if (!isObject(step) || !STEPS.has(step.do))
       refuse(place, isObject(step) ? `do is ${show(step.do ?? null)}` : show(step), [...STEPS.keys()].join(", "));
     const { do: name, ...rest } = step;
     hold(`${place} (${name})`, rest, STEPS.get(name)(step));
+    const begins = step.arithmetic === "float32";
+    if ((floats && name !== "normalize") || (begins && !coloured))
+      refuse(`${place} (${name})`, "it stands beside a resize in float32", "it after colour, then normalize");
+    floats ||= begins;
+    coloured ||= name === "colour";
     if (name !== "resize" && name !== "crop") return;
     for (const side of ["height", "width"])
       if (name === "crop" && step[side] > least[side])
