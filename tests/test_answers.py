@@ -1,6 +1,7 @@
 """A picture and a question in, an answer out: two runs by ONNX, from Python, by the example and on the command line."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -95,11 +96,20 @@ def test_pictures_are_answered_together_and_alone(runs, golden):
                 mouth.generate(prompts[0], **wrong)
         with pytest.raises(InputError, match="of texts alone it has no perplexity"):
             mouth.perplexity(["a fox"])
-        with pytest.raises(InputError, match="comes as a whole, by generate"):
+        with pytest.raises(InputError, match="ask it by generate, with images="):
             next(iter(mouth.generate_iter("a fox")))
 
 
-def test_the_command_line_asks_for_the_picture(runs):
-    done = CliRunner().invoke(main, ["generate", str(runs[1]), "what is it?"])
+def test_the_command_line_shows_the_network_a_picture(runs, oracles, tmp_path):
+    """A file as the example prepares it; without one it is asked for."""
+    picture, asked = tmp_path / "picture.png", ["generate", str(runs[1]), "what is it?", "--max-new-tokens", "5"]
+    Image.fromarray(np.load(oracles / "edge_glass/preprocess/golden.npz")["image_u8"][1]).save(picture)
+    done = CliRunner().invoke(main, [*asked, "--json", "--image", str(picture), "--vision", str(runs[0])])
+    assert done.exit_code == 0, done.output
+    pixels = importlib.import_module("answer").pixels(str(picture), 28)[0]
+    with open_artifacts(runs[0]) as eyes, open_artifacts(runs[1]) as mouth:
+        want = mouth.generate("what is it?", images=pixels, vision=eyes, max_new_tokens=5)
+    assert json.loads(done.output)["ids"] == list(want.ids)
+    done = CliRunner().invoke(main, asked)
     assert done.exit_code == 3
-    assert "give images=" in str(done.exception) + done.output
+    assert "--image and --vision" in done.output

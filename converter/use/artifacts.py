@@ -604,7 +604,10 @@ class Artifacts:
         """Let a text go on, and give it piece by piece, as it is made: see `generate`."""
         generator, most = self._generator(ends), whole(max_new_tokens, "max_new_tokens", 1)
         if generator.picture:
-            raise InputError(f"{self.path}: an answer about a picture comes as a whole, by generate")
+            raise InputError(
+                f"{self.path}: this network goes on with a text about a picture; ask it by generate, with images= and "
+                "vision= (on the command line --image and --vision)"
+            )
         return generator.stream(text(prompt, "prompt"), most)
 
     def picture_tokens(self, images: "Iterable[Seen]") -> np.ndarray:
