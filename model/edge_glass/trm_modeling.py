@@ -82,7 +82,8 @@ def passed(
     """Let states pass all blocks, whatever of their row is padding; give them, and keys and values of all so far."""
     tokens, before = x.shape[1], past[0][0].shape[2] if past else None
     bias, where = mask_bias(causal(tokens, before), MASKED_SCORE), places(tokens, before)
-    return in_turn(blocks, "blocks", x, bias, where, own=past or [None] * len(blocks))
+    own: Sequence[PastCache | None] = past or [None] * len(blocks)  # type: ignore[list-item]
+    return in_turn(blocks, "blocks", x, bias, where, own=own)
 
 
 class TextDecoder(nnx.Module):

@@ -9,10 +9,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ...validation.taps import scope
+from .. import ops
 from ..attention import Attention
 from ..blocks import FeedForward
 from ..edge_glass.config import EPSILON
-from ..edge_glass.modeling import Adapter, Head, Outputs, matryoshka
+from ..edge_glass.modeling import Adapter, Head, Outputs
 from ..layers import LayerNorm, in_turn, tapped
 from .config import V3Config
 
@@ -88,4 +89,4 @@ class PerceiverV3(nnx.Module):
         latents = tapped("norm", self.norm, in_turn(self.layers, "layers", latents, tokens))
         with scope("head"):
             z = self.head(jnp.mean(latents, axis=1))
-        return {"z": z, **matryoshka(z, self.config.mrl)}
+        return {"z": z, **{f"mrl_{n}": ops.l2_normalize(z[:, :n], epsilon=1e-12) for n in self.config.mrl}}

@@ -3,12 +3,15 @@
 Axes: e width of the perceiver, d head width, m inner width, k latents.
 """
 
+from typing import Any
+
 from ...validation.probe import LOW_VARIANCE, exponent
 from ..clip import rules as clip
 from ..edge_glass.config import EPSILON
 from ..edge_glass.rules import adapter, feed_forward, feed_forward_shapes, linear, norm
 from ..family import Rule
 from ..parts import Part, join
+from ..steps import SMALL
 from .config import ADAPTERS, V3Config
 
 ATTENTIONS = {"cross_attn": "cross", "self_attn": "own"}
@@ -24,12 +27,13 @@ def whole(config: V3Config) -> Part:
         _perceiver(config),
         norm(config.width).mounted("alignment_projector.proj.0.", "head.norm."),
         linear(config.width, config.out).mounted("alignment_projector.proj.1.", "head.linear."),
+        Part((), {}, {}, {LOW_VARIANCE: {"head.linear.*": SMALL}}),
     )
 
 
 def _perceiver(config: V3Config) -> Part:
     width, layer = config.width, "layers.{i}."
-    rules = [
+    rules: list[Any] = [
         Rule("latents", "latents", "k e"),
         *clip.norm("ln_out", "norm"),
         *clip.norm(f"{layer}ln_ffn", f"{layer}norm"),

@@ -17,7 +17,7 @@ from .. import upstream
 from ..caches import key_names
 from ..edge_glass.trm_reference import Layer, Norm, Pair
 from ..qwen import cached, upstream_class
-from ..reference import Original, Reference, load_strict
+from ..reference import Function, Original, Reference, load_strict
 from .config import CONFIG, LANGUAGE, VLMConfig, documents
 
 Read = tuple[Tensor, Tensor | None, dict[str, Tensor]]
@@ -102,7 +102,7 @@ def reference(config: VLMConfig, original: Original) -> Reference:
         states, refined, kept = read(embeds, past, attention_mask=attention_mask, position_ids=position_ids)
         return {"logits": scores(states, refined), **kept}
 
-    entries = {
+    entries: dict[str, Function] = {
         "project_vision": lambda sequence: {"prefix": around.vision_proj(sequence)},
         "forward": forward,
         "prefill": prefill,
