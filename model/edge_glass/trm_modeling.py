@@ -82,7 +82,7 @@ def passed(
     """Let states pass all blocks, whatever of their row is padding; give them, and keys and values of all so far."""
     tokens, before = x.shape[1], past[0][0].shape[2] if past else None
     bias, where = mask_bias(causal(tokens, before), MASKED_SCORE), places(tokens, before)
-    own: Sequence[PastCache | None] = past or [None] * len(blocks)  # type: ignore[list-item]
+    own: Sequence[PastCache | None] = past or [None] * len(blocks)
     return in_turn(blocks, "blocks", x, bias, where, own=own)
 
 

@@ -52,7 +52,7 @@ class Layer(nn.Module):
         self.norm1, self.norm2 = Norm(width), Norm(width)
         self.heads, self.epsilon = config.num_heads, config.layer_norm_eps
 
-    def forward(self, x: Tensor, past: Pair | None, own: int) -> tuple[Tensor, Pair]:
+    def forward(self, x: Tensor, past: Pair | None, own: Any) -> tuple[Tensor, Pair]:
         """(batch, places, width) -> the same, and keys and values of the first `own` places and of those before."""
 
         def told(name: str, value: Tensor) -> Tensor:
@@ -79,12 +79,12 @@ class Layer(nn.Module):
                 key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
             self.kept = key, value
             scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-            later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1 + before)
+            later = torch.arange(scores.shape[-1]) > torch.arange(scores.shape[-2])[:, None] + before
             weights = scores.masked_fill(later, float("-inf")).softmax(-1)
             attended = (weights @ value).transpose(1, 2).flatten(2)
             return told("out", functional.linear(attended, self.attention.o_proj.weight))
 
-    def _turned(self, x: Tensor, before: int) -> Tensor:
+    def _turned(self, x: Tensor, before: Any) -> Tensor:
         rotary, after = self.attention.rotary_emb, before + x.shape[2]
         if after > len(rotary.cos_cached):
             raise ValueError(f"{after} places, but the stored tables of positions have {len(rotary.cos_cached)}")

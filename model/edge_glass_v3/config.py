@@ -36,7 +36,7 @@ class V3Config:
         text_inner: inner width of the text adapter.
         width: of the perceiver.
         num_latents: of the perceiver.
-        num_layers: of the perceiver.
+        num_hidden_layers: of the perceiver.
         num_heads: of its attentions.
         inner: inner width of its feed-forward parts.
         out: width of what is aligned.
@@ -49,7 +49,7 @@ class V3Config:
     text_inner: int
     width: int
     num_latents: int
-    num_layers: int
+    num_hidden_layers: int
     num_heads: int
     inner: int
     out: int
@@ -93,7 +93,7 @@ def configure(source: Source) -> Configured:
     seen: dict[str, tuple[int, str, str]] = {
         "width": (width, f"shape of {LATENTS}", "perceiver_dim"),
         "num_latents": (count, f"shape of {LATENTS}", "num_latents"),
-        "num_layers": (layers, origin, "num_perceiver_layers"),
+        "num_hidden_layers": (layers, origin, "num_perceiver_layers"),
         "inner": (shape_of(shapes, INNER, 2)[0], f"shape of {INNER}", ""),
         "out": (shape_of(shapes, ANCHOR, 2)[0], f"shape of {ANCHOR}", "d_align"),
     }
@@ -140,7 +140,7 @@ def documents(config: V3Config) -> Mapping[str, Any]:
             "d_text": config.text,
             "perceiver_dim": config.width,
             "num_latents": config.num_latents,
-            "num_perceiver_layers": config.num_layers,
+            "num_perceiver_layers": config.num_hidden_layers,
             "num_attn_heads": config.num_heads,
             "d_align": config.out,
             "mrl_dims": list(config.mrl),

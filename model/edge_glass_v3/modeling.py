@@ -35,11 +35,11 @@ class Asking(nnx.Module):
             return latents + self.attention(query, None, normed)
 
 
-class Layer(nnx.Module):
+class Layer(Asking):
     """Latents attend to features, then to themselves, and pass a feed-forward part."""
 
     def __init__(self, config: V3Config, *, rngs: nnx.Rngs):
-        self.cross = Asking(config, rngs=rngs)
+        super().__init__(config, rngs=rngs)
         self.own = Asking(config, rngs=rngs)
         self.norm = LayerNorm(config.width, EPSILON)
         self.mlp = FeedForward(config.width, config.inner, "gelu", rngs=rngs)
@@ -47,8 +47,7 @@ class Layer(nnx.Module):
     def __call__(
         self, latents: Float[Array, "batch latents width"], features: Float[Array, "batch places width"]
     ) -> Float[Array, "batch latents width"]:
-        with scope("cross"):
-            latents = self.cross(latents, features)
+        latents = super().__call__(latents, features)
         with scope("own"):
             latents = self.own(latents, latents)
         normed = tapped("norm", self.norm, latents)
@@ -67,7 +66,7 @@ class PerceiverV3(nnx.Module):
         self.vision = Adapter(config.vision, config.vision_inner, config.width, rngs=rngs)
         self.text = Adapter(config.text, config.text_inner, config.width, rngs=rngs)
         self.latents = nnx.Param(jax.random.normal(rngs.params(), (config.num_latents, config.width)) * 0.02)
-        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_layers)])
+        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_hidden_layers)])
         self.norm = LayerNorm(config.width, EPSILON)
         self.head = Head(config.width, config.out, normed=True, rngs=rngs)
         self.config = config

@@ -40,8 +40,7 @@ class Layer(nn.Module):
 
     def forward(self, latents: Tensor, features: Tensor) -> Tensor:
         """(batch, latents, width) and (batch, places, width) -> (batch, latents, width)."""
-        with scope("cross"):
-            latents = self.cross_attn(latents, features)
+        latents = self.cross_attn(latents, features)
         with scope("own"):
             latents = self.self_attn(latents, latents)
         return latents + self.ffn["net"](self.ln_ffn(latents))
@@ -53,7 +52,7 @@ class Perceiver(nn.Module):
     def __init__(self, config: V3Config):
         super().__init__()
         self.latents = nn.Parameter(torch.empty(config.num_latents, config.width))
-        self.layers = nn.ModuleList([Layer(config) for _ in range(config.num_layers)])
+        self.layers = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
         self.ln_out = nn.LayerNorm(config.width)
 
 

@@ -91,6 +91,11 @@ class VLMConfig:
     place: str = PLACES[1]
 
     @property
+    def max_tokens(self) -> int:
+        """The longest text that the language model reads."""
+        return self.qwen.max_tokens
+
+    @property
     def places(self) -> int:
         """The most places of picture and text together."""
         return min(self.trm.places, self.qwen.max_tokens) if self.trm else self.qwen.max_tokens

@@ -94,7 +94,7 @@ def reference(config: VLMConfig, original: Original) -> Reference:
 
     def prefill(**inputs: Tensor) -> dict[str, Tensor]:
         (states, refined, kept), mask = begun(**inputs)
-        last = torch.arange(len(mask)), (torch.arange(mask.shape[1]) * mask).argmax(1)
+        last = torch.arange(mask.shape[0]), (torch.arange(mask.shape[1]) * mask).argmax(1)
         return {"logits": scores(states[last], None if refined is None else refined[last]), **kept}
 
     def decode(input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, **past: Tensor) -> dict[str, Tensor]:
