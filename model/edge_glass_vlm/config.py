@@ -113,6 +113,11 @@ SIZES = {
 """Of upstream's configurations for Qwen2.5-3B and 7B, with and without its recursion. And a tiny one."""
 
 
+def again(step: int) -> str:
+    """Say behind what the values of a step through the layers are called: those of each are other values."""
+    return f"step{step}"
+
+
 def recognise(source: Source) -> str:
     """Say why a checkpoint belongs here."""
     place = place_of(source)

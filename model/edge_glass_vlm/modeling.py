@@ -16,7 +16,7 @@ from ..edge_glass.trm_modeling import Block, passed
 from ..layers import Linear, at, tapped
 from ..pooling import last_place
 from ..qwen.modeling import Cache, Outputs, PastCache, Qwen
-from .config import Recursion, VLMConfig
+from .config import Recursion, VLMConfig, again
 
 KEPT, PAST = "trm", "past_trm"
 """Of the recursion's keys and values: what stands before their names where they are given, and where they are taken."""
@@ -44,7 +44,8 @@ class Refinement(nnx.Module):
         y = states if self.down is None else tapped("down", self.down, states)
         kept: list[Cache] = []
         for step in range(self.config.steps):
-            y, given = passed(self.blocks, y, past[step * layers : (step + 1) * layers])
+            with scope(again(step)):
+                y, given = passed(self.blocks, y, past[step * layers : (step + 1) * layers])
             kept += given
         return y, kept
 

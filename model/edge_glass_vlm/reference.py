@@ -18,7 +18,7 @@ from ..caches import key_names
 from ..edge_glass.trm_reference import Layer, Norm, Pair
 from ..qwen import cached, upstream_class
 from ..reference import Function, Original, Reference, load_strict
-from .config import CONFIG, LANGUAGE, VLMConfig, documents
+from .config import CONFIG, LANGUAGE, VLMConfig, again, documents
 
 Read = tuple[Tensor, Tensor | None, dict[str, Tensor]]
 """Last states, what became of them, keys and values by name."""
@@ -48,10 +48,10 @@ class Around(nn.Module):
         assert trm
         y, own, kept = self.down_proj(states), states.shape[1], list[Pair]()
         z = None if past else self.z_init.expand(*y.shape)
-        for _ in range(trm.steps):
+        for step in range(trm.steps):
             x = y if z is None else torch.cat([y, z], 1)
             for i, layer in enumerate(self.trm_layers):
-                with scope(f"trm.blocks.{i}"):
+                with scope(f"trm.{again(step)}.blocks.{i}"):
                     x, pair = layer(x, past[len(kept)] if past else None, own)
                 kept.append(pair)
             y, z = x[:, :own], None if z is None else x[:, own:]
