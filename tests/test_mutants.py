@@ -14,7 +14,8 @@ import pytest
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 from mutants import benign, configs, programs, rules, source
 from mutants.bench import Bench
-from variants import BRANCHES, MOST, VARIANTS, config_of, family_of
+from variants import LATER as DEAR
+from variants import MOST, VARIANTS, config_of, family_of
 
 from bgevis.validation.entry_point import PaddingMask
 
@@ -23,7 +24,7 @@ LOWEST = (float(np.finfo(np.float16).min), float(np.finfo(np.float32).min))
 MAKERS = {rules: 30, source: 3, configs: 4, programs: 12}
 """Maker -> how many mutants are taken of each variant, at equal distances; of the first one three times as many."""
 
-LATER = {rules: VARIANTS[1:], source: BRANCHES, configs: BRANCHES, programs: BRANCHES}
+LATER = {rules: VARIANTS[1:], source: DEAR, configs: DEAR, programs: DEAR}
 """Maker -> the variants that wait for `make prove`: to list the mistakes in many rules is dear by itself."""
 
 CHOSEN = [

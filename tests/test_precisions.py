@@ -32,10 +32,13 @@ from bgevis.validation.rounded import compare_rounded, cosines, shared_neighbour
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 import tiny_decoder
 import tiny_exports as tiny
-from variants import VARIANTS
+from variants import LATER, VARIANTS
 
 ROUNDED = PRECISIONS[1:]
-FAST = {*itertools.product(VARIANTS[:1], ROUNDED), *itertools.product(VARIANTS[1:], ("float16", "int8"))}
+FAST = {
+    *itertools.product(VARIANTS[:1], ROUNDED),
+    *itertools.product(set(VARIANTS[1:]) - set(LATER), ("float16", "int8")),
+}
 """What is tried of which network when time is short: of the first, everything."""
 BITS = {"float16": 16, "bfloat16": 16, "int8": 8, "int8-reduced": 8, "int4": 4}
 

@@ -57,8 +57,12 @@ VARIANTS = (*families(), *BRANCHES)
 """Names: of every family, then of the others."""
 
 
-MOST = [pytest.param(variant, marks=[pytest.mark.prove] if variant in BRANCHES else []) for variant in VARIANTS]
-"""What dear tests take: every family; the other variants with `make prove`."""
+LATER = (*BRANCHES, "classifier", "edge_glass", "edge_glass_v3", "edge_glass_vlm", "qwen3")
+"""What dear tests take with `make prove` only: variants, and families that are made of what others are made of, which
+have tests of their own and go through `all` with every other family."""
+
+MOST = [pytest.param(variant, marks=[pytest.mark.prove] if variant in LATER else []) for variant in VARIANTS]
+"""What dear tests take."""
 
 
 def some(names: Iterable[str], fast: Collection[str]) -> list[Any]:
