@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,11 @@ LONGEST = ("exporters", "mutants", "traced", "crashes", "families")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile quickly, and no program twice in a session; the processes that tests start do so too."""
+    """Compile quickly, and no program twice in a session; the processes that tests start do so too.
+
+    And end at Ctrl-C: a shell that starts this in the background has it ignored, here and in all that is started.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if "not prove" not in config.getoption("markexpr"):
         return
     for name, value in QUICK.items():

@@ -132,6 +132,9 @@ def test_an_interruption_leaves_no_process(how, code, towers):
             time.sleep(0.1)
             children = psutil.Process(process.pid).children()
         os.kill(process.pid, how)
-        process.communicate(timeout=60)
+        try:
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == code
     assert psutil.wait_procs(children, timeout=60)[1] == []
