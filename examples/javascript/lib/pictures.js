@@ -60,8 +60,8 @@ function pass(picture, m, direction, kernel) {
   const n = direction === "across" ? width : height;
   if (n === m) return picture;
   const shape = direction === "across" ? { width: m, height } : { width, height: m };
-  const out = new data.constructor(shape.width * shape.height * channels);
   const floats = data instanceof Float32Array;
+  const out = new (floats ? Float32Array : Uint8Array)(shape.width * shape.height * channels);
   const [step, lines, stride] =
     direction === "across" ? [channels, height, width * channels] : [width * channels, width, channels];
   const [outStep, outStride] = direction === "across" ? [channels, m * channels] : [width * channels, channels];
