@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mutants.bench import Bench
-from variants import TINY, config_of, deepened
+from variants import MOST, TINY, config_of, deepened
 
 from bgevis.converter.certificate.cause import acting
 from bgevis.converter.stages import parity
@@ -19,7 +19,7 @@ from bgevis.validation.goldens import Goldens
 LAYERS = 4
 
 
-@pytest.fixture(scope="module", params=families())
+@pytest.fixture(scope="module", params=[each for each in MOST if each.values[0] in families()])
 def bench(request, tmp_path_factory):
     """Networks of four layers in each tower."""
     with pytest.MonkeyPatch.context() as patch:

@@ -576,8 +576,8 @@ def altered_picture(folder: Path) -> None:
         (altered_index, "other ids for the texts plain"),
         (altered_tokenizer, "other ids for the texts"),
         (altered_rules, "differ"),
-        (altered_filter, "other bytes for the pictures wide, tall"),
-        (altered_picture, "other bytes for the pictures wide"),
+        (altered_filter, "other pixels for the pictures wide, tall"),
+        (altered_picture, "other pixels for the pictures wide"),
     ],
 )
 def test_an_altered_pack_is_refused(alter, problem, directory, tmp_path):

@@ -16,7 +16,7 @@ from in_process import convert, in_this_process
 from safetensors.numpy import load_file
 from test_snippets import ROOT, commands
 from tiny_tokenizer import tokenizer
-from variants import TINY
+from variants import LATER, TINY
 
 from bgevis.converter.certificate.assign import assign
 from bgevis.converter.certificate.ledger import Ledger
@@ -39,7 +39,7 @@ from bgevis.validation.errors import InputError
 from bgevis.validation.kept import kept
 
 ENTRIES = [
-    pytest.param(name, entry.name, id=f"{name}-{entry.name}")
+    pytest.param(name, entry.name, id=f"{name}-{entry.name}", marks=[pytest.mark.prove] if name in LATER else [])
     for name, family in families().items()
     for entry in family.entry_points(family.sizes[TINY])
     if not (name == "visualized_bge" and entry.input_of(Pixels))  # its reference knows pictures by their bytes
