@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from ...exporters.weights import WeightsFile
-from ...model.runner import WATCHED, NNXRunner
+from ...model.runner import NNXRunner
 from ...validation import probe
 from ...validation.cases import tapped_entries, unmasked_case
 from ...validation.compare import compare, taps_row, value_row
@@ -68,7 +68,7 @@ def _attention(runner: NNXRunner) -> dict[str, np.ndarray]:
         with closely():
             traced = jax.jit(functools.partial(runner.trace, entry.name)).trace(runner.weights, *inputs.values())
         if any(name.endswith(WEIGHTS) for name in traced.out_info[1]):
-            _, taps = traced.lower().compile(compiler_options=dict(WATCHED))(runner.weights, *inputs.values())
+            _, taps = traced.lower().compile()(runner.weights, *inputs.values())
             return {
                 name.removesuffix(WEIGHTS): np.array(value[0]) for name, value in taps.items() if name.endswith(WEIGHTS)
             }
