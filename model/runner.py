@@ -37,7 +37,7 @@ class NNXRunner:
         self.weights = jax.device_put({name: weights[name] for name in net.leaves})  # maps the file, copies nothing
         self.name = f"flax {version('flax')} + jax {jax.__version__}"
         self._functions = {entry: jax.jit(net.function(entry)) for entry in net.entry_points}
-        # Optimised as users' programs are: without, a right conversion of the real Whisper tiny.en is beyond its budget.
+        # Optimised as users' programs are: without, a right conversion of the real Whisper tiny.en leaves its budget.
         self._traced = {entry: jax.jit(functools.partial(self.trace, entry)) for entry in net.entry_points}
 
     def run(self, entry_point: str, inputs: Arrays) -> Arrays:
