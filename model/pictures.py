@@ -262,22 +262,8 @@ def rules(pictures: Pictures, size: int, input_: str = "images") -> Mapping[str,
         *([resize] if side else []),
         *([{"do": "crop", "height": size, "width": size, "offset": pictures.offset}] if pictures.crop else []),
     ]
-    normalize = {"do": "normalize", "divide": 255, "mean": list(pictures.mean), "std": list(pictures.std)}
-    return {
-        "input": input_,
-        "layout": "NHWC",
-        "dtype": "float32",
-        "colour": "RGB",
-        "size": size,
-        "exif_orientation": "ignored",
-        "frame": 0,
-        "steps": [
-            *([colour] if pictures.rgb_first else []),
-            *steps,
-            *([] if pictures.rgb_first else [colour]),
-            normalize,
-        ],
-    }
+    ordered: list[Mapping[str, Any]] = [colour, *steps] if pictures.rgb_first else [*steps, colour]
+    return _laid_out(input_, size, [*ordered, _normalize(pictures.mean, pictures.std)])
 
 
 def squashed(size: int, mean: Sequence[float], std: Sequence[float], input_: str = "images") -> Mapping[str, Any]:
@@ -295,6 +281,14 @@ def squashed(size: int, mean: Sequence[float], std: Sequence[float], input_: str
         "nearest_in_modes": ["1", "P"],
         "alpha": "premultiplied",
     }
+    return _laid_out(input_, size, [{"do": "colour", "to": "RGB", "alpha": "dropped"}, resize, _normalize(mean, std)])
+
+
+def _normalize(mean: Sequence[float], std: Sequence[float]) -> Mapping[str, Any]:
+    return {"do": "normalize", "divide": 255, "mean": list(mean), "std": list(std)}
+
+
+def _laid_out(input_: str, size: int, steps: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return {
         "input": input_,
         "layout": "NHWC",
@@ -303,11 +297,7 @@ def squashed(size: int, mean: Sequence[float], std: Sequence[float], input_: str
         "size": size,
         "exif_orientation": "ignored",
         "frame": 0,
-        "steps": [
-            {"do": "colour", "to": "RGB", "alpha": "dropped"},
-            resize,
-            {"do": "normalize", "divide": 255, "mean": list(mean), "std": list(std)},
-        ],
+        "steps": list(steps),
     }
 
 

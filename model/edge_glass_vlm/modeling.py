@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ...validation.taps import scope
-from ..caches import key_names
+from ..caches import named
 from ..edge_glass.trm_modeling import Block, passed
 from ..layers import Linear, at, tapped
 from ..pooling import last_place
@@ -127,13 +127,11 @@ class QwenVLM(nnx.Module):
         layers = self.config.qwen.num_hidden_layers
         with scope("qwen"), scope("text"):
             states, kept = self.qwen.text(x, attention_mask, position_ids, past[:layers])
-        named = {n: a for i, pair in enumerate(kept) for n, a in zip(key_names("", i), pair, strict=True)}
         if self.trm is None:
-            return states, None, named
+            return states, None, named("", kept)
         with scope("trm"):
-            refined, kept = self.trm(states, past[layers:])
-        named |= {n: a for i, pair in enumerate(kept) for n, a in zip(key_names(KEPT, i), pair, strict=True)}
-        return states, refined, named
+            refined, own = self.trm(states, past[layers:])
+        return states, refined, named("", kept) | named(KEPT, own)
 
     def _scores(self, states: Array, refined: Array | None) -> Array:
         if self.trm is not None and refined is not None:

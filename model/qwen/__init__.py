@@ -15,7 +15,7 @@ from ...validation.outputs import Cache as Kept
 from ...validation.outputs import Logits, Output, States
 from ...validation.procedure import Greedy
 from .. import sentences, steps
-from ..caches import fed, key_names
+from ..caches import fed, key_names, named
 from ..family import Family, HuggingFace
 from ..pipeline import documents as sentence_documents
 from ..pipeline import prompt_input, text_rules
@@ -181,8 +181,7 @@ def cached(config: QwenConfig, model: Any, past: Mapping[str, Any], **inputs: An
     pairs = [tuple(past[name] for name in key_names("past", i)) for i in layers] if past else []
     cache_name = upstream.cache_name(model)
     given = model(**inputs, use_cache=True, **{cache_name: DynamicCache(pairs) if past else DynamicCache()})
-    kept = enumerate(given[cache_name])
-    return given, {name: x for i, pair in kept for name, x in zip(key_names("", i), pair[:2], strict=True)}
+    return given, named("", given[cache_name])
 
 
 def _reading(config: QwenConfig, model: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ...validation.taps import scope, tap
 from .. import ops
 from ..attention import Projections, causal, heads_first, mask_bias, padding, places
 from ..blocks import GatedFeedForward
-from ..caches import key_names
+from ..caches import key_names, named
 from ..layers import Embedding, Linear, RMSNorm, Size, in_turn, tapped
 from ..pooling import embed, pipeline, with_vector
 from ..rotary import turns
@@ -226,6 +226,4 @@ class Qwen(nnx.Module):
             words = tapped("word", self.text.word, input_ids)
             states, kept = self.text(words, attention_mask, position_ids, past)
         found = {"last_hidden_state": states} if self.config.head == NONE else {"logits": self.scores(states)}
-        for i, pair in enumerate(kept):
-            found |= dict(zip(key_names("", i), pair, strict=True))
-        return found
+        return found | named("", kept)

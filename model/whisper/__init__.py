@@ -14,7 +14,7 @@ from ...validation.outputs import Embedding, Logits, Output, States
 from ...validation.procedure import Greedy
 from ...validation.taps import record, recording
 from .. import sound
-from ..caches import fed, key_names
+from ..caches import fed, key_names, named
 from ..family import Family
 from . import clients, rules
 from .config import (
@@ -247,10 +247,6 @@ def _reading(config: WhisperConfig, decoder: Decoder, model: Any) -> dict[str, A
             given = call(ids, last_hidden_state, EncoderDecoderCache(DynamicCache(), DynamicCache()))
         record({name: value for name, value in taps.items() if name.startswith("decoder.sound.")})
         return named("cross", given[cache_name].cross_attention_cache)
-
-    def named(kind: str, cache: Any) -> dict[str, Tensor]:
-        kept = enumerate(cache)
-        return {name: x for i, pair in kept for name, x in zip(key_names(kind, i), pair[:2], strict=True)}
 
     def read(input_ids: Tensor, past: Any, given: Mapping[str, Tensor], **options: Any) -> Any:
         heard = pairs("cross", given)

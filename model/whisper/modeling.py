@@ -18,7 +18,7 @@ from ...validation.taps import scope, tap
 from .. import ops
 from ..attention import Attention, Projections, causal, heads_first, mask_bias, places
 from ..blocks import FeedForward, PreNormLayer
-from ..caches import key_names
+from ..caches import key_names, named
 from ..layers import Embedding, LayerNorm, Linear, in_turn, tapped
 from ..sound import log_mel
 from .config import EPSILON, Decoder, WhisperConfig
@@ -430,9 +430,7 @@ class Whisper(nnx.Module):
             states, kept = self.decoder(input_ids, past, sound)
             scored = self.decoder.scores(states) if self._decoder.head != "none" else states
         found = {"last_hidden_state" if self._decoder.head == "none" else "logits": scored}
-        for i, pair in enumerate(kept):
-            found |= dict(zip(key_names("", i), pair, strict=True))
-        return found
+        return found | named("", kept)
 
     @property
     def _decoder(self) -> Decoder:
