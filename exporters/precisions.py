@@ -32,7 +32,7 @@ FLOORS = {
         BFLOAT16_COMPUTED, cosine=0.999, mean=0.9995, overlap=0.9, pearson=0.99, activations=12, words=0.04
     ),
     INT8_REDUCED: Floors(INT8_REDUCED, cosine=0.97, mean=0.99, overlap=0.8, pearson=0.95, activations=2, words=0.12),
-    INT4: Floors(INT4, cosine=0.8, mean=0.93, overlap=0.7, pearson=0.9, activations=0.1, words=0.3),
+    INT4: Floors(INT4, cosine=0.8, mean=0.93, overlap=0.7, pearson=0.9, activations=0.05, words=0.25),
 }
 
 PRECISIONS = (FLOAT32, FLOAT16, BFLOAT16, INT8, INT8_REDUCED, INT4)
